@@ -1,0 +1,1 @@
+"""The optimisers: pure functions over option tables."""

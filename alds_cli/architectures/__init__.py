@@ -1,0 +1,1 @@
+"""A state dict's runnable network."""

@@ -1,0 +1,1 @@
+"""Data specs to datasets and transforms."""

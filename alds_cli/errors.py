@@ -1,0 +1,91 @@
+"""Every error a user can cause, in one tree.
+
+::
+
+    AldsError                     exit code 2 unless said otherwise
+    ├── CheckpointError           a model file that cannot be read for what it should be
+    │   ├── UnsafeCheckpointError   it holds pickled code, and nobody allowed that
+    │   └── BadWeightsError         a layer's weights are NaN, infinite or integers
+    ├── ArchitectureError         no network, or no single one, fits
+    ├── DataError                 a data set or its description cannot be used
+    ├── PlanError                 a plan does not fit the network it is applied to
+    ├── TableError                an error table the user named cannot be used
+    ├── OptionError               an option's value makes no sense, alone or with another
+    ├── OutputError               a result cannot be written
+    ├── MissingExtraError         an optional dependency is not installed
+    └── ContractError             exit code 1: what was asked for cannot be had
+        └── RatioUnreachableError   names the largest ratio that can
+"""
+
+from __future__ import annotations
+
+
+class AldsError(Exception):
+    """What went wrong and, as `tip`, what to do about it; `exit_code` is the command's."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, tip: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.tip = tip
+
+
+class CheckpointError(AldsError):
+    """A model file cannot be read for what it should be."""
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """The file holds pickled code and loading it was not allowed."""
+
+
+class BadWeightsError(CheckpointError):
+    """A layer's weights are not finite floating-point numbers."""
+
+
+class ArchitectureError(AldsError):
+    """No network, or no single one, fits the checkpoint or the name."""
+
+
+class DataError(AldsError):
+    """A data set, or its description, cannot be used."""
+
+
+class PlanError(AldsError):
+    """A plan does not fit the network it is applied to."""
+
+
+class TableError(AldsError):
+    """An error table that the user named is corrupt or belongs to another network."""
+
+
+class OptionError(AldsError):
+    """An option's value makes no sense, alone or together with another."""
+
+
+class OutputError(AldsError):
+    """A result cannot be written where it should go."""
+
+
+class MissingExtraError(AldsError):
+    """An optional dependency is not installed; the tip names the extra that brings it."""
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(
+            f"{purpose} needs the optional extra '{extra}'",
+            tip=f"pip install 'alds-cli[{extra}]'",
+        )
+
+
+class ContractError(AldsError):
+    """Inputs were sound, but what was asked of the result cannot be had."""
+
+    exit_code = 1
+
+
+class RatioUnreachableError(ContractError):
+    """No plan removes as much as asked; `largest` is the largest ratio that can be had."""
+
+    def __init__(self, message: str, *, largest: float, tip: str | None = None) -> None:
+        super().__init__(message, tip=tip)
+        self.largest = largest

@@ -1,0 +1,1 @@
+"""The one table of every method and the methods themselves."""

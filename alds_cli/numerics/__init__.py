@@ -1,0 +1,1 @@
+"""Folding, spectra, low-rank factors, norms and costs: tensors in, tensors out."""

@@ -1,0 +1,266 @@
+"""The plain values that travel between the rooms: no behaviour beyond what they are.
+
+Parameter counts are numbers of scalars, MACs are multiply-accumulates for one
+input sample, bytes are bytes of a file, times are seconds unless a field's name
+says otherwise, accuracies are in per cent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float64]
+
+ArgumentValue = str | int | float | bool | None
+"""What `--arch-arg name=value` may hand to a network's constructor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """How to build a network: a name as `--arch` takes it, and constructor arguments.
+
+    The name is torchvision's (`resnet18`), the built-in zoo's (`cifar_resnet20`),
+    `timm:NAME` or `package.module:factory`.
+    """
+
+    name: str
+    arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The name, with the arguments in brackets where there are any."""
+        listed = ", ".join(f"{key}={value}" for key, value in sorted(self.arguments.items()))
+        return f"{self.name}({listed})" if listed else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """From an image to the network's input.
+
+    Resize the shorter side to `resize` pixels, crop the central `crop` × `crop`,
+    scale to [0, 1], subtract `mean` and divide by `std` channel by channel.
+    `resize` or `crop` of None leaves that step out.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no image could pass through."""
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}")
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"std must be positive in every channel, not {self.std}")
+        if any(size is not None and size < 1 for size in (self.resize, self.crop)):
+            raise ValueError("resize and crop are at least one pixel")
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSpec:
+    """One convolution or linear layer as the allocation sees it.
+
+    `kernel` is () for a linear layer, else one extent per spatial dimension.
+    `reason` says why the layer must stay as it is; None where it may be decomposed.
+    `max_slices` caps k where the surroundings allow no grouped first half.
+    """
+
+    name: str
+    kind: Literal["linear", "conv1d", "conv2d", "conv3d"]
+    out_channels: int
+    in_channels: int
+    kernel: tuple[int, ...] = ()
+    groups: int = 1
+    bias: bool = False
+    reason: str | None = None
+    max_slices: int | None = None
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """(f, c / groups, κ1, κ2, …), the shape of the weight tensor."""
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel)
+
+    @property
+    def weight_params(self) -> int:
+        """Number of scalars in the weight, the bias left out."""
+        count = 1
+        for extent in self.weight_shape:
+            count *= extent
+        return count
+
+    @property
+    def params(self) -> int:
+        """Number of scalars in the weight and the bias."""
+        return self.weight_params + (self.out_channels if self.bias else 0)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Choice:
+    """A layer becomes a low-rank pair: folding `scheme`, `k` slices, rank `j` in each.
+
+    A layer that is kept has no choice: its entry in a plan is None.
+    """
+
+    scheme: int
+    k: int
+    j: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What is known about one (scheme, k) of a layer, for every rank j = 0 … J.
+
+    With σ_{i,m} the m-th singular value of slice i, entry j of each array is
+
+    - `sum_squares`: Σ_i σ²_{i,j+1}, whose root bounds ‖W − Ŵ‖₂ from above;
+    - `largest`: max_i σ_{i,j+1};
+    - `tail_energy`: Σ_i Σ_{m>j} σ²_{i,m} = ‖W − Ŵ‖_F².
+
+    J = min(rows, columns / k) is full rank: there all three are 0.
+    """
+
+    sum_squares: FloatArray
+    largest: FloatArray
+    tail_energy: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class LayerTable:
+    """The error table of one layer: a curve for every (scheme, k) computed so far.
+
+    `norms[scheme]` is σ_1 of the layer's weight folded by that scheme.
+    """
+
+    spec: LayerSpec
+    norms: Mapping[int, float]
+    curves: Mapping[tuple[int, int], Curve]
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorTable:
+    """The error tables of a network, by layer name, under the hash of its weights."""
+
+    weights_hash: str
+    layers: Mapping[str, LayerTable]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One choice per layer (None keeps it), and how the plan came about."""
+
+    choices: Mapping[str, Choice | None]
+    method: str = "manual"
+    solver: str | None = None
+    bound: str | None = None
+    seed: int | None = None
+
+    @property
+    def decomposed(self) -> dict[str, Choice]:
+        """The layers that change, with their choices."""
+        return {name: choice for name, choice in self.choices.items() if choice is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """What became of one layer.
+
+    `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written (0 for a kept layer),
+    `error_bound` what the error table had promised. `reason` tells why a layer was kept.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    params_before: int
+    params_after: int
+    choice: Choice | None = None
+    error: float = 0.0
+    error_bound: float = 0.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionReport:
+    """The result of one compression; `ratio` is the fraction of parameters removed."""
+
+    method: str
+    solver: str | None
+    bound: str | None
+    seed: int | None
+    ratio_asked: float | None
+    params_before: int
+    params_after: int
+    macs_before: int | None
+    macs_after: int | None
+    layers: Sequence[LayerReport]
+    seconds: Mapping[str, float]
+    bytes_after: int | None = None
+
+    @property
+    def ratio(self) -> float:
+        """The fraction of the whole network's parameters that was removed."""
+        return 1 - self.params_after / self.params_before
+
+    @property
+    def max_relative_error(self) -> float:
+        """The largest true relative error over the layers."""
+        return max((layer.error for layer in self.layers), default=0.0)
+
+    @property
+    def max_error_bound(self) -> float:
+        """The largest tabled error bound over the layers."""
+        return max((layer.error_bound for layer in self.layers), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Time of one forward pass in milliseconds: median and quartiles of `runs` runs."""
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    runs: int
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Quality of a network on `images` labelled images; accuracies in per cent.
+
+    `top5` is None for fewer than six classes. `loss` is the mean cross-entropy in nats.
+    """
+
+    top1: float
+    top5: float | None
+    loss: float
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What a network costs: parameters, MACs of one sample, bytes on disk, latency."""
+
+    params: int
+    macs: int | None
+    bytes: int | None
+    latency: Latency | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressEvent:
+    """`done` of `total` units of `task` are finished; `figures` are worth showing beside it."""
+
+    task: str
+    done: int
+    total: int
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+
+ProgressCallback = Callable[[ProgressEvent], None]
+"""Called from library code as work advances; must be quick and must not raise."""
