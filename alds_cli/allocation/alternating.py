@@ -1,0 +1,134 @@
+"""Algorithm 1 of the paper: alternate between ranks and numbers of slices.
+
+From each of several starts: with the slices fixed, find the ranks for which all layers
+have about equal error at the budget (OptimalRanks, by root finding over the error);
+with each layer's size fixed, find the slices that give it the least error
+(OptimalSubspaces); until the error stops falling. A local optimum, so the best start wins.
+
+Source: Liebenwein et al., NeurIPS 2021, Algorithm 1 and supplement A.4, A.5.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alds_cli.allocation.minimax import lowest_level
+from alds_cli.allocation.options import Frontier, LayerOptions, frontier
+
+FIXED_STARTS = 5
+"""So many starts have k = 1, 2, … in every layer; the others draw it at random."""
+
+Variant = tuple[int, int]
+"""(scheme, k): what OptimalSubspaces chooses for a layer."""
+
+
+def alternating(
+    layers: Sequence[LayerOptions], budget: int, *, seed: int = 0, starts: int = 15
+) -> list[int]:
+    """The best local optimum of the paper's Algorithm 1.
+
+    Args:
+        layers: the options of every layer.
+        budget: what the chosen options' costs may add up to.
+        seed: for the random starts.
+        starts: n_seed of the paper (its Tables 3 and 4: 15).
+
+    Returns:
+        For every layer the index of its option.
+
+    Raises:
+        ValueError: even the cheapest options exceed the budget.
+    """
+    searches = [_LayerSearch.of(options) for options in layers]
+    best: list[int] | None = None
+    best_error = np.inf
+    for start in _starts(searches, random.Random(seed), starts):  # noqa: S311 - no secrets here
+        found = _descend(searches, start, budget)
+        if found is not None and found[0] < best_error:
+            best_error, best = found
+    if best is None:
+        raise ValueError("even the cheapest options exceed the budget")
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class _LayerSearch:
+    """A layer's options, and for every (scheme, k) the frontier of its ranks and keeping."""
+
+    options: LayerOptions
+    variants: dict[Variant, Frontier]
+
+    @classmethod
+    def of(cls, options: LayerOptions) -> _LayerSearch:
+        """Sort a layer's options by variant; a layer that can only be kept has variant (0, 0)."""
+        scheme, k, _ = options.choices.T
+        pairs = sorted({(int(s), int(n)) for s, n in zip(scheme, k, strict=True) if n}) or [(0, 0)]
+        variants = {}
+        for own_scheme, own_k in pairs:
+            (chosen,) = np.nonzero(((scheme == own_scheme) & (k == own_k)) | (k == 0))
+            mask = np.zeros(len(k), dtype=np.bool_)
+            mask[chosen] = True
+            own = frontier(options.subset(mask))
+            variants[own_scheme, own_k] = Frontier(own.costs, own.errors, chosen[own.indices])
+        return cls(options, variants)
+
+    def nearest(self, k: int) -> Variant:
+        """The variant of the first scheme whose k is closest to the one asked for."""
+        return min(self.variants, key=lambda variant: (variant[0], abs(variant[1] - k), variant[1]))
+
+    def best_within(self, size: int, current: Variant) -> Variant:
+        """OptimalSubspaces (line 7): the variant with the least error at no more than `size`.
+
+        Keeping the layer is no variant's merit, so it does not count; where nothing else
+        fits, the current variant stays.
+        """
+        errors = {
+            variant: self.options.errors[index]
+            for variant, own in self.variants.items()
+            for index in [_best_pair(self.options, own, size)]
+            if index is not None
+        }
+        return min(errors, key=lambda variant: (errors[variant], variant), default=current)
+
+
+def _best_pair(options: LayerOptions, own: Frontier, size: int) -> int | None:
+    """Index of the best low-rank option that costs at most `size`, if there is one."""
+    fitting = own.indices[(own.costs <= size) & (options.choices[own.indices, 1] > 0)]
+    return int(fitting[-1]) if len(fitting) else None
+
+
+def _starts(
+    searches: Sequence[_LayerSearch], generator: random.Random, count: int
+) -> Iterator[list[Variant]]:
+    for number in range(1, count + 1):
+        if number <= FIXED_STARTS:
+            yield [search.nearest(number) for search in searches]
+        else:
+            yield [generator.choice(list(search.variants)) for search in searches]
+
+
+def _descend(
+    searches: Sequence[_LayerSearch], variants: list[Variant], budget: int
+) -> tuple[float, list[int]] | None:
+    """Iterate from one start; (error, option indices), or None where it is infeasible."""
+    best: tuple[float, list[int]] | None = None
+    while True:
+        frontiers = [s.variants[variant] for s, variant in zip(searches, variants, strict=True)]
+        if sum(int(own.costs[0]) for own in frontiers) > budget:
+            return best
+        level = lowest_level(frontiers, budget)
+        if best is not None and level >= best[0]:
+            return best
+        positions = [own.cheapest(level) for own in frontiers]
+        chosen = [int(own.indices[at]) for own, at in zip(frontiers, positions, strict=True)]
+        best = level, chosen
+        variants = [
+            search.best_within(int(own.costs[at]), variant)
+            for search, own, at, variant in zip(
+                searches, frontiers, positions, variants, strict=True
+            )
+        ]

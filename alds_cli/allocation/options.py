@@ -1,0 +1,123 @@
+"""What may become of each layer, as plain arrays: the ground all optimisers stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alds_cli.numerics.costs import pair_params
+from alds_cli.records import Choice, Curve, LayerTable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from alds_cli.records import FloatArray
+
+    IntArray = NDArray[np.int64]
+
+
+def _sum_bound(curve: Curve, _: int) -> FloatArray:
+    """sqrt(Σ_i σ²_{i,j+1}): the norm of a row of blocks is at most that of their norms."""
+    return np.sqrt(curve.sum_squares)
+
+
+def _theorem1_bound(curve: Curve, k: int) -> FloatArray:
+    """√k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
+    return float(np.sqrt(k)) * curve.largest
+
+
+def _published_code_bound(curve: Curve, _: int) -> FloatArray:
+    """max_i σ_{i,j+1}, as the paper's published code has it: not a bound for k > 1."""
+    return curve.largest
+
+
+BOUNDS: Mapping[str, Callable[[Curve, int], FloatArray]] = MappingProxyType(
+    {
+        "sum": _sum_bound,
+        "theorem1": _theorem1_bound,
+        "published-code": _published_code_bound,
+    }
+)
+"""Error definitions by name: absolute ‖W − Ŵ‖₂ for j = 0 … J from a curve and its k."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerOptions:
+    """Every option of one layer; the one that keeps it, with error 0, is always among them.
+
+    `costs` (n,) counts parameters, `errors` (n,) is relative, `choices` (n, 3) holds
+    (scheme, k, j), or zeros for keeping the layer.
+    """
+
+    name: str
+    costs: IntArray
+    errors: FloatArray
+    choices: IntArray
+
+    def choice(self, index: int) -> Choice | None:
+        """The choice behind an option; None for keeping the layer."""
+        scheme, k, j = (int(value) for value in self.choices[index])
+        return Choice(scheme, k, j) if k else None
+
+    def subset(self, mask: NDArray[np.bool_]) -> LayerOptions:
+        """The options for which the mask holds."""
+        return LayerOptions(self.name, self.costs[mask], self.errors[mask], self.choices[mask])
+
+
+def layer_options(
+    table: LayerTable, *, bound: str = "sum", schemes: Sequence[int] = (0,)
+) -> LayerOptions:
+    """All options of a layer that shrink it, and the one that keeps it (error 0).
+
+    Args:
+        table: the layer's error table.
+        bound: the error definition, a key of `BOUNDS`.
+        schemes: folding schemes to offer; those the table lacks are passed over.
+    """
+    size = table.spec.weight_params
+    costs, errors, choices = [np.array([size])], [np.zeros(1)], [np.zeros((1, 3), np.int64)]
+    for (scheme, k), curve in sorted(table.curves.items()):
+        if scheme not in schemes or k > (table.spec.max_slices or k):
+            continue
+        unit = pair_params(table.spec.weight_shape, scheme, k, 1)
+        ranks = np.arange(1, min(len(curve.largest), -(-size // unit)))
+        if not len(ranks):
+            continue
+        norm = table.norms[scheme]
+        absolute = BOUNDS[bound](curve, k)[ranks]
+        costs.append(unit * ranks)
+        errors.append(absolute / norm if norm > 0 else np.zeros(len(ranks)))
+        choices.append(np.stack([np.full_like(ranks, scheme), np.full_like(ranks, k), ranks], 1))
+    return LayerOptions(
+        table.spec.name, np.concatenate(costs), np.concatenate(errors), np.concatenate(choices)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The options of a layer that no other dominates: costs rise, errors strictly fall.
+
+    `indices` points into the `LayerOptions` it was made from.
+    """
+
+    costs: IntArray
+    errors: FloatArray
+    indices: IntArray
+
+    def cheapest(self, level: float) -> int:
+        """Position of the cheapest option whose error is at most `level` ≥ 0."""
+        return int(np.searchsorted(-self.errors, -level))
+
+
+def frontier(options: LayerOptions) -> Frontier:
+    """Drop dominated options; of equals the first by (scheme, k, j) stays."""
+    scheme, k, j = options.choices.T
+    order = np.lexsort((j, k, scheme, options.errors, options.costs))
+    errors = options.errors[order]
+    best_before = np.concatenate([[np.inf], np.minimum.accumulate(errors)[:-1]])
+    kept = order[errors < best_before]
+    return Frontier(options.costs[kept], options.errors[kept], kept)

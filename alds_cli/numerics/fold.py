@@ -1,0 +1,161 @@
+"""Weight tensors as matrices, and low-rank factors as weight tensors.
+
+A weight W of shape (f, c, κ1, …, κn) has its kernel axes divided between the rows
+and the columns of a matrix: rows = (f, row axes), columns = (c, column axes). Input
+channels are sliced *before* folding: slice i takes c/k consecutive channels, which
+for schemes 1 to 3 is not the same as cutting the folded columns.
+
+Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1 and supplement A.1, A.6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from types import MappingProxyType
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """A folding scheme: which kernel axes join the output channels in the rows.
+
+    `row_axes` of None means all of them. `dimensions` limits the scheme to kernels of
+    that many axes; None allows any.
+    """
+
+    name: str
+    row_axes: tuple[int, ...] | None
+    dimensions: int | None = None
+
+    def rows_of(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """The kernel axes that go to the rows."""
+        return tuple(range(len(kernel))) if self.row_axes is None else self.row_axes
+
+    def columns_of(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
+        """The kernel axes that go to the columns."""
+        rows = self.rows_of(kernel)
+        return tuple(axis for axis in range(len(kernel)) if axis not in rows)
+
+
+SCHEMES: Mapping[int, Scheme] = MappingProxyType(
+    {
+        0: Scheme("encode", ()),
+        1: Scheme("split-height", (0,), dimensions=2),
+        2: Scheme("split-width", (1,), dimensions=2),
+        3: Scheme("decode", None),
+    }
+)
+
+
+def distinct_schemes(kernel: tuple[int, ...]) -> tuple[int, ...]:
+    """The schemes that apply to a kernel and fold it differently from one another.
+
+    A linear layer or a 1×1 kernel has only scheme 0; a 1×3 kernel has 0 and 2.
+    """
+    found: dict[tuple[int, ...], int] = {}
+    for number, scheme in SCHEMES.items():
+        if scheme.dimensions is not None and scheme.dimensions != len(kernel):
+            continue
+        effective = tuple(axis for axis in scheme.rows_of(kernel) if kernel[axis] > 1)
+        found.setdefault(effective, number)
+    return tuple(sorted(found.values()))
+
+
+def folded_shape(shape: tuple[int, ...], scheme: int) -> tuple[int, int]:
+    """(rows, columns) of the whole layer's folded matrix, from the weight's (f, c, κ…)."""
+    rule = SCHEMES[scheme]
+    out_channels, in_channels, *kernel = shape
+    rows = out_channels * prod(kernel[axis] for axis in rule.rows_of(shape[2:]))
+    columns = in_channels * prod(kernel[axis] for axis in rule.columns_of(shape[2:]))
+    return rows, columns
+
+
+def fold(weight: Tensor, scheme: int) -> Tensor:
+    """Fold (f, c, κ…) to (rows, c, q), q the product of the column kernel axes.
+
+    Channels stay an axis of their own, so that slicing them afterwards equals slicing
+    the weight first: `fold(W, s)[:, i*c//k:(i+1)*c//k].flatten(1)` is slice i, folded.
+    """
+    kernel = tuple(weight.shape[2:])
+    rule = SCHEMES[scheme]
+    row_axes = [2 + axis for axis in rule.rows_of(kernel)]
+    column_axes = [2 + axis for axis in rule.columns_of(kernel)]
+    rows, _ = folded_shape(tuple(weight.shape), scheme)
+    return weight.permute(0, *row_axes, 1, *column_axes).reshape(rows, weight.shape[1], -1)
+
+
+def unfold(matrix: Tensor, shape: tuple[int, ...], scheme: int) -> Tensor:
+    """Undo `fold`: (rows, c, q), or (rows, c·q), back to a weight of `shape` (f, c, κ…)."""
+    kernel = shape[2:]
+    rule = SCHEMES[scheme]
+    row_axes, column_axes = rule.rows_of(kernel), rule.columns_of(kernel)
+    folded = matrix.reshape(
+        shape[0],
+        *(kernel[axis] for axis in row_axes),
+        shape[1],
+        *(kernel[axis] for axis in column_axes),
+    )
+    order = [0, *(2 + axis for axis in row_axes), 1, *(2 + axis for axis in column_axes)]
+    inverse = [order.index(axis) for axis in range(len(shape))]
+    return folded.permute(*inverse)
+
+
+def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Kernels of the first and the second half: each axis is carried by one of them."""
+    rows = SCHEMES[scheme].rows_of(kernel)
+    first = tuple(1 if axis in rows else extent for axis, extent in enumerate(kernel))
+    second = tuple(extent if axis in rows else 1 for axis, extent in enumerate(kernel))
+    return first, second
+
+
+def pair_shapes(
+    shape: tuple[int, ...], scheme: int, k: int, j: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Weight shapes of the two halves: (k·j, c/k, …) with k groups, then (f, k·j, …)."""
+    first, second = half_kernels(shape[2:], scheme)
+    return (k * j, shape[1] // k, *first), (shape[0], k * j, *second)
+
+
+def factors_to_weights(
+    left: Tensor, right: Tensor, shape: tuple[int, ...], scheme: int
+) -> tuple[Tensor, Tensor]:
+    """Low-rank factors of all slices as the weights of the pair.
+
+    Args:
+        left: (k, rows, j), so that slice i is approximated by left[i] @ right[i].
+        right: (k, j, columns / k).
+        shape: (f, c, κ…) of the layer.
+        scheme: the folding scheme of the factors.
+
+    Returns:
+        The weights of the first and of the second half, as `pair_shapes` gives them.
+    """
+    k, _, j = left.shape
+    first_shape, second_shape = pair_shapes(shape, scheme, k, j)
+    kernel = shape[2:]
+    row_extents = [kernel[axis] for axis in SCHEMES[scheme].rows_of(kernel)]
+    first = right.reshape(first_shape)
+    # (k, rows, j) -> (f, row axes, k·j) -> (f, k·j, row axes)
+    second = left.permute(1, 0, 2).reshape(shape[0], *row_extents, k * j).movedim(-1, 1)
+    return first, second.reshape(second_shape)
+
+
+def weights_to_factors(first: Tensor, second: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Undo `factors_to_weights`: the pair's weights back to (k, rows, j) and (k, j, columns/k)."""
+    j = first.shape[0] // k
+    right = first.reshape(k, j, -1)
+    left = second.movedim(1, -1).reshape(-1, k, j).permute(1, 0, 2)
+    return left, right
+
+
+def multiply_back(
+    first: Tensor, second: Tensor, shape: tuple[int, ...], scheme: int, k: int
+) -> Tensor:
+    """The dense weight of `shape` that a pair stands for: Ŵ = [L_1 R_1 … L_k R_k]."""
+    left, right = weights_to_factors(first, second, k)
+    slices = left @ right  # (k, rows, columns / k)
+    matrix = slices.permute(1, 0, 2).reshape(slices.shape[1], shape[1], -1)
+    return unfold(matrix, shape, scheme)

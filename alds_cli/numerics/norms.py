@@ -1,0 +1,74 @@
+"""Spectral norms of weights and of what a pair leaves of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.spectra import CHUNK_BYTES
+
+_DENSE_EIGENVALUES = 512
+"""Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
+
+
+def residual_norm(matrix: Tensor, left: Tensor, right: Tensor) -> float:
+    """‖M − [L_1 R_1 … L_k R_k]‖₂, from the Gram matrix of the difference in float64.
+
+    Args:
+        matrix: (rows, c, q) as `fold.fold` gives it.
+        left: (k, rows, j), any floating dtype.
+        right: (k, j, c·q / k).
+    """
+    rows, channels, width = matrix.shape
+    wide = rows <= channels * width
+    size = rows if wide else channels * width
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    blocks = _column_blocks(matrix, left, right) if wide else _row_blocks(matrix, left, right)
+    peak = 0.0
+    for block in blocks:
+        peak = max(peak, block.abs().max().item())
+        gram += block @ block.mT if wide else block.mT @ block
+    return sqrt(max(_largest_eigenvalue(gram), 0.0)) if peak else 0.0
+
+
+def _column_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
+    """The difference in float64, some channels of one slice at a time: (rows, b·q)."""
+    rows, channels, width = matrix.shape
+    step = channels // len(left)
+    together = min(step, max(1, CHUNK_BYTES // (8 * rows * width)))
+    for index in range(len(left)):
+        own_left = left[index].to(torch.float64)
+        for start in range(0, step, together):
+            stop = min(start + together, step)
+            dense = matrix[:, index * step + start : index * step + stop].to(torch.float64)
+            own_right = right[index, :, start * width : stop * width].to(torch.float64)
+            yield dense.flatten(1) - own_left @ own_right
+
+
+def _row_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
+    """The difference in float64, some rows at a time: (b, c·q)."""
+    rows, channels, width = matrix.shape
+    together = min(rows, max(1, CHUNK_BYTES // (8 * channels * width)))
+    own_right = right.to(torch.float64)
+    for start in range(0, rows, together):
+        dense = matrix[start : start + together].to(torch.float64).flatten(1)
+        product = left[:, start : start + together].to(torch.float64) @ own_right
+        yield dense - product.transpose(0, 1).flatten(1)
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    """Of a positive semidefinite matrix, to about 1e-12 relative."""
+    if len(gram) <= _DENSE_EIGENVALUES:
+        return float(torch.linalg.eigvalsh(gram)[-1])
+    from scipy.sparse.linalg import eigsh  # noqa: PLC0415 - slow to import and seldom needed
+
+    # A fixed start makes the result repeatable; the unequal entries keep it from being
+    # orthogonal to the eigenvector by a symmetry of the weights.
+    start = 1 + torch.arange(len(gram), dtype=torch.float64) / len(gram)
+    found = eigsh(
+        gram.numpy(), k=1, which="LA", v0=start.numpy(), tol=1e-12, return_eigenvectors=False
+    )
+    return float(found[0])

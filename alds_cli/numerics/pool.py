@@ -1,0 +1,156 @@
+"""Threads that each run one-threaded linear algebra, within a bound on memory.
+
+Many small factorisations gain nothing from a parallel BLAS, and its results depend on
+the number of threads. Here every job runs with one BLAS thread: as many jobs at a time
+as torch has threads, and the same bits however many those are.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+
+Task = Callable[[], None]
+Spawn = Callable[[Task, int], None]
+"""`spawn(task, nbytes)`: run the task soon, on any thread; it holds nbytes until done."""
+Job = Callable[[Spawn], None]
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[int]:
+    """Give torch one thread per operation inside the block; yields how many it had."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run_jobs(
+    jobs: Sequence[Job],
+    *,
+    memory: int = 512 << 20,
+    on_done: Callable[[int], None] | None = None,
+) -> None:
+    """Run all jobs, in their order as workers come free; tasks they spawn go first.
+
+    Args:
+        jobs: each is called with a `spawn` function for the pieces it splits off.
+        memory: bytes that spawned tasks may hold together; where a task would go beyond,
+            the thread that spawns it runs it at once.
+        on_done: called with a job's index, on the calling thread, when the job itself and
+            all it spawned are finished.
+
+    Raises:
+        Exception: the first that a job or task raised, after all threads have stopped.
+    """
+    with single_threaded_blas() as threads:
+        crew = _Crew(jobs, memory)
+        workers = [
+            threading.Thread(target=crew.work, name=f"alds-worker-{number}", daemon=True)
+            for number in range(max(1, min(threads, 64)))
+        ]
+        for worker in workers:
+            worker.start()
+        try:
+            crew.watch(on_done)
+        finally:
+            crew.stop()
+            for worker in workers:
+                worker.join()
+    if crew.failure is not None:
+        raise crew.failure
+
+
+class _Crew:
+    """The state that the workers share, guarded by one condition."""
+
+    def __init__(self, jobs: Sequence[Job], memory: int) -> None:
+        self.failure: BaseException | None = None
+        self._waiting = deque(enumerate(jobs))
+        self._spawned: deque[tuple[int, Task, int]] = deque()
+        self._pending = [1] * len(jobs)  # the job itself plus what it spawned
+        self._finished: deque[int] = deque()
+        self._unfinished = len(jobs)
+        self._free_memory = memory
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    def work(self) -> None:
+        """Take pieces until none can come any more."""
+        while (piece := self._next_piece()) is not None:
+            index, task, nbytes = piece
+            try:
+                task()
+            except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+                self._fail(error)
+            # A closure may be all that keeps a large matrix alive.
+            del piece, task
+            self._complete(index, nbytes)
+
+    def watch(self, on_done: Callable[[int], None] | None) -> None:
+        """Report finished jobs from the calling thread until all are, or one failed."""
+        while True:
+            with self._changed:
+                while not self._finished and self._unfinished and self.failure is None:
+                    self._changed.wait(timeout=0.2)  # lets Ctrl-C through
+                if self.failure is not None or not (self._finished or self._unfinished):
+                    return
+                index = self._finished.popleft()
+            if on_done is not None:
+                on_done(index)
+
+    def stop(self) -> None:
+        """Let every worker end after its current piece."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _next_piece(self) -> tuple[int, Task, int] | None:
+        with self._changed:
+            while not self._stopped:
+                if self._spawned:
+                    return self._spawned.popleft()
+                if self._waiting:
+                    index, job = self._waiting.popleft()
+                    return index, partial(job, self._spawner(index)), 0
+                if not self._unfinished:
+                    return None
+                self._changed.wait()
+            return None
+
+    def _spawner(self, index: int) -> Spawn:
+        def spawn(task: Task, nbytes: int) -> None:
+            with self._changed:
+                queued = nbytes <= self._free_memory
+                if queued:
+                    self._free_memory -= nbytes
+                    self._pending[index] += 1
+                    self._spawned.append((index, task, nbytes))
+                    self._changed.notify()
+            if not queued:
+                task()
+
+        return spawn
+
+    def _complete(self, index: int, nbytes: int) -> None:
+        with self._changed:
+            self._free_memory += nbytes
+            self._pending[index] -= 1
+            if self._pending[index] == 0:
+                self._unfinished -= 1
+                self._finished.append(index)
+                self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self.failure is None:
+                self.failure = error
+            self._stopped = True
+            self._changed.notify_all()

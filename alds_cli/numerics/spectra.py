@@ -1,0 +1,201 @@
+"""Singular values of every slice, from Gram matrices, without an SVD.
+
+σ(M)² are the eigenvalues of the smaller of M Mᵀ and Mᵀ M. Formed in float64 the
+products of float32 numbers are exact, so only the sums round. Gram matrices are shared
+between the numbers of slices k: M Mᵀ of a coarse slice is the sum of those of the finer
+slices in it, and Mᵀ M of a fine slice is a diagonal block of a coarser one's.
+
+What the curves are used for: Liebenwein et al., NeurIPS 2021, Theorem 1 and
+supplement A.4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import frexp, ldexp, sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.pool import Spawn
+from alds_cli.records import Curve
+
+if TYPE_CHECKING:
+    from alds_cli.records import FloatArray
+
+CHUNK_BYTES = 32 << 20
+"""Gram matrices are formed for so many slices at a time as fit into this many bytes."""
+
+_UNIT_ROUNDOFF = 2.0**-53
+
+
+@dataclass(frozen=True, slots=True)
+class GramBatch:
+    """Gram matrices (b, n, n) of the slices `first` … `first + b - 1` out of k."""
+
+    k: int
+    first: int
+    grams: Tensor
+
+
+class SpectraJob:
+    """The spectra of one folded layer for several k, as a job for `pool.run_jobs`.
+
+    Args:
+        matrix: (rows, c, q) as `fold` gives it, of any floating dtype; never copied whole.
+        ks: numbers of slices, each a divisor of c.
+    """
+
+    def __init__(self, matrix: Tensor, ks: Sequence[int]) -> None:
+        rows, channels, width = matrix.shape
+        self._matrix = matrix
+        self._ks = tuple(ks)
+        self._exponent = _exponent(matrix)
+        self._terms = rows + channels * width
+        self._values = {k: np.empty((k, min(rows, channels // k * width))) for k in ks}
+
+    @property
+    def work(self) -> float:
+        """Estimated flops of the eigenvalues: Σ k · min(rows, columns / k)³."""
+        return float(sum(k * values.shape[1] ** 3 for k, values in self._values.items()))
+
+    def __call__(self, spawn: Spawn) -> None:
+        """Form the Gram matrices; each batch's eigenvalues become a task of their own."""
+        for batch in gram_batches(self._matrix, self._ks, self._exponent):
+            spawn(partial(self._solve, batch), 2 * batch.grams.nbytes)
+
+    def _solve(self, batch: GramBatch) -> None:
+        grams = batch.grams
+        found = grams[:, :, 0] if grams.shape[-1] == 1 else torch.linalg.eigvalsh(grams).flip(-1)
+        self._values[batch.k][batch.first : batch.first + len(grams)] = found.numpy()
+
+    @property
+    def norm(self) -> float:
+        """σ_1 of the whole matrix, once done; needs 1 among the ks."""
+        return ldexp(sqrt(max(self._values[1][0, 0], 0.0)), self._exponent)
+
+    def curves(self) -> dict[int, Curve]:
+        """The curve of every k; to be called when the job and its tasks are done."""
+        return {
+            k: _curve(values, self._terms, self._exponent) for k, values in self._values.items()
+        }
+
+
+def gram_batches(matrix: Tensor, ks: Sequence[int], exponent: int = 0) -> Iterator[GramBatch]:
+    """Gram matrices in float64 of every slice for every k, of 2**-exponent times the matrix.
+
+    Args:
+        matrix: (rows, c, q).
+        ks: divisors of c.
+        exponent: of the power of two that the entries are divided by.
+
+    Yields:
+        Batches in no particular order of k; each k's slices are covered once. The tensor
+        is the receiver's to keep.
+    """
+    rows, channels, width = matrix.shape
+    wide = [k for k in ks if rows <= channels // k * width]
+    tall = [k for k in ks if rows > channels // k * width]
+    for finest, others in _families(sorted(wide, reverse=True)):
+        yield from _summed_grams(matrix, finest, others, exponent)
+    for coarsest, others in _families(sorted(tall)):
+        yield from _blocked_grams(matrix, coarsest, others, exponent)
+
+
+def _families(ordered: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Partition ks: a leader, and the later ones whose Gram matrices follow from its own."""
+    families: list[tuple[int, list[int]]] = []
+    for k in ordered:
+        related = (others for leader, others in families if max(leader, k) % min(leader, k) == 0)
+        home = next(related, None)
+        if home is None:
+            families.append((k, []))
+        else:
+            home.append(k)
+    return families
+
+
+def _slices(matrix: Tensor, k: int, start: int, stop: int, exponent: int) -> Tensor:
+    """Slices start … stop - 1 out of k in float64, scaled: (stop - start, rows, columns / k)."""
+    rows, channels, _ = matrix.shape
+    step = channels // k
+    piece = matrix[:, start * step : stop * step].to(torch.float64)
+    if exponent:
+        piece = torch.ldexp(piece, torch.tensor(-exponent))
+    return piece.reshape(rows, stop - start, -1).transpose(0, 1)
+
+
+def _summed_grams(
+    matrix: Tensor, finest: int, others: Sequence[int], exponent: int
+) -> Iterator[GramBatch]:
+    """M Mᵀ of the finest slices; coarser k by adding up neighbours."""
+    rows = matrix.shape[0]
+    together = max(1, CHUNK_BYTES // (8 * rows * rows))
+    if together >= finest:
+        pieces = _slices(matrix, finest, 0, finest, exponent)
+        grams = pieces @ pieces.mT
+        for k in others:
+            yield GramBatch(k, 0, grams.view(k, finest // k, rows, rows).sum(1))
+        yield GramBatch(finest, 0, grams)
+        return
+    sums = {k: torch.zeros(rows, rows, dtype=torch.float64) for k in others}
+    for index in range(finest):
+        piece = _slices(matrix, finest, index, index + 1, exponent)[0]
+        gram = piece @ piece.mT
+        for k in others:
+            sums[k] += gram
+            if (index + 1) % (finest // k) == 0:
+                yield GramBatch(k, index // (finest // k), sums[k][None])
+                sums[k] = torch.zeros_like(gram)
+        yield GramBatch(finest, index, gram[None])
+
+
+def _blocked_grams(
+    matrix: Tensor, coarsest: int, others: Sequence[int], exponent: int
+) -> Iterator[GramBatch]:
+    """Mᵀ M of the coarsest slices; finer k are blocks on their diagonals."""
+    size = matrix.shape[1] * matrix.shape[2] // coarsest
+    together = max(1, CHUNK_BYTES // (8 * size * size))
+    for start in range(0, coarsest, together):
+        stop = min(start + together, coarsest)
+        pieces = _slices(matrix, coarsest, start, stop, exponent)
+        grams = pieces.mT @ pieces
+        for k in others:
+            parts = k // coarsest
+            blocks = grams.view(-1, parts, size // parts, parts, size // parts)
+            own = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 1)
+            yield GramBatch(k, start * parts, own.contiguous())
+        yield GramBatch(coarsest, start, grams)
+
+
+def _exponent(matrix: Tensor) -> int:
+    """Exponent e with max|entry| in [2**(e-1), 2**e), so that scaled squares stay in range."""
+    low, high = torch.aminmax(matrix)
+    return frexp(max(-low.item(), high.item()))[1]
+
+
+def _curve(eigenvalues: FloatArray, terms: int, exponent: int) -> Curve:
+    """Eigenvalues (k, n) of scaled Gram matrices, largest first, as a curve over j = 0 … n.
+
+    Rounding moves an eigenvalue by about √terms unit roundoffs of the trace (sums of
+    `terms` products; the eigenvalue routine is backward stable). That much is added, so
+    that what is called an upper bound stays one.
+    """
+    exact = np.maximum(eigenvalues, 0.0)
+    trace = exact.sum(axis=1, keepdims=True)
+    raised = exact + 8 * np.sqrt(terms) * _UNIT_ROUNDOFF * trace
+    unit = ldexp(1.0, 2 * exponent)
+    return Curve(
+        sum_squares=_closed_by_zero(raised.sum(axis=0)) * unit,
+        largest=_closed_by_zero(np.sqrt(raised.max(axis=0))) * ldexp(1.0, exponent),
+        tail_energy=_closed_by_zero(exact[:, ::-1].cumsum(axis=1)[:, ::-1].sum(axis=0)) * unit,
+    )
+
+
+def _closed_by_zero(values: FloatArray) -> FloatArray:
+    """One entry more for full rank, where nothing is lost."""
+    return np.append(values, 0.0)
