@@ -1,1 +1,25 @@
 """Data specs to datasets and transforms."""
+
+from __future__ import annotations
+
+from alds_cli.datasets.augmentation import AUGMENTATIONS, choose_augmentation
+from alds_cli.datasets.batching import Batch, Batches
+from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages, check_labels
+from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
+from alds_cli.datasets.sources import DATASET_FORMS, Split, open_dataset
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DATASET_FORMS",
+    "PRESETS",
+    "Batch",
+    "Batches",
+    "ImageFiles",
+    "LabelledImages",
+    "Split",
+    "TensorImages",
+    "check_labels",
+    "choose_augmentation",
+    "open_dataset",
+    "parse_preprocessing",
+]

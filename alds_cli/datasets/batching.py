@@ -1,0 +1,179 @@
+"""Batches of network inputs: the same order and the same pixels every time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
+
+from alds_cli.datasets.augmentation import AUGMENTATIONS
+from alds_cli.datasets.images import LabelledImages, TensorImages
+from alds_cli.datasets.preprocessing import check_channels, extent, fit, normalise
+from alds_cli.errors import DataError, OptionError
+from alds_cli.records import Preprocessing
+
+Batch = tuple[Tensor, Tensor]
+"""Inputs, float32 (n, C, H, W), and labels, int64 (n,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One batch to make: which images, and the random numbers of each, (n, numbers)."""
+
+    indices: Tensor
+    numbers: Tensor
+
+
+class Batches:
+    """An iterable of `Batch`; its `len` is the number of batches.
+
+    Without a generator the images come once each in their own order. With one they are
+    shuffled and augmented, and every iteration goes on with the generator's numbers.
+
+    Args:
+        dataset: the images.
+        preprocessing: how they become the network's input.
+        batch_size: images in a batch; the last may be smaller.
+        augmentation: a name in `AUGMENTATIONS`; anything but "none" needs a generator.
+        generator: the only source of random numbers.
+        merge_last: a last batch of a single image joins the one before, because batch
+            normalisation cannot train on one.
+        workers: threads that decode and resize image files; 0 does it in between. The
+            batches are the same either way.
+
+    Raises:
+        DataError: the images and the preprocessing do not go together; while iterating,
+            also that an image cannot be read.
+        OptionError: there is no such augmentation, or a number makes no sense.
+    """
+
+    def __init__(
+        self,
+        dataset: LabelledImages,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        augmentation: str = "none",
+        generator: torch.Generator | None = None,
+        merge_last: bool = False,
+        workers: int = 0,
+    ) -> None:
+        if batch_size < 1 or workers < 0:
+            raise OptionError(
+                f"batches of {batch_size} images by {workers} workers cannot be made",
+                tip="a batch has at least one image, and workers are 0 or more",
+            )
+        if augmentation not in AUGMENTATIONS:
+            raise OptionError(
+                f"there is no augmentation '{augmentation}'",
+                tip=f"choose one of {', '.join(AUGMENTATIONS)}",
+            )
+        check_channels(dataset.channels, preprocessing, dataset.name)
+        self.dataset = dataset
+        self.preprocessing = preprocessing
+        self._augmentation = AUGMENTATIONS[augmentation]
+        self._generator = generator
+        self._workers = workers
+        self._sizes = _batch_sizes(len(dataset), batch_size, merge_last=merge_last)
+        if self._augmentation.numbers and generator is None:
+            raise ValueError("augmentation draws from a generator, and none was given")
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the first image as the network sees it without augmentation."""
+        image = fit(self.dataset.image(0), self.preprocessing)
+        return (self.dataset.channels, *extent(image))
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __iter__(self) -> Iterator[Batch]:
+        change = self._augmentation.on_batch
+        for job, pixels in self._pixels():
+            changed = pixels if change is None else change(pixels, job.numbers)
+            yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
+
+    def _jobs(self) -> Iterator[_Job]:
+        count, generator = len(self.dataset), self._generator
+        order = torch.arange(count)
+        if generator is not None:
+            order = torch.randperm(count, generator=generator)
+        for indices in torch.split(order, self._sizes):
+            shape = (len(indices), self._augmentation.numbers)
+            yield _Job(indices, torch.rand(shape, generator=generator) if shape[1] else _NONE)
+
+    def _pixels(self) -> Iterator[tuple[_Job, Tensor]]:
+        """Each batch as uint8 of shape (n, C, H, W), of the network's input size."""
+        dataset = self.dataset
+        if isinstance(dataset, TensorImages) and self._augmentation.on_image is None:
+            for job in self._jobs():  # one vectorised pass is quicker than any pool
+                yield job, fit(dataset.batch(job.indices), self.preprocessing)
+            return
+        for job, images in _each(self._jobs(), self._one_image, self._workers):
+            yield job, _stack(images, dataset.name)
+
+    def _one_image(self, job: _Job, position: int) -> Tensor:
+        """One image as uint8 of shape (C, H, W), of the network's input size."""
+        image = self.dataset.image(int(job.indices[position]))
+        if self._augmentation.on_image is None:
+            image = fit(image, self.preprocessing)
+        else:
+            pixels = self.preprocessing.crop or self.preprocessing.resize or min(extent(image))
+            image = self._augmentation.on_image(image, job.numbers[position], pixels)
+        return image if isinstance(image, Tensor) else pil_to_tensor(image)
+
+
+_NONE = torch.empty(0)
+
+
+def _batch_sizes(images: int, batch_size: int, *, merge_last: bool) -> list[int]:
+    whole, rest = divmod(images, batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    if merge_last and rest == 1 and whole:
+        sizes[-2:] = [batch_size + 1]
+    return sizes
+
+
+def _each(
+    jobs: Iterable[_Job], load: Callable[[_Job, int], Tensor], workers: int
+) -> Iterator[tuple[_Job, list[Tensor]]]:
+    """Load the images of every job in order; threads work one job ahead.
+
+    Threads and not processes: decoding and resizing release Python's lock, and an error
+    keeps its type on its way out.
+    """
+    if workers == 0:
+        for job in jobs:
+            yield job, [load(job, position) for position in range(len(job.indices))]
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="alds-images")
+    try:
+        ahead: deque[tuple[_Job, list[Future[Tensor]]]] = deque()
+        for job in jobs:
+            ahead.append((job, [pool.submit(load, job, i) for i in range(len(job.indices))]))
+            if len(ahead) > 1:
+                yield _collect(*ahead.popleft())
+        while ahead:
+            yield _collect(*ahead.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _collect(job: _Job, futures: list[Future[Tensor]]) -> tuple[_Job, list[Tensor]]:
+    return job, [future.result() for future in futures]
+
+
+def _stack(images: list[Tensor], name: str) -> Tensor:
+    sizes = sorted({tuple(image.shape[1:]) for image in images})
+    if len(sizes) > 1:
+        raise DataError(
+            f"{name} has images of different sizes: {sizes[0][0]} × {sizes[0][1]} and "
+            f"{sizes[1][0]} × {sizes[1][1]} pixels (height × width)",
+            tip="add --crop (and --resize), so that all become one size",
+        )
+    return torch.stack(images)

@@ -1,0 +1,154 @@
+"""Sets of labelled images: held in tensors, or read from files as they are needed."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from alds_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHANNELS = (1, 3)
+"""The numbers of channels an image may have: grey or red, green and blue."""
+
+
+class LabelledImages(ABC):
+    """Images with integer labels.
+
+    Attributes:
+        name: the spec the set was opened from, for messages.
+        labels: int64 tensor of shape (N,), in main memory.
+        channels: 1 (grey) or 3 (RGB).
+        size: (height, width) in pixels where all images agree, else None.
+        classes: names of the classes in label order, where the source tells them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        labels: Tensor,
+        *,
+        channels: int,
+        size: tuple[int, int] | None,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        if len(labels) == 0:
+            raise DataError(f"{name} holds no images", tip="name a set with at least one image")
+        self.name = name
+        self.labels = labels
+        self.channels = channels
+        self.size = size
+        self.classes = classes
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, index: int) -> Tensor | Image.Image:
+        """One image: a uint8 tensor of shape (C, H, W), or a PIL image in mode RGB."""
+
+
+class TensorImages(LabelledImages):
+    """Images of one size, in one or more uint8 tensors of shape (N, C, H, W).
+
+    The tensors may be views with any strides, of a memory-mapped file for instance:
+    only the images of a batch are ever copied.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parts: Sequence[Tensor],
+        labels: Tensor,
+        *,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        shapes = {tuple(part.shape[1:]) for part in parts}
+        if len(shapes) > 1:
+            listed = " and ".join(str(shape) for shape in sorted(shapes))
+            raise DataError(
+                f"{name} mixes images of shapes {listed} (channels, height, width)",
+                tip="evaluate files of different image shapes one at a time",
+            )
+        _, channels, height, width = parts[0].shape
+        super().__init__(name, labels, channels=channels, size=(height, width), classes=classes)
+        self._parts = tuple(parts)
+        counts = torch.tensor([len(part) for part in parts])
+        self._ends = counts.cumsum(0)
+        self._starts = self._ends - counts
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (n,), a new contiguous uint8 tensor of shape (n, C, H, W)."""
+        part_of = torch.bucketize(indices, self._ends, right=True)
+        images = torch.empty((len(indices), *self._parts[0].shape[1:]), dtype=torch.uint8)
+        for number in sorted(set(part_of.tolist())):
+            here = (part_of == number).nonzero().squeeze(1)
+            images[here] = self._parts[number][indices[here] - self._starts[number]]
+        return images
+
+    def image(self, index: int) -> Tensor:
+        """One image, a uint8 tensor of shape (C, H, W)."""
+        return self.batch(torch.tensor([index]))[0]
+
+
+class ImageFiles(LabelledImages):
+    """Image files of any sizes, decoded to RGB one at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        labels: Tensor,
+        *,
+        classes: tuple[str, ...] | None = None,
+    ) -> None:
+        super().__init__(name, labels, channels=3, size=None, classes=classes)
+        self._paths = tuple(paths)
+
+    def image(self, index: int) -> Image.Image:
+        """One image in mode RGB.
+
+        Raises:
+            DataError: the file cannot be read or is not an image.
+        """
+        path = self._paths[index]
+        try:
+            with warnings.catch_warnings():
+                # Pillow warns of odd metadata and of very large images; neither hinders decoding.
+                warnings.simplefilter("ignore")
+                with Image.open(path) as picture:
+                    return picture.convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            # What Pillow raises differs by format; a broken PNG is a SyntaxError.
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise DataError(
+                f"{path} cannot be read as an image: {reason}",
+                tip="repair the file or take it out of the folder",
+            ) from error
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """Refuse labels that a network with `classes` outputs cannot be right about.
+
+    Args:
+        labels: integer tensor of shape (n,).
+        classes: number of the network's outputs.
+
+    Raises:
+        DataError: a label is negative or not below `classes`.
+    """
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"label {int(wrong[0])} is outside the network's {classes} classes "
+            f"(0 to {classes - 1})",
+            tip="check that the data and the checkpoint belong to the same task",
+        )

@@ -1,0 +1,184 @@
+"""From uint8 pixels to the network's float32 input, by a preset or by stated numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, overload
+
+import torch
+from torch import Tensor
+from torchvision.transforms import functional
+
+from alds_cli.errors import DataError, OptionError
+from alds_cli.records import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
+    {
+        # torchvision's published ImageNet weights: resize 256, crop 224.
+        "imagenet": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD, resize=256, crop=224),
+        # The same statistics for images that have the network's size already.
+        "imagenet-stats": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD),
+        "cifar10": Preprocessing((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        "cifar100": Preprocessing((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        "mnist": Preprocessing((0.1307,), (0.3081,)),
+        # Pixels from -1 to 1.
+        "half": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        # Pixels from 0 to 1.
+        "unit": Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    }
+)
+"""Preprocessing by name, as `--preset` takes it."""
+
+
+def parse_preprocessing(
+    preset: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    resize: int | None = None,
+    crop: int | None = None,
+    fallback: Preprocessing | None = None,
+) -> Preprocessing:
+    """Settle the preprocessing: stated values over the preset, the preset over the fallback.
+
+    Args:
+        preset: a name in `PRESETS`.
+        mean: numbers for the channels on the scale of [0, 1], as "0.5,0.5,0.5".
+        std: positive numbers, as many.
+        resize: pixels of the shorter side; 0 leaves the step out.
+        crop: pixels of the central square; 0 leaves the step out.
+        fallback: what is known already, from the checkpoint or its architecture.
+
+    Raises:
+        OptionError: a value makes no sense, or mean and std are not known; every
+            problem is listed at once.
+    """
+    problems: list[str] = []
+    if preset is not None and preset not in PRESETS:
+        problems.append(f"there is no preset '{preset}'; there are {', '.join(PRESETS)}")
+    base = PRESETS.get(preset, fallback) if preset is not None else fallback
+    means = _numbers("mean", mean, problems) or (base.mean if base else None)
+    stds = _numbers("std", std, problems) or (base.std if base else None)
+    sizes = (
+        _pixels("resize", resize, base.resize if base else None, problems),
+        _pixels("crop", crop, base.crop if base else None, problems),
+    )
+    if sizes[0] and sizes[1] and sizes[0] < sizes[1]:
+        problems.append(f"crop {sizes[1]} is larger than resize {sizes[0]}")
+    if means and stds:
+        problems += _statistics_problems(means, stds)
+    elif not problems:
+        problems.append("how the images were normalised is not known")
+    if problems or not means or not stds:
+        raise OptionError(
+            "; ".join(problems),
+            tip=f"use --preset ({', '.join(PRESETS)}), or --mean and --std",
+        )
+    return Preprocessing(means, stds, *sizes)
+
+
+def _numbers(option: str, text: str | None, problems: list[str]) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        values = tuple(float(word) for word in text.replace(",", " ").split())
+    except ValueError:
+        values = ()
+    if not values or not all(math.isfinite(value) for value in values):
+        problems.append(f"{option} '{text}' is not a list of numbers such as 0.5,0.5,0.5")
+        return None
+    return values
+
+
+def _pixels(option: str, given: int | None, known: int | None, problems: list[str]) -> int | None:
+    if given is None:
+        return known
+    if given < 0:
+        problems.append(f"{option} {given} is not a number of pixels")
+    return given or None
+
+
+def _statistics_problems(means: tuple[float, ...], stds: tuple[float, ...]) -> list[str]:
+    problems = []
+    if len(means) != len(stds):
+        problems.append(f"mean has {len(means)} values but std has {len(stds)}")
+    if any(value <= 0 for value in stds):
+        problems.append(f"std must be positive in every channel, not {list(stds)}")
+    return problems
+
+
+@overload
+def fit(image: Tensor, preprocessing: Preprocessing) -> Tensor: ...
+@overload
+def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image: ...
+def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | Image.Image:
+    """Resize the shorter side and crop the centre, as torchvision's presets do.
+
+    Bilinear with antialiasing; a PIL image goes through Pillow's resampling, a tensor
+    through PyTorch's, so that each gives what torchvision gives for it.
+
+    Args:
+        image: a PIL image, or a uint8 tensor of shape (..., C, H, W).
+        preprocessing: the steps; those that are None are left out.
+
+    Returns:
+        The same kind of image as was given.
+
+    Raises:
+        DataError: the image is smaller than the crop, which nothing has enlarged it to.
+    """
+    if preprocessing.resize is not None:
+        image = functional.resize(image, [preprocessing.resize], antialias=True)
+    if preprocessing.crop is not None:
+        height, width = extent(image)
+        if min(height, width) < preprocessing.crop:
+            raise DataError(
+                f"an image of {height} × {width} pixels is smaller than the crop of "
+                f"{preprocessing.crop}",
+                tip="add --resize, or give a smaller --crop",
+            )
+        image = functional.center_crop(image, [preprocessing.crop])
+    return image
+
+
+def extent(image: Tensor | Image.Image) -> tuple[int, int]:
+    """(height, width) of a PIL image or of a tensor of shape (..., H, W)."""
+    if isinstance(image, Tensor):
+        return (image.shape[-2], image.shape[-1])
+    return (image.height, image.width)
+
+
+def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """(x / 255 − mean) / std in float32, channel by channel.
+
+    Args:
+        images: uint8 tensor of shape (..., C, H, W).
+        preprocessing: statistics of as many channels.
+
+    Returns:
+        A new float32 tensor of the same shape, equal to the bit to torchvision's.
+    """
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32)[:, None, None]
+    std = torch.tensor(preprocessing.std, dtype=torch.float32)[:, None, None]
+    return images.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+
+def check_channels(channels: int, preprocessing: Preprocessing, name: str) -> None:
+    """Refuse statistics for another number of channels than the images have.
+
+    Raises:
+        DataError: naming both numbers.
+    """
+    if len(preprocessing.mean) != channels:
+        raise DataError(
+            f"{name} has images of {channels} channel{'s' * (channels != 1)}, but mean and std "
+            f"are given for {len(preprocessing.mean)}",
+            tip=f"give {channels} value{'s' * (channels != 1)} each in --mean and --std, "
+            "or another --preset",
+        )

@@ -1,0 +1,218 @@
+"""From a data spec on the command line to the images it stands for."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from alds_cli.datasets.images import CHANNELS, ImageFiles, LabelledImages, TensorImages
+from alds_cli.errors import DataError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Split = Literal["train", "test"]
+
+_INTEGER_TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "I64")
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What `open_dataset` was asked for; `location` is the spec after its first colon."""
+
+    spec: str
+    location: str
+    split: Split
+    download: bool
+
+
+def open_dataset(spec: str, *, split: Split = "test", download: bool = False) -> LabelledImages:
+    """Open the labelled images that a data spec names.
+
+    Args:
+        spec: `tensors:FILE[,FILE or GLOB ...]` (safetensors with `images`, uint8 of
+            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,)),
+            `imagefolder:DIR` (one folder per class, in alphabetical order) or
+            `cifar10:DIR` (the folder that holds `cifar-10-batches-py`).
+        split: which half of a published set to take, where the source has two.
+        download: fetch `cifar10` if it is not there yet.
+
+    Returns:
+        At least one image with its label.
+
+    Raises:
+        DataError: the spec is unknown, or what it names is absent, damaged or empty.
+    """
+    kind, colon, location = spec.partition(":")
+    if kind not in _OPENERS or not colon or not location:
+        raise DataError(
+            f"'{spec}' is not a data set this tool knows",
+            tip="name one as " + ", ".join(DATASET_FORMS.values()),
+        )
+    return _OPENERS[kind](_Request(spec, location, split, download))
+
+
+def _open_tensors(request: _Request) -> TensorImages:
+    parts = []
+    labels = []
+    for path in _expand(request.location):
+        part_images, part_labels = _read_tensor_file(path)
+        parts.append(part_images)
+        labels.append(part_labels)
+    return TensorImages(request.spec, parts, torch.cat(labels))
+
+
+def _expand(location: str) -> list[Path]:
+    """The files that comma-separated names and globs stand for, each glob's sorted."""
+    paths: list[Path] = []
+    for part in filter(None, location.split(",")):
+        named = Path(part).expanduser()
+        # A file whose name happens to hold [ or * is still that file.
+        hits = glob.glob(str(named))  # noqa: PTH207 - the pattern may be absolute
+        found = [named] if named.exists() else [Path(hit) for hit in sorted(hits)]
+        if not found:
+            raise DataError(
+                f"there is no file {part}",
+                tip="check the path; a relative one starts from the current folder",
+            )
+        paths += found
+    if not paths:
+        raise DataError("'tensors:' names no file", tip=f"write {DATASET_FORMS['tensors']}")
+    seen = [path.resolve() for path in paths]
+    for number, path in enumerate(seen):
+        if path in seen[:number]:
+            raise DataError(f"{paths[number]} is named twice", tip="name every file once")
+    return paths
+
+
+def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            missing = sorted({"images", "labels"} - set(file.keys()))
+            if missing:
+                listed = ", ".join(sorted(file.keys())) or "nothing"
+                raise DataError(
+                    f"{path} has no tensor '{missing[0]}' (it holds {listed})",
+                    tip="store uint8 'images' and integer 'labels' in the file",
+                )
+            _check_kind(path, file.get_slice("images"), file.get_slice("labels"))
+            images: Tensor = file.get_tensor("images")
+            labels: Tensor = file.get_tensor("labels").to(torch.int64)
+    except SafetensorError as error:
+        raise DataError(
+            f"{path} is not a safetensors file: {error}",
+            tip="write it with safetensors.torch.save_file",
+        ) from error
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read: {error}", tip="check the path and its permissions"
+        ) from error
+    if len(images) != len(labels):
+        raise DataError(
+            f"{path} has {len(images)} images but {len(labels)} labels",
+            tip="every image needs exactly one label",
+        )
+    return _channels_first(path, images), labels
+
+
+class _Slice:
+    """The part of a safetensors slice used here; the library ships no types for it."""
+
+    def get_dtype(self) -> str:
+        raise NotImplementedError
+
+    def get_shape(self) -> list[int]:
+        raise NotImplementedError
+
+
+def _check_kind(path: Path, images: _Slice, labels: _Slice) -> None:
+    """Refuse types and shapes before anything is read."""
+    if images.get_dtype() != "U8" or len(images.get_shape()) != 4:
+        raise DataError(
+            f"{path}: 'images' is {images.get_dtype()} of shape {tuple(images.get_shape())}, "
+            "not U8 with four axes",
+            tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
+        )
+    if labels.get_dtype() not in _INTEGER_TYPES or len(labels.get_shape()) != 1:
+        raise DataError(
+            f"{path}: 'labels' is {labels.get_dtype()} of shape {tuple(labels.get_shape())}, "
+            "not integers with one axis",
+            tip="store class numbers as int64, shape (N,)",
+        )
+
+
+def _channels_first(path: Path, images: Tensor) -> Tensor:
+    """A view of shape (N, C, H, W), whichever way round the file has it."""
+    first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS
+    if first == last:
+        problem = "both axes 1 and 3 could be" if first else "neither axis 1 nor axis 3 is"
+        raise DataError(
+            f"{path}: in 'images' of shape {tuple(images.shape)} {problem} the 1 or 3 channels",
+            tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
+        )
+    if 0 in images.shape[1:]:
+        raise DataError(
+            f"{path}: 'images' of shape {tuple(images.shape)} holds no pixels",
+            tip="write the file again from the source images",
+        )
+    return images if first else images.permute(0, 3, 1, 2)
+
+
+def _open_folder(request: _Request) -> ImageFiles:
+    root = Path(request.location).expanduser()
+    try:
+        folder = ImageFolder(root, allow_empty=True)
+    except OSError as error:
+        raise DataError(
+            f"{root} is not a folder of class folders: {error}",
+            tip="lay the images out as DIR/CLASS/IMAGE.jpg",
+        ) from error
+    return ImageFiles(
+        request.spec,
+        [Path(path) for path, _ in folder.samples],
+        torch.tensor([label for _, label in folder.samples], dtype=torch.int64),
+        classes=tuple(folder.classes),
+    )
+
+
+def _open_cifar10(request: _Request) -> TensorImages:
+    root = Path(request.location).expanduser()
+    try:
+        # torchvision unpickles only files whose MD5 sums are the published ones.
+        data = CIFAR10(root, train=request.split == "train", download=request.download)
+    except (OSError, RuntimeError) as error:
+        if request.download:
+            raise DataError(
+                f"CIFAR-10 could not be fetched into {root}: {error}",
+                tip="check the network connection and the free space, or fetch it by hand",
+            ) from error
+        raise DataError(
+            f"{root} does not hold a complete CIFAR-10 (cifar-10-batches-py)",
+            tip="name the folder that does, or add --download",
+        ) from error
+    images = torch.from_numpy(data.data).permute(0, 3, 1, 2)
+    return TensorImages(
+        request.spec, [images], torch.tensor(data.targets), classes=tuple(data.classes)
+    )
+
+
+_OPENERS: Mapping[str, Callable[[_Request], LabelledImages]] = {
+    "tensors": _open_tensors,
+    "imagefolder": _open_folder,
+    "cifar10": _open_cifar10,
+}
+
+DATASET_FORMS: Mapping[str, str] = {
+    "tensors": "tensors:FILE[,FILE or GLOB ...]",
+    "imagefolder": "imagefolder:DIR",
+    "cifar10": "cifar10:DIR",
+}
+"""How a spec of each kind is written, for help texts."""

@@ -1,0 +1,205 @@
+"""What a network costs, counted on its real graph: parameters and multiply-accumulates.
+
+The forward pass runs on the meta device, where tensors have shapes but no storage, on a
+copy that never held any: a VGG16 is counted in milliseconds and kilobytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+
+_log = logging.getLogger(__name__)
+
+_FLOPS_PER_MAC = 2
+"""PyTorch counts a multiply-accumulate as two floating-point operations."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One leaf module as a forward pass called it.
+
+    Attributes:
+        name: its (first) dotted name in the network.
+        input_shape: shape of its first tensor argument at the first call, a batch of one
+            in front; None if it was given no tensor.
+        output_shape: shape of its result at the first call; None if that is no tensor.
+        calls: how often it was called.
+        macs: multiply-accumulates of all its calls together, for one sample.
+    """
+
+    name: str
+    input_shape: tuple[int, ...] | None
+    output_shape: tuple[int, ...] | None
+    calls: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One forward pass observed.
+
+    Attributes:
+        macs: multiply-accumulates of one sample in convolutions, matrix products and
+            attention, wherever they happen; None if no forward pass succeeded.
+        calls: every leaf module that was called as a module, by name. A layer whose
+            weight the network uses without calling it, such as `out_proj` of
+            `nn.MultiheadAttention`, is not among them.
+    """
+
+    macs: int | None
+    calls: Mapping[str, LayerCall] = field(default_factory=dict)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of scalars in the parameters, tied ones once; buffers are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int | None:
+    """Multiply-accumulates of one sample; see `trace`."""
+    return trace(module, input_shape).macs
+
+
+def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    """Observe one forward pass in evaluation mode, without touching the network.
+
+    Where the network cannot run on the meta device, it runs for real on its own device;
+    where it cannot run at all, the trace is empty and the reason is logged.
+
+    Args:
+        module: the network; its flags, weights and hooks are left as they are.
+        input_shape: shape of one sample, no batch axis in front, e.g. (3, 224, 224).
+    """
+    try:
+        return _observe(_meta_copy(module), torch.device("meta"), input_shape)
+    except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+        _log.debug("the meta device cannot run this network: %s", error)
+    try:
+        return _trace_for_real(module, input_shape)
+    except Exception as error:  # noqa: BLE001
+        _log.warning(
+            "MACs could not be counted: the network does not run on an input of shape %s: %s",
+            (1, *input_shape),
+            str(error).splitlines()[0] if str(error) else type(error).__name__,
+        )
+        return Trace(None)
+
+
+def _trace_for_real(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+    tensor = next(module.parameters(), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(module))
+        # Fused attention hides its matrix products from the counter.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        return _observe(module, device, input_shape)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in evaluation mode, and back to its own mode afterwards."""
+    with _modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def training_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in training mode, and back to its own mode afterwards."""
+    with _modes_kept(module):
+        module.train()
+        yield
+
+
+@contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+class _ToMeta(TorchFunctionMode):
+    """While active, `copy.deepcopy` gives tensors without storage."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401 - the protocol's
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        # nn.Parameter copies itself through clone, every other tensor through __deepcopy__.
+        if func in (Tensor.__deepcopy__, Tensor.clone):
+            return torch.empty_like(args[0].detach(), device="meta")
+        return func(*args, **(kwargs or {}))
+
+
+def _meta_copy(module: nn.Module) -> nn.Module:
+    with _ToMeta():
+        return copy.deepcopy(module).eval()
+
+
+def _observe(module: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> Trace:
+    dtypes = [tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()]
+    sample = torch.zeros(
+        (1, *input_shape), device=device, dtype=dtypes[0] if dtypes else torch.float32
+    )
+    counter = FlopCounterMode(display=False)
+    calls: dict[str, LayerCall] = {}
+    with ExitStack() as stack:
+        for name, part in module.named_modules():
+            if _is_leaf(part):
+                for handle in _watch(name, part, counter, calls):
+                    stack.callback(handle.remove)
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(counter)
+        module(sample)
+    return Trace(counter.get_total_flops() // _FLOPS_PER_MAC, calls)
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """No parts of its own; `torch.nn.utils.parametrize` hangs helpers into a layer."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def _watch(
+    name: str, module: nn.Module, counter: FlopCounterMode, calls: dict[str, LayerCall]
+) -> tuple[torch.utils.hooks.RemovableHandle, torch.utils.hooks.RemovableHandle]:
+    before = [0]
+
+    def enter(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+        before[0] = counter.get_total_flops()
+
+    def leave(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: object
+    ) -> None:
+        macs = (counter.get_total_flops() - before[0]) // _FLOPS_PER_MAC
+        seen = calls.get(name) or LayerCall(
+            name, _first_shape((*args, *kwargs.values())), _first_shape((result,)), 0, 0
+        )
+        calls[name] = replace(seen, calls=seen.calls + 1, macs=seen.macs + macs)
+
+    return (
+        module.register_forward_pre_hook(enter),
+        module.register_forward_hook(leave, with_kwargs=True),
+    )
+
+
+def _first_shape(values: tuple[object, ...]) -> tuple[int, ...] | None:
+    return next((tuple(value.shape) for value in values if isinstance(value, Tensor)), None)
