@@ -1,1 +1,25 @@
-"""A state dict's runnable network."""
+"""A state dict's runnable network: torchvision, the built-in zoo, timm, module:factory.
+
+An `Architecture` is named by the user (`parse_architecture`) or found from a state dict's
+names and shapes (`recognise`), and built by `build`.
+"""
+
+from __future__ import annotations
+
+from alds_cli.architectures.building import build
+from alds_cli.architectures.caveats import caveat
+from alds_cli.architectures.inputs import default_preprocessing, input_shape
+from alds_cli.architectures.matching import require_match
+from alds_cli.architectures.naming import known_names, parse_architecture
+from alds_cli.architectures.recognition import recognise
+
+__all__ = [
+    "build",
+    "caveat",
+    "default_preprocessing",
+    "input_shape",
+    "known_names",
+    "parse_architecture",
+    "recognise",
+    "require_match",
+]

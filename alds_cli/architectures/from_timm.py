@@ -1,0 +1,84 @@
+"""Networks of timm, written `timm:NAME`. timm is optional and imported when needed."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from alds_cli.architectures.suggestions import did_you_mean
+from alds_cli.errors import ArchitectureError, MissingExtraError
+from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+
+PREFIX = "timm:"
+
+
+def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
+    """Build timm's network `name` (without the prefix), weights left at random.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        ArchitectureError: timm has no such network.
+        Exception: whatever the network's constructor makes of its arguments.
+    """
+    timm = _timm(name)
+    network: nn.Module = timm.create_model(name, pretrained=False, **arguments)
+    return network
+
+
+def input_shape(architecture: Architecture) -> tuple[int, int, int]:
+    """Give (c, h, w) of timm's configuration, with `in_chans` and `img_size` respected.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        ArchitectureError: timm has no such network.
+    """
+    channels, height, width = _configuration(architecture)["input_size"]
+    channels = architecture.arguments.get("in_chans", channels)
+    size = architecture.arguments.get("img_size")
+    height, width = (height, width) if size is None else (size, size)
+    return int(channels), int(height), int(width)
+
+
+def preprocessing(architecture: Architecture) -> Preprocessing | None:
+    """Give timm's evaluation preprocessing; None where the image is not three-channelled.
+
+    Raises:
+        MissingExtraError: timm is not installed.
+        ArchitectureError: timm has no such network.
+    """
+    configuration = _configuration(architecture)
+    channels, height, width = input_shape(architecture)
+    mean, std = configuration["mean"], configuration["std"]
+    if len(mean) != channels or height != width:
+        return None
+    # timm resizes to ⌊size / crop_pct⌋ and crops the centre.
+    resize = math.floor(height / configuration["crop_pct"])
+    return Preprocessing(tuple(mean), tuple(std), resize=resize, crop=height)
+
+
+def _configuration(architecture: Architecture) -> dict[str, Any]:
+    name = architecture.name.removeprefix(PREFIX)
+    configuration: dict[str, Any] = _timm(name).get_pretrained_cfg(name).to_dict()
+    return configuration
+
+
+def _timm(name: str) -> ModuleType:
+    """Import timm and see that it knows `name`, with or without a tag behind a dot."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import timm  # noqa: PLC0415 - optional, and slow to import
+    except ImportError as error:
+        raise MissingExtraError(f"the architecture '{PREFIX}{name}'", "timm") from error
+    module: ModuleType = timm
+    if not timm.is_model(name):
+        known = [f"{PREFIX}{other}" for other in timm.list_models()]
+        raise ArchitectureError(
+            f"timm has no network '{name}'", tip=did_you_mean(f"{PREFIX}{name}", known)
+        )
+    return module

@@ -1,0 +1,120 @@
+"""What `--arch` and `--arch-arg` accept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from alds_cli.architectures import from_timm, from_torchvision
+from alds_cli.architectures.index import load_index
+from alds_cli.architectures.suggestions import NAMING_TIP, did_you_mean
+from alds_cli.errors import ArchitectureError, OptionError
+from alds_cli.records import Architecture, ArgumentValue
+
+_WORDS: dict[str, ArgumentValue] = {"none": None, "null": None, "true": True, "false": False}
+
+# Each of these would fetch weights or read files: the checkpoint brings the weights.
+_WEIGHT_ARGUMENTS = frozenset(
+    {"checkpoint_path", "pretrained", "progress", "weights", "weights_backbone"}
+)
+
+
+def known_names() -> list[str]:
+    """Every plain `--arch` name, sorted: torchvision's networks and the built-in ones.
+
+    Names of the form `timm:NAME` and `package.module:factory` come on top.
+    """
+    return load_index().names()
+
+
+def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture:
+    """Read an `--arch` name and its `--arch-arg key=value` strings.
+
+    A value is None (`none`, `null`), a bool (`true`, `false`), an int, a finite float,
+    or else text; upper and lower case are the same in words. The network is not built,
+    so a factory or a timm name is not looked up yet.
+
+    Raises:
+        ArchitectureError: a plain name is unknown, or names a kind of network that is
+            not supported; the tip lists close matches.
+        OptionError: an argument is not `key=value`, is given twice, or asks for weights.
+    """
+    _check_name(name)
+    parsed: dict[str, ArgumentValue] = {}
+    for argument in arguments:
+        key, value = _parse_argument(argument)
+        if key in parsed:
+            raise OptionError(f"--arch-arg {key} is given twice")
+        if key in _WEIGHT_ARGUMENTS and not _is_factory(name):
+            raise OptionError(
+                f"--arch-arg {key}: weights come from the checkpoint, not from {name}",
+                tip=f"leave out --arch-arg {key}",
+            )
+        parsed[key] = value
+    return Architecture(name, parsed)
+
+
+def _is_factory(name: str) -> bool:
+    return ":" in name and not name.startswith(from_timm.PREFIX)
+
+
+def _check_name(name: str) -> None:
+    if name.startswith(from_timm.PREFIX):
+        _check_timm_name(name)
+    elif ":" in name:
+        _check_factory_name(name)
+    elif name not in known_names():
+        _check_torchvision_name(name)
+
+
+def _check_timm_name(name: str) -> None:
+    # timm also takes hf-hub:… and local-dir:…, which read what is not the checkpoint.
+    plain = name.removeprefix(from_timm.PREFIX)
+    if not plain or ":" in plain or "/" in plain:
+        raise ArchitectureError(f"'{name}' is not timm:NAME with a name of timm's own registry")
+
+
+def _check_factory_name(name: str) -> None:
+    module, _, attribute = name.partition(":")
+    parts = [*module.split("."), *attribute.split(".")]
+    if not all(part.isidentifier() for part in parts):
+        raise ArchitectureError(
+            f"'{name}' is not of the form package.module:factory", tip=NAMING_TIP
+        )
+
+
+def _check_torchvision_name(name: str) -> None:
+    """Accept what only the installed torchvision knows, and say why others are refused."""
+    kind = from_torchvision.kind(name)
+    if kind is None:
+        raise ArchitectureError(
+            f"no network is called '{name}'", tip=did_you_mean(name.lower(), known_names())
+        )
+    if kind not in from_torchvision.SUPPORTED_KINDS:
+        supported = ", ".join(sorted(from_torchvision.SUPPORTED_KINDS))
+        raise ArchitectureError(
+            f"'{name}' is one of torchvision's {kind} networks, which are not supported "
+            f"by name (supported: {supported})",
+            tip="wrap it in a factory of your own: --arch package.module:factory",
+        )
+
+
+def _parse_argument(argument: str) -> tuple[str, ArgumentValue]:
+    key, equals, text = argument.partition("=")
+    if not equals or not key.isidentifier():
+        raise OptionError(f"--arch-arg takes key=value, not '{argument}'")
+    return key, _parse_value(text)
+
+
+def _parse_value(text: str) -> ArgumentValue:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    return number if math.isfinite(number) else text

@@ -1,0 +1,108 @@
+"""From the names and shapes of a state dict to the network it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from alds_cli.architectures.building import build
+from alds_cli.architectures.index import Entry, load_index
+from alds_cli.architectures.matching import command_line, compare
+from alds_cli.architectures.signature import Shapes, needed, tokens
+from alds_cli.architectures.suggestions import NAMING_TIP
+from alds_cli.errors import AldsError, ArchitectureError
+from alds_cli.records import Architecture
+
+_SHOWN = 3
+
+
+def recognise(shapes: Shapes) -> Architecture:
+    """Find the network, and its number of classes, from a state dict's names and shapes.
+
+    Looks it up in the package's index; nothing is built. Only entries that a checkpoint
+    must have are compared: `num_batches_tracked` and buffers of relative positions may
+    be there or not. Arguments are given only where they differ from the builder's
+    defaults.
+
+    The index holds torchvision's and the built-in networks, so where another library's
+    network has the very same entries (as many of timm's ResNets have), the answer is
+    torchvision's: name timm's with `--arch timm:NAME` where its computation differs.
+
+    Args:
+        shapes: entry names, without any wrapper's prefix, to shapes.
+
+    Raises:
+        ArchitectureError: no known network fits, and the message lists the nearest with
+            what differs; or several do, and the message lists them.
+    """
+    entries = needed(shapes)
+    if not entries:
+        raise ArchitectureError("the checkpoint holds no weights to recognise a network by")
+    found = load_index().matches(entries)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ArchitectureError(
+            f"the checkpoint fits {len(found)} networks: {', '.join(map(str, found))}",
+            tip=f"name one: {' or '.join(map(command_line, found))}",
+        )
+    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    """How near an entry of the index is.
+
+    `matching` is the estimated fraction of its tensors that the checkpoint has with the
+    same name and shape, `named` with the same name.
+    """
+
+    entry: Entry
+    matching: float
+    named: float
+
+    def rank(self, tensors: int) -> tuple[float, float, str]:
+        """Sort key, nearest first: what both share relative to what both have."""
+        share = self.entry.tensors / (self.entry.tensors + tensors)
+        return (-self.matching * share, -self.named * share, self.entry.name)
+
+
+def _nearest(entries: Shapes) -> list[_Candidate]:
+    present = tokens(entries)
+    candidates = [_candidate(entry, present) for entry in load_index().entries]
+    candidates = [candidate for candidate in candidates if candidate.named > 0]
+    return sorted(candidates, key=lambda each: each.rank(len(entries)))[:_SHOWN]
+
+
+def _candidate(entry: Entry, present: dict[str, str]) -> _Candidate:
+    named = [name for name in entry.sample if name in present]
+    matching = [name for name in named if present[name] == entry.sample[name]]
+    total = max(1, len(entry.sample))
+    return _Candidate(entry, len(matching) / total, len(named) / total)
+
+
+def _unknown(entries: Shapes) -> str:
+    head = f"no known network has exactly the checkpoint's {len(entries)} tensors"
+    candidates = _nearest(entries)
+    if not candidates:
+        return f"{head}, nor any with the same names"
+    lines = [
+        f"  {each.entry.architecture({})}: about {each.matching:.0%} of its tensors match "
+        f"in name and shape, {each.named:.0%} in name"
+        for each in candidates
+    ]
+    return "\n".join(
+        [f"{head}; the nearest are", *lines, *_first_differences(candidates[0], entries)]
+    )
+
+
+def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
+    """Build the nearest network's skeleton and say where the checkpoint departs from it."""
+    entry = candidate.entry
+    values = {argument.name: argument.read(entries) for argument in entry.free}
+    architecture = entry.architecture(values)
+    try:
+        state = build(architecture, device="meta").state_dict()
+    except AldsError:  # an installed torchvision of another age; the list above stands
+        return []
+    expected = needed({name: tuple(tensor.shape) for name, tensor in state.items()})
+    return [f"compared with {architecture}:", str(compare(expected, entries))]

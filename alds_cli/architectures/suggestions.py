@@ -1,0 +1,17 @@
+"""Tips for names that are not known."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+NAMING_TIP = (
+    "name the network with --arch NAME (torchvision's or a built-in one), "
+    "--arch timm:NAME, or --arch package.module:factory for your own code"
+)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Offer the known names closest to `name`, or every way to name a network."""
+    close = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
+    return f"did you mean {' or '.join(close)}?" if close else NAMING_TIP
