@@ -12,15 +12,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from alds_cli.allocation.options import Frontier, frontier
-
-if TYPE_CHECKING:
-    from alds_cli.allocation.options import LayerOptions
-    from alds_cli.records import FloatArray
+from alds_cli.allocation.options import Frontier, LayerOptions, frontier
+from alds_cli.records import FloatArray
 
 
 def minimax(layers: Sequence[LayerOptions], budget: int) -> list[int]:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alds_cli.numerics.costs import pair_params
-from alds_cli.records import Choice, Curve, LayerTable
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from alds_cli.records import FloatArray
-
-    IntArray = NDArray[np.int64]
+from alds_cli.records import Choice, Curve, FloatArray, IntArray, LayerTable
 
 
 def _sum_bound(curve: Curve, _: int) -> FloatArray:

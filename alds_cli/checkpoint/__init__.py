@@ -1,1 +1,38 @@
-"""Every read and write of model files."""
+"""Every read and write of model files: formats, safe loading, atomic saving, tables, plans."""
+
+from alds_cli.checkpoint.atomic import replacing, require_writable
+from alds_cli.checkpoint.document import Document
+from alds_cli.checkpoint.hashing import hash_tensors
+from alds_cli.checkpoint.plans import plan_from_json, plan_to_json, read_plan, write_plan
+from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
+from alds_cli.checkpoint.tables import (
+    cache_folder,
+    cache_path,
+    load_cached,
+    read_table,
+    store_cached,
+    write_table,
+)
+from alds_cli.checkpoint.unwrapping import name_variants
+from alds_cli.checkpoint.writing import write_artefact
+
+__all__ = [
+    "Checkpoint",
+    "Document",
+    "cache_folder",
+    "cache_path",
+    "hash_tensors",
+    "load_cached",
+    "name_variants",
+    "plan_from_json",
+    "plan_to_json",
+    "read_checkpoint",
+    "read_plan",
+    "read_table",
+    "replacing",
+    "require_writable",
+    "store_cached",
+    "write_artefact",
+    "write_plan",
+    "write_table",
+]

@@ -15,17 +15,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import frexp, ldexp, sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alds_cli.numerics.pool import Spawn
-from alds_cli.records import Curve
-
-if TYPE_CHECKING:
-    from alds_cli.records import FloatArray
+from alds_cli.records import Curve, FloatArray
 
 CHUNK_BYTES = 32 << 20
 """Gram matrices are formed for so many slices at a time as fit into this many bytes."""

@@ -1,0 +1,101 @@
+"""Files that appear complete under their final name or not at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from alds_cli.errors import OutputError
+
+
+def require_writable(path: Path) -> None:
+    """Find out before the work starts that its result can be written.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or a folder stands at the path.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder", tip="name a file in it")
+    if not folder.exists():
+        raise OutputError(
+            f"cannot write {path}: the folder {folder} does not exist", tip=f"mkdir -p {folder}"
+        )
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: {folder} is not a folder")
+    target = path if _is_special(path) else folder
+    if not os.access(target, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write to {target}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well.
+
+    The new file is flushed to the disk first, so that not even a power cut leaves half
+    of it. Devices and pipes, which cannot be replaced, are written to afterwards.
+
+    Raises:
+        OutputError: the disk is full, or the file cannot be written for another reason.
+    """
+    path = path.resolve()  # replace what a symbolic link points to, not the link
+    special = _is_special(path)
+    temporary: Path | None = None
+    try:
+        folder = None if special else path.parent
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=folder)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        if special:
+            with temporary.open("rb") as source, path.open("wb") as sink:
+                copy_stream(source, sink)
+        else:
+            _take_over(temporary, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+def copy_stream(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy in pieces of a size that keeps memory small."""
+    while piece := source.read(1 << 20):
+        sink.write(piece)
+    sink.flush()
+
+
+def _take_over(temporary: Path, path: Path) -> None:
+    """Give the temporary file the mode the user's umask asks for, and the final name."""
+    if path.exists():
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether the path is a device, pipe or socket."""
+    return path.exists() and not path.is_file() and not path.is_dir()

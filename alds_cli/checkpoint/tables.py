@@ -1,0 +1,157 @@
+"""Error tables on disk: where the user wants them, and in a cache that may be thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from alds_cli.checkpoint.atomic import replacing
+from alds_cli.errors import OutputError, TableError
+from alds_cli.numerics.fold import folded_shape
+from alds_cli.records import Curve, ErrorTable, FloatArray, LayerSpec, LayerTable
+
+logger = logging.getLogger(__name__)
+
+TABLE_VERSION = 1
+"""Part of every table's identity: raised whenever what the numbers mean changes."""
+
+_KEY = "alds_table"
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: $ALDS_CACHE_DIR, else the user's cache folder."""
+    chosen = os.environ.get("ALDS_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("alds")
+
+
+def cache_path(weights_hash: str) -> Path:
+    """The table of the network with those weights."""
+    return cache_folder() / f"table-v{TABLE_VERSION}-{weights_hash}.safetensors"
+
+
+def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable | None:
+    """The cached table of a network; None where there is none or it cannot be trusted."""
+    path = cache_path(weights_hash)
+    if not path.exists():
+        return None
+    try:
+        return read_table(path, weights_hash, specs)
+    except TableError as error:
+        logger.warning("%s; it is computed anew", error)
+        return None
+
+
+def store_cached(table: ErrorTable) -> Path | None:
+    """Keep a table for later runs; a cache that cannot be written is only a warning."""
+    path = cache_path(table.weights_hash)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, path)
+    except (OutputError, OSError) as error:
+        logger.warning("the error table was not cached: %s", error)
+        return None
+    return path
+
+
+def write_table(table: ErrorTable, path: Path) -> None:
+    """Write a table as safetensors: one array (3, n) per layer and scheme, float64.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    arrays: dict[str, FloatArray] = {}
+    layers: dict[str, Any] = {}
+    for name, layer in table.layers.items():
+        layers[name] = {"shape": layer.spec.weight_shape, "schemes": {}}
+        for scheme, norm in layer.norms.items():
+            ks = sorted(k for own, k in layer.curves if own == scheme)
+            curves = [layer.curves[scheme, k] for k in ks]
+            arrays[f"{name}:{scheme}"] = np.concatenate([_stacked(c) for c in curves], axis=1)
+            layers[name]["schemes"][str(scheme)] = {"norm": norm.hex(), "ks": ks}
+    content = {
+        "version": TABLE_VERSION,
+        "weights_hash": table.weights_hash,
+        "layers": layers,
+        "sha256": _checksum(arrays),
+    }
+    with replacing(path) as temporary:
+        try:
+            save_file(arrays, temporary, metadata={_KEY: json.dumps(content, sort_keys=True)})
+        except SafetensorError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable:
+    """Read a table and make sure that it is whole and belongs to these weights.
+
+    Args:
+        path: the file.
+        weights_hash: of the network at hand.
+        specs: its layers; the table's must agree with them.
+
+    Raises:
+        TableError: it is damaged, of another version, or another network's.
+    """
+    try:
+        with safe_open(str(path), framework="np") as file:
+            content = json.loads((file.metadata() or {})[_KEY])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        _require(content["version"] == TABLE_VERSION, path, "is of another version")
+        _require(content["sha256"] == _checksum(arrays), path, "is damaged")
+        _require(content["weights_hash"] == weights_hash, path, "belongs to other weights")
+        layers = {
+            name: _layer_table(specs[name], entry, arrays, name)
+            for name, entry in content["layers"].items()
+        }
+    except TableError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TableError(f"the error table {path} cannot be read: {error!r}") from error
+    return ErrorTable(weights_hash, layers)
+
+
+def _require(condition: bool, path: Path, complaint: str) -> None:
+    if not condition:
+        raise TableError(f"the error table {path} {complaint}")
+
+
+def _layer_table(
+    spec: LayerSpec, entry: Mapping[str, Any], arrays: Mapping[str, FloatArray], name: str
+) -> LayerTable:
+    if tuple(entry["shape"]) != spec.weight_shape:
+        raise ValueError(f"layer {name} has another shape")
+    norms: dict[int, float] = {}
+    curves: dict[tuple[int, int], Curve] = {}
+    for text, part in entry["schemes"].items():
+        scheme = int(text)
+        norms[scheme] = float.fromhex(part["norm"])
+        rows, columns = folded_shape(spec.weight_shape, scheme)
+        lengths = [min(rows, columns // k) + 1 for k in part["ks"]]
+        pieces = np.split(arrays[f"{name}:{scheme}"], np.cumsum(lengths)[:-1], axis=1)
+        for k, length, piece in zip(part["ks"], lengths, pieces, strict=True):
+            if piece.shape != (3, length) or not np.isfinite(piece).all():
+                raise ValueError(f"layer {name}: the curve of k = {k} is not whole")
+            curves[scheme, k] = Curve(*piece)
+    return LayerTable(spec, norms, curves)
+
+
+def _stacked(curve: Curve) -> FloatArray:
+    return np.stack([curve.sum_squares, curve.largest, curve.tail_energy])
+
+
+def _checksum(arrays: Mapping[str, FloatArray]) -> str:
+    digest = hashlib.sha256()
+    for key in sorted(arrays):
+        digest.update(f"{key}\0{arrays[key].shape}\0".encode())
+        digest.update(np.ascontiguousarray(arrays[key]).data)
+    return digest.hexdigest()

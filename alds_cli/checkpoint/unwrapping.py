@@ -1,0 +1,137 @@
+"""Finding the state dict in whatever a training script has saved around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.errors import CheckpointError
+
+USUAL_KEYS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "weights",
+    "params",
+    "ema",
+    "model_ema",
+    "ema_state_dict",
+    "state_dict_ema",
+)
+"""Keys that hold a network's state dict, in the order they are preferred."""
+
+USUAL_PREFIXES = ("module.", "model.", "net.", "network.", "backbone.")
+"""What wrappers put before every name of a state dict."""
+
+_COMPILED = "_orig_mod."
+"""torch.compile's wrapper: never part of a network's own names, so removed anywhere."""
+
+_PROFILER_LEFTOVERS = ("total_ops", "total_params")
+"""Buffers that FLOP counters leave in a state dict; no network has them."""
+
+_MAX_DEPTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FoundState:
+    """A state dict, the keys that lead to it, and where others were seen."""
+
+    tensors: dict[str, Tensor]
+    trail: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def find_state_dict(loaded: object, key: str | None = None) -> FoundState:
+    """The network's state dict within what a file contained.
+
+    Args:
+        loaded: a mapping, nested or not, or a module.
+        key: the entry to use, with dots for nested ones; None searches the usual ones.
+
+    Raises:
+        CheckpointError: there is none, or not under the key.
+    """
+    candidates = list(_candidates(loaded, ()))
+    if key is not None:
+        candidates = [found for found in candidates if ".".join(found[0]) == key]
+    if not candidates:
+        where = f"under the key '{key}'" if key is not None else "in it"
+        raise CheckpointError(
+            f"no state dict was found {where}; it holds {_describe(loaded)}",
+            tip="name the entry with --state-key KEY (nested ones with dots: a.b)",
+        )
+    candidates.sort(key=lambda found: _preference(found[0]))
+    trail, mapping = candidates[0]
+    others = tuple(".".join(other) for other, _ in candidates[1:])
+    return FoundState(_clean(mapping), trail, others)
+
+
+def name_variants(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """The state dict as it is, then with wrapper prefixes removed one after another."""
+    current = dict(tensors)
+    yield current
+    while prefix := next((p for p in USUAL_PREFIXES if _all_start_with(current, p)), None):
+        current = {name.removeprefix(prefix): tensor for name, tensor in current.items()}
+        yield current
+
+
+def _all_start_with(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    return bool(tensors) and all(
+        name.startswith(prefix) and len(name) > len(prefix) for name in tensors
+    )
+
+
+def _candidates(
+    loaded: object, trail: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
+    if isinstance(loaded, nn.Module):
+        loaded = loaded.state_dict()
+    if not isinstance(loaded, Mapping) or len(trail) > _MAX_DEPTH:
+        return
+    if _is_state_dict(loaded):
+        yield trail, loaded
+        return
+    for key, value in loaded.items():
+        if isinstance(key, str):
+            yield from _candidates(value, (*trail, key))
+
+
+def _is_state_dict(mapping: Mapping[object, object]) -> bool:
+    """At least one named tensor, and tensors make up most of it; an optimiser's state is none."""
+    tensors = sum(isinstance(value, Tensor) for value in mapping.values())
+    return (
+        tensors > 0 and 2 * tensors > len(mapping) and all(isinstance(key, str) for key in mapping)
+    )
+
+
+def _preference(trail: tuple[str, ...]) -> tuple[int, ...]:
+    unusual = len(USUAL_KEYS)
+    return tuple(USUAL_KEYS.index(key) if key in USUAL_KEYS else unusual for key in trail)
+
+
+def _clean(mapping: Mapping[str, object]) -> dict[str, Tensor]:
+    """Only tensors, under names without torch.compile's wrapper, less what tools left behind."""
+    cleaned = {
+        name.replace(_COMPILED, ""): value.detach()
+        for name, value in mapping.items()
+        if isinstance(value, Tensor) and name.rsplit(".", 1)[-1] not in _PROFILER_LEFTOVERS
+    }
+    if "n_averaged" in cleaned and any(name.startswith("module.") for name in cleaned):
+        del cleaned["n_averaged"]  # torch.optim.swa_utils.AveragedModel counts with it
+    return cleaned
+
+
+def _describe(loaded: object) -> str:
+    if isinstance(loaded, Mapping):
+        keys = [str(key) for key in loaded]
+        shown = ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
+        return f"the keys {shown}" if keys else "nothing"
+    if isinstance(loaded, torch.Tensor):
+        return f"a single tensor of shape {tuple(loaded.shape)}"
+    return f"a {type(loaded).__name__}"

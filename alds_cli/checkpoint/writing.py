@@ -1,0 +1,83 @@
+"""Writing artefacts: tensors and one document, the same bytes for the same content."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from alds_cli.checkpoint.atomic import copy_stream, replacing
+from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, dump_document
+from alds_cli.errors import OutputError
+
+
+def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
+    """Write an artefact; `-` writes PyTorch's format to standard output.
+
+    Args:
+        tensors: the network's state dict.
+        document: what else it needs in order to run.
+        target: `.safetensors` gives that format, any other suffix PyTorch's.
+
+    Returns:
+        The number of bytes written.
+
+    Raises:
+        OutputError: it cannot be written; what stood under the name before still does.
+    """
+    if str(target) == "-":
+        with tempfile.TemporaryDirectory(prefix="alds-stdout-") as folder:
+            spooled = Path(folder) / "artefact.pt"
+            size = write_artefact(tensors, document, spooled)
+            with spooled.open("rb") as source:
+                copy_stream(source, sys.stdout.buffer)
+            return size
+    path = Path(target)
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            _write_safetensors(tensors, document, temporary)
+        else:
+            _write_torch(tensors, document, temporary)
+        return temporary.stat().st_size
+
+
+def _write_torch(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
+    content = {DOCUMENT_KEY: dump_document(document), "state_dict": _in_order(tensors)}
+    # Through an open file, because a path's name would become part of the archive.
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            raise OutputError(f"cannot write the artefact: {error}") from error
+
+
+def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
+    own: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in _in_order(tensors).items():
+        # The format knows no shared storage: tied weights are written once per name.
+        shared = tensor.data_ptr() in seen and tensor.numel() > 0
+        own[name] = tensor.clone() if shared else tensor.contiguous()
+        seen.add(tensor.data_ptr())
+    try:
+        save_file(own, path, metadata={DOCUMENT_KEY: dump_document(document)})
+    except SafetensorError as error:
+        raise OutputError(f"cannot write the artefact: {error}") from error
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Plain tensors on the CPU in the network's own order, none a window on a larger storage.
+
+    PyTorch's format writes whole storages, so a window would drag all of it along.
+    """
+    plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    return {
+        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
+        for name, tensor in plain.items()
+    }
