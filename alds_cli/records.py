@@ -62,6 +62,17 @@ class Preprocessing:
             raise ValueError("resize and crop are at least one pixel")
 
 
+LayerKind = Literal[
+    "linear",
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
     """One convolution or linear layer as the allocation sees it.
@@ -72,7 +83,7 @@ class LayerSpec:
     """
 
     name: str
-    kind: Literal["linear", "conv1d", "conv2d", "conv3d"]
+    kind: LayerKind
     out_channels: int
     in_channels: int
     kernel: tuple[int, ...] = ()
