@@ -1,0 +1,16 @@
+"""Retraining: recover what compression cost, the same way every time."""
+
+from __future__ import annotations
+
+from alds_cli.retraining.loop import RetrainResult, retrain
+from alds_cli.retraining.settings import RetrainSettings, learning_rate
+from alds_cli.retraining.state import EpochRecord, TrainingState
+
+__all__ = [
+    "EpochRecord",
+    "RetrainResult",
+    "RetrainSettings",
+    "TrainingState",
+    "learning_rate",
+    "retrain",
+]
