@@ -139,7 +139,7 @@ def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Ten
             f"the network gives {shape} for {labels} images, not ({labels}, classes)",
             tip="only networks that classify images can be evaluated",
         )
-    return output.to("cpu", torch.float64)
+    return output.cpu().to(torch.float64)  # not every device knows float64
 
 
 def _accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
@@ -211,6 +211,8 @@ def measure_latency(
             f"latency of {runs} runs after {warmup} of {batch_size} images cannot be measured",
             tip="batch size and runs are at least 1, warm-up runs at least 0",
         )
+    if not modules:
+        return {}
     device = device or pick_device()
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn((batch_size, *input_shape), generator=generator).to(device)

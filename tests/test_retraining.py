@@ -302,8 +302,16 @@ def test_a_state_of_another_run_is_refused(dataset):
     with pytest.raises(OptionError, match=r"epochs was 1, now is 3; lr was 0\.02, now is 0\.5"):
         train(network(), dataset, replace(SETTINGS, lr=0.5), resume=states[0])
     fewer = TensorImages("x", [dataset.batch(torch.arange(20))], dataset.labels[:20])
-    with pytest.raises(OptionError, match="training images were 65, now are 20"):
+    with pytest.raises(OptionError, match="number of images was 65, now is 20"):
         train(network(), fewer, replace(SETTINGS, epochs=1), resume=states[0])
+    with pytest.raises(OptionError, match=r"mean was \(0\.5, 0\.5, 0\.5\), now is"):
+        retrain(
+            network(),
+            dataset,
+            replace(SETTINGS, epochs=1),
+            preprocessing=PRESETS["cifar10"],
+            resume=states[0],
+        )
     with pytest.raises(CheckpointError, match="belongs to another network"):
         train(
             nn.Sequential(nn.Flatten(), nn.Linear(192, 4)),
@@ -323,6 +331,7 @@ def test_a_state_of_another_run_is_refused(dataset):
         lambda d: {**d, "settings": {**d["settings"], "unheard_of": 1}},
         lambda d: {key: value for key, value in d.items() if key != "images"},
         lambda d: {**d, "history": [{"epoch": 1}]},
+        lambda d: {**d, "preprocessing": {"mean": (0.5,), "std": (0.0,)}},
         lambda d: {**d, "model": {"weight": "none"}},
         lambda d: {**d, "model": 5},
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -121,11 +120,8 @@ class ImageFiles(LabelledImages):
         """
         path = self._paths[index]
         try:
-            with warnings.catch_warnings():
-                # Pillow warns of odd metadata and of very large images; neither hinders decoding.
-                warnings.simplefilter("ignore")
-                with Image.open(path) as picture:
-                    return picture.convert("RGB")
+            with Image.open(path) as picture:
+                return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             # What Pillow raises differs by format; a broken PNG is a SyntaxError.
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -140,10 +140,10 @@ class _ToMeta(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Any,  # noqa: ANN401 - the protocol's
+        types: Any,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401
+    ) -> Any:
         # nn.Parameter copies itself through clone, every other tensor through __deepcopy__.
         if func in (Tensor.__deepcopy__, Tensor.clone):
             return torch.empty_like(args[0].detach(), device="meta")

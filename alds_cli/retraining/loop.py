@@ -1,7 +1,9 @@
 """Stochastic gradient descent over a compressed network.
 
 Every random number comes from (seed, epoch), so a run that goes on from the state after
-an epoch gives the weights of a run that was never interrupted, to the bit.
+an epoch gives the weights of a run that was never interrupted: on the CPU to the bit, if
+the number of threads is the same. oneDNN and MKL split long sums by threads, in the weight
+gradient of a convolution and in large matrix products, which changes their last bits.
 """
 
 from __future__ import annotations
@@ -78,7 +80,7 @@ def retrain(
             tip="name a set with more images",
         )
     if resume is not None:
-        resume.check_continues(settings, len(dataset))
+        resume.check_continues(settings, preprocessing, len(dataset))
     with _master_weights(module, device) as place, training_mode(module):
         run = _Run(module, dataset, settings, preprocessing, place, workers, progress)
         history = () if resume is None else run.restore(resume)
@@ -193,6 +195,7 @@ class _Run:
         """A copy of everything the next epoch depends on, in main memory."""
         return TrainingState(
             self._settings,
+            self._preprocessing,
             len(self._dataset),
             history,
             _copied(self._module.state_dict()),
@@ -261,7 +264,8 @@ def _check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
         )
 
 
-def _copied(values: Any) -> Any:  # noqa: ANN401 - any nesting of dictionaries and lists
+def _copied(values: Any) -> Any:
+    """A copy of any nesting of dictionaries and lists, its tensors in main memory."""
     if isinstance(values, Tensor):
         return values.detach().to("cpu", copy=True)
     if isinstance(values, Mapping):

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from alds_cli.errors import AldsError, CheckpointError, OptionError
+from alds_cli.records import Preprocessing
 from alds_cli.retraining.settings import RetrainSettings
 
 _FORMAT = 1
@@ -31,6 +32,7 @@ class TrainingState:
 
     Attributes:
         settings: what the run was started with.
+        preprocessing: how images became the network's input.
         images: number of training images.
         history: a record of every finished epoch.
         model: the network's state dict, copied to main memory; weights of a network in
@@ -39,6 +41,7 @@ class TrainingState:
     """
 
     settings: RetrainSettings
+    preprocessing: Preprocessing
     images: int
     history: tuple[EpochRecord, ...]
     model: Mapping[str, Tensor]
@@ -54,6 +57,7 @@ class TrainingState:
         return {
             "format": _FORMAT,
             "settings": asdict(self.settings),
+            "preprocessing": asdict(self.preprocessing),
             "images": self.images,
             "history": [asdict(record) for record in self.history],
             "model": dict(self.model),
@@ -72,8 +76,12 @@ class TrainingState:
         try:
             settings = dict(values["settings"])
             settings["milestones"] = tuple(settings["milestones"])
+            preprocessing = dict(values["preprocessing"])
+            for name in ("mean", "std"):
+                preprocessing[name] = tuple(preprocessing[name])
             state = cls(
                 settings=RetrainSettings(**settings),
+                preprocessing=Preprocessing(**preprocessing),
                 images=int(values["images"]),
                 history=tuple(EpochRecord(**record) for record in values["history"]),
                 model=dict(values["model"]),
@@ -85,20 +93,23 @@ class TrainingState:
             raise _unreadable("its model holds values that are not tensors")
         return state
 
-    def check_continues(self, settings: RetrainSettings, images: int) -> None:
+    def check_continues(
+        self, settings: RetrainSettings, preprocessing: Preprocessing, images: int
+    ) -> None:
         """Refuse to go on with anything but the run this state belongs to.
 
         Raises:
             OptionError: naming every setting that differs.
         """
-        differences = [
-            f"{field.name} was {getattr(self.settings, field.name)}, "
-            f"now is {getattr(settings, field.name)}"
-            for field in fields(settings)
-            if getattr(self.settings, field.name) != getattr(settings, field.name)
+        pairs = [
+            (field.name, getattr(before, field.name), getattr(now, field.name))
+            for before, now in ((self.settings, settings), (self.preprocessing, preprocessing))
+            for field in fields(now)
         ]
-        if images != self.images:
-            differences.append(f"training images were {self.images}, now are {images}")
+        pairs.append(("number of images", self.images, images))
+        differences = [
+            f"{name} was {before}, now is {now}" for name, before, now in pairs if before != now
+        ]
         if differences:
             raise OptionError(
                 "the run to resume was started differently: " + "; ".join(differences),
