@@ -7,15 +7,19 @@ is the same product, and treats both halves alike in retraining and in half prec
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
+import scipy.linalg
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.spectra import CHUNK_BYTES
+from alds_cli.numerics.grams import slice_blocks, slice_grams, slice_ranges
+
+_ALL_VECTORS = 1024
+"""Up to this side all eigenvectors are computed, batched; beyond it only the leading ones."""
 
 
-def low_rank_factors(matrix: Tensor, k: int, j: int) -> tuple[Tensor, Tensor]:
+def low_rank_factors(
+    matrix: Tensor, k: int, j: int, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor]:
     """Factors of the rank-j approximation of each of k slices.
 
     The projection on the leading eigenvectors of the smaller Gram matrix, in float64.
@@ -26,47 +30,66 @@ def low_rank_factors(matrix: Tensor, k: int, j: int) -> tuple[Tensor, Tensor]:
         matrix: (rows, c, q) as `fold.fold` gives it.
         k: number of slices, a divisor of c.
         j: rank, 1 ≤ j ≤ min(rows, c·q / k).
+        dtype: of the result.
 
     Returns:
-        left (k, rows, j) and right (k, j, c·q / k) in float64.
+        left (k, rows, j) and right (k, j, c·q / k).
     """
     rows, channels, width = matrix.shape
     columns = channels // k * width
-    left = torch.empty(k, rows, j, dtype=torch.float64)
-    right = torch.empty(k, j, columns, dtype=torch.float64)
-    for start, piece in _slice_chunks(matrix, k):
-        stop = start + len(piece)
+    left = torch.empty(k, rows, j, dtype=dtype)
+    right = torch.empty(k, j, columns, dtype=dtype)
+    for start, stop in slice_ranges(k, 8 * rows * columns):
+        values, basis = _leading_eigenpairs(slice_grams(matrix, k, start, stop), j)
+        scale = _balance(values)
         if rows <= columns:
-            basis = _leading_eigenvectors(piece @ piece.mT, j)
-            left[start:stop] = basis
-            torch.matmul(basis.mT, piece, out=right[start:stop])
+            left[start:stop] = basis * scale
+            basis = (basis / scale).mT
+            for part, block in slice_blocks(matrix, k, start, stop):
+                right[start:stop, :, part] = (basis @ block).to(dtype)
         else:
-            basis = _leading_eigenvectors(piece.mT @ piece, j)
-            right[start:stop] = basis.mT
-            torch.matmul(piece, basis, out=left[start:stop])
-    return _balance(left, right)
+            right[start:stop] = (basis * scale).mT
+            basis = basis / scale
+            for part, block in slice_blocks(matrix, k, start, stop):
+                left[start:stop, part] = (block @ basis).to(dtype)
+    return left, right
 
 
-def _slice_chunks(matrix: Tensor, k: int) -> Iterator[tuple[int, Tensor]]:
-    """(first slice, slices in float64 as (b, rows, columns / k)), b as memory allows."""
-    rows, channels, width = matrix.shape
-    step = channels // k
-    together = max(1, CHUNK_BYTES // (8 * rows * step * width))
-    for start in range(0, k, together):
-        stop = min(start + together, k)
-        piece = matrix[:, start * step : stop * step].to(torch.float64)
-        yield start, piece.reshape(rows, stop - start, -1).transpose(0, 1)
-
-
-def _leading_eigenvectors(grams: Tensor, j: int) -> Tensor:
-    """Orthonormal (b, n, j), for the j largest eigenvalues of (b, n, n), largest first."""
-    vectors: Tensor = torch.linalg.eigh(grams)[1][..., -j:].flip(-1)
+def _leading_eigenpairs(grams: Tensor, j: int) -> tuple[Tensor, Tensor]:
+    """The j largest eigenvalues (b, j), largest first, and orthonormal vectors (b, n, j)."""
+    size = grams.shape[-1]
+    if size <= _ALL_VECTORS:
+        values, vectors = torch.linalg.eigh(grams)
+        values, vectors = values[:, -j:].flip(-1), vectors[:, :, -j:].flip(-1)
+    else:
+        pairs = [_large_eigenpairs(gram, j) for gram in grams]
+        values = torch.stack([pair[0] for pair in pairs])
+        vectors = torch.stack([pair[1] for pair in pairs])
     peaks = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
-    return torch.where(peaks < 0, -vectors, vectors)
+    return values, torch.where(peaks < 0, -vectors, vectors)
 
 
-def _balance(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Give columns of left and rows of right the same norm; a zero product stays as it is."""
-    ratio = (left.norm(dim=1) / right.norm(dim=2)).sqrt()
-    scale = torch.where((ratio > 0) & ratio.isfinite(), ratio, torch.ones_like(ratio))
-    return left.div_(scale[:, None, :]), right.mul_(scale[:, :, None])
+def _large_eigenpairs(gram: Tensor, j: int) -> tuple[Tensor, Tensor]:
+    """Only what is needed, in the matrix's own memory: (j,) and (n, j), largest first.
+
+    A symmetric matrix is its own transpose, which is the order that LAPACK works in.
+    """
+    size = len(gram)
+    values, vectors = scipy.linalg.eigh(
+        gram.numpy().T,
+        subset_by_index=[size - j, size - 1],
+        driver="evr",
+        overwrite_a=True,
+        check_finite=False,
+    )
+    return torch.from_numpy(values).flip(-1), torch.from_numpy(vectors).flip(-1)
+
+
+def _balance(eigenvalues: Tensor) -> Tensor:
+    """√σ for each pair, as (b, 1, j): scaling by it gives both factors' vectors equal norms.
+
+    Pairs that are zero up to rounding are left as they are.
+    """
+    sigma = eigenvalues.clamp(min=0).sqrt()
+    negligible = sigma <= 1e-7 * sigma[:, :1]
+    return torch.where(negligible, torch.ones_like(sigma), sigma).sqrt()[:, None, :]

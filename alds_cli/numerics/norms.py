@@ -8,7 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.spectra import CHUNK_BYTES
+from alds_cli.numerics.grams import CHUNK_BYTES
 
 _DENSE_EIGENVALUES = 512
 """Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
@@ -27,11 +27,9 @@ def residual_norm(matrix: Tensor, left: Tensor, right: Tensor) -> float:
     size = rows if wide else channels * width
     gram = torch.zeros(size, size, dtype=torch.float64)
     blocks = _column_blocks(matrix, left, right) if wide else _row_blocks(matrix, left, right)
-    peak = 0.0
     for block in blocks:
-        peak = max(peak, block.abs().max().item())
-        gram += block @ block.mT if wide else block.mT @ block
-    return sqrt(max(_largest_eigenvalue(gram), 0.0)) if peak else 0.0
+        gram.addmm_(block, block.mT) if wide else gram.addmm_(block.mT, block)
+    return sqrt(max(_largest_eigenvalue(gram), 0.0))
 
 
 def _column_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
@@ -63,6 +61,8 @@ def _largest_eigenvalue(gram: Tensor) -> float:
     """Of a positive semidefinite matrix, to about 1e-12 relative."""
     if len(gram) <= _DENSE_EIGENVALUES:
         return float(torch.linalg.eigvalsh(gram)[-1])
+    if not gram.any():
+        return 0.0
     from scipy.sparse.linalg import eigsh  # noqa: PLC0415 - slow to import and seldom needed
 
     # A fixed start makes the result repeatable; the unequal entries keep it from being

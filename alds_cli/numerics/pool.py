@@ -12,22 +12,41 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Protocol
 
 import torch
+from threadpoolctl import threadpool_limits
+
+WORKING_MEMORY = 448 << 20
+"""Bytes for matrices in the making: enough to keep some cores busy with the largest layers
+of usual networks, and below what even a VGG16's own weights take."""
 
 Task = Callable[[], None]
 Spawn = Callable[[Task, int], None]
 """`spawn(task, nbytes)`: run the task soon, on any thread; it holds nbytes until done."""
-Job = Callable[[Spawn], None]
+
+
+class Job(Protocol):
+    """One layer's work; `nbytes` is what it holds itself while it runs."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of working memory, spawned tasks left out."""
+        ...
+
+    def __call__(self, spawn: Spawn) -> None:
+        """Do the work, splitting off pieces where that helps."""
+        ...
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[int]:
-    """Give torch one thread per operation inside the block; yields how many it had."""
+    """Give torch, NumPy and SciPy one thread per operation; yields how many torch had."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield threads
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield threads
     finally:
         torch.set_num_threads(threads)
 
@@ -35,15 +54,16 @@ def single_threaded_blas() -> Iterator[int]:
 def run_jobs(
     jobs: Sequence[Job],
     *,
-    memory: int = 512 << 20,
+    memory: int = WORKING_MEMORY,
     on_done: Callable[[int], None] | None = None,
 ) -> None:
     """Run all jobs, in their order as workers come free; tasks they spawn go first.
 
     Args:
         jobs: each is called with a `spawn` function for the pieces it splits off.
-        memory: bytes that spawned tasks may hold together; where a task would go beyond,
-            the thread that spawns it runs it at once.
+        memory: bytes that jobs and their tasks may hold together. A job that would go
+            beyond waits for others to end, unless it is alone; a task that would is run
+            at once by the thread that spawns it.
         on_done: called with a job's index, on the calling thread, when the job itself and
             all it spawned are finished.
 
@@ -74,6 +94,7 @@ class _Crew:
     def __init__(self, jobs: Sequence[Job], memory: int) -> None:
         self.failure: BaseException | None = None
         self._waiting = deque(enumerate(jobs))
+        self._running = 0
         self._spawned: deque[tuple[int, Task, int]] = deque()
         self._pending = [1] * len(jobs)  # the job itself plus what it spawned
         self._finished: deque[int] = deque()
@@ -117,13 +138,27 @@ class _Crew:
             while not self._stopped:
                 if self._spawned:
                     return self._spawned.popleft()
-                if self._waiting:
+                if self._waiting and self._admits(self._waiting[0][1].nbytes):
                     index, job = self._waiting.popleft()
-                    return index, partial(job, self._spawner(index)), 0
+                    self._free_memory -= job.nbytes
+                    self._running += 1
+                    return index, partial(self._run, job, index), 0
                 if not self._unfinished:
                     return None
                 self._changed.wait()
             return None
+
+    def _admits(self, nbytes: int) -> bool:
+        return nbytes <= self._free_memory or (self._running == 0 and not self._spawned)
+
+    def _run(self, job: Job, index: int) -> None:
+        try:
+            job(self._spawner(index))
+        finally:
+            with self._changed:
+                self._free_memory += job.nbytes
+                self._running -= 1
+                self._changed.notify_all()
 
     def _spawner(self, index: int) -> Spawn:
         def spawn(task: Task, nbytes: int) -> None:
@@ -146,7 +181,7 @@ class _Crew:
             if self._pending[index] == 0:
                 self._unfinished -= 1
                 self._finished.append(index)
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _fail(self, error: BaseException) -> None:
         with self._changed:

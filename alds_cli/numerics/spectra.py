@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alds_cli.numerics.grams import CHUNK_BYTES, slice_grams, slice_ranges
 from alds_cli.numerics.pool import Spawn
 from alds_cli.records import Curve, FloatArray
 
-CHUNK_BYTES = 32 << 20
-"""Gram matrices are formed for so many slices at a time as fit into this many bytes."""
+FAMILY_BYTES = 416 << 20
+"""Large Gram matrices are shared between numbers of slices only as far as this many bytes
+hold the sums in the making; beyond it the coarser ones are formed afresh."""
 
 _UNIT_ROUNDOFF = 2.0**-53
 
@@ -58,6 +60,12 @@ class SpectraJob:
     def work(self) -> float:
         """Estimated flops of the eigenvalues: Σ k · min(rows, columns / k)³."""
         return float(sum(k * values.shape[1] ** 3 for k, values in self._values.items()))
+
+    @property
+    def nbytes(self) -> int:
+        """What forming the Gram matrices takes at a time."""
+        largest = 8 * max(values.shape[1] for values in self._values.values()) ** 2
+        return CHUNK_BYTES + min(FAMILY_BYTES, 3 * largest)
 
     def __call__(self, spawn: Spawn) -> None:
         """Form the Gram matrices; each batch's eigenvalues become a task of their own."""
@@ -115,39 +123,32 @@ def _families(ordered: Sequence[int]) -> list[tuple[int, list[int]]]:
     return families
 
 
-def _slices(matrix: Tensor, k: int, start: int, stop: int, exponent: int) -> Tensor:
-    """Slices start … stop - 1 out of k in float64, scaled: (stop - start, rows, columns / k)."""
-    rows, channels, _ = matrix.shape
-    step = channels // k
-    piece = matrix[:, start * step : stop * step].to(torch.float64)
-    if exponent:
-        piece = torch.ldexp(piece, torch.tensor(-exponent))
-    return piece.reshape(rows, stop - start, -1).transpose(0, 1)
-
-
 def _summed_grams(
     matrix: Tensor, finest: int, others: Sequence[int], exponent: int
 ) -> Iterator[GramBatch]:
     """M Mᵀ of the finest slices; coarser k by adding up neighbours."""
     rows = matrix.shape[0]
-    together = max(1, CHUNK_BYTES // (8 * rows * rows))
-    if together >= finest:
-        pieces = _slices(matrix, finest, 0, finest, exponent)
-        grams = pieces @ pieces.mT
+    if finest * 8 * rows * rows <= CHUNK_BYTES:
+        grams = slice_grams(matrix, finest, 0, finest, exponent)
         for k in others:
             yield GramBatch(k, 0, grams.view(k, finest // k, rows, rows).sum(1))
         yield GramBatch(finest, 0, grams)
         return
-    sums = {k: torch.zeros(rows, rows, dtype=torch.float64) for k in others}
+    # One sum in the making for each of the others, the finest itself, and what its
+    # eigenvalues take.
+    room = max(0, FAMILY_BYTES // (8 * rows * rows) - 2)
+    alone, shared = others[room:], others[:room]
+    for k in alone:
+        for index in range(k):
+            yield GramBatch(k, index, slice_grams(matrix, k, index, index + 1, exponent))
+    sums: dict[int, Tensor] = {}
     for index in range(finest):
-        piece = _slices(matrix, finest, index, index + 1, exponent)[0]
-        gram = piece @ piece.mT
-        for k in others:
-            sums[k] += gram
+        gram = slice_grams(matrix, finest, index, index + 1, exponent)
+        for k in shared:
+            sums[k] = sums[k].add_(gram) if k in sums else gram.clone()
             if (index + 1) % (finest // k) == 0:
-                yield GramBatch(k, index // (finest // k), sums[k][None])
-                sums[k] = torch.zeros_like(gram)
-        yield GramBatch(finest, index, gram[None])
+                yield GramBatch(k, index // (finest // k), sums.pop(k))
+        yield GramBatch(finest, index, gram)
 
 
 def _blocked_grams(
@@ -155,11 +156,8 @@ def _blocked_grams(
 ) -> Iterator[GramBatch]:
     """Mᵀ M of the coarsest slices; finer k are blocks on their diagonals."""
     size = matrix.shape[1] * matrix.shape[2] // coarsest
-    together = max(1, CHUNK_BYTES // (8 * size * size))
-    for start in range(0, coarsest, together):
-        stop = min(start + together, coarsest)
-        pieces = _slices(matrix, coarsest, start, stop, exponent)
-        grams = pieces.mT @ pieces
+    for start, stop in slice_ranges(coarsest, 8 * size * size):
+        grams = slice_grams(matrix, coarsest, start, stop, exponent)
         for k in others:
             parts = k // coarsest
             blocks = grams.view(-1, parts, size // parts, parts, size // parts)

@@ -1,0 +1,75 @@
+"""Gram matrices of slices in float64, from weights of any type, a piece at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 32 << 20
+"""Weights are turned to float64 so many bytes at a time."""
+
+
+def slice_ranges(k: int, nbytes: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) over k slices, so many together as fit into a chunk at `nbytes` each."""
+    together = max(1, CHUNK_BYTES // nbytes)
+    for start in range(0, k, together):
+        yield start, min(start + together, k)
+
+
+def slice_blocks(
+    matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0
+) -> Iterator[tuple[slice, Tensor]]:
+    """Slices start … stop - 1 out of k in float64, in blocks that fit into a chunk.
+
+    A slice that is wider than high is cut along its columns, another along its rows, so
+    that the smaller Gram matrix of the slice is the sum of those of its blocks.
+
+    Args:
+        matrix: (rows, c, q) as `fold.fold` gives it, of any floating dtype.
+        k: number of slices, a divisor of c.
+        start: first slice.
+        stop: one past the last slice.
+        exponent: of the power of two that the entries are divided by.
+
+    Yields:
+        The range of the longer axis, and (stop - start, rows, columns / k) within it.
+    """
+    rows, channels, width = matrix.shape
+    step = channels // k
+    count = stop - start
+    piece = matrix[:, start * step : stop * step].view(rows, count, step, width)
+    if rows <= step * width:
+        together = max(1, CHUNK_BYTES // (8 * count * rows * width))
+        for first in range(0, step, together):
+            block = piece[:, :, first : first + together]
+            columns = slice(first * width, min(first + together, step) * width)
+            yield columns, _prepared(block, exponent)
+    else:
+        together = max(1, CHUNK_BYTES // (8 * count * step * width))
+        for first in range(0, rows, together):
+            block = piece[first : first + together]
+            yield slice(first, first + len(block)), _prepared(block, exponent)
+
+
+def _prepared(block: Tensor, exponent: int) -> Tensor:
+    """(rows, count, channels, q) as scaled float64 of shape (count, rows, channels · q)."""
+    moved = block.to(torch.float64).flatten(2).transpose(0, 1)
+    return torch.ldexp(moved, torch.tensor(-exponent)) if exponent else moved
+
+
+def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0) -> Tensor:
+    """The smaller Gram matrix of each slice: (stop - start, n, n), n = min(rows, columns / k).
+
+    M Mᵀ where a slice is at least as wide as high, else Mᵀ M. Arguments as `slice_blocks`.
+    """
+    rows, channels, width = matrix.shape
+    wide = rows <= channels // k * width
+    grams: Tensor | None = None
+    for _, block in slice_blocks(matrix, k, start, stop, exponent):
+        left, right = (block, block.mT) if wide else (block.mT, block)
+        grams = left @ right if grams is None else grams.baddbmm_(left, right)
+    if grams is None:
+        raise ValueError("a matrix needs at least one row and one channel")
+    return grams
