@@ -181,8 +181,8 @@ class Plan:
 class LayerReport:
     """What became of one layer.
 
-    `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written (0 for a kept layer),
-    `error_bound` what the error table had promised. `reason` tells why a layer was kept.
+    `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written, 0 for a kept layer and
+    None where nothing was carried out; `error_bound` what the error table had promised. `reason` tells why a layer was kept.
     """
 
     name: str
@@ -190,7 +190,7 @@ class LayerReport:
     params_before: int
     params_after: int
     choice: Choice | None = None
-    error: float = 0.0
+    error: float | None = 0.0
     error_bound: float = 0.0
     reason: str | None = None
 
@@ -218,9 +218,10 @@ class CompressionReport:
         return 1 - self.params_after / self.params_before
 
     @property
-    def max_relative_error(self) -> float:
-        """The largest true relative error over the layers."""
-        return max((layer.error for layer in self.layers), default=0.0)
+    def max_relative_error(self) -> float | None:
+        """The largest true relative error over the layers; None if they were not measured."""
+        errors = [layer.error for layer in self.layers]
+        return None if None in errors else max((e for e in errors if e is not None), default=0.0)
 
     @property
     def max_error_bound(self) -> float:

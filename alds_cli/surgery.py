@@ -254,7 +254,7 @@ def reshape_network(network: nn.Module, choices: Mapping[str, Choice]) -> None:
 
 
 def install_pair(
-    network: nn.Module, name: str, choice: Choice, weights: tuple[Tensor, Tensor]
+    network: nn.Module, name: str, choice: Choice, weights: tuple[Tensor, ...]
 ) -> None:
     """Replace one layer by the pair with these weights; the bias moves to the second half.
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from alds_cli.allocation import LayerOptions, alternating, minimax
 
-
 ANY_LEVEL = st.floats(0.001, 1.0)
 
 

@@ -1,0 +1,296 @@
+"""From a model file to a network that runs: what every verb starts with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli import architectures
+from alds_cli.checkpoint import Checkpoint, Document, name_variants, read_checkpoint
+from alds_cli.errors import ArchitectureError, BadWeightsError, OptionError
+from alds_cli.records import Architecture, Plan, Preprocessing
+from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_network
+
+logger = logging.getLogger(__name__)
+
+_WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(slots=True)
+class Network:
+    """A network that runs, with what is known about it.
+
+    `plan` tells which of its layers are pairs. `nbytes` is the size of the file it came
+    from, `source_hash` and `params_before` belong to the network that was once compressed,
+    `training` describes a retraining.
+    """
+
+    module: nn.Module
+    architecture: Architecture | None
+    plan: Plan
+    name: str = "network"
+    input_shape: tuple[int, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    nbytes: int | None = None
+    source_hash: str | None = None
+    params_before: int | None = None
+    training: Mapping[str, Any] | None = None
+
+    def document(self) -> Document:
+        """What an artefact holds beside the tensors.
+
+        Raises:
+            ArchitectureError: it is not known how to build the network.
+        """
+        if self.architecture is None:
+            raise ArchitectureError(
+                "a network of unknown architecture cannot be saved: nobody could load it",
+                tip="name what builds it: arch='package.module:factory'",
+            )
+        return Document(
+            architecture=self.architecture,
+            plan=Plan(
+                dict(self.plan.decomposed),
+                method=self.plan.method,
+                solver=self.plan.solver,
+                bound=self.plan.bound,
+                seed=self.plan.seed,
+            ),
+            input_shape=self.input_shape,
+            preprocessing=self.preprocessing,
+            source_hash=self.source_hash,
+            params_before=self.params_before,
+            training=self.training,
+        )
+
+
+def load_network(
+    source: str | Path,
+    *,
+    arch: Architecture | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    allow_pickle: bool = False,
+    state_key: str | None = None,
+    multiply_back: bool = False,
+) -> Network:
+    """Read a model file and build its network on the CPU, in evaluation mode.
+
+    Args:
+        source: a path, or `-` for standard input.
+        arch: how to build the network; None recognises it.
+        input_shape: of one sample, where it differs from the architecture's usual one.
+        allow_pickle: also load pickled code.
+        state_key: which entry of a training checkpoint to use.
+        multiply_back: turn the pairs of an artefact back into dense layers.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+        ArchitectureError: no network fits it, or not the one named.
+        BadWeightsError: weights are integers, NaN or infinite.
+    """
+    checkpoint = read_checkpoint(source, allow_pickle=allow_pickle, state_key=state_key)
+    if checkpoint.document is not None:
+        network = _open_artefact(checkpoint, checkpoint.document, arch, multiply_back)
+    else:
+        network = _open_state_dict(checkpoint, arch)
+    if input_shape is not None:
+        network.input_shape = tuple(input_shape)
+    _require_sound(network.module, checkpoint.name)
+    network.module.eval()
+    return network
+
+
+def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
+    """Wrap a network that is there already; its architecture is recognised if it can be."""
+    if arch is None:
+        try:
+            arch = architectures.recognise(_shapes(module.state_dict()))
+        except ArchitectureError as error:
+            logger.info("the network's architecture is not recognised: %s", error.message)
+    return _described(Network(module, arch, Plan({})))
+
+
+def _described(network: Network) -> Network:
+    """Fill in the architecture's input shape and preprocessing where nothing else says."""
+    arch = network.architecture
+    if arch is not None:
+        if network.input_shape is None:
+            network.input_shape = architectures.input_shape(arch, network.module)
+        if network.preprocessing is None:
+            network.preprocessing = architectures.default_preprocessing(arch)
+    return network
+
+
+def _open_artefact(
+    checkpoint: Checkpoint, document: Document, arch: Architecture | None, multiply_back: bool
+) -> Network:
+    if arch is not None and arch != document.architecture:
+        raise OptionError(
+            f"{checkpoint.name} says itself that it is {document.architecture}, not {arch}",
+            tip="leave out --arch",
+        )
+    arch = document.architecture
+    choices = document.plan.decomposed
+    module = architectures.build(arch, device="meta")
+    require_fitting(find_layers(module), choices)
+    reshape_network(module, choices)
+    tensors = checkpoint.tensors
+    architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
+    if multiply_back and choices:
+        module = architectures.build(arch, device="meta")
+        tensors = dense_state(module, tensors, choices)
+    _load_tensors(module, tensors, arch)
+    return _described(
+        Network(
+            module,
+            arch,
+            Plan({}) if multiply_back else document.plan,
+            name=checkpoint.name,
+            input_shape=document.input_shape,
+            preprocessing=document.preprocessing,
+            nbytes=checkpoint.nbytes,
+            source_hash=document.source_hash,
+            params_before=document.params_before,
+            training=None if multiply_back else document.training,
+        )
+    )
+
+
+def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Network:
+    if arch is None:
+        arch, tensors = _recognised(checkpoint)
+        logger.info("%s is %s", checkpoint.name, arch)
+        if doubt := architectures.caveat(arch):
+            logger.warning("%s", doubt)
+        module = architectures.build(arch, device="meta")
+    else:
+        module = architectures.build(arch, device="meta")
+        tensors = _matching(checkpoint, arch, module)
+    _load_tensors(module, tensors, arch)
+    return _described(
+        Network(module, arch, Plan({}), name=checkpoint.name, nbytes=checkpoint.nbytes)
+    )
+
+
+def _recognised(checkpoint: Checkpoint) -> tuple[Architecture, dict[str, Tensor]]:
+    """The architecture of the first spelling of the names that any network fits."""
+    first_error: ArchitectureError | None = None
+    for tensors in name_variants(checkpoint.tensors):
+        try:
+            arch = architectures.recognise(_shapes(tensors))
+        except ArchitectureError as error:
+            first_error = error  # the last spelling, without prefixes, is the most telling
+        else:
+            return arch, _renamed(arch, tensors)
+    raise ArchitectureError(
+        f"{checkpoint.name}: {first_error.message if first_error else 'it is empty'}",
+        tip=first_error.tip if first_error else None,
+    )
+
+
+def _matching(checkpoint: Checkpoint, arch: Architecture, module: nn.Module) -> dict[str, Tensor]:
+    """The spelling of the names that fits the network asked for."""
+    expected = _shapes(module.state_dict())
+    last: ArchitectureError | None = None
+    for variant in name_variants(checkpoint.tensors):
+        tensors = _renamed(arch, variant)
+        try:
+            architectures.require_match(arch, expected, _shapes(tensors))
+        except ArchitectureError as error:
+            last = error
+        else:
+            return tensors
+    raise ArchitectureError(
+        f"{checkpoint.name}: {last.message if last else 'it is empty'}",
+        tip=last.tip if last else None,
+    )
+
+
+def _renamed(arch: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = architectures.current_names(arch, tensors)
+    return {names[name]: tensor for name, tensor in tensors.items()}
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], arch: Architecture) -> None:
+    """Make the tensors the network's own, without copying; ties stay ties."""
+    ties = list(_ties(module))
+    module.load_state_dict(dict(tensors), strict=False, assign=True)
+    for first, *others in ties:
+        for name in others:
+            _set_parameter(module, name, module.get_parameter(first))
+    _fill_in_buffers(module, arch)
+
+
+def _ties(module: nn.Module) -> Iterator[list[str]]:
+    """Groups of names of one and the same parameter."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    yield from (group for group in names.values() if len(group) > 1)
+
+
+def _set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, own = name.rpartition(".")
+    setattr(module.get_submodule(owner), own, parameter)
+
+
+def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
+    """Buffers that no checkpoint need hold take the values of a fresh network."""
+    hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta]
+    if not hollow:
+        return
+    fresh = dict(architectures.build(arch).named_buffers())
+    for name in hollow:
+        owner, _, own = name.rpartition(".")
+        setattr(module.get_submodule(owner), own, fresh[name])
+
+
+def _require_sound(module: nn.Module, name: str) -> None:
+    """Refuse weights no arithmetic can be done with; all tensors concerned are named."""
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    parameters = {key for key, _ in module.named_parameters()}
+    wrong_type = [
+        f"{key} ({str(tensor.dtype).removeprefix('torch.')})"
+        for key, tensor in tensors.items()
+        if key in parameters and tensor.dtype not in _WEIGHT_TYPES
+    ]
+    if wrong_type:
+        raise BadWeightsError(
+            f"{name}: weights must be floating-point numbers, but {_listed(wrong_type)}",
+            tip="a quantised checkpoint must be converted back to floating point first",
+        )
+    not_finite = [
+        key
+        for key, tensor in tensors.items()
+        if tensor.is_floating_point() and not _is_finite(tensor)
+    ]
+    if not_finite:
+        raise BadWeightsError(
+            f"{name}: NaN or infinite values in {_listed(not_finite)}",
+            tip="the training diverged, or the file is damaged; use an earlier checkpoint",
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Without a mask as large as the tensor: extremes carry NaN and infinities along."""
+    if tensor.numel() == 0:
+        return True
+    low, high = torch.aminmax(tensor.detach())
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
