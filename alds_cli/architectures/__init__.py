@@ -9,6 +9,7 @@ from __future__ import annotations
 from alds_cli.architectures.building import build
 from alds_cli.architectures.caveats import caveat
 from alds_cli.architectures.inputs import default_preprocessing, input_shape
+from alds_cli.architectures.legacy import current_names
 from alds_cli.architectures.matching import require_match
 from alds_cli.architectures.naming import known_names, parse_architecture
 from alds_cli.architectures.recognition import recognise
@@ -16,6 +17,7 @@ from alds_cli.architectures.recognition import recognise
 __all__ = [
     "build",
     "caveat",
+    "current_names",
     "default_preprocessing",
     "input_shape",
     "known_names",

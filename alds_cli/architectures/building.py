@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from alds_cli.architectures import from_factory, from_timm, from_torchvision
-from alds_cli.architectures.skeleton import SkeletonMode
+from alds_cli.architectures.skeleton import SkeletonMode, materialise
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
-from alds_cli.records import Architecture, ArgumentValue
-
-_Constructor = Callable[[str, Mapping[str, ArgumentValue]], nn.Module]
+from alds_cli.records import Architecture
 
 
-def build(architecture: Architecture, *, device: str = "cpu") -> nn.Module:
-    """Build the network, freshly initialised, in training mode, without any download.
+def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:
+    """Build the network, in training mode, without any download.
 
     Args:
         architecture: what to build.
@@ -26,6 +25,9 @@ def build(architecture: Architecture, *, device: str = "cpu") -> nn.Module:
             shapes, not for being filled, because buffers that a checkpoint may lack
             have lost their values there. A `module:factory` is called as it is and
             moved afterwards.
+        initialise: False leaves parameters at whatever their memory held, which saves
+            most of the time where all of them are loaded next (`require_match` sees to
+            that); buffers get their values. A `module:factory` is called as it is.
 
     Raises:
         ArchitectureError: there is no such network, or its constructor or factory
@@ -35,35 +37,46 @@ def build(architecture: Architecture, *, device: str = "cpu") -> nn.Module:
     with warnings.catch_warnings():
         # What constructors deprecate concerns their authors, not the user of a checkpoint.
         warnings.simplefilter("ignore")
-        return _construct(architecture, skeleton=device == "meta").to(device)
+        return _construct(architecture, _mode(device, initialise)).to(device)
 
 
-def _construct(architecture: Architecture, *, skeleton: bool) -> nn.Module:
+def _mode(device: str, initialise: bool) -> SkeletonMode | None:
+    if device == "meta":
+        return SkeletonMode()
+    return None if initialise else SkeletonMode(keep_values=True)
+
+
+def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Module:
     name, arguments = architecture.name, architecture.arguments
     if name in ZOO:
-        return _guarded(lambda _, given: ZOO[name].factory(**given), architecture, skeleton)
-    if name.startswith(from_timm.PREFIX):
-        return _guarded(from_timm.construct, architecture, skeleton)
-    if ":" in name:
+        make = partial(ZOO[name].factory, **arguments)
+    elif name.startswith(from_timm.PREFIX):
+        make = partial(from_timm.construct, name.removeprefix(from_timm.PREFIX), arguments)
+    elif ":" in name:
         return from_factory.construct(name, arguments)
-    return _guarded(from_torchvision.construct, architecture, skeleton)
-
-
-def _guarded(construct: _Constructor, architecture: Architecture, skeleton: bool) -> nn.Module:
-    """Call a constructor; what it raises becomes an `ArchitectureError`."""
-    name = architecture.name.removeprefix(from_timm.PREFIX)
-    if skeleton:
-        try:
-            with SkeletonMode():
-                return construct(name, architecture.arguments)
-        except Exception:  # noqa: BLE001, S110 - some constructors need values; see below
-            pass
+    else:
+        make = partial(from_torchvision.construct, name, arguments)
     try:
-        return construct(name, architecture.arguments)
+        return make() if mode is None else _within(mode, make)
     except AldsError:
         raise
+    # Constructors raise whatever their code runs into when an argument makes no sense.
     except Exception as error:
         raise ArchitectureError(
             f"{architecture} cannot be built: {type(error).__name__}: {error}",
             tip="constructor arguments are given as --arch-arg name=value",
         ) from error
+
+
+def _within(mode: SkeletonMode, make: Callable[[], nn.Module]) -> nn.Module:
+    """Call a constructor within `mode`, or without where it computes with what that withholds."""
+    try:
+        with mode:
+            network = make()
+        if mode.keeps_values:
+            materialise(network)
+    except AldsError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever it was, the plain call shows what is the user's
+        return make()
+    return network

@@ -73,7 +73,7 @@ def _import_failed(name: str, module_name: str, error: BaseException) -> Archite
     )
 
 
-def _find(name: str, module: object, attribute: str) -> Any:  # noqa: ANN401 - the user's object
+def _find(name: str, module: object, attribute: str) -> Any:
     found = module
     for part in attribute.split("."):
         try:
@@ -89,7 +89,7 @@ def _find(name: str, module: object, attribute: str) -> Any:  # noqa: ANN401 - t
     return found
 
 
-def _call(factory: Any, architecture: Architecture) -> object:  # noqa: ANN401 - the user's
+def _call(factory: Any, architecture: Architecture) -> object:
     try:
         return factory(**architecture.arguments)
     # The user's code may raise anything, and none of it is this tool's traceback.

@@ -94,7 +94,7 @@ def _all_weights(name: str) -> list[Any]:
     return list(from_torchvision.models().get_model_weights(name))
 
 
-def _weights_for(name: str, arguments: Mapping[str, ArgumentValue]) -> Any:  # noqa: ANN401 - torchvision is untyped
+def _weights_for(name: str, arguments: Mapping[str, ArgumentValue]) -> Any:
     """The default weights; for a vision transformer those made for its image size."""
     default = from_torchvision.models().get_model_weights(name).DEFAULT
     if not name.startswith("vit_"):

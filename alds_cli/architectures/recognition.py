@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from alds_cli.architectures.building import build
 from alds_cli.architectures.index import Entry, load_index
+from alds_cli.architectures.legacy import renamed
 from alds_cli.architectures.matching import command_line, compare
 from alds_cli.architectures.signature import Shapes, needed, tokens
 from alds_cli.architectures.suggestions import NAMING_TIP
@@ -21,7 +22,8 @@ def recognise(shapes: Shapes) -> Architecture:
     Looks it up in the package's index; nothing is built. Only entries that a checkpoint
     must have are compared: `num_batches_tracked` and buffers of relative positions may
     be there or not. Arguments are given only where they differ from the builder's
-    defaults.
+    defaults. Names of torchvision's older files count as what they are called today
+    (`current_names`).
 
     The index holds torchvision's and the built-in networks, so where another library's
     network has the very same entries (as many of timm's ResNets have), the answer is
@@ -34,7 +36,8 @@ def recognise(shapes: Shapes) -> Architecture:
         ArchitectureError: no known network fits, and the message lists the nearest with
             what differs; or several do, and the message lists them.
     """
-    entries = needed(shapes)
+    today = renamed(shapes)
+    entries = needed({today[name]: shape for name, shape in shapes.items()})
     if not entries:
         raise ArchitectureError("the checkpoint holds no weights to recognise a network by")
     found = load_index().matches(entries)
@@ -60,10 +63,11 @@ class _Candidate:
     matching: float
     named: float
 
-    def rank(self, tensors: int) -> tuple[float, float, str]:
+    def rank(self, tensors: int) -> tuple[float, str]:
         """Sort key, nearest first: what both share relative to what both have."""
         share = self.entry.tensors / (self.entry.tensors + tensors)
-        return (-self.matching * share, -self.named * share, self.entry.name)
+        # A name alone counts half: a narrower network of the same make is near, too.
+        return (-(self.matching + self.named) * share, self.entry.name)
 
 
 def _nearest(entries: Shapes) -> list[_Candidate]:
@@ -105,4 +109,8 @@ def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
     except AldsError:  # an installed torchvision of another age; the list above stands
         return []
     expected = needed({name: tuple(tensor.shape) for name, tensor in state.items()})
-    return [f"compared with {architecture}:", str(compare(expected, entries))]
+    same = sum(entries.get(name) == shape for name, shape in expected.items())
+    return [
+        f"compared with {architecture}, {same} of whose {len(expected)} tensors match:",
+        str(compare(expected, entries)),
+    ]

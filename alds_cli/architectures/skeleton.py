@@ -1,4 +1,4 @@
-"""Building a network for its names and shapes alone."""
+"""Building a network whose values will come from elsewhere, or are not wanted at all."""
 
 from __future__ import annotations
 
@@ -6,18 +6,29 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 
 
 class SkeletonMode(TorchFunctionMode):
-    """Within it, parameters come to be on the meta device: no memory, no initialisation.
+    """Within it, tensors come to be on the meta device: no memory, no initialisation.
 
-    Only the functions that allocate parameters are redirected. `torch.device("meta")`
-    would take `torch.arange` and its like along, with which some constructors (RegNet,
+    Only functions that allocate parameters are redirected. `torch.device("meta")` would
+    take `torch.arange` and its like along, with which some constructors (RegNet,
     stochastic depth) compute widths and rates that they need as numbers.
+
+    Args:
+        keep_values: redirect `torch.empty` alone. Its values are nobody's until they are
+            drawn, so it is parameters that are redirected, while buffers and constants
+            get theirs. For `materialise`.
     """
+
+    def __init__(self, *, keep_values: bool = False) -> None:
+        super().__init__()
+        self.keeps_values = keep_values
+        self._redirected = frozenset({torch.empty}) if keep_values else _ALLOCATORS
 
     def __torch_function__(
         self,
@@ -25,10 +36,32 @@ class SkeletonMode(TorchFunctionMode):
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - the hook's own signature
+    ) -> Any:
         """Send the call of `func` to the meta device if it allocates."""
         del types
         keywords = dict(kwargs or {})
-        if func in _ALLOCATORS and keywords.get("device") is None:
+        if func in self._redirected and keywords.get("device") is None:
             keywords["device"] = "meta"
         return func(*args, **keywords)
+
+
+def materialise(network: nn.Module) -> None:
+    """Give the parameters on the meta device memory on the CPU, with arbitrary values.
+
+    Parameters that modules share stay shared.
+
+    Raises:
+        ValueError: a buffer is on the meta device, so its value is lost.
+    """
+    lost = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    if lost:
+        raise ValueError(f"the values of {', '.join(lost)} were not computed")
+    replaced: dict[int, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if not parameter.is_meta:
+                continue
+            if id(parameter) not in replaced:
+                memory = torch.empty_like(parameter, device="cpu")
+                replaced[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
+            setattr(module, name, replaced[id(parameter)])
