@@ -132,7 +132,7 @@ class NeedsValues(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(4, 4)
-        self.attention = nn.MultiheadAttention(4, 1, batch_first=True)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x):
         if float(x.sum()) >= 0:

@@ -171,6 +171,25 @@ def test_the_seed_decides_and_the_global_generator_is_untouched(dataset):
     assert not same(one, other)
 
 
+class Drawing(nn.Module):
+    """Notes what its layers would draw from the global generator."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers, self.drawn = network(), []
+
+    def forward(self, x):
+        self.drawn.append(torch.rand(()).item())
+        return self.layers(x)
+
+
+def test_dropout_draws_anew_in_every_epoch(dataset):
+    first, second = Drawing(), Drawing()
+    train(first, dataset)
+    train(second, dataset, replace(SETTINGS, seed=1))
+    assert len(set(first.drawn + second.drawn)) == 2 * 3 * 4
+
+
 def test_workers_do_not_change_the_result(dataset):
     settings = replace(SETTINGS, epochs=1, augmentation="resized-crop-flip")
     one, two = network(), network()
@@ -266,6 +285,30 @@ def test_divergence_is_told_with_epoch_step_and_rate(dataset, lr):
     assert module[0].weight.dtype == torch.float16
     assert not any(part.training for part in module.modules())
     assert all(t.isfinite().all() for state in states for t in state.model.values())
+
+
+def test_divergence_is_noticed_at_the_step_it_shows(dataset):
+    class Failing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers, self.step = network(), 0
+
+        def forward(self, x):
+            self.step += 1
+            return self.layers(x) * (math.nan if self.step == 6 else 1)
+
+    module = Failing()
+    with pytest.raises(ContractError, match=r"epoch 2, step 2, at a learning rate of 0\.02"):
+        train(module, dataset)
+    assert module.step == 6
+
+
+def test_an_epochs_last_update_is_checked_before_its_state_is_kept(dataset):
+    settings = RetrainSettings(epochs=1, batch_size=65, lr=3e38, momentum=0, weight_decay=1e30)
+    states = []
+    with pytest.raises(ContractError, match="epoch 1, step 1"):
+        train(network(), dataset, settings, on_epoch_end=states.append)
+    assert not states
 
 
 @pytest.mark.parametrize(
