@@ -11,9 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.allocation import BOUNDS, layer_options
+from alds_cli.allocation import (
+    DEFAULT_DEFINITION,
+    ERROR_DEFINITIONS,
+    error_bounds,
+    layer_options,
+)
 from alds_cli.errors import OptionError, RatioUnreachableError
-from alds_cli.methods import METHODS
+from alds_cli.methods import method_named
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.numerics.factors import low_rank_factors
@@ -94,7 +99,7 @@ def plan_for_ratio(
     *,
     method: str = "alds",
     solver: str = "exact",
-    bound: str = "sum",
+    bound: str = DEFAULT_DEFINITION,
     seed: int = 0,
 ) -> Plan:
     """Choose for every layer so that at least `ratio` of all parameters are removed.
@@ -106,17 +111,16 @@ def plan_for_ratio(
         ratio: see `parse_ratio`.
         method: a key of `methods.METHODS`.
         solver: one of the method's.
-        bound: the error definition, a key of `allocation.BOUNDS`.
+        bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`.
         seed: for what draws random numbers.
 
     Raises:
         OptionError: a name is unknown.
         RatioUnreachableError: even the smallest network removes less.
     """
-    _require_known("method", method, METHODS)
-    chosen = METHODS[method]
+    chosen = method_named(method)
     _require_known("solver", solver, chosen.solvers)
-    _require_known("bound", bound, BOUNDS)
+    _require_known("bound", bound, ERROR_DEFINITIONS)
     own = [replace(tables.layers[n], spec=s) for n, s in specs.items() if s.reason is None]
     total = count_parameters(module)
     fixed = total - sum(table.spec.weight_params for table in own)
@@ -228,7 +232,13 @@ def layer_reports(
 ) -> list[LayerReport]:
     """What becomes of every layer; without measured errors the bounds stand alone."""
     return [
-        _report(spec, tables, plan.choices.get(name), plan.bound or "sum", (errors or {}).get(name))
+        _report(
+            spec,
+            tables,
+            plan.choices.get(name),
+            plan.bound or DEFAULT_DEFINITION,
+            (errors or {}).get(name),
+        )
         for name, spec in specs.items()
     ]
 
@@ -243,9 +253,7 @@ def _report(
     if choice is None:
         reason = spec.reason or _why_kept(spec, tables)
         return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
-    table = tables.layers[spec.name]
-    norm = table.norms[choice.scheme]
-    absolute = float(BOUNDS[bound](table.curves[choice.scheme, choice.k], choice.k)[choice.j])
+    bounds = error_bounds(tables.layers[spec.name], choice.scheme, choice.k, bound)
     bias = spec.params - spec.weight_params
     return LayerReport(
         spec.name,
@@ -254,7 +262,7 @@ def _report(
         pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j) + bias,
         choice=choice,
         error=error,
-        error_bound=absolute / norm if norm > 0 else 0.0,
+        error_bound=float(bounds[choice.j]),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +294,19 @@ def _is_finite(tensor: Tensor) -> bool:
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
+
+
+def densified(network: Network) -> Network:
+    """The network with its pairs multiplied back into dense layers.
+
+    Raises:
+        ArchitectureError: it is not known how to build the dense network.
+    """
+    choices = network.plan.decomposed
+    if not choices:
+        return network
+    arch = network.document().architecture
+    module = architectures.build(arch, device="meta")
+    _load_tensors(module, dense_state(module, network.module.state_dict(), choices), arch)
+    module.train(network.module.training)
+    return replace(network, module=module, plan=Plan({}), training=None)

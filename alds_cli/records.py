@@ -163,13 +163,18 @@ class ErrorTable:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One choice per layer (None keeps it), and how the plan came about."""
+    """One choice per layer (None keeps it), and how the plan came about.
+
+    `bound` names the error definition whose maximum over the layers was minimised;
+    `objective` is that maximum.
+    """
 
     choices: Mapping[str, Choice | None]
     method: str = "manual"
     solver: str | None = None
     bound: str | None = None
     seed: int | None = None
+    objective: float | None = None
 
     @property
     def decomposed(self) -> dict[str, Choice]:
@@ -182,7 +187,8 @@ class LayerReport:
     """What became of one layer.
 
     `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written, 0 for a kept layer and
-    None where nothing was carried out; `error_bound` what the error table had promised. `reason` tells why a layer was kept.
+    None where nothing was carried out; `error_bound` a proven bound on it from the error
+    table. `reason` tells why a layer was kept.
     """
 
     name: str
@@ -197,7 +203,10 @@ class LayerReport:
 
 @dataclass(frozen=True, slots=True)
 class CompressionReport:
-    """The result of one compression; `ratio` is the fraction of parameters removed."""
+    """The result of one compression; `ratio` is the fraction of parameters removed.
+
+    `objective` is the largest value of what the allocation minimised, `bound` its name.
+    """
 
     method: str
     solver: str | None
@@ -211,6 +220,7 @@ class CompressionReport:
     layers: Sequence[LayerReport]
     seconds: Mapping[str, float]
     bytes_after: int | None = None
+    objective: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -225,7 +235,7 @@ class CompressionReport:
 
     @property
     def max_error_bound(self) -> float:
-        """The largest tabled error bound over the layers."""
+        """The largest proven error bound over the layers."""
         return max((layer.error_bound for layer in self.layers), default=0.0)
 
 

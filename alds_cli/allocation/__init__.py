@@ -2,6 +2,22 @@
 
 from alds_cli.allocation.alternating import alternating
 from alds_cli.allocation.minimax import minimax
-from alds_cli.allocation.options import BOUNDS, LayerOptions, layer_options
+from alds_cli.allocation.options import (
+    DEFAULT_DEFINITION,
+    ERROR_DEFINITIONS,
+    PROVEN_BOUNDS,
+    LayerOptions,
+    error_bounds,
+    layer_options,
+)
 
-__all__ = ["BOUNDS", "LayerOptions", "alternating", "layer_options", "minimax"]
+__all__ = [
+    "DEFAULT_DEFINITION",
+    "ERROR_DEFINITIONS",
+    "PROVEN_BOUNDS",
+    "LayerOptions",
+    "alternating",
+    "error_bounds",
+    "layer_options",
+    "minimax",
+]

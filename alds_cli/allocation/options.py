@@ -10,39 +10,73 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alds_cli.numerics.costs import pair_params
-from alds_cli.records import Choice, Curve, FloatArray, IntArray, LayerTable
+from alds_cli.records import Choice, FloatArray, IntArray, LayerTable
 
 
-def _sum_bound(curve: Curve, _: int) -> FloatArray:
+def _sum_bound(table: LayerTable, scheme: int, k: int) -> FloatArray:
     """sqrt(Σ_i σ²_{i,j+1}): the norm of a row of blocks is at most that of their norms."""
-    return np.sqrt(curve.sum_squares)
+    return _relative(np.sqrt(table.curves[scheme, k].sum_squares), table.norms[scheme])
 
 
-def _theorem1_bound(curve: Curve, k: int) -> FloatArray:
+def _theorem1_bound(table: LayerTable, scheme: int, k: int) -> FloatArray:
     """√k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
-    return float(np.sqrt(k)) * curve.largest
+    return _relative(np.sqrt(k) * table.curves[scheme, k].largest, table.norms[scheme])
 
 
-def _published_code_bound(curve: Curve, _: int) -> FloatArray:
+def _published_code(table: LayerTable, scheme: int, k: int) -> FloatArray:
     """max_i σ_{i,j+1}, as the paper's published code has it: not a bound for k > 1."""
-    return curve.largest
+    return _relative(table.curves[scheme, k].largest, table.norms[scheme])
 
 
-BOUNDS: Mapping[str, Callable[[Curve, int], FloatArray]] = MappingProxyType(
+def _density(table: LayerTable, scheme: int, k: int) -> FloatArray:
+    """sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · (k·rows + columns))): what the next parameter would save.
+
+    One more rank in every slice costs k·rows + columns parameters and takes Σ_i σ²_{i,j+1}
+    from the squared Frobenius error. Where the sum over the layers of their relative
+    squared errors is least for a given size, no layer's parameters save more than
+    another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
+    its maximum brings that about. It is not a bound on any error.
+    """
+    curve = table.curves[scheme, k]
+    unit = pair_params(table.spec.weight_shape, scheme, k, 1)
+    energy = float(curve.tail_energy[0])
+    return np.sqrt(_relative(curve.sum_squares / unit, energy))
+
+
+def _relative(values: FloatArray, whole: float) -> FloatArray:
+    """A layer that is zero altogether loses nothing."""
+    return values / whole if whole > 0 else np.zeros_like(values)
+
+
+ErrorDefinition = Callable[[LayerTable, int, int], FloatArray]
+
+ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
     {
+        "density": _density,
         "sum": _sum_bound,
         "theorem1": _theorem1_bound,
-        "published-code": _published_code_bound,
+        "published-code": _published_code,
     }
 )
-"""Error definitions by name: absolute ‖W − Ŵ‖₂ for j = 0 … J from a curve and its k."""
+"""What an allocation may minimise the maximum of, for ranks j = 0 … J of (scheme, k)."""
+
+DEFAULT_DEFINITION = "density"
+
+PROVEN_BOUNDS = ("sum", "theorem1")
+"""The definitions that are upper bounds on ‖W − Ŵ‖₂ / ‖W‖₂."""
+
+
+def error_bounds(table: LayerTable, scheme: int, k: int, definition: str) -> FloatArray:
+    """A proven bound on the relative error for j = 0 … J: the definition's own, or `sum`."""
+    proven = definition if definition in PROVEN_BOUNDS else "sum"
+    return ERROR_DEFINITIONS[proven](table, scheme, k)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerOptions:
     """Every option of one layer; the one that keeps it, with error 0, is always among them.
 
-    `costs` (n,) counts parameters, `errors` (n,) is relative, `choices` (n, 3) holds
+    `costs` (n,) counts parameters, `errors` (n,) is what is minimised, `choices` (n, 3) holds
     (scheme, k, j), or zeros for keeping the layer.
     """
 
@@ -62,13 +96,13 @@ class LayerOptions:
 
 
 def layer_options(
-    table: LayerTable, *, bound: str = "sum", schemes: Sequence[int] = (0,)
+    table: LayerTable, *, bound: str = DEFAULT_DEFINITION, schemes: Sequence[int] = (0,)
 ) -> LayerOptions:
     """All options of a layer that shrink it, and the one that keeps it (error 0).
 
     Args:
         table: the layer's error table.
-        bound: the error definition, a key of `BOUNDS`.
+        bound: the error definition, a key of `ERROR_DEFINITIONS`.
         schemes: folding schemes to offer; those the table lacks are passed over.
     """
     size = table.spec.weight_params
@@ -80,10 +114,8 @@ def layer_options(
         ranks = np.arange(1, min(len(curve.largest), -(-size // unit)))
         if not len(ranks):
             continue
-        norm = table.norms[scheme]
-        absolute = BOUNDS[bound](curve, k)[ranks]
         costs.append(unit * ranks)
-        errors.append(absolute / norm if norm > 0 else np.zeros(len(ranks)))
+        errors.append(ERROR_DEFINITIONS[bound](table, scheme, k)[ranks])
         choices.append(np.stack([np.full_like(ranks, scheme), np.full_like(ranks, k), ranks], 1))
     return LayerOptions(
         table.spec.name, np.concatenate(costs), np.concatenate(errors), np.concatenate(choices)

@@ -13,6 +13,7 @@ from alds_cli.checkpoint.tables import (
     store_cached,
     write_table,
 )
+from alds_cli.checkpoint.training import read_state, state_path, write_state
 from alds_cli.checkpoint.unwrapping import name_variants
 from alds_cli.checkpoint.writing import write_artefact
 
@@ -28,11 +29,14 @@ __all__ = [
     "plan_to_json",
     "read_checkpoint",
     "read_plan",
+    "read_state",
     "read_table",
     "replacing",
     "require_writable",
+    "state_path",
     "store_cached",
     "write_artefact",
     "write_plan",
+    "write_state",
     "write_table",
 ]

@@ -149,7 +149,7 @@ def _refuse_other_archives(path: Path, name: str) -> None:
         raise CheckpointError(f"{name} is a zip archive, but not a PyTorch checkpoint")
 
 
-def _torch_load(path: Path, name: str, *, allow_pickle: bool, mapped: bool) -> Any:  # noqa: ANN401
+def _torch_load(path: Path, name: str, *, allow_pickle: bool, mapped: bool) -> Any:
     """`torch.load`, every failure of which becomes an error that says what to do."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):

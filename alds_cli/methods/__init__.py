@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from alds_cli.errors import OptionError
 from alds_cli.methods import alds
 from alds_cli.records import LayerTable, Plan
 
-__all__ = ["METHODS", "Method", "Planner"]
+__all__ = ["METHODS", "Method", "Planner", "method_named"]
 
 
 class Planner(Protocol):
@@ -47,3 +48,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
     }
 )
+
+
+def method_named(name: str) -> Method:
+    """Look a method up.
+
+    Raises:
+        OptionError: there is none of that name.
+    """
+    if name not in METHODS:
+        raise OptionError(f"unknown method '{name}'", tip=f"choose from {', '.join(METHODS)}")
+    return METHODS[name]

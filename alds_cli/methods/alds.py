@@ -35,7 +35,7 @@ def plan(tables: Sequence[LayerTable], budget: int, *, solver: str, bound: str, 
         tables: the error tables of the layers that may be decomposed.
         budget: how many weights those layers may have together.
         solver: a key of `SOLVERS`.
-        bound: the error definition, a key of `allocation.BOUNDS`.
+        bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`.
         seed: for solvers that draw random numbers.
 
     Raises:

@@ -1,0 +1,30 @@
+"""What the commands and notebooks call: files or networks in, results out.
+
+Every function takes a model as a path (`-` is standard input), as a `Network` or as an
+`nn.Module`. A module that is handed in is never changed.
+"""
+
+from alds_cli.api.compressing import CompressionResult, compress
+from alds_cli.api.evaluating import EvaluationResult, Measured, evaluate
+from alds_cli.api.inspecting import Inspection, inspect
+from alds_cli.api.models import Model, Source, load, save
+from alds_cli.api.profiling import ProfileResult, profile
+from alds_cli.api.retraining import RetrainResult, retrain
+
+__all__ = [
+    "CompressionResult",
+    "EvaluationResult",
+    "Inspection",
+    "Measured",
+    "Model",
+    "ProfileResult",
+    "RetrainResult",
+    "Source",
+    "compress",
+    "evaluate",
+    "inspect",
+    "load",
+    "profile",
+    "retrain",
+    "save",
+]

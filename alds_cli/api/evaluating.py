@@ -1,0 +1,137 @@
+"""Quality and footprint of a network, beside another one if asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from alds_cli import evaluation
+from alds_cli.api.models import AS_IT_IS, Model, Source, open_network
+from alds_cli.datasets import Batches, LabelledImages, open_dataset
+from alds_cli.errors import OptionError
+from alds_cli.loading import Network
+from alds_cli.numerics.counting import count_parameters, trace
+from alds_cli.records import (
+    Evaluation,
+    Footprint,
+    Latency,
+    Preprocessing,
+    ProgressCallback,
+    ProgressEvent,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One network: its quality on the data and what it costs."""
+
+    quality: Evaluation
+    footprint: Footprint
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """A network measured, and perhaps another one beside it under the same conditions."""
+
+    model: Measured
+    baseline: Measured | None
+    preprocessing: Preprocessing
+    device: str
+
+
+def evaluate(
+    model: Model,
+    data: str | LabelledImages,
+    source: Source = AS_IT_IS,
+    *,
+    baseline: Model | None = None,
+    baseline_source: Source = AS_IT_IS,
+    preprocessing: Preprocessing | None = None,
+    download: bool = False,
+    batch_size: int = 256,
+    workers: int = 0,
+    latency: bool = True,
+    latency_batch_size: int = 1,
+    device: str | None = None,
+    progress: ProgressCallback | None = None,
+) -> EvaluationResult:
+    """Measure accuracy, loss, parameters, MACs, bytes and latency.
+
+    Args:
+        model: the network.
+        data: labelled images, or a spec such as `tensors:FILE`.
+        source: how to read the model's file.
+        baseline: a network to set beside it, on the same images, prepared the same way.
+        baseline_source: how to read the baseline's file.
+        preprocessing: from an image to the input; None is what the model's file says.
+        download: fetch a published set that is not there.
+        batch_size: images in a forward pass.
+        workers: threads that decode image files.
+        latency: time forward passes too; both networks take turns.
+        latency_batch_size: samples in a timed forward pass.
+        device: where to compute; None is CUDA where present.
+        progress: told how far it is; tasks `evaluate` and `baseline`.
+
+    Raises:
+        DataError: the data cannot be used, or not with this network.
+        AldsError: a model cannot be read.
+    """
+    place = evaluation.pick_device(device)
+    networks = {"evaluate": open_network(model, source)}
+    if baseline is not None:
+        networks["baseline"] = open_network(baseline, baseline_source)
+    prepared = preprocessing or networks["evaluate"].preprocessing
+    if prepared is None:
+        raise OptionError(
+            "how images become this network's input is not known",
+            tip="--preprocess NAME, or --mean and --std",
+        )
+    images = open_dataset(data, split="test", download=download) if isinstance(data, str) else data
+    batches = Batches(images, prepared, batch_size=batch_size, workers=workers)
+    for network in networks.values():
+        network.module.to(place)
+    qualities = {
+        task: evaluation.evaluate(
+            network.module, batches, device=place, progress=_renamed(progress, task)
+        )
+        for task, network in networks.items()
+    }
+    times = (
+        evaluation.measure_latency(
+            {task: network.module for task, network in networks.items()},
+            batches.input_shape,
+            batch_size=latency_batch_size,
+            device=place,
+        )
+        if latency
+        else {}
+    )
+    measured = {
+        task: Measured(qualities[task], _footprint(network, batches.input_shape, times.get(task)))
+        for task, network in networks.items()
+    }
+    return EvaluationResult(
+        measured["evaluate"], measured.get("baseline"), prepared, _device_name(place)
+    )
+
+
+def _footprint(
+    network: Network, input_shape: tuple[int, ...], latency: Latency | None
+) -> Footprint:
+    macs = trace(network.module, input_shape).macs
+    return Footprint(count_parameters(network.module), macs, network.nbytes, latency)
+
+
+def _renamed(progress: ProgressCallback | None, task: str) -> ProgressCallback | None:
+    if progress is None:
+        return None
+
+    def forward(event: ProgressEvent) -> None:
+        progress(ProgressEvent(task, event.done, event.total, event.figures))
+
+    return forward
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)

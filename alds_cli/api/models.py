@@ -1,0 +1,138 @@
+"""Models in and out: the source of a network, loading it, saving it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from alds_cli import architectures
+from alds_cli.checkpoint import require_writable, write_artefact
+from alds_cli.errors import OptionError
+from alds_cli.loading import Network, densified, load_network, network_of
+from alds_cli.numerics.counting import Trace, trace
+from alds_cli.records import Architecture, ArgumentValue
+
+Model = str | Path | Network | nn.Module
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How to read a model file, where that is not plain.
+
+    `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
+    `input_shape` that of one sample; `state_key` the entry of a training checkpoint;
+    `allow_pickle` permits code in the file to run.
+    """
+
+    arch: str | None = None
+    arch_args: Mapping[str, ArgumentValue] | Sequence[str] = ()
+    input_shape: tuple[int, ...] | None = None
+    state_key: str | None = None
+    allow_pickle: bool = False
+
+    def architecture(self) -> Architecture | None:
+        """The architecture asked for; None where it is to be recognised.
+
+        Raises:
+            ArchitectureError: there is none of that name.
+            OptionError: arguments are given, but no name.
+        """
+        if self.arch is None:
+            if self.arch_args:
+                raise OptionError(
+                    "arguments of an architecture are given, but not which",
+                    tip="--arch NAME --arch-arg KEY=VALUE",
+                )
+            return None
+        if isinstance(self.arch_args, Mapping):
+            return replace(
+                architectures.parse_architecture(self.arch), arguments=dict(self.arch_args)
+            )
+        return architectures.parse_architecture(self.arch, self.arch_args)
+
+
+AS_IT_IS = Source()
+
+
+def load(path: str | Path, **source: Any) -> nn.Module:
+    """The network in a model file, ready to run, on the CPU and in evaluation mode.
+
+    Artefacts become networks of plain `torch.nn` modules.
+
+    Args:
+        path: any file the commands take.
+        source: fields of `Source` where the file needs them, e.g. `arch="resnet18"`.
+
+    Raises:
+        AldsError: the file cannot be read, or no network fits it.
+    """
+    return open_network(path, Source(**source)).module
+
+
+def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
+    """Write a network as an artefact; returns the number of bytes.
+
+    Args:
+        model: a `Network`, or a module whose architecture is recognised or named.
+        path: `.safetensors` gives that format, any other suffix PyTorch's.
+        source: fields of `Source` that name a module's architecture.
+
+    Raises:
+        ArchitectureError: nobody could build the network again.
+        OutputError: the file cannot be written.
+    """
+    require_target(path)
+    return write_network(open_network(model, Source(**source)), path)
+
+
+def open_network(
+    model: Model, source: Source = AS_IT_IS, *, multiply_back: bool = False
+) -> Network:
+    """The network behind whatever a caller handed in, safe to change.
+
+    Args:
+        model: a path, `-`, a `Network` or a module.
+        source: how to read it.
+        multiply_back: turn pairs into dense layers again.
+    """
+    arch = source.architecture()
+    if isinstance(model, (str, Path)):
+        return load_network(
+            model,
+            arch=arch,
+            input_shape=source.input_shape,
+            allow_pickle=source.allow_pickle,
+            state_key=source.state_key,
+            multiply_back=multiply_back,
+        )
+    if isinstance(model, nn.Module):
+        network = network_of(copy.deepcopy(model), arch)
+    else:
+        network = replace(model, module=copy.deepcopy(model.module))
+    network.module.cpu()
+    if source.input_shape is not None:
+        network.input_shape = source.input_shape
+    return densified(network) if multiply_back else network
+
+
+def write_network(network: Network, target: str | Path) -> int:
+    """Write an artefact; returns its number of bytes."""
+    return write_artefact(network.module.state_dict(), network.document(), target)
+
+
+def require_target(target: str | Path) -> None:
+    """Find out before the work starts that its result can be written."""
+    if str(target) != "-":
+        require_writable(Path(target))
+
+
+def trace_network(network: Network) -> Trace:
+    """One forward pass on the network's own input shape; empty where that is unknown."""
+    if network.input_shape is None:
+        return Trace(None)
+    return trace(network.module, network.input_shape)

@@ -1,0 +1,191 @@
+"""Retraining a network from file to file, to be taken up again after an interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from alds_cli import retraining
+from alds_cli.api.models import (
+    AS_IT_IS,
+    Model,
+    Source,
+    open_network,
+    require_target,
+    write_network,
+)
+from alds_cli.checkpoint import hash_tensors, read_state, state_path, write_state
+from alds_cli.datasets import LabelledImages, open_dataset
+from alds_cli.errors import CheckpointError, OptionError
+from alds_cli.evaluation import pick_device
+from alds_cli.loading import Network
+from alds_cli.records import Preprocessing, ProgressCallback
+from alds_cli.retraining import EpochRecord, RetrainSettings, TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainResult:
+    """The retrained network and how it got there; `resumed_from` epochs were there already."""
+
+    network: Network
+    history: Sequence[EpochRecord]
+    resumed_from: int
+    output: str | None
+    nbytes: int | None
+    seconds: float
+
+
+def retrain(
+    model: Model,
+    data: str | LabelledImages,
+    settings: RetrainSettings,
+    source: Source = AS_IT_IS,
+    *,
+    output: str | Path | None = None,
+    preprocessing: Preprocessing | None = None,
+    download: bool = False,
+    workers: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    progress: ProgressCallback | None = None,
+) -> RetrainResult:
+    """Train a (compressed) network further; its pairs stay pairs.
+
+    With an output, the state after every epoch is kept beside it until the run is done.
+
+    Args:
+        model: the network to start from.
+        data: labelled images, or a spec such as `tensors:FILE`.
+        settings: the hyperparameters.
+        source: how to read the model's file.
+        output: where to write the artefact; `-` is standard output.
+        preprocessing: from an image to the input; None is what the model's file says.
+        download: fetch a published set that is not there.
+        workers: threads that decode image files.
+        device: where to compute; None is CUDA where present.
+        resume: go on with an interrupted run to the same output, if there is one.
+        progress: told after every step; task `retrain`.
+
+    Raises:
+        ContractError: the training diverged.
+        OptionError: options make no sense, or differ from the run's to resume.
+        AldsError: a file cannot be read or written.
+    """
+    start = time.perf_counter()
+    place = pick_device(device)
+    if resume and (output is None or str(output) == "-"):
+        raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
+    if output is not None:
+        require_target(output)
+    network = open_network(model, source)
+    prepared = preprocessing or network.preprocessing
+    if prepared is None:
+        raise OptionError(
+            "how images become this network's input is not known",
+            tip="--preprocess NAME, or --mean and --std",
+        )
+    images = open_dataset(data, split="train", download=download) if isinstance(data, str) else data
+    keeper = _Keeper.of(network, output)
+    state = keeper.resumed() if resume else None
+    if not resume:
+        keeper.warn_of_leftovers()
+    result = retraining.retrain(
+        network.module,
+        images,
+        settings,
+        preprocessing=prepared,
+        device=place,
+        workers=workers,
+        progress=progress,
+        resume=state,
+        on_epoch_end=keeper.keep,
+    )
+    network.module.eval()
+    trained = replace(
+        network,
+        preprocessing=prepared,
+        training=_described(settings, len(images), result.history),
+        nbytes=None,
+    )
+    trained.nbytes = None if output is None else write_network(trained, output)
+    keeper.forget()
+    return RetrainResult(
+        trained,
+        result.history,
+        0 if state is None else state.epoch,
+        None if output is None else str(output),
+        trained.nbytes,
+        time.perf_counter() - start,
+    )
+
+
+def _described(
+    settings: RetrainSettings, images: int, history: Sequence[EpochRecord]
+) -> Mapping[str, Any]:
+    """What an artefact says of its training; no times, so that equal runs give equal bytes."""
+    last = history[-1]
+    return {
+        "settings": asdict(settings),
+        "images": images,
+        "loss": last.loss,
+        "accuracy": last.accuracy,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    """The training state on disk, tied to the weights that the run began with."""
+
+    path: Path | None
+    start: str
+
+    @classmethod
+    def of(cls, network: Network, output: str | Path | None) -> _Keeper:
+        """For runs that write a file; others have nowhere to keep a state."""
+        if output is None or str(output) == "-":
+            return cls(None, "")
+        return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()))
+
+    def warn_of_leftovers(self) -> None:
+        """A new run begins; what an earlier run left is overwritten after the first epoch."""
+        if self.path is not None and self.path.exists():
+            logger.warning(
+                "%s is left from an interrupted run and will be overwritten; "
+                "--resume goes on with it",
+                self.path,
+            )
+
+    def resumed(self) -> TrainingState | None:
+        """The state to go on from; None where no run was interrupted.
+
+        Raises:
+            CheckpointError: it is damaged, or the run began with other weights.
+        """
+        if self.path is None or not self.path.exists():
+            logger.warning("there is no interrupted run to resume; starting anew")
+            return None
+        content = read_state(self.path)
+        if not isinstance(content, Mapping) or content.get("start") != self.start:
+            raise CheckpointError(
+                f"{self.path} belongs to a run that began with another network",
+                tip="name the same model, or leave out --resume",
+            )
+        return TrainingState.from_dict(content.get("state"))
+
+    def keep(self, state: TrainingState) -> None:
+        """Replace the state on disk by a newer one."""
+        if self.path is not None:
+            write_state({"start": self.start, "state": state.to_dict()}, self.path)
+
+    def forget(self) -> None:
+        """The run is done."""
+        if self.path is not None:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
