@@ -67,9 +67,12 @@ PROVEN_BOUNDS = ("sum", "theorem1")
 
 
 def error_bounds(table: LayerTable, scheme: int, k: int, definition: str) -> FloatArray:
-    """A proven bound on the relative error for j = 0 … J: the definition's own, or `sum`."""
+    """A proven bound on the relative error for j = 0 … J: the definition's own, or `sum`.
+
+    Never above 1: Ŵ is W times a projection, so what is left has no larger norm than W.
+    """
     proven = definition if definition in PROVEN_BOUNDS else "sum"
-    return ERROR_DEFINITIONS[proven](table, scheme, k)
+    return np.minimum(ERROR_DEFINITIONS[proven](table, scheme, k), 1.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach()
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(_bytes_of(tensor))
+        digest.update(_bytes_of(tensor).data)
     return digest.hexdigest()
 
 

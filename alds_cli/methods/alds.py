@@ -43,13 +43,12 @@ def plan(tables: Sequence[LayerTable], budget: int, *, solver: str, bound: str, 
     """
     layers = [layer_options(table, bound=bound) for table in tables]
     chosen = SOLVERS[solver](layers, budget, seed=seed)
+    picked = list(zip(layers, chosen, strict=True))
     return Plan(
-        {
-            options.name: options.choice(index)
-            for options, index in zip(layers, chosen, strict=True)
-        },
+        {options.name: options.choice(index) for options, index in picked},
         method="alds",
         solver=solver,
         bound=bound,
         seed=seed,
+        objective=max((float(options.errors[index]) for options, index in picked), default=0.0),
     )
