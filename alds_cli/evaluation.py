@@ -156,7 +156,7 @@ def _accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
             f"the network does not take inputs of shape {tuple(inputs.shape)}: {reason}",
-            tip="give the images the size it was trained with: --preset, --resize, --crop",
+            tip="give the images the size it was trained with: --preprocess, --resize, --crop",
         ) from error
 
 

@@ -118,7 +118,7 @@ def test_stated_values_over_preset_over_fallback(arguments, expected):
 def test_options_without_sense_are_refused(arguments, message):
     with pytest.raises(OptionError, match=message) as caught:
         parse_preprocessing(**arguments)
-    assert "--preset" in caught.value.tip
+    assert "--preprocess" in caught.value.tip
 
 
 def test_all_problems_are_named_at_once():

@@ -34,7 +34,7 @@ PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
         "unit": Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     }
 )
-"""Preprocessing by name, as `--preset` takes it."""
+"""Preprocessing by name, as `--preprocess` takes it."""
 
 
 def parse_preprocessing(
@@ -78,7 +78,7 @@ def parse_preprocessing(
     if problems or not means or not stds:
         raise OptionError(
             "; ".join(problems),
-            tip=f"use --preset ({', '.join(PRESETS)}), or --mean and --std",
+            tip=f"use --preprocess ({', '.join(PRESETS)}), or --mean and --std",
         )
     return Preprocessing(means, stds, *sizes)
 
@@ -180,5 +180,5 @@ def check_channels(channels: int, preprocessing: Preprocessing, name: str) -> No
             f"{name} has images of {channels} channel{'s' * (channels != 1)}, but mean and std "
             f"are given for {len(preprocessing.mean)}",
             tip=f"give {channels} value{'s' * (channels != 1)} each in --mean and --std, "
-            "or another --preset",
+            "or another --preprocess",
         )
