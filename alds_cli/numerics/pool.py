@@ -94,12 +94,11 @@ class _Crew:
     def __init__(self, jobs: Sequence[Job], memory: int) -> None:
         self.failure: BaseException | None = None
         self._waiting = deque(enumerate(jobs))
-        self._running = 0
         self._spawned: deque[tuple[int, Task, int]] = deque()
         self._pending = [1] * len(jobs)  # the job itself plus what it spawned
         self._finished: deque[int] = deque()
         self._unfinished = len(jobs)
-        self._free_memory = memory
+        self._memory = self._free_memory = memory
         self._stopped = False
         self._changed = threading.Condition()
 
@@ -141,7 +140,6 @@ class _Crew:
                 if self._waiting and self._admits(self._waiting[0][1].nbytes):
                     index, job = self._waiting.popleft()
                     self._free_memory -= job.nbytes
-                    self._running += 1
                     return index, partial(self._run, job, index), 0
                 if not self._unfinished:
                     return None
@@ -149,7 +147,8 @@ class _Crew:
             return None
 
     def _admits(self, nbytes: int) -> bool:
-        return nbytes <= self._free_memory or (self._running == 0 and not self._spawned)
+        alone = self._free_memory == self._memory  # tasks of jobs that are done count as well
+        return alone or nbytes <= self._free_memory
 
     def _run(self, job: Job, index: int) -> None:
         try:
@@ -157,7 +156,6 @@ class _Crew:
         finally:
             with self._changed:
                 self._free_memory += job.nbytes
-                self._running -= 1
                 self._changed.notify_all()
 
     def _spawner(self, index: int) -> Spawn:
