@@ -22,7 +22,7 @@ from alds_cli.methods import method_named
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.fold import factors_to_weights, fold
+from alds_cli.numerics.fold import distinct_schemes, factors_to_weights, fold
 from alds_cli.numerics.norms import residual_norm
 from alds_cli.numerics.pool import Spawn, run_jobs
 from alds_cli.records import (
@@ -267,8 +267,10 @@ def _report(
 
 
 def _why_kept(spec: LayerSpec, tables: ErrorTable) -> str:
+    table = tables.layers.get(spec.name)
+    # A plan that was handed in may need no table of this layer.
+    schemes = distinct_schemes(spec.kernel) if table is None else table.norms
     smaller = any(
-        pair_params(spec.weight_shape, scheme, k, 1) < spec.weight_params
-        for scheme, k in tables.layers[spec.name].curves
+        pair_params(spec.weight_shape, scheme, 1, 1) < spec.weight_params for scheme in schemes
     )
     return NOT_CHOSEN if smaller else NOT_SMALLER

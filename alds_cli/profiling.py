@@ -118,5 +118,6 @@ def _computed(
             progress(ProgressEvent("profile", done, len(jobs)))
 
     run_jobs([job for _, _, job in jobs], on_done=finished)
-    ordered = {name: layers[name] for name in wanted}
+    # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
+    ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
     return ErrorTable(known.weights_hash, ordered)
