@@ -1,7 +1,51 @@
-"""Make a trained PyTorch network smaller, and keep it running."""
+"""Make a trained PyTorch network smaller, and keep it running.
+
+For notebooks: `load`, `save`, `profile`, `compress`, `evaluate` and `retrain` do what the
+commands of the same names do. They are loaded when first used, so that importing this
+package costs nothing.
+"""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from alds_cli._version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from alds_cli.api import (
+        Source,
+        compress,
+        evaluate,
+        inspect,
+        load,
+        profile,
+        retrain,
+        save,
+    )
+    from alds_cli.retraining import RetrainSettings
+
+__all__ = [
+    "RetrainSettings",
+    "Source",
+    "__version__",
+    "compress",
+    "evaluate",
+    "inspect",
+    "load",
+    "profile",
+    "retrain",
+    "save",
+]
+
+_HOMES = {"RetrainSettings": "alds_cli.retraining"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES.get(name, "alds_cli.api")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

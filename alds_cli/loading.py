@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from alds_cli import architectures
 from alds_cli.checkpoint import Checkpoint, Document, name_variants, read_checkpoint
-from alds_cli.errors import ArchitectureError, BadWeightsError, OptionError
+from alds_cli.errors import (
+    ArchitectureError,
+    BadWeightsError,
+    CheckpointError,
+    OptionError,
+    UnsafeCheckpointError,
+)
 from alds_cli.records import Architecture, Plan, Preprocessing
 from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_network
 
@@ -93,12 +99,14 @@ def load_network(
 
     Raises:
         CheckpointError: the file cannot be read.
+        UnsafeCheckpointError: an artefact names code to build it, and `arch` does not.
         ArchitectureError: no network fits it, or not the one named.
         BadWeightsError: weights are integers, NaN or infinite.
     """
     checkpoint = read_checkpoint(source, allow_pickle=allow_pickle, state_key=state_key)
     if checkpoint.document is not None:
-        network = _open_artefact(checkpoint, checkpoint.document, arch, multiply_back)
+        trusted = _trusted(checkpoint.name, checkpoint.document, arch, allow_pickle=allow_pickle)
+        network = _open_artefact(checkpoint, checkpoint.document, trusted, multiply_back)
     else:
         network = _open_state_dict(checkpoint, arch)
     if input_shape is not None:
@@ -129,15 +137,39 @@ def _described(network: Network) -> Network:
     return network
 
 
-def _open_artefact(
-    checkpoint: Checkpoint, document: Document, arch: Architecture | None, multiply_back: bool
-) -> Network:
-    if arch is not None and arch != document.architecture:
+def _trusted(
+    name: str, document: Document, arch: Architecture | None, *, allow_pickle: bool
+) -> Architecture:
+    """The artefact's architecture, if building it runs no code but what the user agreed to.
+
+    A file may come from anywhere. What it names must not be fetched, and a function that
+    it names (`os:system` is one) must not be called unless the user names it too.
+    """
+    own = document.architecture
+    try:
+        architectures.require_plain(own)
+    except (ArchitectureError, OptionError) as error:
+        raise CheckpointError(f"{name}: {error.message}", tip=error.tip) from error
+    factory = architectures.is_factory(own.name)
+    options = f"--arch {own.name}" + "".join(
+        f" --arch-arg {k}={v}" for k, v in own.arguments.items()
+    )
+    if arch is not None and arch != own:
         raise OptionError(
-            f"{checkpoint.name} says itself that it is {document.architecture}, not {arch}",
-            tip="leave out --arch",
+            f"{name} says itself that it is {own}, not {arch}",
+            tip=options if factory else "leave out --arch",
         )
-    arch = document.architecture
+    if factory and arch is None and not allow_pickle:
+        raise UnsafeCheckpointError(
+            f"{name} is built by code of its own, {own}; loading it would run that code",
+            tip=f"if that is your code: {options}",
+        )
+    return own
+
+
+def _open_artefact(
+    checkpoint: Checkpoint, document: Document, arch: Architecture, multiply_back: bool
+) -> Network:
     choices = document.plan.decomposed
     module = architectures.build(arch, device="meta")
     require_fitting(find_layers(module), choices)

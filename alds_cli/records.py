@@ -219,6 +219,7 @@ class CompressionReport:
     macs_after: int | None
     layers: Sequence[LayerReport]
     seconds: Mapping[str, float]
+    bytes_before: int | None = None
     bytes_after: int | None = None
     objective: float | None = None
 

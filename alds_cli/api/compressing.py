@@ -82,6 +82,7 @@ class _Work:
             macs_after=macs_after,
             layers=layers,
             seconds=self.clock.seconds,
+            bytes_before=self.network.nbytes,
             bytes_after=nbytes,
             objective=self.plan.objective,
         )

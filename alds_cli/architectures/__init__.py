@@ -11,7 +11,12 @@ from alds_cli.architectures.caveats import caveat
 from alds_cli.architectures.inputs import default_preprocessing, input_shape
 from alds_cli.architectures.legacy import current_names
 from alds_cli.architectures.matching import require_match
-from alds_cli.architectures.naming import known_names, parse_architecture
+from alds_cli.architectures.naming import (
+    is_factory,
+    known_names,
+    parse_architecture,
+    require_plain,
+)
 from alds_cli.architectures.recognition import recognise
 
 __all__ = [
@@ -20,8 +25,10 @@ __all__ = [
     "current_names",
     "default_preprocessing",
     "input_shape",
+    "is_factory",
     "known_names",
     "parse_architecture",
     "recognise",
     "require_match",
+    "require_plain",
 ]

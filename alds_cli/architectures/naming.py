@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision
 from alds_cli.architectures.index import load_index
@@ -45,7 +45,7 @@ def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture
         key, value = _parse_argument(argument)
         if key in parsed:
             raise OptionError(f"--arch-arg {key} is given twice")
-        if key in _WEIGHT_ARGUMENTS and not _is_factory(name):
+        if key in _WEIGHT_ARGUMENTS and not is_factory(name):
             raise OptionError(
                 f"--arch-arg {key}: weights come from the checkpoint, not from {name}",
                 tip=f"leave out --arch-arg {key}",
@@ -54,7 +54,24 @@ def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture
     return Architecture(name, parsed)
 
 
-def _is_factory(name: str) -> bool:
+def require_plain(architecture: Architecture) -> None:
+    """Refuse what `parse_architecture` would refuse, in an architecture that a file names.
+
+    Raises:
+        ArchitectureError: the name is unknown.
+        OptionError: an argument is none that can be written as text, or asks for weights.
+    """
+    name, arguments = architecture.name, architecture.arguments
+    plain = isinstance(arguments, Mapping) and all(
+        value is None or isinstance(value, (str, int, float)) for value in arguments.values()
+    )
+    if not isinstance(name, str) or not plain:
+        raise OptionError("an architecture is a name with plain values as arguments")
+    parse_architecture(name, [f"{key}={value}" for key, value in arguments.items()])
+
+
+def is_factory(name: str) -> bool:
+    """Whether the name stands for code of the user's own, `package.module:factory`."""
     return ":" in name and not name.startswith(from_timm.PREFIX)
 
 

@@ -1,0 +1,173 @@
+"""`alds demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alds_cli.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from alds_cli.api import Measured
+    from alds_cli.cli.interface import Interface
+
+_RATIOS = ("0.5", "0.8")
+_TRAINING_EPOCHS = 12
+_RETRAINING_EPOCHS = 3
+_RETRAINING_LR = 0.02
+_BATCH_SIZE = 64
+
+
+def command(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files are left.")
+    ] = Path("alds-demo"),
+    seed: Annotated[int, typer.Option(metavar="N", help="Of the weights and the training.")] = 0,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train a small network, compress it, retrain it: the whole chain in a minute.
+
+    Needs no file and no network connection; the images come with scikit-learn.
+    """
+    from alds_cli.cli.interface import Interface  # noqa: PLC0415 - slow to import
+
+    interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
+    chain = _Chain(interface, output, seed)
+    chain.run()
+    interface.show(chain.table())
+    interface.show(f"The files are in {output}. Go on with, for example:")
+    interface.show(
+        f"  alds inspect {output}/small-0.8.pt\n"
+        f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt"
+    )
+    interface.show_json({"folder": str(output), "networks": chain.rows})
+
+
+class _Chain:
+    """The steps of the demo, each by the function behind a command, and their figures."""
+
+    def __init__(self, interface: Interface, folder: Path, seed: int) -> None:
+        self.interface = interface
+        self.folder = folder
+        self.seed = seed
+        self.rows: list[dict[str, object]] = []
+
+    def run(self) -> None:
+        """Train, profile, compress at two ratios, evaluate, retrain, evaluate."""
+        from alds_cli import api  # noqa: PLC0415 - it imports torch
+        from alds_cli.datasets.digits import write_digits  # noqa: PLC0415
+        from alds_cli.errors import OutputError  # noqa: PLC0415
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"cannot make the folder {self.folder}: {error.strerror}") from error
+        train, test = write_digits(self.folder)
+        data = f"tensors:{test}"
+        original = self.folder / "digits_cnn.pt"
+        self._say(f"training digits_cnn on {train.name}")
+        self._train(original, f"tensors:{train}")
+        self._record("original", api.evaluate(original, data).model)
+        with self.interface.progress() as progress:
+            api.profile(original, progress=progress)
+        for ratio in _RATIOS:
+            small = self.folder / f"small-{ratio}.pt"
+            self._say(f"alds compress {original} --ratio {ratio} -o {small}")
+            api.compress(original, ratio=ratio, output=small)
+            self._record(f"ratio {ratio}", api.evaluate(small, data).model)
+            better = self.folder / f"better-{ratio}.pt"
+            self._say(
+                f"alds retrain {small} --data tensors:{train} -o {better} "
+                f"--epochs {_RETRAINING_EPOCHS} --batch-size {_BATCH_SIZE} "
+                f"--lr {_RETRAINING_LR} --augment none"
+            )
+            self._retrain(small, f"tensors:{train}", better)
+            self._record(f"ratio {ratio}, retrained", api.evaluate(better, data).model)
+
+    def _train(self, target: Path, data: str) -> None:
+        """From random weights to a plain state dict, as any training script leaves one."""
+        import torch  # noqa: PLC0415 - slow to import
+
+        from alds_cli import api, architectures  # noqa: PLC0415
+        from alds_cli.checkpoint import replacing  # noqa: PLC0415
+        from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
+
+        torch.manual_seed(self.seed)
+        module = architectures.build(architectures.parse_architecture("digits_cnn"))
+        settings = RetrainSettings(
+            epochs=_TRAINING_EPOCHS,
+            batch_size=_BATCH_SIZE,
+            lr=0.05,
+            warmup_epochs=1,
+            augmentation="none",
+            seed=self.seed,
+        )
+        with self.interface.progress() as progress:
+            trained = api.retrain(module, data, settings, progress=progress)
+        with replacing(target) as temporary, temporary.open("wb") as file:
+            torch.save(trained.network.module.state_dict(), file)
+
+    def _retrain(self, model: Path, data: str, target: Path) -> None:
+        from alds_cli import api  # noqa: PLC0415 - it imports torch
+        from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
+
+        settings = RetrainSettings(
+            epochs=_RETRAINING_EPOCHS,
+            batch_size=_BATCH_SIZE,
+            lr=_RETRAINING_LR,
+            augmentation="none",
+            seed=self.seed,
+        )
+        with self.interface.progress() as progress:
+            api.retrain(model, data, settings, output=target, progress=progress)
+
+    def _record(self, name: str, measured: Measured) -> None:
+        latency = measured.footprint.latency
+        self.rows.append(
+            {
+                "name": name,
+                "params": measured.footprint.params,
+                "macs": measured.footprint.macs,
+                "bytes": measured.footprint.bytes,
+                "top1": measured.quality.top1,
+                "latency_ms": None if latency is None else latency.median_ms,
+            }
+        )
+
+    def _say(self, text: str) -> None:
+        if not self.interface.quiet:
+            self.interface.notes.print(text, soft_wrap=True)
+
+    def table(self) -> Table:
+        """One row for each network."""
+        from alds_cli.cli import rendering  # noqa: PLC0415 - not needed for --help
+
+        made = rendering.table(
+            "digits_cnn on 8×8 digits", "network", "parameters", "MACs", "file", "top-1", "latency"
+        )
+        for row in self.rows:
+            made.add_row(*self._cells(row))
+        return made
+
+    @staticmethod
+    def _cells(row: dict[str, object]) -> Sequence[str]:
+        from alds_cli.cli.rendering import count, size  # noqa: PLC0415
+
+        whole = {key: value if isinstance(value, int) else None for key, value in row.items()}
+        return (
+            str(row["name"]),
+            count(whole["params"]),
+            count(whole["macs"]),
+            size(whole["bytes"]),
+            f"{row['top1']:.2f} %",
+            f"{row['latency_ms']:.3f} ms",
+        )

@@ -1,0 +1,148 @@
+"""How a command speaks: results on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from alds_cli.errors import OptionError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from alds_cli.records import ProgressCallback, ProgressEvent
+
+SCHEMA = 1
+"""Version of the JSON that commands print: raised when a field changes its meaning."""
+
+_PIPE_WIDTH = 160
+"""Columns of tables that no terminal limits."""
+
+
+class Interface:
+    """One command's output.
+
+    Args:
+        json_wanted: print one JSON object instead of tables.
+        quiet: no progress and no notes.
+        verbose: more notes.
+        threads: for torch to compute with; None leaves it as it is.
+        binary_stdout: standard output carries a file, so tables go to stderr.
+    """
+
+    def __init__(
+        self,
+        *,
+        json_wanted: bool = False,
+        quiet: bool = False,
+        verbose: bool = False,
+        threads: int | None = None,
+        binary_stdout: bool = False,
+    ) -> None:
+        if quiet and verbose:
+            raise OptionError("--quiet and --verbose contradict each other")
+        if binary_stdout and json_wanted:
+            raise OptionError(
+                "the artefact and the JSON cannot both go to standard output",
+                tip="-o FILE --json",
+            )
+        if binary_stdout and sys.stdout.isatty():
+            raise OptionError(
+                "an artefact is not for a terminal to show", tip="-o FILE, or a pipe after -o -"
+            )
+        self.json_wanted = json_wanted
+        self.quiet = quiet
+        self.verbose = verbose
+        self.notes = Console(stderr=True, highlight=False)
+        self.results = _console(stderr=binary_stdout)
+        self._silent = binary_stdout and quiet
+        self._start_logging()
+        if threads is not None:
+            import torch  # noqa: PLC0415 - slow to import
+
+            torch.set_num_threads(threads)
+
+    def _start_logging(self) -> None:
+        level = logging.WARNING
+        if self.quiet:
+            level = logging.ERROR
+        elif self.verbose:
+            level = logging.INFO
+        handler = RichHandler(
+            console=self.notes, show_time=False, show_path=False, show_level=True, markup=False
+        )
+        root = logging.getLogger("alds_cli")
+        root.handlers = [handler]
+        root.setLevel(level)
+        root.propagate = False
+
+    def show(self, renderable: RenderableType) -> None:
+        """Print a table or text, unless JSON was asked for."""
+        if not self.json_wanted and not self._silent:
+            self.results.print(renderable)
+
+    def show_json(self, content: Mapping[str, Any]) -> None:
+        """Print the JSON object, if it was asked for."""
+        if self.json_wanted:
+            document = {"schema": SCHEMA, **content}
+            sys.stdout.write(json.dumps(_portable(document), indent=2, allow_nan=False) + "\n")
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressCallback | None]:
+        """A callback that draws progress bars; None where nobody would see them."""
+        if self.quiet or not self.notes.is_terminal:
+            yield None
+            return
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("{task.fields[figures]}"),
+        )
+        with Progress(*columns, console=self.notes) as bars:
+            tasks: dict[str, TaskID] = {}
+
+            def update(event: ProgressEvent) -> None:
+                if event.task not in tasks:
+                    tasks[event.task] = bars.add_task(event.task, total=event.total, figures="")
+                figures = "  ".join(f"{key} {value:.4g}" for key, value in event.figures.items())
+                bars.update(
+                    tasks[event.task], completed=event.done, total=event.total, figures=figures
+                )
+
+            yield update
+
+
+def _console(*, stderr: bool) -> Console:
+    console = Console(stderr=stderr, highlight=False)
+    if console.is_terminal:
+        return console
+    return Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+
+
+def _portable(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: both become null."""
+    if isinstance(value, Mapping):
+        return {key: _portable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,210 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from alds_cli.api import Source
+    from alds_cli.records import Preprocessing
+
+_READING = "Reading the model"
+_IMAGES = "Preparing images"
+_OUTPUT = "Reporting"
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A PyTorch checkpoint, a safetensors file or an artefact; - reads standard input.",
+        show_default=False,
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, or "
+        "package.module:factory. Without it, it is recognised.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+ArchArg = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="An argument for the network's constructor, e.g. num_classes=37. Repeatable.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+InputShape = Annotated[
+    str | None,
+    typer.Option(
+        metavar="C,H,W",
+        help="Shape of one input, where it is not the network's usual one.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+StateKey = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY",
+        help="The entry of a training checkpoint that holds the weights, e.g. model_ema.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Load pickled Python code too. It can do whatever you can: only for files you trust.",
+        rich_help_panel=_READING,
+    ),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        metavar="SPEC",
+        help="tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR or "
+        "cifar10:DIR.",
+        show_default=False,
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 if it is not there yet.")]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="imagenet, imagenet-stats, cifar10, cifar100, mnist, half or unit; "
+        "without it, what the model says.",
+        rich_help_panel=_IMAGES,
+        show_default=False,
+    ),
+]
+Mean = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M,M,M",
+        help="Mean of every channel, pixels counted from 0 to 1.",
+        rich_help_panel=_IMAGES,
+        show_default=False,
+    ),
+]
+Std = Annotated[
+    str | None,
+    typer.Option(
+        metavar="S,S,S",
+        help="Standard deviation of every channel.",
+        rich_help_panel=_IMAGES,
+        show_default=False,
+    ),
+]
+Resize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Resize the shorter side to this; 0 leaves the size as it is.",
+        rich_help_panel=_IMAGES,
+        show_default=False,
+    ),
+]
+Crop = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        help="Crop a central square of this size; 0 does not crop.",
+        rich_help_panel=_IMAGES,
+        show_default=False,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="cpu, cuda or cuda:N; CUDA where present.", show_default=False
+    ),
+]
+Workers = Annotated[int, typer.Option(metavar="N", help="Threads that decode image files.", min=0)]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help="Threads to compute with; all cores without it.",
+        min=1,
+        show_default=False,
+        rich_help_panel=_OUTPUT,
+    ),
+]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Neither use nor keep error tables in the cache.")
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object instead of tables.", rich_help_panel=_OUTPUT
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no notes, only errors.", rich_help_panel=_OUTPUT
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Tell more on the way.", rich_help_panel=_OUTPUT),
+]
+
+
+def source_of(
+    arch: str | None,
+    arch_arg: list[str] | None,
+    input_shape: str | None,
+    state_key: str | None,
+    allow_pickle: bool,
+) -> Source:
+    """The reading options as the library takes them.
+
+    Raises:
+        OptionError: the input shape is not a list of whole numbers.
+    """
+    from alds_cli.api import Source  # noqa: PLC0415 - it imports torch
+    from alds_cli.errors import OptionError  # noqa: PLC0415
+
+    shape: tuple[int, ...] | None = None
+    if input_shape is not None:
+        try:
+            shape = tuple(int(extent) for extent in input_shape.split(","))
+        except ValueError:
+            shape = ()
+        if not shape or any(extent < 1 for extent in shape):
+            raise OptionError(
+                f"an input shape is a list of whole numbers, not '{input_shape}'",
+                tip="--input-shape 3,224,224",
+            )
+    return Source(arch, tuple(arch_arg or ()), shape, state_key, allow_pickle)
+
+
+def preprocessing_of(
+    preset: str | None,
+    mean: str | None,
+    std: str | None,
+    resize: int | None,
+    crop: int | None,
+    known: Preprocessing | None,
+) -> Preprocessing | None:
+    """The preprocessing that options ask for over what the model says; None if neither does.
+
+    Raises:
+        OptionError: the options make no sense.
+    """
+    from alds_cli.datasets import parse_preprocessing  # noqa: PLC0415 - it imports torch
+
+    if all(value is None for value in (preset, mean, std, resize, crop)):
+        return known
+    return parse_preprocessing(preset, mean, std, resize, crop, fallback=known)

@@ -1,0 +1,89 @@
+"""`alds profile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alds_cli.cli import options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from alds_cli.api import ProfileResult
+
+
+def command(
+    model: options.Model,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the error table here as well (safetensors).",
+            show_default=False,
+        ),
+    ] = None,
+    method: Annotated[str, typer.Option(metavar="NAME", help="Whose tables to build.")] = "alds",
+    no_cache: options.NoCache = False,
+    arch: options.Arch = None,
+    arch_arg: options.ArchArg = None,
+    input_shape: options.InputShape = None,
+    state_key: options.StateKey = None,
+    allow_pickle: options.AllowPickle = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Build the error tables of a network, and keep them for later compressions.
+
+    For every layer, every number of slices k and every rank j: how large the error of
+    that choice is. Later runs of [bold]alds compress[/] on the same weights use them.
+    """
+    from alds_cli import api  # noqa: PLC0415 - it imports torch
+    from alds_cli.cli import documents  # noqa: PLC0415
+    from alds_cli.cli.interface import Interface  # noqa: PLC0415
+
+    interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
+    source = options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle)
+    with interface.progress() as progress:
+        result = api.profile(
+            model, source, method=method, output=output, cache=not no_cache, progress=progress
+        )
+    interface.show(_table(result))
+    origin = "computed" if result.computed else "found"
+    interface.show(f"{origin} in {sum(result.seconds.values()):.2f} s; kept in {result.path}")
+    interface.show_json(documents.profile(result))
+
+
+def _table(result: ProfileResult) -> Table:
+    """A row per layer: the bound on the relative error at some fractions of its size."""
+    from alds_cli.allocation import layer_options  # noqa: PLC0415
+    from alds_cli.cli.rendering import table  # noqa: PLC0415
+
+    shares = (0.75, 0.5, 0.25, 0.1)
+    made = table(
+        f"{result.network.name}: least proven error bound of a layer at a share of its weights",
+        "layer",
+        "weight",
+        "slicings",
+        *(f"{share:.0%}" for share in shares),
+        left=2,
+    )
+    for name, spec in result.specs.items():
+        shape = "×".join(map(str, spec.weight_shape))
+        if spec.reason is not None:
+            made.add_row(name, f"{shape}  ({spec.reason})")
+            continue
+        layer = result.table.layers[name]
+        found = layer_options(layer, bound="sum")
+        cells = []
+        for share in shares:
+            fitting = found.errors[found.costs <= share * spec.weight_params]
+            cells.append(f"{min(fitting.min(), 1.0):.4f}" if len(fitting) else "–")
+        made.add_row(name, shape, str(len(layer.curves)), *cells)
+    return made

@@ -1,0 +1,185 @@
+"""Results as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from alds_cli.api import CompressionResult, EvaluationResult, Inspection, Measured
+    from alds_cli.records import CompressionReport, LayerReport
+
+
+def table(title: str | None, *columns: str, left: int = 1) -> Table:
+    """A plain table: the first `left` columns are names, the others numbers."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
+    return made
+
+
+def count(value: int | None) -> str:
+    """A whole number with separators; a dash where it is not known."""
+    return "–" if value is None else f"{value:,}"
+
+
+def size(nbytes: int | None) -> str:
+    """Bytes in decimal units, as file managers show them."""
+    if nbytes is None:
+        return "–"
+    amount = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"
+
+
+def removed(before: int | None, after: int | None) -> str:
+    """The fraction that is gone, in per cent."""
+    if not before or after is None:
+        return "–"
+    return f"{100 * (1 - after / before):.2f} %"
+
+
+def seconds(stages: Mapping[str, float]) -> str:
+    """Times by stage in one line."""
+    return ", ".join(f"{stage} {value:.2f} s" for stage, value in stages.items())
+
+
+def compression_summary(name: str, result: CompressionResult) -> Group:
+    """What went in, what came out, and how far it is from the original."""
+    report = result.report
+    target = result.output or ("nothing written" if result.network is None else "in memory")
+    made = table(f"{name} → {target}", "", "before", "after", "removed")
+    made.add_row(
+        "parameters",
+        count(report.params_before),
+        count(report.params_after),
+        removed(report.params_before, report.params_after),
+    )
+    if result.network is not None:
+        made.add_row(
+            "MACs",
+            count(report.macs_before),
+            count(report.macs_after),
+            removed(report.macs_before, report.macs_after),
+        )
+        made.add_row(
+            "file",
+            size(report.bytes_before),
+            size(report.bytes_after),
+            removed(report.bytes_before, report.bytes_after),
+        )
+    return Group(made, *(Text(line) for line in _facts(report)))
+
+
+def _facts(report: CompressionReport) -> Iterable[str]:
+    pairs = [layer for layer in report.layers if layer.choice is not None]
+    by = " ".join(part for part in (report.method, report.solver, report.bound) if part)
+    yield f"{len(pairs)} of {len(report.layers)} layers decomposed ({by})"
+    error, bound = report.max_relative_error, report.max_error_bound
+    if error is None:
+        yield f"largest relative error: at most {bound:.4f}"
+    else:
+        yield f"largest relative error: {error:.4f} (proven bound {bound:.4f})"
+    yield f"time: {seconds(report.seconds)}"
+
+
+def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Table:
+    """One row per layer: what became of it, or why nothing did."""
+    figures = ("error", "bound") if errors else ()
+    made = table(None, "layer", "becomes", "weight", "before", "after", *figures, left=2)
+    for layer in layers:
+        choice = layer.choice
+        became = (
+            f"kept: {layer.reason}"
+            if choice is None and layer.reason
+            else "dense"
+            if choice is None
+            else f"k = {choice.k}, j = {choice.j}"
+            + (f", scheme {choice.scheme}" if choice.scheme else "")
+        )
+        values = (
+            ("" if layer.error is None else f"{layer.error:.4f}", f"{layer.error_bound:.4f}")
+            if choice is not None
+            else ("", "")
+        )
+        made.add_row(
+            layer.name,
+            became,
+            "×".join(map(str, layer.shape)),
+            count(layer.params_before),
+            count(layer.params_after),
+            *(values if errors else ()),
+        )
+    return made
+
+
+def inspection(found: Inspection) -> Group:
+    """A model file's network, its layers and its size."""
+    network = found.network
+    pairs = sum(layer.choice is not None for layer in found.layers)
+    lines = [
+        f"{network.name}: {network.architecture}",
+        f"{count(found.params)} parameters, {count(found.macs)} MACs, {size(network.nbytes)}",
+    ]
+    if pairs:
+        gone = removed(found.params_before, found.params)
+        lines.append(
+            f"{pairs} of {len(found.layers)} layers are low-rank pairs; {gone} of "
+            f"{count(found.params_before)} parameters removed ({network.plan.method})"
+        )
+    if network.training is not None:
+        settings = network.training["settings"]
+        lines.append(f"retrained for {settings['epochs']} epochs at lr {settings['lr']:g}")
+    return Group(*(Text(line) for line in lines), layer_table(found.layers, errors=False))
+
+
+def evaluation(result: EvaluationResult) -> Group:
+    """Quality and cost, beside the baseline if there is one."""
+    both = [result.model, *([result.baseline] if result.baseline else [])]
+    columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
+    made = table(None, *columns)
+    for name, values, difference in _evaluation_rows(both):
+        made.add_row(name, *values, *([difference] if result.baseline else []))
+    note = f"{result.model.quality.images:,} images on {result.device}"
+    return Group(made, Text(note))
+
+
+def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str], str]]:
+    def row(
+        name: str, numbers: Sequence[float | None], form: str, unit: str = ""
+    ) -> tuple[str, list[str], str]:
+        shown = ["–" if n is None else f"{n:{form}}{unit}" for n in numbers]
+        first, last = numbers[0], numbers[-1]
+        gap = "–" if first is None or last is None else f"{first - last:+{form}}"
+        return name, shown, gap
+
+    yield row("top-1", [m.quality.top1 for m in both], ".2f", " %")
+    if any(m.quality.top5 is not None for m in both):
+        yield row("top-5", [m.quality.top5 for m in both], ".2f", " %")
+    yield row("loss", [m.quality.loss for m in both], ".4f")
+    costs = [m.footprint for m in both]
+    for name, numbers in (
+        ("parameters", [cost.params for cost in costs]),
+        ("MACs", [cost.macs for cost in costs]),
+        ("bytes", [cost.bytes for cost in costs]),
+    ):
+        change = removed(numbers[-1], numbers[0])
+        yield name, [count(n) for n in numbers], change if change == "–" else f"−{change}"
+    latencies = [cost.latency for cost in costs]
+    if all(latency is not None for latency in latencies):
+        medians = [latency.median_ms for latency in latencies if latency]
+        spread = [
+            f"{latency.median_ms:.3f} ms ({latency.lower_quartile_ms:.3f}–"
+            f"{latency.upper_quartile_ms:.3f})"
+            for latency in latencies
+            if latency
+        ]
+        yield "latency", spread, f"×{medians[0] / medians[-1]:.2f}"

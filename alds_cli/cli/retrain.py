@@ -1,0 +1,172 @@
+"""`alds retrain`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from alds_cli.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+    from alds_cli.retraining import EpochRecord
+
+_TRAINING = "Training"
+
+
+def command(
+    model: options.Model,
+    data: options.Data,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="The artefact; - is standard output.",
+            show_default=False,
+        ),
+    ],
+    epochs: Annotated[
+        int, typer.Option(metavar="N", help="Passes over the data.", rich_help_panel=_TRAINING)
+    ] = 3,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", help="Images in a step.", rich_help_panel=_TRAINING)
+    ] = 128,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate after the warm-up.", rich_help_panel=_TRAINING)
+    ] = 0.01,
+    momentum: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 0.9,
+    nesterov: Annotated[bool, typer.Option("--nesterov", rich_help_panel=_TRAINING)] = False,
+    weight_decay: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 1e-4,
+    warmup_epochs: Annotated[
+        float,
+        typer.Option(
+            metavar="E", help="The rate rises from 0 for so long.", rich_help_panel=_TRAINING
+        ),
+    ] = 0.0,
+    milestones: Annotated[
+        str,
+        typer.Option(
+            metavar="F,F",
+            help="Fractions of the run after which the rate is multiplied by --gamma.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "0.5,0.75",
+    gamma: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 0.1,
+    augment: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="none, crop-flip (small images), resized-crop-flip (large ones) or auto.",
+            rich_help_panel=_TRAINING,
+        ),
+    ] = "auto",
+    label_smoothing: Annotated[float, typer.Option(rich_help_panel=_TRAINING)] = 0.0,
+    seed: Annotated[
+        int,
+        typer.Option(help="Of the images' order and augmentation.", rich_help_panel=_TRAINING),
+    ] = 0,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with an interrupted run to the same output."),
+    ] = False,
+    download: options.Download = False,
+    device: options.Device = None,
+    workers: options.Workers = 0,
+    preprocess: options.Preprocess = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    resize: options.Resize = None,
+    crop: options.Crop = None,
+    arch: options.Arch = None,
+    arch_arg: options.ArchArg = None,
+    state_key: options.StateKey = None,
+    allow_pickle: options.AllowPickle = False,
+    threads: options.Threads = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+) -> None:
+    """Train a compressed network further; its pairs stay pairs.
+
+    The state after every epoch is kept beside the output until the run is done, so that
+    [bold]--resume[/] can go on after an interruption. Equal seeds and equal numbers of
+    threads give equal weights.
+    """
+    from alds_cli import api  # noqa: PLC0415 - it imports torch
+    from alds_cli.cli import documents  # noqa: PLC0415
+    from alds_cli.cli.interface import Interface  # noqa: PLC0415
+    from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
+
+    interface = Interface(
+        json_wanted=json,
+        quiet=quiet,
+        verbose=verbose,
+        threads=threads,
+        binary_stdout=output == "-",
+    )
+    settings = RetrainSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        warmup_epochs=warmup_epochs,
+        milestones=_fractions(milestones),
+        gamma=gamma,
+        augmentation=augment,
+        label_smoothing=label_smoothing,
+        seed=seed,
+    )
+    source = options.source_of(arch, arch_arg, None, state_key, allow_pickle)
+    network = api.open_network(model, source)
+    with interface.progress() as progress:
+        result = api.retrain(
+            network,
+            data,
+            settings,
+            output=output,
+            preprocessing=options.preprocessing_of(
+                preprocess, mean, std, resize, crop, network.preprocessing
+            ),
+            download=download,
+            workers=workers,
+            device=device,
+            resume=resume,
+            progress=progress,
+        )
+    interface.show(_history(result.history))
+    interface.show(f"{model} → {output} in {result.seconds:.1f} s")
+    interface.show_json(documents.retraining(result))
+
+
+def _fractions(text: str) -> tuple[float, ...]:
+    from alds_cli.errors import OptionError  # noqa: PLC0415
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise OptionError(
+            f"milestones are fractions of the run, not '{text}'", tip="--milestones 0.5,0.75"
+        ) from None
+
+
+def _history(history: Sequence[EpochRecord]) -> Table:
+    from alds_cli.cli.rendering import table  # noqa: PLC0415
+
+    made = table(None, "epoch", "learning rate", "loss", "accuracy", "time")
+    for record in history:
+        made.add_row(
+            str(record.epoch),
+            f"{record.lr:g}",
+            f"{record.loss:.4f}",
+            f"{record.accuracy:.2f} %",
+            f"{record.seconds:.1f} s",
+        )
+    return made
