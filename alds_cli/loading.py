@@ -111,19 +111,31 @@ def load_network(
         network = _open_state_dict(checkpoint, arch)
     if input_shape is not None:
         network.input_shape = tuple(input_shape)
-    _require_sound(network.module, checkpoint.name)
+    require_sound(network.module, checkpoint.name)
     network.module.eval()
     return network
 
 
 def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
-    """Wrap a network that is there already; its architecture is recognised if it can be."""
+    """Wrap a network that is there already; its architecture is recognised if it can be.
+
+    Raises:
+        ArchitectureError: the module is not of the architecture named.
+    """
     if arch is None:
         try:
             arch = architectures.recognise(_shapes(module.state_dict()))
         except ArchitectureError as error:
             logger.info("the network's architecture is not recognised: %s", error.message)
+    else:
+        _require_belonging(arch, module)
     return _described(Network(module, arch, Plan({})))
+
+
+def _require_belonging(arch: Architecture, module: nn.Module) -> None:
+    """See that a network built from the architecture can take the module's tensors."""
+    expected = _shapes(architectures.build(arch, device="meta").state_dict())
+    architectures.require_match(arch, expected, _shapes(module.state_dict()))
 
 
 def _described(network: Network) -> Network:
@@ -151,9 +163,7 @@ def _trusted(
     except (ArchitectureError, OptionError) as error:
         raise CheckpointError(f"{name}: {error.message}", tip=error.tip) from error
     factory = architectures.is_factory(own.name)
-    options = f"--arch {own.name}" + "".join(
-        f" --arch-arg {k}={v}" for k, v in own.arguments.items()
-    )
+    options = architectures.command_line(own)
     if arch is not None and arch != own:
         raise OptionError(
             f"{name} says itself that it is {own}, not {arch}",
@@ -289,9 +299,16 @@ def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
         setattr(module.get_submodule(owner), own, fresh[name])
 
 
-def _require_sound(module: nn.Module, name: str) -> None:
-    """Refuse weights no arithmetic can be done with; all tensors concerned are named."""
+def require_sound(module: nn.Module, name: str) -> None:
+    """Refuse weights no arithmetic can be done with; all tensors concerned are named.
+
+    Raises:
+        BadWeightsError: weights are absent, integers, NaN or infinite.
+    """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    hollow = [key for key, tensor in tensors.items() if tensor.is_meta]
+    if hollow:
+        raise BadWeightsError(f"{name}: there are no values in {_listed(hollow)}")
     parameters = {key for key, _ in module.named_parameters()}
     wrong_type = [
         f"{key} ({str(tensor.dtype).removeprefix('torch.')})"

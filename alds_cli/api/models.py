@@ -13,7 +13,7 @@ from torch import nn
 from alds_cli import architectures
 from alds_cli.checkpoint import require_writable, write_artefact
 from alds_cli.errors import OptionError
-from alds_cli.loading import Network, densified, load_network, network_of
+from alds_cli.loading import Network, densified, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
 from alds_cli.records import Architecture, ArgumentValue
 
@@ -40,7 +40,7 @@ class Source:
 
         Raises:
             ArchitectureError: there is none of that name.
-            OptionError: arguments are given, but no name.
+            OptionError: arguments are given, but no name, or they ask for weights.
         """
         if self.arch is None:
             if self.arch_args:
@@ -50,9 +50,11 @@ class Source:
                 )
             return None
         if isinstance(self.arch_args, Mapping):
-            return replace(
+            arch = replace(
                 architectures.parse_architecture(self.arch), arguments=dict(self.arch_args)
             )
+            architectures.require_plain(arch)
+            return arch
         return architectures.parse_architecture(self.arch, self.arch_args)
 
 
@@ -99,6 +101,9 @@ def open_network(
         model: a path, `-`, a `Network` or a module.
         source: how to read it.
         multiply_back: turn pairs into dense layers again.
+
+    Raises:
+        AldsError: the file cannot be read, no network fits it, or its weights are unusable.
     """
     arch = source.architecture()
     if isinstance(model, (str, Path)):
@@ -114,6 +119,7 @@ def open_network(
         network = network_of(copy.deepcopy(model), arch)
     else:
         network = replace(model, module=copy.deepcopy(model.module))
+    require_sound(network.module, network.name)
     network.module.cpu()
     if source.input_shape is not None:
         network.input_shape = source.input_shape

@@ -10,7 +10,7 @@ from alds_cli.architectures.building import build
 from alds_cli.architectures.caveats import caveat
 from alds_cli.architectures.inputs import default_preprocessing, input_shape
 from alds_cli.architectures.legacy import current_names
-from alds_cli.architectures.matching import require_match
+from alds_cli.architectures.matching import command_line, require_match
 from alds_cli.architectures.naming import (
     is_factory,
     known_names,
@@ -22,6 +22,7 @@ from alds_cli.architectures.recognition import recognise
 __all__ = [
     "build",
     "caveat",
+    "command_line",
     "current_names",
     "default_preprocessing",
     "input_shape",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision
 from alds_cli.architectures.index import load_index
@@ -61,13 +61,11 @@ def require_plain(architecture: Architecture) -> None:
         ArchitectureError: the name is unknown.
         OptionError: an argument is none that can be written as text, or asks for weights.
     """
-    name, arguments = architecture.name, architecture.arguments
-    plain = isinstance(arguments, Mapping) and all(
-        value is None or isinstance(value, (str, int, float)) for value in arguments.values()
-    )
-    if not isinstance(name, str) or not plain:
-        raise OptionError("an architecture is a name with plain values as arguments")
-    parse_architecture(name, [f"{key}={value}" for key, value in arguments.items()])
+    values: Iterable[object] = architecture.arguments.values()
+    if not all(value is None or isinstance(value, (str, int, float)) for value in values):
+        raise OptionError("an architecture's arguments are plain values")
+    listed = [f"{key}={value}" for key, value in architecture.arguments.items()]
+    parse_architecture(architecture.name, listed)
 
 
 def is_factory(name: str) -> bool:
