@@ -27,6 +27,8 @@ TABLE_VERSION = 1
 
 _KEY = "alds_table"
 
+_NONSENSE = (ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
+
 
 def cache_folder() -> Path:
     """Where tables are kept: $ALDS_CACHE_DIR, else the user's cache folder."""
@@ -42,7 +44,12 @@ def cache_path(weights_hash: str) -> Path:
 def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable | None:
     """The cached table of a network; None where there is none or it cannot be trusted."""
     path = cache_path(weights_hash)
-    if not path.exists():
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        logger.warning("the cache %s cannot be read: %s", path.parent, error.strerror)
         return None
     try:
         return read_table(path, weights_hash, specs)
@@ -82,7 +89,7 @@ def write_table(table: ErrorTable, path: Path) -> None:
         "version": TABLE_VERSION,
         "weights_hash": table.weights_hash,
         "layers": layers,
-        "sha256": _checksum(arrays),
+        "sha256": _checksum(arrays, layers),
     }
     with replacing(path) as temporary:
         try:
@@ -107,7 +114,7 @@ def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) ->
             content = json.loads((file.metadata() or {})[_KEY])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         _require(content["version"] == TABLE_VERSION, path, "is of another version")
-        _require(content["sha256"] == _checksum(arrays), path, "is damaged")
+        _require(content["sha256"] == _checksum(arrays, content["layers"]), path, "is damaged")
         _require(content["weights_hash"] == weights_hash, path, "belongs to other weights")
         layers = {
             name: _layer_table(specs[name], entry, arrays, name)
@@ -115,7 +122,8 @@ def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) ->
         }
     except TableError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    # A damaged file makes its reader fail in any way it likes.
+    except (SafetensorError, OSError, LookupError, RecursionError, *_NONSENSE) as error:
         raise TableError(f"the error table {path} cannot be read: {error!r}") from error
     return ErrorTable(weights_hash, layers)
 
@@ -149,8 +157,8 @@ def _stacked(curve: Curve) -> FloatArray:
     return np.stack([curve.sum_squares, curve.largest, curve.tail_energy])
 
 
-def _checksum(arrays: Mapping[str, FloatArray]) -> str:
-    digest = hashlib.sha256()
+def _checksum(arrays: Mapping[str, FloatArray], layers: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
     for key in sorted(arrays):
         digest.update(f"{key}\0{arrays[key].shape}\0".encode())
         digest.update(np.ascontiguousarray(arrays[key]).data)
