@@ -47,7 +47,7 @@ def parse_ratio(value: str | float | Fraction) -> Fraction:
         OptionError: it does not lie strictly between 0 and 1.
     """
     try:
-        ratio = value if isinstance(value, Fraction) else Fraction(str(value))
+        ratio = value if isinstance(value, Fraction) else Fraction(_written_out(str(value)))
     except (ValueError, ZeroDivisionError):
         ratio = Fraction(0)
     if not 0 < ratio < 1:
@@ -56,6 +56,14 @@ def parse_ratio(value: str | float | Fraction) -> Fraction:
             tip="--ratio 0.5 leaves at most half of the parameters",
         )
     return ratio
+
+
+def _written_out(text: str) -> str:
+    """The text, unless its exponent would take all memory to write out."""
+    exponent = text.lower().partition("e")[2].lstrip("+-0")
+    if len(exponent) > 4:
+        raise ValueError(text)
+    return text
 
 
 def select_layers(

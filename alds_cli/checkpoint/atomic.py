@@ -20,6 +20,12 @@ def require_writable(path: Path) -> None:
         OutputError: the folder is missing or not writable, or a folder stands at the path.
     """
     folder = path.parent
+    try:
+        path.resolve().stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder", tip="name a file in it")
     if not folder.exists():
@@ -48,7 +54,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         folder = None if special else path.parent
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=folder)
+        prefix = f".{path.name[:48]}."  # not beyond the length that a name may have
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -58,11 +65,15 @@ def replacing(path: Path) -> Iterator[Path]:
         else:
             _take_over(temporary, path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         if temporary is not None:
             with suppress(FileNotFoundError):
                 temporary.unlink()
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def copy_stream(source: IO[bytes], sink: IO[bytes]) -> None:

@@ -75,13 +75,15 @@ def parse_document(text: str, name: str) -> Document:
                 tip="install the version of alds that wrote it, or a newer one",
             )
         return _document(content)
-    except (ValueError, KeyError, TypeError, AttributeError, PlanError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
         raise CheckpointError(f"{name}: the artefact's document is damaged ({error})") from error
 
 
 def _document(content: Mapping[str, Any]) -> Document:
     architecture = content["architecture"]
     shape = content["input_shape"]
+    if not isinstance(architecture["name"], str) or not isinstance(architecture["arguments"], dict):
+        raise TypeError("an architecture is a name and an object of arguments")
     return Document(
         architecture=Architecture(architecture["name"], architecture["arguments"]),
         plan=plan_from_json(content["plan"]),

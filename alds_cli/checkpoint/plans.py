@@ -38,9 +38,12 @@ def plan_from_json(content: object) -> Plan:
         raise PlanError("a plan is a JSON object with an object 'layers' in it")
     if content.get("schema", SCHEMA) != SCHEMA:
         raise PlanError(f"the plan has schema {content['schema']}; this version reads {SCHEMA}")
+    for key, kind in (("method", str), ("solver", str), ("bound", str), ("seed", int)):
+        if content.get(key) is not None and type(content[key]) is not kind:
+            raise PlanError(f"the plan's {key} is {content[key]!r}, which makes no sense")
     return Plan(
         {name: _choice_from_json(name, choice) for name, choice in content["layers"].items()},
-        method=content.get("method", "manual"),
+        method=content.get("method") or "manual",
         solver=content.get("solver"),
         bound=content.get("bound"),
         seed=content.get("seed"),
@@ -73,7 +76,7 @@ def read_plan(path: Path) -> Plan:
         return plan_from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise PlanError(f"{path}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(f"{path} is not JSON: {error}") from error
     except PlanError as error:
         raise PlanError(f"{path}: {error.message}", tip=error.tip) from error

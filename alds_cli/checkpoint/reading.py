@@ -98,15 +98,23 @@ def _as_file(source: str | Path) -> Iterator[tuple[Path, str]]:
     """A path to read from, and the name to call it by; standard input goes through a file."""
     if str(source) != "-":
         path = Path(source)
-        if not path.exists():
-            raise CheckpointError(f"{path}: no such file")
-        if path.is_dir():
-            raise CheckpointError(f"{path} is a folder, not a model file")
+        _require_file(path)
         yield path, str(path)
         return
     with tempfile.NamedTemporaryFile(prefix="alds-stdin-") as spooled:
         copy_stream(sys.stdin.buffer, spooled)
         yield Path(spooled.name), "standard input"
+
+
+def _require_file(path: Path) -> None:
+    try:
+        path.stat()
+    except (FileNotFoundError, ValueError) as error:
+        raise CheckpointError(f"{path}: no such file") from error
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from error
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder, not a model file")
 
 
 def _kind(path: Path, name: str) -> str:
@@ -136,7 +144,8 @@ def _refuse_other_archives(path: Path, name: str) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {member.split("/", 1)[-1] for member in archive.namelist()}
-    except zipfile.BadZipFile as error:
+    # A damaged directory of the archive makes zipfile fail in more ways than its own.
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise CheckpointError(
             f"{name} is damaged: the zip archive is truncated or corrupt", tip="fetch it again"
         ) from error
@@ -199,4 +208,6 @@ def _open_artefact(loaded: Mapping[str, Any], name: str) -> tuple[dict[str, Tens
     text, tensors = loaded[DOCUMENT_KEY], loaded.get("state_dict")
     if not isinstance(text, str) or not isinstance(tensors, Mapping):
         raise CheckpointError(f"{name} calls itself an alds artefact, but is not whole")
+    if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{name} calls itself an alds artefact, but holds other than tensors")
     return dict(tensors), parse_document(text, name)

@@ -103,7 +103,18 @@ def _candidates(
 
 
 def _is_state_dict(mapping: Mapping[object, object]) -> bool:
-    """At least one named tensor, and tensors make up most of it; an optimiser's state is none."""
+    """At least one named tensor, and tensors make up most of it; an optimiser's state is none.
+
+    What holds a state dict is none itself, though it may hold a random generator's state and
+    a best accuracy as tensors beside it. A module's extra state is its own affair.
+    """
+    inner = (
+        value
+        for key, value in mapping.items()
+        if isinstance(value, Mapping) and not str(key).endswith("_extra_state")
+    )
+    if any(_is_state_dict(value) for value in inner):
+        return False
     tensors = sum(isinstance(value, Tensor) for value in mapping.values())
     return (
         tensors > 0 and 2 * tensors > len(mapping) and all(isinstance(key, str) for key in mapping)
