@@ -1,0 +1,46 @@
+"""What several test modules need: the real data beside the repository, and a cache apart."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def shared_folder():
+    """Where the real checkpoints and data lie; None where they are absent."""
+    candidates = [ROOT.parent / "shared", ROOT / "shared"]
+    if named := os.environ.get("ALDS_SHARED"):
+        candidates.insert(0, Path(named))
+    return next((folder for folder in candidates if (folder / "weights").is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real checkpoints and data."""
+    folder = shared_folder()
+    if folder is None:
+        pytest.skip("needs the real checkpoints in ../shared (or in the folder $ALDS_SHARED)")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache_folder_of_the_test(tmp_path_factory):
+    """An empty cache for every test; the user's own is never read or written."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ALDS_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture
+def threads():
+    """Set torch's number of threads; it is what it was when the test is over."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

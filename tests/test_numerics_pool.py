@@ -1,0 +1,259 @@
+"""The pool of one-threaded workers: errors, memory, order and what it leaves behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from alds_cli.numerics.pool import run_jobs, single_threaded_blas
+
+
+class JobOf:
+    """A job of a function that may spawn."""
+
+    def __init__(self, function, nbytes=0):
+        self.function = function
+        self.nbytes = nbytes
+
+    def __call__(self, spawn):
+        self.function(spawn)
+
+
+class Ledger:
+    """Who holds how much at a time."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.held = self.most = self.running = self.most_running = 0
+
+    def hold(self, nbytes, seconds=0.01):
+        with self.lock:
+            self.held += nbytes
+            self.running += 1
+            self.most = max(self.most, self.held)
+            self.most_running = max(self.most_running, self.running)
+        time.sleep(seconds)
+        with self.lock:
+            self.held -= nbytes
+            self.running -= 1
+
+
+def workers():
+    return [t for t in threading.enumerate() if t.name.startswith("alds-worker")]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind(threads):
+    threads(4)
+    yield
+    assert not workers()
+    assert torch.get_num_threads() == 4
+
+
+def test_no_jobs():
+    run_jobs([])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_every_job_and_task_runs_once_and_is_reported_once(count, threads):
+    threads(count)
+    done, reported, report_threads = [], [], set()
+    lock = threading.Lock()
+
+    def piece(name):
+        with lock:
+            done.append(name)
+
+    def job(number):
+        def work(spawn):
+            piece((number, None))
+            for part in range(number % 4):
+                spawn(lambda part=part: piece((number, part)), 1)
+
+        return JobOf(work, nbytes=1)
+
+    def on_done(index):
+        report_threads.add(threading.current_thread())
+        reported.append(index)
+        parts = {None, *range(index % 4)}
+        with lock:
+            assert {part for number, part in done if number == index} == parts
+
+    run_jobs([job(number) for number in range(20)], on_done=on_done)
+    threads(4)
+    assert sorted(reported) == list(range(20))
+    assert report_threads == {threading.main_thread()}
+    assert len(done) == len(set(done)) == 20 + sum(number % 4 for number in range(20))
+
+
+def test_jobs_begin_in_their_order():
+    begun = []
+    run_jobs(
+        [JobOf(lambda _, n=number: begun.append(n), nbytes=100) for number in range(10)], memory=1
+    )
+    assert begun == list(range(10))
+
+
+def test_several_workers_share_the_work():
+    ledger = Ledger()
+    run_jobs([JobOf(lambda _: ledger.hold(0, 0.05)) for _ in range(8)])
+    assert ledger.most_running > 1
+
+
+def test_every_job_has_one_thread():
+    seen = set()
+
+    def look(_):
+        seen.add(torch.get_num_threads())
+
+    run_jobs([JobOf(look) for _ in range(4)])
+    assert seen == {1}
+
+
+class OddError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("failing", [0, 3, 9])
+@pytest.mark.parametrize("where", ["job", "task", "task run at once"])
+@pytest.mark.parametrize("error", [OddError, SystemExit, MemoryError])
+def test_errors_reach_the_caller_and_stop_everyone(failing, where, error):
+    begun = []
+
+    def fail():
+        raise error("on purpose")
+
+    def job(number):
+        def work(spawn):
+            begun.append(number)
+            if number != failing:
+                time.sleep(0.002)
+            elif where == "job":
+                fail()
+            else:
+                spawn(fail, 1 if where == "task" else 10**12)
+
+        return JobOf(work)
+
+    with pytest.raises(error, match="on purpose"):
+        run_jobs([job(number) for number in range(200)])
+    assert len(begun) < 200
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OddError])
+def test_an_interruption_in_the_report_stops_the_workers(error):
+    begun = []
+
+    def work(_):
+        begun.append(1)
+        time.sleep(0.002)
+
+    def on_done(_):
+        raise error
+
+    with pytest.raises(error):
+        run_jobs([JobOf(work) for _ in range(300)], on_done=on_done)
+    assert len(begun) < 300
+
+
+def test_jobs_stay_within_the_memory():
+    ledger = Ledger()
+    sizes = [60, 30, 30, 50, 20, 70, 10, 90, 100] * 3
+    run_jobs([JobOf(lambda _, n=n: ledger.hold(n, 0.003), nbytes=n) for n in sizes], memory=100)
+    assert 60 < ledger.most <= 100
+
+
+def test_a_job_beyond_the_memory_runs_alone():
+    ledger = Ledger()
+    alone = []
+
+    def large(_):
+        with ledger.lock:
+            alone.append(ledger.held == 0)
+        ledger.hold(500, 0.02)
+
+    jobs = [JobOf(lambda _: ledger.hold(40), nbytes=40) for _ in range(6)]
+    jobs.insert(3, JobOf(large, nbytes=500))
+    run_jobs(jobs, memory=100)
+    assert alone == [True]
+    assert ledger.most == 500
+
+
+def test_a_job_waits_for_tasks_that_still_hold_the_memory():
+    """The job that spawned them is done, but they are not."""
+    ledger = Ledger()
+
+    def spawning(spawn):
+        spawn(lambda: ledger.hold(90, 0.1), 90)
+
+    waiting = JobOf(lambda _: ledger.hold(50), nbytes=50)
+    run_jobs([JobOf(spawning, nbytes=10), waiting], memory=100)
+    assert ledger.most <= 100
+
+
+def test_tasks_that_do_not_fit_are_run_by_who_spawns_them():
+    ran = []
+
+    def work(spawn):
+        own = threading.current_thread()
+        spawn(lambda: ran.append(threading.current_thread() is own), 10**12)
+        assert ran == [True]
+
+    run_jobs([JobOf(work)], memory=10)
+    assert ran == [True]
+
+
+def test_tasks_may_spawn_further_ones():
+    reached = []
+
+    def descend(spawn, depth):
+        reached.append(depth)
+        if depth < 50:
+            spawn(lambda: descend(spawn, depth + 1), 1)
+
+    done = []
+    run_jobs([JobOf(lambda spawn: descend(spawn, 0))], on_done=done.append)
+    assert reached == list(range(51))
+    assert done == [0]
+
+
+def test_threads_are_restored_after_an_error_in_the_block():
+    def block():
+        with single_threaded_blas() as before:
+            assert before == 4
+            assert torch.get_num_threads() == 1
+            raise OddError
+
+    with pytest.raises(OddError):
+        block()
+    assert torch.get_num_threads() == 4
+
+
+def test_large_matrices_are_let_go_when_a_task_is_done():
+    alive = []
+
+    class Held:
+        def __init__(self):
+            alive.append(1)
+
+        def __del__(self):
+            alive.pop()
+
+    peaks = []
+
+    def work(spawn):
+        held = Held()
+
+        def task():
+            assert held is not None
+            peaks.append(len(alive))
+            time.sleep(0.005)
+
+        spawn(task, 100)
+
+    run_jobs([JobOf(work, nbytes=1) for _ in range(30)], memory=200)
+    assert not alive
+    assert max(peaks) <= 5
