@@ -71,9 +71,4 @@ def _largest_eigenvalue(gram: Tensor) -> float:
     found = eigsh(
         gram.numpy(), k=1, which="LA", v0=start.numpy(), tol=1e-12, return_eigenvectors=False
     )
-    # With few distinct eigenvalues the Krylov space is soon exhausted, and ARPACK has been
-    # seen to give a smaller one then. The largest is at least each of these two.
-    least = max(float(gram.diagonal().max()), float(gram.square().sum() / gram.trace()))
-    if found[0] < least * (1 - 1e-9):
-        return float(torch.linalg.eigvalsh(gram)[-1])
     return float(found[0])
