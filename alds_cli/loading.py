@@ -189,6 +189,7 @@ def _open_artefact(
     if multiply_back and choices:
         module = architectures.build(arch, device="meta")
         tensors = dense_state(module, tensors, choices)
+    _require_floating(module, tensors, checkpoint.name)
     _load_tensors(module, tensors, arch)
     return _described(
         Network(
@@ -216,6 +217,7 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
     else:
         module = architectures.build(arch, device="meta")
         tensors = _matching(checkpoint, arch, module)
+    _require_floating(module, tensors, checkpoint.name)
     _load_tensors(module, tensors, arch)
     return _described(
         Network(module, arch, Plan({}), name=checkpoint.name, nbytes=checkpoint.nbytes)
@@ -309,17 +311,7 @@ def require_sound(module: nn.Module, name: str) -> None:
     hollow = [key for key, tensor in tensors.items() if tensor.is_meta]
     if hollow:
         raise BadWeightsError(f"{name}: there are no values in {_listed(hollow)}")
-    parameters = {key for key, _ in module.named_parameters()}
-    wrong_type = [
-        f"{key} ({str(tensor.dtype).removeprefix('torch.')})"
-        for key, tensor in tensors.items()
-        if key in parameters and tensor.dtype not in _WEIGHT_TYPES
-    ]
-    if wrong_type:
-        raise BadWeightsError(
-            f"{name}: weights must be floating-point numbers, but {_listed(wrong_type)}",
-            tip="a quantised checkpoint must be converted back to floating point first",
-        )
+    _require_floating(module, tensors, name)
     not_finite = [
         key
         for key, tensor in tensors.items()
@@ -329,6 +321,20 @@ def require_sound(module: nn.Module, name: str) -> None:
         raise BadWeightsError(
             f"{name}: NaN or infinite values in {_listed(not_finite)}",
             tip="the training diverged, or the file is damaged; use an earlier checkpoint",
+        )
+
+
+def _require_floating(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse parameters of a type that PyTorch could not even hold as parameters."""
+    wrong = [
+        f"{key} ({str(tensors[key].dtype).removeprefix('torch.')})"
+        for key, _ in module.named_parameters()
+        if key in tensors and tensors[key].dtype not in _WEIGHT_TYPES
+    ]
+    if wrong:
+        raise BadWeightsError(
+            f"{name}: weights must be floating-point numbers, unlike {_listed(wrong)}",
+            tip="a quantised checkpoint must be converted back to floating point first",
         )
 
 

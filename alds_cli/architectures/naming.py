@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision
 from alds_cli.architectures.index import load_index
@@ -61,7 +61,8 @@ def require_plain(architecture: Architecture) -> None:
         ArchitectureError: the name is unknown.
         OptionError: an argument is none that can be written as text, or asks for weights.
     """
-    values: Iterable[object] = architecture.arguments.values()
+    # A file's JSON may hold lists and objects where the type says plain values.
+    values: list[object] = list(architecture.arguments.values())
     if not all(value is None or isinstance(value, (str, int, float)) for value in values):
         raise OptionError("an architecture's arguments are plain values")
     listed = [f"{key}={value}" for key, value in architecture.arguments.items()]
