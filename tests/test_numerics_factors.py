@@ -206,7 +206,7 @@ def test_lanczos_with_repeated_or_hidden_values(shape, kind, monkeypatch):
     """All eigenvalues equal, or the leading vector far from the start vector."""
     monkeypatch.setattr(norms, "_DENSE_EIGENVALUES", 1)
     matrix = torch.zeros(shape[0], shape[1], dtype=torch.float64)
-    count = min(shape)
+    count = min(shape[:2])
     diagonal = torch.ones(count, dtype=torch.float64)
     if kind == "two values":
         diagonal[count // 2 :] = 0.5
