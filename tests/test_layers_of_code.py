@@ -1,0 +1,208 @@
+"""The direction of imports, and who may print, exit, seed and set threads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "alds_cli"
+
+VERBS = ("profiling", "compression", "evaluation", "retraining", "exporting")
+
+ORDER = (
+    ("cli",),
+    ("api",),
+    VERBS,
+    ("loading",),
+    ("methods",),
+    ("allocation",),
+    ("surgery",),
+    ("architectures",),
+    ("datasets",),
+    ("checkpoint",),
+    ("numerics",),
+    ("records",),
+    ("errors",),
+)
+"""Top to bottom: a room imports itself and what stands below it, never beside or above."""
+
+LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+PRINTING_SCRIPTS = {"architectures/indexing.py"}
+"""Makes the index of architectures; a script for developers, not imported by anything."""
+
+
+def room_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(tree, path):
+    """Dotted names of everything a module imports, wherever the import stands."""
+    package = ["alds_cli", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join([*package[: len(package) - node.level + 1], base]).rstrip(".")
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def calls(tree):
+    """Source text of what is called."""
+    yield from (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def identifiers(paths):
+    return [str(path.relative_to(PACKAGE)) for path in paths]
+
+
+def test_every_room_has_a_place():
+    known = {*LEVEL, "__init__", "__main__", "_version"}
+    assert {room_of(path) for path in MODULES} <= known
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
+def test_imports_go_down(path):
+    own = room_of(path)
+    for name in imported(parsed(path), path):
+        parts = name.split(".")
+        if parts[0] != "alds_cli" or len(parts) < 2:
+            continue
+        other = parts[1]
+        if own == "__main__":
+            assert other == "cli", f"__main__ imports {name}"
+        elif own == "__init__":
+            assert other != "cli", f"__init__ imports {name}"
+        elif other in LEVEL and other != own:
+            assert own in LEVEL, f"{own} imports {name}"
+            assert LEVEL[own] < LEVEL[other], f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
+def test_only_the_command_line_talks(path):
+    if room_of(path) in {"cli", "__main__"} or str(path.relative_to(PACKAGE)) in PRINTING_SCRIPTS:
+        return
+    tree = parsed(path)
+    terminal = {"typer", "rich", "click", "tqdm"}
+    assert not terminal & {name.split(".")[0] for name in imported(tree, path)}
+    spoken = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "logging.basicConfig"}
+    assert not spoken & set(calls(tree))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
+def test_only_the_command_line_changes_global_seeds_and_threads(path):
+    if room_of(path) == "cli":
+        return
+    own = str(path.relative_to(PACKAGE))
+    changing = {
+        "torch.manual_seed",
+        "torch.seed",
+        "torch.set_num_threads",
+        "torch.set_num_interop_threads",
+        "torch.set_default_dtype",
+        "torch.set_default_device",
+        "torch.use_deterministic_algorithms",
+        "random.seed",
+        "np.random.seed",
+        "numpy.random.seed",
+    }
+    found = changing & set(calls(parsed(path)))
+    assert found <= ({"torch.set_num_threads"} if own == "numerics/pool.py" else set())
+
+
+def test_the_pool_restores_the_threads_it_sets():
+    tree = parsed(PACKAGE / "numerics" / "pool.py")
+    total = [name for name in calls(tree) if name == "torch.set_num_threads"]
+    restored = [
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Try)
+        for statement in node.finalbody
+        for name in calls(statement)
+        if name == "torch.set_num_threads"
+    ]
+    assert (len(total), len(restored)) == (2, 1)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
+def test_only_the_rooms_for_files_touch_the_disk(path):
+    """Models and data are read and written by two rooms only."""
+    if room_of(path) in {"checkpoint", "datasets", "cli", "exporting"}:
+        return
+    if str(path.relative_to(PACKAGE)) in {"architectures/indexing.py", "architectures/index.py"}:
+        return  # the index of architectures is part of the package
+    touching = {"open", "torch.load", "torch.save", "pickle.load", "pickle.loads", "save_file"}
+    assert not touching & set(calls(parsed(path)))
+
+
+def test_no_module_imports_in_a_circle():
+    """Module by module, imports within functions left out."""
+    names = {
+        ".".join(["alds_cli", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(
+            ".__init__"
+        ): path
+        for path in MODULES
+    }
+    needs = {}
+    for name, path in names.items():
+        tree = parsed(path)
+        tree.body = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        found = set(imported(tree, path))
+        needs[name] = {
+            other if other in names else other.rpartition(".")[0]
+            for other in found
+            if other in names or other.rpartition(".")[0] in names
+        } - {name}
+    settled: set[str] = set()
+    while True:
+        ready = {name for name, others in needs.items() if others <= settled} - settled
+        if not ready:
+            break
+        settled |= ready
+    # A package's own __init__ may gather from its modules; nothing else may be left.
+    assert set(needs) - settled == set()
+
+
+def run_python(code):
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@pytest.mark.parametrize("module", ["alds_cli", "alds_cli.records", "alds_cli.errors"])
+def test_importing_the_package_imports_no_torch(module):
+    heavy = ("torch", "torchvision", "scipy", "timm", "sklearn", "typer", "rich")
+    done = run_python(
+        f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_public_names_are_there_and_documented():
+    done = run_python(
+        "import alds_cli\n"
+        "for name in alds_cli.__all__:\n"
+        "    assert getattr(alds_cli, name) is not None, name\n"
+        "    assert name in dir(alds_cli), name\n"
+        "expected = {'load', 'save', 'profile', 'compress', 'evaluate', 'retrain', '__version__'}\n"
+        "assert expected <= set(alds_cli.__all__), expected - set(alds_cli.__all__)\n"
+        "try:\n"
+        "    alds_cli.no_such_name\n"
+        "except AttributeError as error:\n"
+        "    assert 'no_such_name' in str(error)\n"
+        "else:\n"
+        "    raise SystemExit('no AttributeError')\n"
+    )
+    assert done.returncode == 0, done.stderr
