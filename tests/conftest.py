@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+# Small networks gain nothing from threads that wait for each other, least of all where
+# several test processes share the cores. Tests of threads set their number themselves.
+torch.set_num_threads(1)
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
