@@ -104,6 +104,9 @@ class _Crew:
 
     def work(self) -> None:
         """Take pieces until none can come any more."""
+        # The number that the calling thread has set reaches LAPACK in this one only after
+        # something else has asked for it here; until then its bits would vary.
+        torch.set_num_threads(1)
         while (piece := self._next_piece()) is not None:
             index, task, nbytes = piece
             try:
