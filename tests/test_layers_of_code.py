@@ -133,7 +133,7 @@ def test_the_pool_restores_the_threads_it_sets():
         for name in calls(statement)
         if name == "torch.set_num_threads"
     ]
-    assert (len(total), len(restored)) == (2, 1)
+    assert len(total) > len(restored) == 1
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))

@@ -1,0 +1,218 @@
+"""Error tables on disk: exact, checked, and never worth an error of their own."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from alds_cli import profiling
+from alds_cli.checkpoint import (
+    cache_path,
+    load_cached,
+    read_table,
+    store_cached,
+    tables,
+    write_table,
+)
+from alds_cli.errors import OutputError, TableError
+from alds_cli.profiling import error_tables, layer_weights_hash
+from alds_cli.surgery import find_layers
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 1), nn.Flatten(), nn.Linear(6, 5))
+
+
+@pytest.fixture
+def tabled():
+    net = network()
+    specs = find_layers(net)
+    return net, specs, error_tables(net, specs, schemes=(0, 1, 2, 3), cache=False)[0]
+
+
+def require_equal(found, expected):
+    assert found.weights_hash == expected.weights_hash
+    assert set(found.layers) == set(expected.layers)
+    for name, layer in expected.layers.items():
+        own = found.layers[name]
+        assert own.spec == layer.spec
+        assert dict(own.norms) == dict(layer.norms)
+        assert set(own.curves) == set(layer.curves)
+        for key, curve in layer.curves.items():
+            for field in ("sum_squares", "largest", "tail_energy"):
+                assert np.array_equal(getattr(own.curves[key], field), getattr(curve, field))
+
+
+def test_round_trip_is_exact(tabled, tmp_path):
+    _, specs, table = tabled
+    path = tmp_path / "table.safetensors"
+    write_table(table, path)
+    require_equal(read_table(path, table.weights_hash, specs), table)
+    first = path.read_bytes()
+    write_table(table, path)
+    assert path.read_bytes() == first
+
+
+def test_second_call_computes_nothing(monkeypatch):
+    net = network()
+    specs = find_layers(net)
+    first, computed = error_tables(net, specs)
+    assert computed
+    monkeypatch.setattr(profiling, "run_jobs", lambda *_, **__: pytest.fail("computed again"))
+    second, computed = error_tables(net, specs)
+    assert not computed
+    require_equal(second, first)
+
+
+def test_missing_schemes_are_added_to_what_is_there(monkeypatch):
+    net = network()
+    specs = find_layers(net)
+    error_tables(net, specs)
+    folded = []
+    monkeypatch.setattr(profiling, "fold", lambda w, s: folded.append(s) or _fold(w, s))
+    both, computed = error_tables(net, specs, schemes=(0, 3))
+    assert computed
+    assert folded == [3]  # only the 3×3 layer folds differently by it
+    alone, _ = error_tables(net, specs, schemes=(0, 3), cache=False)
+    require_equal(both, alone)
+    again, computed = error_tables(net, specs, schemes=(3,))
+    assert not computed
+    require_equal(again, both)
+
+
+_fold = profiling.fold
+
+
+def test_a_scheme_that_applies_to_no_layer_asks_for_nothing():
+    net = nn.Sequential(nn.Linear(4, 4))
+    table, computed = error_tables(net, find_layers(net), schemes=(3,))
+    assert not computed
+    assert not table.layers
+
+
+def test_other_weights_have_other_tables():
+    specs = find_layers(network())
+    assert layer_weights_hash(network(), specs) == layer_weights_hash(network(), specs)
+    assert layer_weights_hash(network(), specs) != layer_weights_hash(network(1), specs)
+    half = layer_weights_hash(network().half(), specs)
+    assert half != layer_weights_hash(network(), specs)
+
+
+def test_foreign_tables_are_refused(tabled, tmp_path):
+    _, specs, table = tabled
+    path = tmp_path / "table.safetensors"
+    write_table(table, path)
+    with pytest.raises(TableError, match="other weights"):
+        read_table(path, "0" * 64, specs)
+    fewer = {name: spec for name, spec in specs.items() if name != "1"}
+    with pytest.raises(TableError):
+        read_table(path, table.weights_hash, fewer)
+    net = network(1)
+    with pytest.raises(TableError, match="other weights"):
+        error_tables(net, find_layers(net), table=path)
+    with pytest.raises(TableError):
+        error_tables(net, find_layers(net), table=tmp_path / "none")
+
+
+def test_every_flipped_byte_is_noticed_or_harmless(tabled, tmp_path):
+    _, specs, table = tabled
+    path = tmp_path / "table.safetensors"
+    write_table(table, path)
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    offsets = {*range(header), *range(header, len(whole), max(1, (len(whole) - header) // 100))}
+    noticed = 0
+    for offset in sorted(offsets):
+        damaged = bytearray(whole)
+        damaged[offset] ^= 1 << (offset % 8)
+        path.write_bytes(damaged)
+        try:
+            found = read_table(path, table.weights_hash, specs)
+        except TableError:
+            noticed += 1
+        else:
+            require_equal(found, table)
+    assert noticed > 0.9 * len(offsets)
+
+
+@pytest.mark.parametrize("length", [0, 1, 8, 100, 1000, -1])
+def test_half_a_table_is_computed_anew(length, caplog):
+    net = network()
+    specs = find_layers(net)
+    expected, _ = error_tables(net, specs)
+    path = cache_path(expected.weights_hash)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:length])
+    found, computed = error_tables(net, specs)
+    assert computed
+    require_equal(found, expected)
+    [record] = caplog.records
+    assert record.levelno == logging.WARNING
+    assert "computed anew" in record.getMessage()
+    assert path.read_bytes() == whole
+
+
+def test_another_version_is_computed_anew(monkeypatch, caplog, tabled):
+    net, specs, table = tabled
+    path = store_cached(table)
+    monkeypatch.setattr(tables, "TABLE_VERSION", 99)
+    assert cache_path(table.weights_hash) != path  # versions do not share files
+    path.rename(cache_path(table.weights_hash))
+    assert load_cached(table.weights_hash, specs) is None
+    assert "another version" in caplog.text
+    found, computed = error_tables(net, specs, schemes=(0, 1, 2, 3))
+    assert computed
+    require_equal(found, table)
+
+
+def test_a_file_where_the_cache_should_be_is_a_warning(cache_folder_of_the_test, caplog):
+    cache_folder_of_the_test.write_text("in the way")
+    net = network()
+    table, computed = error_tables(net, find_layers(net))
+    assert computed
+    assert len(table.layers) == 3
+    assert "not cached" in caplog.text
+    assert cache_folder_of_the_test.read_text() == "in the way"
+
+
+def test_a_folder_where_the_table_should_be_is_a_warning(caplog, tabled):
+    _, specs, table = tabled
+    cache_path(table.weights_hash).mkdir(parents=True)
+    assert load_cached(table.weights_hash, specs) is None
+    assert store_cached(table) is None
+    assert "not cached" in caplog.text
+
+
+def test_a_table_that_cannot_be_written_where_the_user_wants_it(tabled, tmp_path):
+    with pytest.raises(OutputError):
+        write_table(tabled[2], tmp_path / "no" / "table")
+
+
+def test_no_cache_leaves_no_trace(cache_folder_of_the_test):
+    net = network()
+    error_tables(net, find_layers(net), cache=False)
+    assert not cache_folder_of_the_test.exists()
+
+
+def test_progress_counts_to_the_end():
+    net = network()
+    events = []
+    error_tables(net, find_layers(net), schemes=(0, 3), progress=events.append)
+    assert [(event.task, event.done, event.total) for event in events] == [
+        ("profile", done, 4) for done in range(1, 5)
+    ]
+
+
+def test_threads_change_no_bit(threads):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(32, 48, 3), nn.Conv2d(48, 96, 3), nn.Flatten(), nn.Linear(96, 10))
+    found = []
+    for count in (1, 4):
+        threads(count)
+        found.append(error_tables(net, find_layers(net), schemes=(0, 1, 2, 3), cache=False)[0])
+    require_equal(*found)
