@@ -56,7 +56,8 @@ def command(
         )
     interface.show(_table(result))
     origin = "computed" if result.computed else "found"
-    interface.show(f"{origin} in {sum(result.seconds.values()):.2f} s; kept in {result.path}")
+    kept = "not kept" if result.path is None else f"kept in {result.path}"
+    interface.show(f"{origin} in {sum(result.seconds.values()):.2f} s; {kept}")
     interface.show_json(documents.profile(result))
 
 

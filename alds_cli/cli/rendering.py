@@ -47,6 +47,11 @@ def removed(before: int | None, after: int | None) -> str:
     return f"{100 * (1 - after / before):.2f} %"
 
 
+def place(name: str, direction: str) -> str:
+    """A file's name, or that of the standard stream a dash stands for."""
+    return f"standard {direction}" if name == "-" else name
+
+
 def seconds(stages: Mapping[str, float]) -> str:
     """Times by stage in one line."""
     return ", ".join(f"{stage} {value:.2f} s" for stage, value in stages.items())
@@ -55,8 +60,8 @@ def seconds(stages: Mapping[str, float]) -> str:
 def compression_summary(name: str, result: CompressionResult) -> Group:
     """What went in, what came out, and how far it is from the original."""
     report = result.report
-    target = result.output or ("nothing written" if result.network is None else "in memory")
-    made = table(f"{name} → {target}", "", "before", "after", "removed")
+    target = place(result.output, "output") if result.output else "nothing written"
+    made = table(f"{place(name, 'input')} → {target}", "", "before", "after", "removed")
     made.add_row(
         "parameters",
         count(report.params_before),

@@ -99,7 +99,7 @@ def command(
     threads give equal weights.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.cli import documents  # noqa: PLC0415
+    from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
 
@@ -142,7 +142,8 @@ def command(
             progress=progress,
         )
     interface.show(_history(result.history))
-    interface.show(f"{model} → {output} in {result.seconds:.1f} s")
+    places = f"{rendering.place(model, 'input')} → {rendering.place(output, 'output')}"
+    interface.show(f"{places} in {result.seconds:.1f} s")
     interface.show_json(documents.retraining(result))
 
 
