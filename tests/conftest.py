@@ -6,8 +6,14 @@ import os
 import uuid
 from pathlib import Path
 
-import pytest
-import torch
+# Before torch is imported: workers that run side by side share the cores, and threads
+# that wait for one another by spinning would take them all.
+_WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 # Small networks gain nothing from threads that wait for each other, least of all where
 # several test processes share the cores. Tests of threads set their number themselves.
