@@ -215,7 +215,8 @@ def carry_out(
         layer: Any = module.get_submodule(name)
         norm = tables.layers[name].norms[choice.scheme]
         jobs[name] = _PairJob(layer.weight.detach(), choice, norm)
-    names = list(jobs)
+    # The largest first: what it takes is gone before the others' results pile up.
+    names = sorted(jobs, key=lambda name: -jobs[name].nbytes)
     errors: dict[str, float] = {}
 
     def finished(index: int) -> None:
@@ -228,7 +229,7 @@ def carry_out(
             progress(ProgressEvent("decompose", len(errors), len(names)))
 
     with torch.no_grad():
-        run_jobs(list(jobs.values()), on_done=finished)
+        run_jobs([jobs[name] for name in names], on_done=finished)
     return layer_reports(specs, tables, plan, errors)
 
 

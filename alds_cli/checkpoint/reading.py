@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import pickle
 import sys
@@ -61,7 +62,8 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Read a model file, or standard input where the source is `-`.
 
-    Tensors stay mapped to the file where its format allows that.
+    Every tensor has memory of its own, not a part of the mapped file's: it is given back
+    as soon as the tensor is, and the file may change or vanish.
 
     Args:
         source: the path.
@@ -78,7 +80,7 @@ def read_checkpoint(
         if kind == "safetensors":
             tensors, document = _read_safetensors(path, name)
             return Checkpoint(name, tensors, document, nbytes)
-        loaded = _torch_load(path, name, allow_pickle=allow_pickle, mapped=kind == "zip")
+        loaded = _torch_load(path, name, allow_pickle=allow_pickle)
     if isinstance(loaded, Mapping) and DOCUMENT_KEY in loaded:
         tensors, document = _open_artefact(loaded, name)
         return Checkpoint(name, tensors, document, nbytes)
@@ -158,14 +160,20 @@ def _refuse_other_archives(path: Path, name: str) -> None:
         raise CheckpointError(f"{name} is a zip archive, but not a PyTorch checkpoint")
 
 
-def _torch_load(path: Path, name: str, *, allow_pickle: bool, mapped: bool) -> Any:
+def _torch_load(path: Path, name: str, *, allow_pickle: bool) -> Any:
     """`torch.load`, every failure of which becomes an error that says what to do."""
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
             warnings.simplefilter("ignore")  # old tensors' deprecations are not the user's
-            return torch.load(
-                str(path), map_location="cpu", weights_only=not allow_pickle, mmap=mapped
-            )
+            # torch goes by this suffix and not by the content, but takes an open file as it is;
+            # it reads that by way of copies, so only there.
+            with path.open("rb") as file:
+                misleading = path.suffix == ".safetensors"
+                return torch.load(
+                    file if misleading else str(path),
+                    map_location="cpu",
+                    weights_only=not allow_pickle,
+                )
     except MemoryError:
         raise
     except Exception as error:
@@ -193,7 +201,8 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Documen
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            mapped = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            tensors = _read_into_memory(path, mapped)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{name} is not a whole safetensors file: {error}") from error
     if not tensors:
@@ -202,6 +211,24 @@ def _read_safetensors(path: Path, name: str) -> tuple[dict[str, Tensor], Documen
     if document is None:
         return find_state_dict(tensors).tensors, None
     return tensors, parse_document(document, name)
+
+
+def _read_into_memory(path: Path, mapped: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of a sound safetensors file's tensors, without touching the mapped pages.
+
+    The format: a length in eight bytes, a JSON header with offsets, the data.
+    """
+    tensors: dict[str, Tensor] = {}
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, tensor in mapped.items():
+            own = torch.empty(tensor.shape, dtype=tensor.dtype)
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            if own.numel():
+                file.readinto(own.flatten().view(torch.uint8).numpy().data)
+            tensors[name] = own
+    return tensors
 
 
 def _open_artefact(loaded: Mapping[str, Any], name: str) -> tuple[dict[str, Tensor], Document]:
