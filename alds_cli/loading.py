@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,9 @@ from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_
 logger = logging.getLogger(__name__)
 
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+_LARGEST = 1e100
+"""Beyond it squares and their sums would leave the range of float64."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -270,7 +274,11 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], arch: Architecture) -> None:
     """Make the tensors the network's own, without copying; ties stay ties."""
     ties = list(_ties(module))
-    module.load_state_dict(dict(tensors), strict=False, assign=True)
+    state: Any = OrderedDict(tensors)
+    # Some modules convert what older versions of themselves have saved. The names and
+    # shapes are today's, as has been checked, so the versions are too.
+    state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # noqa: SLF001
+    module.load_state_dict(state, strict=False, assign=True)
     for first, *others in ties:
         for name in others:
             _set_parameter(module, name, module.get_parameter(first))
@@ -319,7 +327,7 @@ def require_sound(module: nn.Module, name: str) -> None:
     ]
     if not_finite:
         raise BadWeightsError(
-            f"{name}: NaN or infinite values in {_listed(not_finite)}",
+            f"{name}: NaN, infinite or absurdly large values in {_listed(not_finite)}",
             tip="the training diverged, or the file is damaged; use an earlier checkpoint",
         )
 
@@ -343,7 +351,7 @@ def _is_finite(tensor: Tensor) -> bool:
     if tensor.numel() == 0:
         return True
     low, high = torch.aminmax(tensor.detach())
-    return bool(torch.isfinite(low) and torch.isfinite(high))
+    return bool(low > -_LARGEST and high < _LARGEST)
 
 
 def _listed(names: list[str]) -> str:

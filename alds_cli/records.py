@@ -56,7 +56,7 @@ class Preprocessing:
         """Refuse values that no image could pass through."""
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}")
-        if any(value <= 0 for value in self.std):
+        if not all(value > 0 for value in self.std):  # NaN is not either
             raise ValueError(f"std must be positive in every channel, not {self.std}")
         if any(size is not None and size < 1 for size in (self.resize, self.crop)):
             raise ValueError("resize and crop are at least one pixel")

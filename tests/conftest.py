@@ -6,8 +6,8 @@ import os
 import uuid
 from pathlib import Path
 
-# Before torch is imported: workers that run side by side share the cores, and threads
-# that wait for one another by spinning would take them all.
+# Before torch is imported, and for the commands that tests start: workers that run side by
+# side share the cores, and threads that wait by spinning would take them all.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WORKERS)))

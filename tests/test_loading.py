@@ -20,6 +20,7 @@ from alds_cli.errors import (
     PlanError,
     UnsafeCheckpointError,
 )
+from alds_cli.loading import load_network, require_sound
 from alds_cli.records import Architecture, Choice, Plan
 
 
@@ -222,3 +223,21 @@ def test_other_types_of_weights(dtype, tmp_path):
     found = api.load(tmp_path / "small.pt")
     assert {p.dtype for p in found.parameters()} == {dtype}
     assert result.report.max_relative_error <= result.report.max_error_bound + 0.02
+
+
+def test_network_that_checks_the_version_of_its_own_state_is_loaded(tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    network = torchvision.models.mnasnet0_5(num_classes=3).eval()
+    torch.save(dict(network.state_dict()), tmp_path / "mnasnet.pt")
+    loaded = load_network(tmp_path / "mnasnet.pt").module
+    inputs = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded(inputs), network(inputs))
+
+
+def test_weights_beyond_what_can_be_squared_are_refused():
+    network = nn.Sequential(nn.Linear(4, 4)).double()
+    with torch.no_grad():
+        network[0].weight[0, 0] = 1e200
+    with pytest.raises(BadWeightsError, match=r"0\.weight"):
+        require_sound(network, "it")
