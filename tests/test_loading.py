@@ -15,6 +15,7 @@ from alds_cli.checkpoint import Document, write_artefact
 from alds_cli.errors import (
     AldsError,
     ArchitectureError,
+    BadWeightsError,
     CheckpointError,
     OptionError,
     PlanError,
