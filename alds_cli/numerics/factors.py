@@ -62,11 +62,13 @@ def _leading_eigenpairs(grams: Tensor, j: int) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(grams)
         values, vectors = values[:, -j:].flip(-1), vectors[:, :, -j:].flip(-1)
     else:
-        pairs = [_large_eigenpairs(gram, j) for gram in grams]
-        values = torch.stack([pair[0] for pair in pairs])
-        vectors = torch.stack([pair[1] for pair in pairs])
-    peaks = vectors.gather(-2, vectors.abs().argmax(dim=-2, keepdim=True))
-    return values, torch.where(peaks < 0, -vectors, vectors)
+        values = grams.new_empty(len(grams), j)
+        vectors = grams.new_empty(len(grams), size, j)
+        for index, gram in enumerate(grams):
+            values[index], vectors[index] = _large_eigenpairs(gram, j)
+    flipped = -vectors.amin(dim=-2, keepdim=True) > vectors.amax(dim=-2, keepdim=True)
+    # In place: for a large layer the vectors take as much as anything else.
+    return values, vectors.mul_(1 - 2 * flipped.to(vectors.dtype))
 
 
 def _large_eigenpairs(gram: Tensor, j: int) -> tuple[Tensor, Tensor]:

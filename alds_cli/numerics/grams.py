@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 16 << 20
 """Weights are turned to float64 so many bytes at a time."""
+
+_STRIPE = 512
+"""Rows of a large Gram matrix that are multiplied together, up to the diagonal only."""
 
 
 def slice_ranges(k: int, nbytes: int) -> Iterator[tuple[int, int]]:
@@ -56,7 +59,11 @@ def slice_blocks(
 def _prepared(block: Tensor, exponent: int) -> Tensor:
     """(rows, count, channels, q) as scaled float64 of shape (count, rows, channels · q)."""
     moved = block.to(torch.float64).flatten(2).transpose(0, 1)
-    return torch.ldexp(moved, torch.tensor(-exponent)) if exponent else moved
+    if not exponent:
+        return moved
+    if moved.data_ptr() == block.data_ptr():  # float64 weights were not copied
+        return torch.ldexp(moved, torch.tensor(-exponent))
+    return moved.ldexp_(torch.tensor(-exponent))
 
 
 def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0) -> Tensor:
@@ -66,6 +73,10 @@ def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0
     """
     rows, channels, width = matrix.shape
     wide = rows <= channels // k * width
+    size = rows if wide else channels // k * width
+    if size > 2 * _STRIPE and stop - start == 1:
+        blocks = (block[0] for _, block in slice_blocks(matrix, k, start, stop, exponent))
+        return gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)[None]
     grams: Tensor | None = None
     for _, block in slice_blocks(matrix, k, start, stop, exponent):
         left, right = (block, block.mT) if wide else (block.mT, block)
@@ -73,3 +84,18 @@ def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0
     if grams is None:
         raise ValueError("a matrix needs at least one row and one channel")
     return grams
+
+
+def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
+    """Σ B Bᵀ over blocks B of `size` rows: what lies below the diagonal, then its mirror image.
+
+    That is little more than half of the products.
+    """
+    gram = torch.zeros(size, size, dtype=torch.float64)
+    stripes = [(first, min(first + _STRIPE, size)) for first in range(0, size, _STRIPE)]
+    for block in blocks:
+        for first, last in stripes:
+            gram[first:last, :last].addmm_(block[first:last], block[:last].mT)
+    for first, last in stripes:
+        gram[:first, first:last] = gram[first:last, :first].mT
+    return gram

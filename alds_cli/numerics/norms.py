@@ -8,7 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.grams import CHUNK_BYTES
+from alds_cli.numerics.grams import CHUNK_BYTES, gram_of_blocks
 
 _DENSE_EIGENVALUES = 512
 """Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
@@ -25,15 +25,16 @@ def residual_norm(matrix: Tensor, left: Tensor, right: Tensor) -> float:
     rows, channels, width = matrix.shape
     wide = rows <= channels * width
     size = rows if wide else channels * width
-    gram = torch.zeros(size, size, dtype=torch.float64)
     blocks = _column_blocks(matrix, left, right) if wide else _row_blocks(matrix, left, right)
-    for block in blocks:
-        gram.addmm_(block, block.mT) if wide else gram.addmm_(block.mT, block)
+    gram = gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)
     return sqrt(max(_largest_eigenvalue(gram), 0.0))
 
 
 def _column_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
-    """The difference in float64, some channels of one slice at a time: (rows, b·q)."""
+    """The difference in float64, some channels of one slice at a time: (rows, b·q).
+
+    Its sign is of no matter, and this one takes less memory.
+    """
     rows, channels, width = matrix.shape
     step = channels // len(left)
     together = min(step, max(1, CHUNK_BYTES // (8 * rows * width)))
@@ -43,7 +44,7 @@ def _column_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tens
             stop = min(start + together, step)
             dense = matrix[:, index * step + start : index * step + stop].to(torch.float64)
             own_right = right[index, :, start * width : stop * width].to(torch.float64)
-            yield dense.flatten(1) - own_left @ own_right
+            yield (own_left @ own_right).sub_(dense.flatten(1))
 
 
 def _row_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
@@ -54,7 +55,7 @@ def _row_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]
     for start in range(0, rows, together):
         dense = matrix[start : start + together].to(torch.float64).flatten(1)
         product = left[:, start : start + together].to(torch.float64) @ own_right
-        yield dense - product.transpose(0, 1).flatten(1)
+        yield product.transpose(0, 1).flatten(1).sub_(dense)
 
 
 def _largest_eigenvalue(gram: Tensor) -> float:

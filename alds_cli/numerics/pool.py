@@ -7,6 +7,8 @@ as torch has threads, and the same bits however many those are.
 
 from __future__ import annotations
 
+import ctypes
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +19,12 @@ from typing import Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
-WORKING_MEMORY = 448 << 20
-"""Bytes for matrices in the making: enough to keep some cores busy with the largest layers
-of usual networks, and below what even a VGG16's own weights take."""
+WORKING_MEMORY = 288 << 20
+"""Bytes for matrices in the making: the largest Gram matrix of a VGG16 and a copy of it, so
+that what the work takes stays below what the weights of so large a network take."""
+
+_LARGE = 64 << 20
+"""After a job of so many bytes, memory is given back to the system at once."""
 
 Task = Callable[[], None]
 Spawn = Callable[[Task, int], None]
@@ -84,8 +89,19 @@ def run_jobs(
             crew.stop()
             for worker in workers:
                 worker.join()
+            return_freed_memory()
     if crew.failure is not None:
         raise crew.failure
+
+
+def return_freed_memory() -> None:
+    """Have the C library return to the system what it keeps of freed memory.
+
+    glibc keeps a pool for every thread, with blocks of up to 32 MiB in it.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 class _Crew:
@@ -157,6 +173,8 @@ class _Crew:
         try:
             job(self._spawner(index))
         finally:
+            if job.nbytes > _LARGE:
+                return_freed_memory()
             with self._changed:
                 self._free_memory += job.nbytes
                 self._changed.notify_all()

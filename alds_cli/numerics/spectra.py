@@ -17,6 +17,7 @@ from functools import partial
 from math import frexp, ldexp, sqrt
 
 import numpy as np
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -24,9 +25,13 @@ from alds_cli.numerics.grams import CHUNK_BYTES, slice_grams, slice_ranges
 from alds_cli.numerics.pool import Spawn
 from alds_cli.records import Curve, FloatArray
 
-FAMILY_BYTES = 416 << 20
+FAMILY_BYTES = 128 << 20
 """Large Gram matrices are shared between numbers of slices only as far as this many bytes
 hold the sums in the making; beyond it the coarser ones are formed afresh."""
+
+_IN_PLACE = 2048
+"""Beyond this side eigenvalues are found in the matrix's own memory: slower, but torch's
+way takes that of three."""
 
 _UNIT_ROUNDOFF = 2.0**-53
 
@@ -65,17 +70,17 @@ class SpectraJob:
     def nbytes(self) -> int:
         """What forming the Gram matrices takes at a time."""
         largest = 8 * max(values.shape[1] for values in self._values.values()) ** 2
-        return CHUNK_BYTES + min(FAMILY_BYTES, 3 * largest)
+        return 3 * CHUNK_BYTES + max(largest, min(FAMILY_BYTES, 3 * largest))
 
     def __call__(self, spawn: Spawn) -> None:
         """Form the Gram matrices; each batch's eigenvalues become a task of their own."""
         for batch in gram_batches(self._matrix, self._ks, self._exponent):
-            spawn(partial(self._solve, batch), 2 * batch.grams.nbytes)
+            spawn(partial(self._solve, batch), batch.grams.nbytes * _copies(batch))
+            del batch  # or it would live on while the next one is formed
 
     def _solve(self, batch: GramBatch) -> None:
         grams = batch.grams
-        found = grams[:, :, 0] if grams.shape[-1] == 1 else torch.linalg.eigvalsh(grams).flip(-1)
-        self._values[batch.k][batch.first : batch.first + len(grams)] = found.numpy()
+        self._values[batch.k][batch.first : batch.first + len(grams)] = _eigenvalues(grams)
 
     @property
     def norm(self) -> float:
@@ -87,6 +92,32 @@ class SpectraJob:
         return {
             k: _curve(values, self._terms, self._exponent) for k, values in self._values.items()
         }
+
+
+def _copies(batch: GramBatch) -> int:
+    """As how many matrices of its size a batch counts while its eigenvalues are found."""
+    return 1 if batch.grams.shape[-1] > _IN_PLACE else 3
+
+
+def _eigenvalues(grams: Tensor) -> FloatArray:
+    """Largest first, (b, n); large matrices are overwritten."""
+    size = grams.shape[-1]
+    if size == 1:
+        return np.asarray(grams[:, :, 0].numpy())
+    if size <= _IN_PLACE:
+        return np.asarray(torch.linalg.eigvalsh(grams).flip(-1).numpy())
+    found = [
+        scipy.linalg.eigh(
+            # A symmetric matrix is its own transpose, which is the order LAPACK works in.
+            gram.numpy().T,
+            eigvals_only=True,
+            driver="evd",
+            overwrite_a=True,
+            check_finite=False,
+        )[::-1]
+        for gram in grams
+    ]
+    return np.stack(found)
 
 
 def gram_batches(matrix: Tensor, ks: Sequence[int], exponent: int = 0) -> Iterator[GramBatch]:
@@ -149,6 +180,7 @@ def _summed_grams(
             if (index + 1) % (finest // k) == 0:
                 yield GramBatch(k, index // (finest // k), sums.pop(k))
         yield GramBatch(finest, index, gram)
+        del gram
 
 
 def _blocked_grams(
@@ -163,7 +195,9 @@ def _blocked_grams(
             blocks = grams.view(-1, parts, size // parts, parts, size // parts)
             own = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).flatten(0, 1)
             yield GramBatch(k, start * parts, own.contiguous())
+            del blocks, own
         yield GramBatch(coarsest, start, grams)
+        del grams
 
 
 def _exponent(matrix: Tensor) -> int:
