@@ -248,3 +248,10 @@ def test_curves_of_layers_of_usual_size(kind, shape):
     weight = weight_of(kind, shape, 3).float()
     for scheme in distinct_schemes(shape[2:]):
         require_equal_curves(fold(weight, scheme), divisors(shape[1]))
+
+
+@pytest.mark.parametrize("shape", [(12, 24, 9), (40, 12, 1), (16, 16, 1)])
+def test_eigenvalues_in_the_matrix_own_memory_are_the_same(monkeypatch, shape):
+    monkeypatch.setattr(spectra, "_IN_PLACE", 1)
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    require_equal_curves(matrix, divisors(shape[1]))

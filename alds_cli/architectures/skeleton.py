@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 
+_DRAWS = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
+
 
 class SkeletonMode(TorchFunctionMode):
     """Within it, tensors come to be on the meta device: no memory, no initialisation.
@@ -37,8 +39,14 @@ class SkeletonMode(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Send the call of `func` to the meta device if it allocates."""
+        """Send the call of `func` to the meta device if it allocates.
+
+        Drawing numbers for a tensor without memory would do nothing, but import all of
+        PyTorch's compiler first.
+        """
         del types
+        if func in _DRAWS and args[0].is_meta:
+            return args[0]
         keywords = dict(kwargs or {})
         if func in self._redirected and keywords.get("device") is None:
             keywords["device"] = "meta"

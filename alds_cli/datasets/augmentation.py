@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import functional
 
 from alds_cli.datasets.preprocessing import extent
 from alds_cli.errors import OptionError
@@ -82,6 +81,8 @@ def resized_crop_and_flip(
         numbers: 23 uniform numbers.
         pixels: extent of the square result.
     """
+    from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
+
     height, width = extent(image)
     top, left, crop_height, crop_width = _random_box(height, width, numbers[1:])
     result: Tensor | Image.Image = functional.resized_crop(

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import pil_to_tensor
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS
 from alds_cli.datasets.images import LabelledImages, TensorImages
@@ -125,7 +124,12 @@ class Batches:
         else:
             pixels = self.preprocessing.crop or self.preprocessing.resize or min(extent(image))
             image = self._augmentation.on_image(image, job.numbers[position], pixels)
-        return image if isinstance(image, Tensor) else pil_to_tensor(image)
+        if isinstance(image, Tensor):
+            return image
+        from torchvision.transforms.functional import pil_to_tensor  # noqa: PLC0415 - slow to import
+
+        converted: Tensor = pil_to_tensor(image)
+        return converted
 
 
 _NONE = torch.empty(0)

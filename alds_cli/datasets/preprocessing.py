@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
-from torchvision.transforms import functional
 
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing
@@ -133,6 +132,8 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
     Raises:
         DataError: the image is smaller than the crop, which nothing has enlarged it to.
     """
+    from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
+
     if preprocessing.resize is not None:
         image = functional.resize(image, [preprocessing.resize], antialias=True)
     if preprocessing.crop is not None:

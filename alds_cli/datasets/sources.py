@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torchvision.datasets import CIFAR10, ImageFolder
 
 from alds_cli.datasets.images import CHANNELS, ImageFiles, LabelledImages, TensorImages
 from alds_cli.errors import DataError
@@ -169,6 +168,8 @@ def _channels_first(path: Path, images: Tensor) -> Tensor:
 def _open_folder(request: _Request) -> ImageFiles:
     root = Path(request.location).expanduser()
     try:
+        from torchvision.datasets import ImageFolder  # noqa: PLC0415 - slow to import
+
         folder = ImageFolder(root, allow_empty=True)
     except OSError as error:
         raise DataError(
@@ -187,6 +188,8 @@ def _open_cifar10(request: _Request) -> TensorImages:
     root = Path(request.location).expanduser()
     try:
         # torchvision unpickles only files whose MD5 sums are the published ones.
+        from torchvision.datasets import CIFAR10  # noqa: PLC0415 - slow to import
+
         data = CIFAR10(root, train=request.split == "train", download=request.download)
     except (OSError, RuntimeError) as error:
         if request.download:

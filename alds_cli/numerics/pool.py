@@ -19,12 +19,15 @@ from typing import Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
-WORKING_MEMORY = 288 << 20
-"""Bytes for matrices in the making: the largest Gram matrix of a VGG16 and a copy of it, so
-that what the work takes stays below what the weights of so large a network take."""
+WORKING_MEMORY = 312 << 20
+"""Bytes for matrices in the making: two of the largest Gram matrices of a VGG16, so that what
+the work takes stays below what the weights of so large a network take."""
 
-_LARGE = 64 << 20
-"""After a job of so many bytes, memory is given back to the system at once."""
+_APART = 4 << 20
+"""While jobs run, blocks of so many bytes return to the system when they are freed."""
+
+_GLIBC_LARGEST_THRESHOLD = 32 << 20
+_M_MMAP_THRESHOLD = -3
 
 Task = Callable[[], None]
 Spawn = Callable[[Task, int], None]
@@ -75,7 +78,7 @@ def run_jobs(
     Raises:
         Exception: the first that a job or task raised, after all threads have stopped.
     """
-    with single_threaded_blas() as threads:
+    with single_threaded_blas() as threads, _large_blocks_apart():
         crew = _Crew(jobs, memory)
         workers = [
             threading.Thread(target=crew.work, name=f"alds-worker-{number}", daemon=True)
@@ -89,19 +92,29 @@ def run_jobs(
             crew.stop()
             for worker in workers:
                 worker.join()
-            return_freed_memory()
     if crew.failure is not None:
         raise crew.failure
 
 
-def return_freed_memory() -> None:
-    """Have the C library return to the system what it keeps of freed memory.
+@contextmanager
+def _large_blocks_apart() -> Iterator[None]:
+    """Keep glibc from hoarding: its pools, one a thread, hold on to blocks of up to 32 MiB.
 
-    glibc keeps a pool for every thread, with blocks of up to 32 MiB in it.
+    Its threshold grows by itself to the largest block ever freed; there it is left.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim is not None:
-        trim(0)
+    mallopt = _libc("mallopt")
+    mallopt(_M_MMAP_THRESHOLD, _APART)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _GLIBC_LARGEST_THRESHOLD)
+        _libc("malloc_trim")(0)
+
+
+def _libc(name: str) -> Callable[..., object]:
+    """A function of the C library; one that does nothing where it is not glibc."""
+    found = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    return found or (lambda *_: None)
 
 
 class _Crew:
@@ -173,8 +186,6 @@ class _Crew:
         try:
             job(self._spawner(index))
         finally:
-            if job.nbytes > _LARGE:
-                return_freed_memory()
             with self._changed:
                 self._free_memory += job.nbytes
                 self._changed.notify_all()
