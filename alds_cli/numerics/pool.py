@@ -19,8 +19,8 @@ from typing import Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
-WORKING_MEMORY = 312 << 20
-"""Bytes for matrices in the making: two of the largest Gram matrices of a VGG16, so that what
+WORKING_MEMORY = 288 << 20
+"""Bytes for matrices in the making: the largest Gram matrix of a VGG16 and more, so that what
 the work takes stays below what the weights of so large a network take."""
 
 _APART = 4 << 20
