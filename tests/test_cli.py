@@ -223,6 +223,17 @@ def test_plan_is_written_edited_and_replayed(run, digits, tmp_path):
     assert "less than the 0.5 asked for" in err
 
 
+def test_notes_are_whole_lines_on_stderr(run, digits, tmp_path):
+    state = torch.load(digits / "model.pt", weights_only=True)
+    torch.save({"model": state, "ema": state, "epoch": 3}, tmp_path / "training.pt")
+    code, out, err = run("inspect", tmp_path / "training.pt", "--json")
+    assert code == 0
+    assert json.loads(out)["architecture"]["name"] == "digits_cnn"
+    assert "warning: " in err
+    assert "used 'model'; it also holds 'ema' (--state-key chooses)" in err
+    assert run("inspect", tmp_path / "training.pt", "-q")[2] == ""
+
+
 def test_include_and_exclude(run, digits):
     code, out, _ = run(
         "compress", digits / "model.pt", "--ratio", "0.1", "--dry-run", "--json",

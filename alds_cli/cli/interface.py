@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +19,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from alds_cli.errors import OptionError
 
@@ -33,6 +33,21 @@ SCHEMA = 1
 
 _PIPE_WIDTH = 160
 """Columns of tables that no terminal limits."""
+
+
+class _Notes(logging.Handler):
+    """Notes of the library as lines like those of errors, left whole for logs to hold."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one note."""
+        style = "yellow" if record.levelno >= logging.WARNING else "dim"
+        kind = "note" if record.levelno < logging.WARNING else record.levelname.lower()
+        line = Text.assemble((f"{kind}: ", style), record.getMessage())
+        self._console.print(line, soft_wrap=True)
 
 
 class Interface:
@@ -84,11 +99,8 @@ class Interface:
             level = logging.ERROR
         elif self.verbose:
             level = logging.INFO
-        handler = RichHandler(
-            console=self.notes, show_time=False, show_path=False, show_level=True, markup=False
-        )
         root = logging.getLogger("alds_cli")
-        root.handlers = [handler]
+        root.handlers = [_Notes(self.notes)]
         root.setLevel(level)
         root.propagate = False
 
