@@ -7,9 +7,14 @@ from dataclasses import dataclass
 import torch
 
 from alds_cli import evaluation
-from alds_cli.api.models import AS_IT_IS, Model, Source, open_network
+from alds_cli.api.models import (
+    AS_IT_IS,
+    Model,
+    Source,
+    open_network,
+    settled_preprocessing,
+)
 from alds_cli.datasets import Batches, LabelledImages, open_dataset
-from alds_cli.errors import OptionError
 from alds_cli.loading import Network
 from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.records import (
@@ -81,12 +86,7 @@ def evaluate(
     networks = {"evaluate": open_network(model, source)}
     if baseline is not None:
         networks["baseline"] = open_network(baseline, baseline_source)
-    prepared = preprocessing or networks["evaluate"].preprocessing
-    if prepared is None:
-        raise OptionError(
-            "how images become this network's input is not known",
-            tip="--preprocess NAME, or --mean and --std",
-        )
+    prepared = settled_preprocessing(preprocessing, networks["evaluate"])
     images = open_dataset(data, split="test", download=download) if isinstance(data, str) else data
     batches = Batches(images, prepared, batch_size=batch_size, workers=workers)
     for network in networks.values():

@@ -15,7 +15,7 @@ from alds_cli.checkpoint import require_writable, write_artefact
 from alds_cli.errors import OptionError
 from alds_cli.loading import Network, densified, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
-from alds_cli.records import Architecture, ArgumentValue
+from alds_cli.records import Architecture, ArgumentValue, Preprocessing
 
 Model = str | Path | Network | nn.Module
 
@@ -124,6 +124,21 @@ def open_network(
     if source.input_shape is not None:
         network.input_shape = source.input_shape
     return densified(network) if multiply_back else network
+
+
+def settled_preprocessing(given: Preprocessing | None, network: Network) -> Preprocessing:
+    """What a caller asks for, else what the network's file or architecture says.
+
+    Raises:
+        OptionError: nobody says anything.
+    """
+    settled = given or network.preprocessing
+    if settled is None:
+        raise OptionError(
+            "how images become this network's input is not known",
+            tip="--preprocess NAME, or --mean and --std",
+        )
+    return settled
 
 
 def write_network(network: Network, target: str | Path) -> int:

@@ -17,6 +17,7 @@ from alds_cli.api.models import (
     Source,
     open_network,
     require_target,
+    settled_preprocessing,
     write_network,
 )
 from alds_cli.checkpoint import hash_tensors, read_state, state_path, write_state
@@ -85,12 +86,7 @@ def retrain(
     if output is not None:
         require_target(output)
     network = open_network(model, source)
-    prepared = preprocessing or network.preprocessing
-    if prepared is None:
-        raise OptionError(
-            "how images become this network's input is not known",
-            tip="--preprocess NAME, or --mean and --std",
-        )
+    prepared = settled_preprocessing(preprocessing, network)
     images = open_dataset(data, split="train", download=download) if isinstance(data, str) else data
     keeper = _Keeper.of(network, output)
     state = keeper.resumed() if resume else None
