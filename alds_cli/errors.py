@@ -89,3 +89,8 @@ class RatioUnreachableError(ContractError):
     def __init__(self, message: str, *, largest: float, tip: str | None = None) -> None:
         super().__init__(message, tip=tip)
         self.largest = largest
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line: its first, or its type where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)

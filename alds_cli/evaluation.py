@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.datasets import Batch, check_labels
-from alds_cli.errors import DataError, OptionError
+from alds_cli.errors import DataError, OptionError, first_line
 from alds_cli.numerics.counting import evaluation_mode
 from alds_cli.records import Evaluation, Latency, ProgressCallback, ProgressEvent
 
@@ -153,9 +153,8 @@ def _accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
         ) from error
     except (RuntimeError, ValueError, AssertionError) as error:
         # A network refuses a wrong size in whatever way its author chose.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(
-            f"the network does not take inputs of shape {tuple(inputs.shape)}: {reason}",
+            f"the network does not take inputs of shape {tuple(inputs.shape)}: {first_line(error)}",
             tip="give the images the size it was trained with: --preprocess, --resize, --crop",
         ) from error
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,13 @@ from alds_cli.errors import (
     UnsafeCheckpointError,
 )
 from alds_cli.records import Architecture, Plan, Preprocessing
-from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_network
+from alds_cli.surgery import dense_state, put_at, reshape_network
 
 logger = logging.getLogger(__name__)
 
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+T = TypeVar("T")
 
 _LARGEST = 1e100
 """Beyond it squares and their sums would leave the range of float64."""
@@ -67,13 +69,7 @@ class Network:
             )
         return Document(
             architecture=self.architecture,
-            plan=Plan(
-                dict(self.plan.decomposed),
-                method=self.plan.method,
-                solver=self.plan.solver,
-                bound=self.plan.bound,
-                seed=self.plan.seed,
-            ),
+            plan=replace(self.plan, choices=self.plan.decomposed),
             input_shape=self.input_shape,
             preprocessing=self.preprocessing,
             source_hash=self.source_hash,
@@ -186,7 +182,6 @@ def _open_artefact(
 ) -> Network:
     choices = document.plan.decomposed
     module = architectures.build(arch, device="meta")
-    require_fitting(find_layers(module), choices)
     reshape_network(module, choices)
     tensors = checkpoint.tensors
     architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
@@ -230,32 +225,37 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
 
 def _recognised(checkpoint: Checkpoint) -> tuple[Architecture, dict[str, Tensor]]:
     """The architecture of the first spelling of the names that any network fits."""
-    first_error: ArchitectureError | None = None
-    for tensors in name_variants(checkpoint.tensors):
-        try:
-            arch = architectures.recognise(_shapes(tensors))
-        except ArchitectureError as error:
-            first_error = error  # the last spelling, without prefixes, is the most telling
-        else:
-            return arch, _renamed(arch, tensors)
-    raise ArchitectureError(
-        f"{checkpoint.name}: {first_error.message if first_error else 'it is empty'}",
-        tip=first_error.tip if first_error else None,
-    )
+
+    def attempt(tensors: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
+        arch = architectures.recognise(_shapes(tensors))
+        return arch, _renamed(arch, tensors)
+
+    return _first_spelling(checkpoint, attempt)
 
 
 def _matching(checkpoint: Checkpoint, arch: Architecture, module: nn.Module) -> dict[str, Tensor]:
     """The spelling of the names that fits the network asked for."""
     expected = _shapes(module.state_dict())
-    last: ArchitectureError | None = None
-    for variant in name_variants(checkpoint.tensors):
+
+    def attempt(variant: dict[str, Tensor]) -> dict[str, Tensor]:
         tensors = _renamed(arch, variant)
+        architectures.require_match(arch, expected, _shapes(tensors))
+        return tensors
+
+    return _first_spelling(checkpoint, attempt)
+
+
+def _first_spelling(checkpoint: Checkpoint, attempt: Callable[[dict[str, Tensor]], T]) -> T:
+    """What an attempt gives for the first spelling of the names that it does not refuse.
+
+    The refusal of the last spelling, the one without prefixes, is the most telling.
+    """
+    last: ArchitectureError | None = None
+    for tensors in name_variants(checkpoint.tensors):
         try:
-            architectures.require_match(arch, expected, _shapes(tensors))
+            return attempt(tensors)
         except ArchitectureError as error:
             last = error
-        else:
-            return tensors
     raise ArchitectureError(
         f"{checkpoint.name}: {last.message if last else 'it is empty'}",
         tip=last.tip if last else None,
@@ -281,7 +281,7 @@ def _load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], arch: Archit
     module.load_state_dict(state, strict=False, assign=True)
     for first, *others in ties:
         for name in others:
-            _set_parameter(module, name, module.get_parameter(first))
+            put_at(module, name, module.get_parameter(first))
     _fill_in_buffers(module, arch)
 
 
@@ -293,11 +293,6 @@ def _ties(module: nn.Module) -> Iterator[list[str]]:
     yield from (group for group in names.values() if len(group) > 1)
 
 
-def _set_parameter(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    owner, _, own = name.rpartition(".")
-    setattr(module.get_submodule(owner), own, parameter)
-
-
 def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
     """Buffers that no checkpoint need hold take the values of a fresh network."""
     hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta]
@@ -305,8 +300,7 @@ def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
         return
     fresh = dict(architectures.build(arch).named_buffers())
     for name in hollow:
-        owner, _, own = name.rpartition(".")
-        setattr(module.get_submodule(owner), own, fresh[name])
+        put_at(module, name, fresh[name])
 
 
 def require_sound(module: nn.Module, name: str) -> None:

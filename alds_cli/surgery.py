@@ -236,10 +236,10 @@ def _geometry(layer: Convolution, carried: list[bool]) -> dict[str, Any]:
     }
 
 
-def replace_layer(network: nn.Module, name: str, replacement: nn.Module) -> None:
-    """Put a module in the place of the one of that dotted name."""
-    parent, _, child = name.rpartition(".")
-    setattr(network.get_submodule(parent), child, replacement)
+def put_at(network: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Put a module, parameter or buffer in the place of the one of that dotted name."""
+    owner, _, own = name.rpartition(".")
+    setattr(network.get_submodule(owner), own, value)
 
 
 def reshape_network(network: nn.Module, choices: Mapping[str, Choice]) -> None:
@@ -250,7 +250,7 @@ def reshape_network(network: nn.Module, choices: Mapping[str, Choice]) -> None:
     """
     require_fitting(find_layers(network), choices)
     for name, choice in choices.items():
-        replace_layer(network, name, make_pair(network.get_submodule(name), choice))
+        put_at(network, name, make_pair(network.get_submodule(name), choice))
 
 
 def install_pair(
@@ -271,7 +271,7 @@ def install_pair(
         shaped = weight.reshape(half.weight.shape).to(layer.weight).contiguous()
         half.weight = nn.Parameter(shaped, requires_grad=layer.weight.requires_grad)
     pair.second.bias = layer.bias
-    replace_layer(network, name, pair)
+    put_at(network, name, pair)
 
 
 def dense_state(

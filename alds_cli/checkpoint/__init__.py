@@ -15,13 +15,14 @@ from alds_cli.checkpoint.tables import (
 )
 from alds_cli.checkpoint.training import read_state, state_path, write_state
 from alds_cli.checkpoint.unwrapping import name_variants
-from alds_cli.checkpoint.writing import write_artefact
+from alds_cli.checkpoint.writing import dump_torch, write_artefact
 
 __all__ = [
     "Checkpoint",
     "Document",
     "cache_folder",
     "cache_path",
+    "dump_torch",
     "hash_tensors",
     "load_cached",
     "name_variants",

@@ -24,7 +24,7 @@ from torch import Tensor
 from alds_cli.checkpoint.atomic import copy_stream
 from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, parse_document
 from alds_cli.checkpoint.unwrapping import find_state_dict
-from alds_cli.errors import CheckpointError, UnsafeCheckpointError
+from alds_cli.errors import CheckpointError, UnsafeCheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +180,7 @@ def _torch_load(path: Path, name: str, *, allow_pickle: bool) -> Any:
         # A damaged or hostile file makes the reader fail in any way it likes.
         if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
             raise _unsafe(path, name) from error
-        first_line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise CheckpointError(f"{name} cannot be read: {first_line}") from error
+        raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from error
 
 
 def _unsafe(path: Path, name: str) -> UnsafeCheckpointError:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from alds_cli.checkpoint.atomic import replacing
-from alds_cli.errors import CheckpointError
+from alds_cli.checkpoint.writing import dump_torch
+from alds_cli.errors import CheckpointError, first_line
 
 
 def state_path(output: Path) -> Path:
@@ -23,8 +24,8 @@ def write_state(state: Mapping[str, Any], path: Path) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save(dict(state), file)
+    with replacing(path) as temporary:
+        dump_torch(state, temporary)
 
 
 def read_state(path: Path) -> object:
@@ -37,6 +38,6 @@ def read_state(path: Path) -> object:
         return torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path} is not a training state: {next(iter(str(error).splitlines()), '')}",
+            f"{path} is not a training state: {first_line(error)}",
             tip="remove it to start the training anew",
         ) from error

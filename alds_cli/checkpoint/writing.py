@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -43,24 +44,29 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
         if path.suffix == ".safetensors":
             _write_safetensors(tensors, document, temporary)
         else:
-            _write_torch(tensors, document, temporary)
+            text = dump_document(document)
+            dump_torch({DOCUMENT_KEY: text, "state_dict": _self_contained(tensors)}, temporary)
         return temporary.stat().st_size
 
 
-def _write_torch(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
-    content = {DOCUMENT_KEY: dump_document(document), "state_dict": _in_order(tensors)}
+def dump_torch(content: Mapping[str, Any], path: Path) -> None:
+    """Write tensors and plain values in PyTorch's format, the same bytes under any name.
+
+    Raises:
+        OutputError: PyTorch could not write them.
+    """
     # Through an open file, because a path's name would become part of the archive.
     with path.open("wb") as file:
         try:
-            torch.save(content, file)
+            torch.save(dict(content), file)
         except RuntimeError as error:
-            raise OutputError(f"cannot write the artefact: {error}") from error
+            raise OutputError(f"cannot write the file: {error}") from error
 
 
 def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in _in_order(tensors).items():
+    for name, tensor in _self_contained(tensors).items():
         # The format knows no shared storage: tied weights are written once per name.
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         own[name] = tensor.clone() if shared else tensor.contiguous()
@@ -71,7 +77,7 @@ def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: 
         raise OutputError(f"cannot write the artefact: {error}") from error
 
 
-def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _self_contained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Plain tensors on the CPU in the network's own order, none a window on a larger storage.
 
     PyTorch's format writes whole storages, so a window would drag all of it along.

@@ -98,7 +98,7 @@ class _Chain:
         import torch  # noqa: PLC0415 - slow to import
 
         from alds_cli import api, architectures  # noqa: PLC0415
-        from alds_cli.checkpoint import replacing  # noqa: PLC0415
+        from alds_cli.checkpoint import dump_torch, replacing  # noqa: PLC0415
         from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
 
         torch.manual_seed(self.seed)
@@ -113,8 +113,8 @@ class _Chain:
         )
         with self.interface.progress() as progress:
             trained = api.retrain(module, data, settings, progress=progress)
-        with replacing(target) as temporary, temporary.open("wb") as file:
-            torch.save(trained.network.module.state_dict(), file)
+        with replacing(target) as temporary:
+            dump_torch(trained.network.module.state_dict(), temporary)
 
     def _retrain(self, model: Path, data: str, target: Path) -> None:
         from alds_cli import api  # noqa: PLC0415 - it imports torch

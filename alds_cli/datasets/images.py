@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from PIL import Image
 
-from alds_cli.errors import DataError
+from alds_cli.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,9 +124,8 @@ class ImageFiles(LabelledImages):
                 return picture.convert("RGB")
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             # What Pillow raises differs by format; a broken PNG is a SyntaxError.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"{path} cannot be read as an image: {reason}",
+                f"{path} cannot be read as an image: {first_line(error)}",
                 tip="repair the file or take it out of the folder",
             ) from error
 

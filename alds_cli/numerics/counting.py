@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from alds_cli.errors import first_line
+
 _log = logging.getLogger(__name__)
 
 _FLOPS_PER_MAC = 2
@@ -90,7 +92,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         _log.warning(
             "MACs could not be counted: the network does not run on an input of shape %s: %s",
             (1, *input_shape),
-            str(error).splitlines()[0] if str(error) else type(error).__name__,
+            first_line(error),
         )
         return Trace(None)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.datasets import Batches, LabelledImages, check_labels, choose_augmentation
-from alds_cli.errors import CheckpointError, ContractError, DataError
+from alds_cli.errors import CheckpointError, ContractError, DataError, first_line
 from alds_cli.numerics.counting import training_mode
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 from alds_cli.retraining.settings import RetrainSettings, learning_rate
@@ -170,9 +170,9 @@ class _Run:
             output = self._module(inputs.to(self._device, dtype))
         except (RuntimeError, ValueError, AssertionError) as error:
             # A network refuses a wrong size in whatever way its author chose.
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DataError(
-                f"the network cannot train on inputs of shape {tuple(inputs.shape)}: {reason}",
+                f"the network cannot train on inputs of shape {tuple(inputs.shape)}: "
+                f"{first_line(error)}",
                 tip="give the images the size it was trained with, or use a smaller --batch-size",
             ) from error
         logits = output[0] if isinstance(output, tuple) else output
