@@ -15,7 +15,7 @@ from alds_cli.allocation import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
     error_bounds,
-    layer_options,
+    smallest_cost,
 )
 from alds_cli.errors import OptionError, RatioUnreachableError
 from alds_cli.methods import method_named
@@ -133,7 +133,7 @@ def plan_for_ratio(
     total = count_parameters(module)
     fixed = total - sum(table.spec.weight_params for table in own)
     smallest = fixed + sum(
-        int(layer_options(table, bound=bound, schemes=chosen.schemes).costs.min()) for table in own
+        smallest_cost(table.spec, set(chosen.schemes) & set(table.norms)) for table in own
     )
     allowed = int((1 - ratio) * total)  # towards zero: never removes less than asked
     if smallest > allowed:
@@ -279,7 +279,4 @@ def _why_kept(spec: LayerSpec, tables: ErrorTable) -> str:
     table = tables.layers.get(spec.name)
     # A plan that was handed in may need no table of this layer.
     schemes = distinct_schemes(spec.kernel) if table is None else table.norms
-    smaller = any(
-        pair_params(spec.weight_shape, scheme, 1, 1) < spec.weight_params for scheme in schemes
-    )
-    return NOT_CHOSEN if smaller else NOT_SMALLER
+    return NOT_CHOSEN if smallest_cost(spec, schemes) < spec.weight_params else NOT_SMALLER

@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from alds_cli import api
-from alds_cli.allocation import ERROR_DEFINITIONS
+from alds_cli.allocation import ERROR_DEFINITIONS, layer_options, smallest_cost
 from alds_cli.architectures import build
 from alds_cli.compression import parse_ratio, plan_for_ratio, select_layers
 from alds_cli.errors import (
@@ -258,3 +259,14 @@ def test_exact_is_never_beaten_on_a_real_network(shared, name):
 def test_exact_is_never_beaten_by_any_seed(shared, name):
     network = load_network(shared / "weights" / f"{name}.safetensors")
     require_exact_is_best(network, range(1, 10), range(15))
+
+
+def test_smallest_cost_is_that_of_the_cheapest_option():
+    module = nn.Sequential(nn.Conv2d(6, 8, 3), nn.Conv2d(12, 4, (1, 3)), nn.Linear(2, 3))
+    specs = find_layers(module)
+    tables, _ = error_tables(module, specs, schemes=(0, 1, 2, 3), cache=False)
+    for table in tables.layers.values():
+        for schemes in ((0,), (3,), (0, 1, 2, 3)):
+            cheapest = layer_options(table, schemes=schemes).costs.min()
+            tabled = set(schemes) & set(table.norms)
+            assert smallest_cost(table.spec, tabled) == cheapest

@@ -9,6 +9,7 @@ from alds_cli.allocation.options import (
     LayerOptions,
     error_bounds,
     layer_options,
+    smallest_cost,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "error_bounds",
     "layer_options",
     "minimax",
+    "smallest_cost",
 ]

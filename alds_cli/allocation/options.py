@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alds_cli.numerics.costs import pair_params
-from alds_cli.records import Choice, FloatArray, IntArray, LayerTable
+from alds_cli.records import Choice, FloatArray, IntArray, LayerSpec, LayerTable
 
 
 def _sum_bound(table: LayerTable, scheme: int, k: int) -> FloatArray:
@@ -123,6 +123,15 @@ def layer_options(
     return LayerOptions(
         table.spec.name, np.concatenate(costs), np.concatenate(errors), np.concatenate(choices)
     )
+
+
+def smallest_cost(spec: LayerSpec, schemes: Iterable[int]) -> int:
+    """The least of all options' costs: a pair of rank 1 in one slice, or the layer itself.
+
+    More slices or ranks only cost more.
+    """
+    pairs = (pair_params(spec.weight_shape, scheme, 1, 1) for scheme in schemes)
+    return min([spec.weight_params, *pairs])
 
 
 @dataclass(frozen=True, slots=True)

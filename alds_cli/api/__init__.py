@@ -7,7 +7,7 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 from alds_cli.api.compressing import CompressionResult, compress
 from alds_cli.api.evaluating import EvaluationResult, Measured, evaluate
 from alds_cli.api.inspecting import Inspection, inspect
-from alds_cli.api.models import Model, Source, load, open_network, save
+from alds_cli.api.models import Model, Preparation, Source, load, save
 from alds_cli.api.profiling import ProfileResult, profile
 from alds_cli.api.retraining import RetrainResult, retrain
 
@@ -17,6 +17,7 @@ __all__ = [
     "Inspection",
     "Measured",
     "Model",
+    "Preparation",
     "ProfileResult",
     "RetrainResult",
     "Source",
@@ -24,7 +25,6 @@ __all__ = [
     "evaluate",
     "inspect",
     "load",
-    "open_network",
     "profile",
     "retrain",
     "save",

@@ -10,6 +10,7 @@ from alds_cli import evaluation
 from alds_cli.api.models import (
     AS_IT_IS,
     Model,
+    Preparation,
     Source,
     open_network,
     settled_preprocessing,
@@ -52,7 +53,7 @@ def evaluate(
     *,
     baseline: Model | None = None,
     baseline_source: Source = AS_IT_IS,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preparation = None,
     download: bool = False,
     batch_size: int = 256,
     workers: int = 0,
@@ -69,7 +70,8 @@ def evaluate(
         source: how to read the model's file.
         baseline: a network to set beside it, on the same images, prepared the same way.
         baseline_source: how to read the baseline's file.
-        preprocessing: from an image to the input; None is what the model's file says.
+        preprocessing: from an image to the input, or a function that changes what the
+            model's file says; None is what that says.
         download: fetch a published set that is not there.
         batch_size: images in a forward pass.
         workers: threads that decode image files.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from alds_cli.numerics.counting import Trace, trace
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
 
 Model = str | Path | Network | nn.Module
+
+Preparation = Preprocessing | Callable[[Preprocessing | None], Preprocessing | None] | None
+"""From an image to the input: stated, a change of what the model says, or None for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +129,14 @@ def open_network(
     return densified(network) if multiply_back else network
 
 
-def settled_preprocessing(given: Preprocessing | None, network: Network) -> Preprocessing:
+def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing:
     """What a caller asks for, else what the network's file or architecture says.
 
     Raises:
         OptionError: nobody says anything.
     """
-    settled = given or network.preprocessing
+    known = network.preprocessing
+    settled = given(known) if callable(given) else given or known
     if settled is None:
         raise OptionError(
             "how images become this network's input is not known",

@@ -14,6 +14,7 @@ from alds_cli import retraining
 from alds_cli.api.models import (
     AS_IT_IS,
     Model,
+    Preparation,
     Source,
     open_network,
     require_target,
@@ -25,7 +26,7 @@ from alds_cli.datasets import LabelledImages, open_dataset
 from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.evaluation import pick_device
 from alds_cli.loading import Network
-from alds_cli.records import Preprocessing, ProgressCallback
+from alds_cli.records import ProgressCallback
 from alds_cli.retraining import EpochRecord, RetrainSettings, TrainingState
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def retrain(
     source: Source = AS_IT_IS,
     *,
     output: str | Path | None = None,
-    preprocessing: Preprocessing | None = None,
+    preprocessing: Preparation = None,
     download: bool = False,
     workers: int = 0,
     device: str | None = None,
@@ -67,7 +68,8 @@ def retrain(
         settings: the hyperparameters.
         source: how to read the model's file.
         output: where to write the artefact; `-` is standard output.
-        preprocessing: from an image to the input; None is what the model's file says.
+        preprocessing: from an image to the input, or a function that changes what the
+            model's file says; None is what that says.
         download: fetch a published set that is not there.
         workers: threads that decode image files.
         device: where to compute; None is CUDA where present.

@@ -59,17 +59,15 @@ def command(
         raise OptionError("only one model can come from standard input")
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
     source = options.source_of(arch, arch_arg, None, state_key, allow_pickle)
-    network = api.open_network(model, source)
     with interface.progress() as progress:
         result = api.evaluate(
-            network,
+            model,
             data,
+            source,
             baseline=baseline,
             # An artefact knows its network; what is said of the model holds for the original.
             baseline_source=source,
-            preprocessing=options.preprocessing_of(
-                preprocess, mean, std, resize, crop, network.preprocessing
-            ),
+            preprocessing=options.preprocessing_of(preprocess, mean, std, resize, crop),
             download=download,
             batch_size=batch_size,
             workers=workers,

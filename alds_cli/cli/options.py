@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from alds_cli.api import Source
-    from alds_cli.records import Preprocessing
+    from alds_cli.api import Preparation, Source
 
 _READING = "Reading the model"
 _IMAGES = "Preparing images"
@@ -196,15 +195,13 @@ def preprocessing_of(
     std: str | None,
     resize: int | None,
     crop: int | None,
-    known: Preprocessing | None,
-) -> Preprocessing | None:
-    """The preprocessing that options ask for over what the model says; None if neither does.
+) -> Preparation:
+    """What the options make of the model's own preprocessing; None if none is given.
 
-    Raises:
-        OptionError: the options make no sense.
+    The function raises OptionError where the options make no sense.
     """
     from alds_cli.datasets import parse_preprocessing  # noqa: PLC0415 - it imports torch
 
     if all(value is None for value in (preset, mean, std, resize, crop)):
-        return known
-    return parse_preprocessing(preset, mean, std, resize, crop, fallback=known)
+        return None
+    return lambda known: parse_preprocessing(preset, mean, std, resize, crop, fallback=known)

@@ -125,16 +125,14 @@ def command(
         seed=seed,
     )
     source = options.source_of(arch, arch_arg, None, state_key, allow_pickle)
-    network = api.open_network(model, source)
     with interface.progress() as progress:
         result = api.retrain(
-            network,
+            model,
             data,
             settings,
+            source,
             output=output,
-            preprocessing=options.preprocessing_of(
-                preprocess, mean, std, resize, crop, network.preprocessing
-            ),
+            preprocessing=options.preprocessing_of(preprocess, mean, std, resize, crop),
             download=download,
             workers=workers,
             device=device,

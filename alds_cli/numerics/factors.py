@@ -7,11 +7,10 @@ is the same product, and treats both halves alike in retraining and in half prec
 
 from __future__ import annotations
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.grams import slice_blocks, slice_grams, slice_ranges
+from alds_cli.numerics.grams import slice_blocks, slice_grams, slice_ranges, solve_in_place
 
 _ALL_VECTORS = 1024
 """Up to this side all eigenvectors are computed, batched; beyond it only the leading ones."""
@@ -72,18 +71,9 @@ def _leading_eigenpairs(grams: Tensor, j: int) -> tuple[Tensor, Tensor]:
 
 
 def _large_eigenpairs(gram: Tensor, j: int) -> tuple[Tensor, Tensor]:
-    """Only what is needed, in the matrix's own memory: (j,) and (n, j), largest first.
-
-    A symmetric matrix is its own transpose, which is the order that LAPACK works in.
-    """
+    """Only what is needed: (j,) and (n, j), largest first; the matrix is overwritten."""
     size = len(gram)
-    values, vectors = scipy.linalg.eigh(
-        gram.numpy().T,
-        subset_by_index=[size - j, size - 1],
-        driver="evr",
-        overwrite_a=True,
-        check_finite=False,
-    )
+    values, vectors = solve_in_place(gram, driver="evr", subset_by_index=[size - j, size - 1])
     return torch.from_numpy(values).flip(-1), torch.from_numpy(vectors).flip(-1)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -99,3 +101,18 @@ def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
     for first, last in stripes:
         gram[:first, first:last] = gram[first:last, :first].mT
     return gram
+
+
+def solve_in_place(gram: Tensor, *, driver: str, **wanted: Any) -> Any:
+    """`scipy.linalg.eigh` in the memory of one matrix (n, n), which is overwritten.
+
+    A symmetric matrix is its own transpose, which is the order that LAPACK works in.
+
+    Args:
+        gram: float64, on the CPU.
+        driver: the LAPACK routine.
+        wanted: which eigenvalues and vectors, as `eigh` takes it.
+    """
+    return scipy.linalg.eigh(
+        gram.numpy().T, driver=driver, overwrite_a=True, check_finite=False, **wanted
+    )

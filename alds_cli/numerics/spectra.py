@@ -17,11 +17,10 @@ from functools import partial
 from math import frexp, ldexp, sqrt
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.grams import CHUNK_BYTES, slice_grams, slice_ranges
+from alds_cli.numerics.grams import CHUNK_BYTES, slice_grams, slice_ranges, solve_in_place
 from alds_cli.numerics.pool import Spawn
 from alds_cli.records import Curve, FloatArray
 
@@ -106,17 +105,7 @@ def _eigenvalues(grams: Tensor) -> FloatArray:
         return np.asarray(grams[:, :, 0].numpy())
     if size <= _IN_PLACE:
         return np.asarray(torch.linalg.eigvalsh(grams).flip(-1).numpy())
-    found = [
-        scipy.linalg.eigh(
-            # A symmetric matrix is its own transpose, which is the order LAPACK works in.
-            gram.numpy().T,
-            eigvals_only=True,
-            driver="evd",
-            overwrite_a=True,
-            check_finite=False,
-        )[::-1]
-        for gram in grams
-    ]
+    found = [solve_in_place(gram, driver="evd", eigvals_only=True)[::-1] for gram in grams]
     return np.stack(found)
 
 
