@@ -131,14 +131,20 @@ class Curve:
 
     - `sum_squares`: Σ_i σ²_{i,j+1}, whose root bounds ‖W − Ŵ‖₂ from above;
     - `largest`: max_i σ_{i,j+1};
-    - `tail_energy`: Σ_i Σ_{m>j} σ²_{i,m} = ‖W − Ŵ‖_F².
+    - `tail_energy`: Σ_i Σ_{m>j} σ²_{i,m} = ‖W − Ŵ‖_F²;
+    - `saved`: Σ_i σ²_{i,j+1}, what one more rank in every slice takes from `tail_energy`.
 
-    J = min(rows, columns / k) is full rank: there all three are 0.
+    A grouped layer's matrix is block diagonal: `sum_squares` and `largest` are then the
+    maximum over the groups, `tail_energy` and `saved` the sum. Singular values are raised by what
+    rounding may have taken from them, `tail_energy` is not.
+
+    J, the smaller side of a slice, is full rank: there all four are 0.
     """
 
     sum_squares: FloatArray
     largest: FloatArray
     tail_energy: FloatArray
+    saved: FloatArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,10 +206,12 @@ def _curve(eigenvalues: FloatArray, terms: int, exponent: int) -> Curve:
     trace = exact.sum(axis=1, keepdims=True)
     raised = exact + 8 * np.sqrt(terms) * _UNIT_ROUNDOFF * trace
     unit = ldexp(1.0, 2 * exponent)
+    squares = _closed_by_zero(raised.sum(axis=0)) * unit
     return Curve(
-        sum_squares=_closed_by_zero(raised.sum(axis=0)) * unit,
+        sum_squares=squares,
         largest=_closed_by_zero(np.sqrt(raised.max(axis=0))) * ldexp(1.0, exponent),
         tail_energy=_closed_by_zero(exact[:, ::-1].cumsum(axis=1)[:, ::-1].sum(axis=0)) * unit,
+        saved=squares,
     )
 
 
