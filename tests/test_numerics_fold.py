@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics.costs import divisors, pair_params
+from alds_cli.numerics.costs import divisors, full_rank, pair_params
 from alds_cli.numerics.fold import (
     SCHEMES,
     distinct_schemes,
@@ -88,27 +88,53 @@ def test_schemes_that_differ(kernel, expected):
     assert distinct_schemes(kernel) == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(weights(), st.integers(1, 5), st.data())
 def test_pairs_and_factors(case, j, data):
     weight, scheme = case
     shape = tuple(weight.shape)
     k = data.draw(st.sampled_from(divisors(shape[1])))
+    groups = data.draw(st.sampled_from(divisors(shape[0])))
     rows, columns = folded_shape(shape, scheme)
-    left = torch.randn(k, rows, j, dtype=torch.float64)
-    right = torch.randn(k, j, columns // k, dtype=torch.float64)
-    first, second = factors_to_weights(left, right, shape, scheme)
-    assert (tuple(first.shape), tuple(second.shape)) == pair_shapes(shape, scheme, k, j)
-    assert first.numel() + second.numel() == pair_params(shape, scheme, k, j)
-    again_left, again_right = weights_to_factors(first, second, k)
+    left = torch.randn(groups * k, rows // groups, j, dtype=torch.float64)
+    right = torch.randn(groups * k, j, columns // k, dtype=torch.float64)
+    first, second = factors_to_weights(left, right, shape, scheme, groups)
+    assert (tuple(first.shape), tuple(second.shape)) == pair_shapes(shape, scheme, k, j, groups)
+    assert first.numel() + second.numel() == pair_params(shape, scheme, k, j, groups)
+    again_left, again_right = weights_to_factors(first, second, k, groups)
     assert torch.equal(again_left, left)
     assert torch.equal(again_right, right)
-    dense = multiply_back(first, second, shape, scheme, k)
+    dense = multiply_back(first, second, shape, scheme, k, groups)
     assert dense.shape == weight.shape
-    step = shape[1] // k
-    for index in range(k):
-        own = fold(dense[:, index * step : (index + 1) * step], scheme).flatten(1)
+    step, height = shape[1] // k, shape[0] // groups
+    for index in range(groups * k):
+        group, part = divmod(index, k)
+        block = dense[group * height : (group + 1) * height, part * step : (part + 1) * step]
+        own = fold(block, scheme).flatten(1)
         torch.testing.assert_close(own, left[index] @ right[index], rtol=1e-13, atol=1e-13)
+
+
+@settings(max_examples=60, deadline=None)
+@given(weights(), st.data())
+def test_groups_are_decomposed_as_layers_of_their_own(case, data):
+    """A grouped pair's weights are those of its groups' pairs, one after another."""
+    weight, scheme = case
+    shape = tuple(weight.shape)
+    k = data.draw(st.sampled_from(divisors(shape[1])))
+    groups = data.draw(st.sampled_from(divisors(shape[0])))
+    alone = (shape[0] // groups, *shape[1:])
+    j = full_rank(shape, scheme, k, groups)
+    assert j == full_rank(alone, scheme, k)
+    rows, columns = folded_shape(alone, scheme)
+    left = torch.randn(groups * k, rows, j)
+    right = torch.randn(groups * k, j, columns // k)
+    parts = [
+        factors_to_weights(own_left, own_right, alone, scheme)
+        for own_left, own_right in zip(left.split(k), right.split(k), strict=True)
+    ]
+    first, second = factors_to_weights(left, right, shape, scheme, groups)
+    assert torch.equal(first, torch.cat([part[0] for part in parts]))
+    assert torch.equal(second, torch.cat([part[1] for part in parts]))
 
 
 @settings(max_examples=40, deadline=None)

@@ -5,6 +5,9 @@ and the columns of a matrix: rows = (f, row axes), columns = (c, column axes). I
 channels are sliced *before* folding: slice i takes c/k consecutive channels, which
 for schemes 1 to 3 is not the same as cutting the folded columns.
 
+A layer with g groups has a weight of shape (f, c/g, κ1, …): the rows of its matrix are its
+groups' one after another, and each group is sliced and decomposed as a layer of its own.
+
 Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1 and supplement A.1, A.6.
 """
 
@@ -112,50 +115,67 @@ def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...],
 
 
 def pair_shapes(
-    shape: tuple[int, ...], scheme: int, k: int, j: int
+    shape: tuple[int, ...], scheme: int, k: int, j: int, groups: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Weight shapes of the two halves: (k·j, c/k, …) with k groups, then (f, k·j, …)."""
+    """Weight shapes of the two halves of a layer (f, c/g, κ…) with g groups.
+
+    (g·k·j, c/(g·k), …) with g·k groups, then (f, k·j, …) with g groups.
+    """
     first, second = half_kernels(shape[2:], scheme)
-    return (k * j, shape[1] // k, *first), (shape[0], k * j, *second)
+    return (groups * k * j, shape[1] // k, *first), (shape[0], k * j, *second)
 
 
 def factors_to_weights(
-    left: Tensor, right: Tensor, shape: tuple[int, ...], scheme: int
+    left: Tensor, right: Tensor, shape: tuple[int, ...], scheme: int, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Low-rank factors of all slices as the weights of the pair.
 
     Args:
-        left: (k, rows, j), so that slice i is approximated by left[i] @ right[i].
-        right: (k, j, columns / k).
-        shape: (f, c, κ…) of the layer.
+        left: (g·k, rows / g, j), the slices of the first group first, so that slice i is
+            approximated by left[i] @ right[i].
+        right: (g·k, j, columns / k).
+        shape: (f, c/g, κ…) of the layer.
         scheme: the folding scheme of the factors.
+        groups: g, the groups of the layer.
 
     Returns:
         The weights of the first and of the second half, as `pair_shapes` gives them.
     """
-    k, _, j = left.shape
-    first_shape, second_shape = pair_shapes(shape, scheme, k, j)
+    slices, rows, j = left.shape
+    k = slices // groups
+    first_shape, second_shape = pair_shapes(shape, scheme, k, j, groups)
     kernel = shape[2:]
     row_extents = [kernel[axis] for axis in SCHEMES[scheme].rows_of(kernel)]
     first = right.reshape(first_shape)
-    # (k, rows, j) -> (f, row axes, k·j) -> (f, k·j, row axes)
-    second = left.permute(1, 0, 2).reshape(shape[0], *row_extents, k * j).movedim(-1, 1)
+    # (g·k, rows / g, j) -> (g, rows / g, k, j) -> (f, row axes, k·j) -> (f, k·j, row axes)
+    own = left.reshape(groups, k, rows, j).transpose(1, 2)
+    second = own.reshape(shape[0], *row_extents, k * j).movedim(-1, 1)
     return first, second.reshape(second_shape)
 
 
-def weights_to_factors(first: Tensor, second: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Undo `factors_to_weights`: the pair's weights back to (k, rows, j) and (k, j, columns/k)."""
-    j = first.shape[0] // k
-    right = first.reshape(k, j, -1)
-    left = second.movedim(1, -1).reshape(-1, k, j).permute(1, 0, 2)
-    return left, right
+def weights_to_factors(
+    first: Tensor, second: Tensor, k: int, groups: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Undo `factors_to_weights`: back to (g·k, rows / g, j) and (g·k, j, columns / k)."""
+    j = first.shape[0] // (groups * k)
+    right = first.reshape(groups * k, j, -1)
+    own = second.movedim(1, -1).reshape(groups, -1, k, j)
+    return own.transpose(1, 2).reshape(groups * k, -1, j), right
 
 
 def multiply_back(
-    first: Tensor, second: Tensor, shape: tuple[int, ...], scheme: int, k: int
+    first: Tensor,
+    second: Tensor,
+    shape: tuple[int, ...],
+    scheme: int,
+    k: int,
+    groups: int = 1,
 ) -> Tensor:
-    """The dense weight of `shape` that a pair stands for: Ŵ = [L_1 R_1 … L_k R_k]."""
-    left, right = weights_to_factors(first, second, k)
-    slices = left @ right  # (k, rows, columns / k)
-    matrix = slices.permute(1, 0, 2).reshape(slices.shape[1], shape[1], -1)
+    """The dense weight of `shape` (f, c/g, κ…) that a pair stands for.
+
+    In every group Ŵ = [L_1 R_1 … L_k R_k]; the groups' rows follow one another.
+    """
+    left, right = weights_to_factors(first, second, k, groups)
+    slices = (left @ right).unflatten(0, (groups, k))  # (g, k, rows / g, columns / k)
+    matrix = slices.transpose(1, 2).reshape(groups * left.shape[1], shape[1], -1)
     return unfold(matrix, shape, scheme)
