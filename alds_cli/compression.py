@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alds_cli.allocation import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
-    error_bounds,
+    error_bound,
     smallest_cost,
 )
 from alds_cli.errors import OptionError, RatioUnreachableError
@@ -133,7 +133,7 @@ def plan_for_ratio(
     total = count_parameters(module)
     fixed = total - sum(table.spec.weight_params for table in own)
     smallest = fixed + sum(
-        smallest_cost(table.spec, set(chosen.schemes) & set(table.norms)) for table in own
+        smallest_cost(table.spec, sorted(set(chosen.schemes) & set(table.norms))) for table in own
     )
     allowed = int((1 - ratio) * total)  # towards zero: never removes less than asked
     if smallest > allowed:
@@ -262,21 +262,20 @@ def _report(
     if choice is None:
         reason = spec.reason or _why_kept(spec, tables)
         return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
-    bounds = error_bounds(tables.layers[spec.name], choice.scheme, choice.k, bound)
     bias = spec.params - spec.weight_params
     return LayerReport(
         spec.name,
         spec.weight_shape,
         spec.params,
-        pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j) + bias,
+        pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups) + bias,
         choice=choice,
         error=error,
-        error_bound=float(bounds[choice.j]),
+        error_bound=error_bound(tables.layers[spec.name], choice, bound),
     )
 
 
 def _why_kept(spec: LayerSpec, tables: ErrorTable) -> str:
     table = tables.layers.get(spec.name)
     # A plan that was handed in may need no table of this layer.
-    schemes = distinct_schemes(spec.kernel) if table is None else table.norms
+    schemes = distinct_schemes(spec.kernel) if table is None else tuple(table.norms)
     return NOT_CHOSEN if smallest_cost(spec, schemes) < spec.weight_params else NOT_SMALLER

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import nn
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.fold import distinct_schemes, fold
+from alds_cli.numerics.option_tables import empty_table, with_scheme
 from alds_cli.numerics.pool import run_jobs
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.records import (
     ErrorTable,
     LayerSpec,
-    LayerTable,
     ProgressCallback,
     ProgressEvent,
 )
@@ -108,11 +107,8 @@ def _computed(
     def finished(index: int) -> None:
         nonlocal done
         name, scheme, job = jobs[index]
-        old = layers.get(name, LayerTable(wanted[name], {}, {}))
-        curves = {(scheme, k): curve for k, curve in job.curves().items()}
-        layers[name] = replace(
-            old, norms={**old.norms, scheme: job.norm}, curves={**old.curves, **curves}
-        )
+        old = layers.get(name) or empty_table(wanted[name])
+        layers[name] = with_scheme(old, scheme, job.norm, job.curves())
         done += 1
         if progress is not None:
             progress(ProgressEvent("profile", done, len(jobs)))

@@ -149,14 +149,32 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class LayerTable:
-    """The error table of one layer: a curve for every (scheme, k) computed so far.
+    """The option table of one layer: every (scheme, k, j) that shrinks it, cheapest first.
 
-    `norms[scheme]` is σ_1 of the layer's weight folded by that scheme.
+    Rows are ordered by (cost, scheme, k, j). `choices` (n, 3) holds scheme, k and j, `costs`
+    (n,) the pair's parameters; `sum_squares`, `largest`, `tail_energy` and `saved` (n,) are a
+    `Curve`'s at that j, and `exact` (n,) is ‖W − Ŵ‖₂ itself, NaN where it was never needed.
+
+    By scheme, for those tabled so far: `norms` is σ_1 of the layer's weight so folded,
+    `energies` ‖W‖_F² as the sum of its squared singular values.
     """
 
     spec: LayerSpec
     norms: Mapping[int, float]
-    curves: Mapping[tuple[int, int], Curve]
+    energies: Mapping[int, float]
+    choices: IntArray
+    costs: IntArray
+    sum_squares: FloatArray
+    largest: FloatArray
+    tail_energy: FloatArray
+    saved: FloatArray
+    exact: FloatArray
+
+    def row(self, choice: Choice) -> int | None:
+        """The row of a choice; None if it is not tabled."""
+        wanted = (choice.scheme, choice.k, choice.j)
+        (found,) = np.nonzero((self.choices == wanted).all(axis=1))
+        return int(found[0]) if len(found) else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,10 +42,10 @@ def require_equal(found, expected):
         own = found.layers[name]
         assert own.spec == layer.spec
         assert dict(own.norms) == dict(layer.norms)
-        assert set(own.curves) == set(layer.curves)
-        for key, curve in layer.curves.items():
-            for field in ("sum_squares", "largest", "tail_energy"):
-                assert np.array_equal(getattr(own.curves[key], field), getattr(curve, field))
+        assert dict(own.energies) == dict(layer.energies)
+        for field in ("choices", "costs", "sum_squares", "largest", "tail_energy", "saved"):
+            assert np.array_equal(getattr(own, field), getattr(layer, field))
+        assert np.array_equal(own.exact, layer.exact, equal_nan=True)
 
 
 def test_round_trip_is_exact(tabled, tmp_path):

@@ -1,24 +1,23 @@
 """The optimisers: pure functions over option tables."""
 
 from alds_cli.allocation.alternating import alternating
-from alds_cli.allocation.minimax import minimax
-from alds_cli.allocation.options import (
+from alds_cli.allocation.definitions import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
     PROVEN_BOUNDS,
-    LayerOptions,
-    error_bounds,
-    layer_options,
-    smallest_cost,
+    error_bound,
 )
+from alds_cli.allocation.minimax import minimax
+from alds_cli.allocation.options import LayerOptions, Prices, layer_options, smallest_cost
 
 __all__ = [
     "DEFAULT_DEFINITION",
     "ERROR_DEFINITIONS",
     "PROVEN_BOUNDS",
     "LayerOptions",
+    "Prices",
     "alternating",
-    "error_bounds",
+    "error_bound",
     "layer_options",
     "minimax",
     "smallest_cost",

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from alds_cli.allocation.minimax import lowest_level
-from alds_cli.allocation.options import Frontier, LayerOptions, frontier
+from alds_cli.allocation.frontiers import Frontier, frontier
+from alds_cli.allocation.options import LayerOptions
 
 FIXED_STARTS = 5
 """So many starts have k = 1, 2, … in every layer; the others draw it at random."""

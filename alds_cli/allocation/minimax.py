@@ -15,7 +15,8 @@ from functools import partial
 
 import numpy as np
 
-from alds_cli.allocation.options import Frontier, LayerOptions, frontier
+from alds_cli.allocation.frontiers import Frontier, frontier
+from alds_cli.allocation.options import LayerOptions
 from alds_cli.records import FloatArray
 
 

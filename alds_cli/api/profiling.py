@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ class ProfileResult:
     computed: bool
     path: Path | None
     seconds: Mapping[str, float]
+
+    def slicings(self, name: str) -> dict[tuple[int, int], int]:
+        """How many ranks are tabled for each (scheme, k) of a layer."""
+        layer = self.table.layers.get(name)
+        rows = [] if layer is None else layer.choices[:, :2].tolist()
+        return dict(Counter((scheme, k) for scheme, k in rows))
 
 
 def profile(

@@ -12,20 +12,25 @@ from typing import Any
 
 import numpy as np
 import platformdirs
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from alds_cli.checkpoint.atomic import replacing
 from alds_cli.errors import OutputError, TableError
-from alds_cli.numerics.fold import folded_shape
-from alds_cli.records import Curve, ErrorTable, FloatArray, LayerSpec, LayerTable
+from alds_cli.numerics.option_tables import MEASURES, option_costs
+from alds_cli.records import ErrorTable, LayerSpec, LayerTable
 
 logger = logging.getLogger(__name__)
 
-TABLE_VERSION = 1
+TABLE_VERSION = 2
 """Part of every table's identity: raised whenever what the numbers mean changes."""
 
 _KEY = "alds_table"
+
+_ERRORS = (*MEASURES, "exact")
+
+Array = NDArray[Any]
 
 _NONSENSE = (ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
 
@@ -71,20 +76,26 @@ def store_cached(table: ErrorTable) -> Path | None:
 
 
 def write_table(table: ErrorTable, path: Path) -> None:
-    """Write a table as safetensors: one array (3, n) per layer and scheme, float64.
+    """Write a table as safetensors: per layer `NAME:choices` (n, 3) and `NAME:errors` (5, n).
+
+    The rows of `errors` are `sum_squares`, `largest`, `tail_energy`, `saved` and `exact`.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    arrays: dict[str, FloatArray] = {}
+    arrays: dict[str, Array] = {}
     layers: dict[str, Any] = {}
     for name, layer in table.layers.items():
-        layers[name] = {"shape": layer.spec.weight_shape, "schemes": {}}
-        for scheme, norm in layer.norms.items():
-            ks = sorted(k for own, k in layer.curves if own == scheme)
-            curves = [layer.curves[scheme, k] for k in ks]
-            arrays[f"{name}:{scheme}"] = np.concatenate([_stacked(c) for c in curves], axis=1)
-            layers[name]["schemes"][str(scheme)] = {"norm": norm.hex(), "ks": ks}
+        arrays[f"{name}:choices"] = layer.choices.astype(np.int32)
+        arrays[f"{name}:errors"] = np.stack([getattr(layer, column) for column in _ERRORS])
+        layers[name] = {
+            "shape": layer.spec.weight_shape,
+            "groups": layer.spec.groups,
+            "schemes": {
+                str(scheme): {"norm": norm.hex(), "energy": layer.energies[scheme].hex()}
+                for scheme, norm in layer.norms.items()
+            },
+        }
     content = {
         "version": TABLE_VERSION,
         "weights_hash": table.weights_hash,
@@ -134,30 +145,28 @@ def _require(condition: bool, path: Path, complaint: str) -> None:
 
 
 def _layer_table(
-    spec: LayerSpec, entry: Mapping[str, Any], arrays: Mapping[str, FloatArray], name: str
+    spec: LayerSpec, entry: Mapping[str, Any], arrays: Mapping[str, Array], name: str
 ) -> LayerTable:
-    if tuple(entry["shape"]) != spec.weight_shape:
+    if (tuple(entry["shape"]), entry["groups"]) != (spec.weight_shape, spec.groups):
         raise ValueError(f"layer {name} has another shape")
-    norms: dict[int, float] = {}
-    curves: dict[tuple[int, int], Curve] = {}
-    for text, part in entry["schemes"].items():
-        scheme = int(text)
-        norms[scheme] = float.fromhex(part["norm"])
-        rows, columns = folded_shape(spec.weight_shape, scheme)
-        lengths = [min(rows, columns // k) + 1 for k in part["ks"]]
-        pieces = np.split(arrays[f"{name}:{scheme}"], np.cumsum(lengths)[:-1], axis=1)
-        for k, length, piece in zip(part["ks"], lengths, pieces, strict=True):
-            if piece.shape != (3, length) or not np.isfinite(piece).all():
-                raise ValueError(f"layer {name}: the curve of k = {k} is not whole")
-            curves[scheme, k] = Curve(*piece)
-    return LayerTable(spec, norms, curves)
+    choices = arrays[f"{name}:choices"].astype(np.int64)
+    columns = dict(zip(_ERRORS, arrays[f"{name}:errors"], strict=True))
+    if any(column.shape != (len(choices),) for column in columns.values()):
+        raise ValueError(f"layer {name}: the table is not whole")
+    if not all(np.isfinite(column).all() for key, column in columns.items() if key != "exact"):
+        raise ValueError(f"layer {name}: an error is not a number")
+    schemes = {int(text): part for text, part in entry["schemes"].items()}
+    return LayerTable(
+        spec,
+        norms={scheme: float.fromhex(part["norm"]) for scheme, part in schemes.items()},
+        energies={scheme: float.fromhex(part["energy"]) for scheme, part in schemes.items()},
+        choices=choices,
+        costs=option_costs(spec, choices),
+        **columns,
+    )
 
 
-def _stacked(curve: Curve) -> FloatArray:
-    return np.stack([curve.sum_squares, curve.largest, curve.tail_energy])
-
-
-def _checksum(arrays: Mapping[str, FloatArray], layers: Mapping[str, Any]) -> str:
+def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
     for key in sorted(arrays):
         digest.update(f"{key}\0{arrays[key].shape}\0".encode())

@@ -78,11 +78,9 @@ def profile(result: ProfileResult) -> dict[str, Any]:
                 "shape": list(spec.weight_shape),
                 "reason": spec.reason,
                 "curves": [
-                    {"scheme": scheme, "k": k, "ranks": len(curve.largest) - 1}
-                    for (scheme, k), curve in sorted(result.table.layers[name].curves.items())
-                ]
-                if name in result.table.layers
-                else [],
+                    {"scheme": scheme, "k": k, "ranks": ranks}
+                    for (scheme, k), ranks in sorted(result.slicings(name).items())
+                ],
             }
             for name, spec in result.specs.items()
         ],

@@ -84,7 +84,7 @@ def _table(result: ProfileResult) -> Table:
         found = layer_options(layer, bound="sum")
         cells = []
         for share in shares:
-            fitting = found.errors[found.costs <= share * spec.weight_params]
+            fitting = found.errors[found.costs[:, 0] <= share * spec.weight_params]
             cells.append(f"{min(fitting.min(), 1.0):.4f}" if len(fitting) else "–")
-        made.add_row(name, shape, str(len(layer.curves)), *cells)
+        made.add_row(name, shape, str(len(result.slicings(name))), *cells)
     return made

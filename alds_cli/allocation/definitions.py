@@ -1,0 +1,105 @@
+"""What "error" means: the measures of a layer's options that an allocation may minimise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from alds_cli.records import Choice, FloatArray, LayerTable
+
+
+def _sum_bound(table: LayerTable) -> FloatArray:
+    """sqrt(Σ_i σ²_{i,j+1}): the norm of a row of blocks is at most that of their norms."""
+    return _relative(np.sqrt(table.sum_squares), _by_row(table, table.norms))
+
+
+def _theorem1_bound(table: LayerTable) -> FloatArray:
+    """√k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
+    k = table.choices[:, 1]
+    return _relative(np.sqrt(k) * table.largest, _by_row(table, table.norms))
+
+
+def _published_code(table: LayerTable) -> FloatArray:
+    """max_i σ_{i,j+1}, as the paper's published code has it: not a bound for k > 1."""
+    return _relative(table.largest, _by_row(table, table.norms))
+
+
+def _exact(table: LayerTable) -> FloatArray:
+    """‖W − Ŵ‖₂ where it is known, else a bound from below.
+
+    A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}; both at most 1.
+    """
+    known = np.where(np.isnan(table.exact), table.largest, table.exact)
+    return np.minimum(_relative(known, _by_row(table, table.norms)), 1.0)
+
+
+def _frobenius(table: LayerTable) -> FloatArray:
+    """‖W − Ŵ‖_F / ‖W‖_F, which the singular values give exactly."""
+    return np.sqrt(_relative(table.tail_energy, _by_row(table, table.energies)))
+
+
+def _density(table: LayerTable) -> FloatArray:
+    """sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · (k·rows + columns))): what the next parameter would save.
+
+    One more rank in every slice costs k·rows + columns parameters and takes Σ_i σ²_{i,j+1}
+    from the squared Frobenius error. Where the sum over the layers of their relative
+    squared errors is least for a given size, no layer's parameters save more than
+    another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
+    its maximum brings that about. It is not a bound on any error.
+    """
+    unit = table.costs // table.choices[:, 2]
+    return np.sqrt(_relative(table.saved / unit, _by_row(table, table.energies)))
+
+
+def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | float:
+    """What belongs to each row's scheme, (n,); the value itself if there is only one."""
+    if len(values) == 1:
+        return next(iter(values.values()))
+    of_scheme = np.zeros(max(values, default=0) + 1)
+    for scheme, value in values.items():
+        of_scheme[scheme] = value
+    return of_scheme[table.choices[:, 0]]
+
+
+def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
+    """A layer that is zero altogether loses nothing."""
+    if np.all(np.asarray(whole) > 0):
+        return values / whole
+    return np.zeros_like(values)
+
+
+ErrorDefinition = Callable[[LayerTable], FloatArray]
+
+ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
+    {
+        "density": _density,
+        "sum": _sum_bound,
+        "theorem1": _theorem1_bound,
+        "published-code": _published_code,
+        "exact": _exact,
+        "frobenius": _frobenius,
+    }
+)
+"""What an allocation may minimise, for every row of a layer's table."""
+
+DEFAULT_DEFINITION = "density"
+
+PROVEN_BOUNDS = ("sum", "theorem1")
+"""The definitions that are upper bounds on ‖W − Ŵ‖₂ / ‖W‖₂."""
+
+
+def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
+    """A proven bound on the relative error of a tabled choice: the definition's own, or `sum`.
+
+    Never above 1: Ŵ is W times a projection, so what is left has no larger norm than W.
+
+    Raises:
+        KeyError: the table has no such choice.
+    """
+    row = table.row(choice)
+    if row is None:
+        raise KeyError(choice)
+    proven = definition if definition in PROVEN_BOUNDS else "sum"
+    return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0)
