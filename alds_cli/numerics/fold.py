@@ -176,6 +176,7 @@ def multiply_back(
     In every group Ŵ = [L_1 R_1 … L_k R_k]; the groups' rows follow one another.
     """
     left, right = weights_to_factors(first, second, k, groups)
-    slices = (left @ right).unflatten(0, (groups, k))  # (g, k, rows / g, columns / k)
+    slices = left @ right
+    slices = slices.reshape(groups, k, *slices.shape[1:])  # (g, k, rows / g, columns / k)
     matrix = slices.transpose(1, 2).reshape(groups * left.shape[1], shape[1], -1)
     return unfold(matrix, shape, scheme)
