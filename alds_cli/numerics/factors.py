@@ -11,47 +11,62 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.grams import slice_blocks, slice_grams, slice_ranges, solve_in_place
+from alds_cli.numerics.scaling import even_exponent
 
 _ALL_VECTORS = 1024
 """Up to this side all eigenvectors are computed, batched; beyond it only the leading ones."""
 
 
 def low_rank_factors(
-    matrix: Tensor, k: int, j: int, dtype: torch.dtype = torch.float64
+    matrix: Tensor, k: int, j: int, dtype: torch.dtype = torch.float64, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Factors of the rank-j approximation of each of k slices.
+    """Factors of the rank-j approximation of each of k slices in each group.
 
     The projection on the leading eigenvectors of the smaller Gram matrix, in float64.
     Deterministic given one BLAS thread: each singular pair's sign is fixed by making the
     entry of largest magnitude on the eigenvectors' side positive.
 
     Args:
-        matrix: (rows, c, q) as `fold.fold` gives it.
-        k: number of slices, a divisor of c.
-        j: rank, 1 ≤ j ≤ min(rows, c·q / k).
+        matrix: (rows, c, q) as `fold.fold` gives it, the rows group by group.
+        k: number of slices in a group, a divisor of c.
+        j: rank, 1 ≤ j ≤ min(rows / groups, c·q / k).
         dtype: of the result.
+        groups: of the layer, a divisor of the rows.
 
     Returns:
-        left (k, rows, j) and right (k, j, c·q / k).
+        left (groups·k, rows / groups, j) and right (groups·k, j, c·q / k), group by group.
     """
     rows, channels, width = matrix.shape
-    columns = channels // k * width
-    left = torch.empty(k, rows, j, dtype=dtype)
-    right = torch.empty(k, j, columns, dtype=dtype)
+    left = torch.empty(groups * k, rows // groups, j, dtype=dtype)
+    right = torch.empty(groups * k, j, channels // k * width, dtype=dtype)
+    parts = zip(matrix.chunk(groups), left.chunk(groups), right.chunk(groups), strict=True)
+    for part, own_left, own_right in parts:
+        _fill_factors(part, own_left, own_right)
+    return left, right
+
+
+def _fill_factors(matrix: Tensor, left: Tensor, right: Tensor) -> None:
+    """Write the factors of one group's slices.
+
+    Gram matrices are those of 2**-exponent times the matrix, or their entries might leave
+    the range. The exponent is even, so that its square root rounds nothing either.
+    """
+    k, rows, j = left.shape
+    columns = right.shape[2]
+    exponent = even_exponent(matrix)
     for start, stop in slice_ranges(k, 8 * rows * columns):
-        values, basis = _leading_eigenpairs(slice_grams(matrix, k, start, stop), j)
-        scale = _balance(values)
+        values, basis = _leading_eigenpairs(slice_grams(matrix, k, start, stop, exponent), j)
+        scale = _balance(values, 2.0 ** (exponent // 2))
         if rows <= columns:
             left[start:stop] = basis * scale
             basis = (basis / scale).mT
             for part, block in slice_blocks(matrix, k, start, stop):
-                right[start:stop, :, part] = (basis @ block).to(dtype)
+                right[start:stop, :, part] = (basis @ block).to(right.dtype)
         else:
             right[start:stop] = (basis * scale).mT
             basis = basis / scale
             for part, block in slice_blocks(matrix, k, start, stop):
-                left[start:stop, part] = (block @ basis).to(dtype)
-    return left, right
+                left[start:stop, part] = (block @ basis).to(left.dtype)
 
 
 def _leading_eigenpairs(grams: Tensor, j: int) -> tuple[Tensor, Tensor]:
@@ -77,11 +92,15 @@ def _large_eigenpairs(gram: Tensor, j: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(values).flip(-1), torch.from_numpy(vectors).flip(-1)
 
 
-def _balance(eigenvalues: Tensor) -> Tensor:
+def _balance(eigenvalues: Tensor, root: float) -> Tensor:
     """√σ for each pair, as (b, 1, j): scaling by it gives both factors' vectors equal norms.
 
     Pairs that are zero up to rounding are left as they are.
+
+    Args:
+        eigenvalues: (b, j), of Gram matrices of 1 / root² times the slices.
+        root: the square root of what the slices were divided by.
     """
     sigma = eigenvalues.clamp(min=0).sqrt()
     negligible = sigma <= 1e-7 * sigma[:, :1]
-    return torch.where(negligible, torch.ones_like(sigma), sigma).sqrt()[:, None, :]
+    return torch.where(negligible, torch.ones_like(sigma), sigma.sqrt() * root)[:, None, :]

@@ -3,31 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import sqrt
+from math import ldexp, sqrt
 
 import torch
 from torch import Tensor
 
 from alds_cli.numerics.grams import CHUNK_BYTES, gram_of_blocks
+from alds_cli.numerics.scaling import even_exponent
 
 _DENSE_EIGENVALUES = 512
 """Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
 
 
-def residual_norm(matrix: Tensor, left: Tensor, right: Tensor) -> float:
-    """‖M − [L_1 R_1 … L_k R_k]‖₂, from the Gram matrix of the difference in float64.
+def residual_norm(matrix: Tensor, left: Tensor, right: Tensor, groups: int = 1) -> float:
+    """‖M − M̂‖₂, from the Gram matrix of the difference in float64.
+
+    M̂ = [L_1 R_1 … L_k R_k]; that of a layer with groups is block diagonal with a block of
+    this form for each group, so the norm is the largest of the groups' norms.
 
     Args:
-        matrix: (rows, c, q) as `fold.fold` gives it.
-        left: (k, rows, j), any floating dtype.
-        right: (k, j, c·q / k).
+        matrix: (rows, c, q) as `fold.fold` gives it, the rows group by group.
+        left: (groups·k, rows / groups, j), any floating dtype, group by group.
+        right: (groups·k, j, c·q / k).
+        groups: of the layer, a divisor of the rows.
     """
+    parts = zip(matrix.chunk(groups), left.chunk(groups), right.chunk(groups), strict=True)
+    return max(_difference_norm(*part) for part in parts)
+
+
+def _difference_norm(matrix: Tensor, left: Tensor, right: Tensor) -> float:
+    """‖M − [L_1 R_1 … L_k R_k]‖₂ of one group, computed for 2**-exponent times the difference."""
     rows, channels, width = matrix.shape
     wide = rows <= channels * width
     size = rows if wide else channels * width
+    exponent = max(even_exponent(matrix), even_exponent(left, right))
     blocks = _column_blocks(matrix, left, right) if wide else _row_blocks(matrix, left, right)
-    gram = gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)
-    return sqrt(max(_largest_eigenvalue(gram), 0.0))
+    scaled = (block.mul_(2.0**-exponent) for block in blocks)
+    gram = gram_of_blocks(scaled if wide else (block.mT for block in scaled), size)
+    return ldexp(sqrt(max(_largest_eigenvalue(gram), 0.0)), exponent)
 
 
 def _column_blocks(matrix: Tensor, left: Tensor, right: Tensor) -> Iterator[Tensor]:
