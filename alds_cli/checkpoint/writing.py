@@ -41,12 +41,21 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
             return size
     path = Path(target)
     with replacing(path) as temporary:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             _write_safetensors(tensors, document, temporary)
         else:
-            text = dump_document(document)
-            dump_torch({DOCUMENT_KEY: text, "state_dict": _self_contained(tensors)}, temporary)
+            dump_torch(artefact_content(_self_contained(tensors), document), temporary)
         return temporary.stat().st_size
+
+
+def is_safetensors(target: str | Path) -> bool:
+    """Whether that is the format of a file of this name."""
+    return Path(target).suffix == ".safetensors"
+
+
+def artefact_content(tensors: Mapping[str, Tensor], document: Document) -> dict[str, Any]:
+    """What an artefact in PyTorch's format holds."""
+    return {DOCUMENT_KEY: dump_document(document), "state_dict": dict(tensors)}
 
 
 def dump_torch(content: Mapping[str, Any], path: Path) -> None:
@@ -57,10 +66,19 @@ def dump_torch(content: Mapping[str, Any], path: Path) -> None:
     """
     # Through an open file, because a path's name would become part of the archive.
     with path.open("wb") as file:
-        try:
-            torch.save(dict(content), file)
-        except RuntimeError as error:
-            raise OutputError(f"cannot write the file: {error}") from error
+        write_torch(content, file)
+
+
+def write_torch(content: Mapping[str, Any], file: Any) -> None:
+    """Write to an open file, or to whatever else has its `write`.
+
+    Raises:
+        OutputError: PyTorch could not write it.
+    """
+    try:
+        torch.save(dict(content), file)
+    except RuntimeError as error:
+        raise OutputError(f"cannot write the file: {error}") from error
 
 
 def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
