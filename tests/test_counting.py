@@ -11,10 +11,10 @@ import torchvision
 from torch import nn
 
 from alds_cli.numerics.counting import (
-    _meta_copy,
     count_macs,
     count_parameters,
     evaluation_mode,
+    meta_copy,
     trace,
     training_mode,
 )
@@ -80,18 +80,93 @@ def test_calls_tell_which_layers_run_as_modules():
     assert calls["twice"].calls == 2
     assert calls["twice"].macs == 2 * 25 * 81
     assert calls["twice"].output_shape == (1, 3, 5, 5)
+    assert calls["twice"].shapes == 2 * (((1, 3, 5, 5), (1, 3, 5, 5)),)
 
 
-def test_attention_hides_its_projections():
+def test_attention_applies_its_projections_without_calling_them():
     with torch.device("meta"):
         vit = torchvision.models.vit_b_16()
         swin = torchvision.models.swin_t()
-    calls = trace(vit, (3, 224, 224)).calls
-    assert not any("out_proj" in name for name in calls)
-    assert calls["encoder.layers.encoder_layer_0.mlp.0"].input_shape == (1, 197, 768)
+    seen = trace(vit, (3, 224, 224))
+    block = "encoder.layers.encoder_layer_0"
+    packed, joined = (
+        seen.calls[f"{block}.self_attention.{own}"] for own in ("in_proj", "out_proj")
+    )
+    assert packed.macs == 197 * 768 * 3 * 768
+    assert packed.shapes == (((1, 197, 768), (1, 197, 3 * 768)),)
+    assert joined.macs == 197 * 768 * 768
+    assert seen.calls[f"{block}.mlp.0"].input_shape == (1, 197, 768)
+    # All that is left are the products of attention itself.
+    assert seen.macs - sum(call.macs for call in seen.calls.values()) == 12 * 2 * 197**2 * 768
     calls = trace(swin, (3, 224, 224)).calls
     assert not any(name.endswith(".qkv") for name in calls)
     assert calls["features.1.0.mlp.0"].input_shape == (1, 56, 56, 96)
+
+
+class Attends(nn.Module):
+    """An attention given one tensor, two or three different ones, twice each time."""
+
+    def __init__(self, inputs, **arguments):
+        super().__init__()
+        self.inputs = inputs
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **arguments)
+
+    def forward(self, rows):
+        short = rows[:, :3]
+        key = rows if self.inputs == 1 else short
+        value = {1: rows, 2: short, 3: short + 1}[self.inputs]
+        self.attention(rows, key, value=value)
+        return self.attention(query=rows, value=value, key=key)[0]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "applied"),
+    [(1, [(5, 24)]), (2, [(5, 8), (3, 16)]), (3, [(5, 8), (3, 8), (3, 8)])],
+)
+@pytest.mark.parametrize("arguments", [{}, {"bias": False}])
+def test_different_tensors_pass_the_rows_that_they_need(inputs, applied, arguments):
+    seen = trace(Attends(inputs, **arguments), (5, 8))
+    call = seen.calls["attention.in_proj"]
+    assert call.calls == 2
+    assert call.shapes == 2 * tuple(((1, n, 8), (1, n, rows)) for n, rows in applied)
+    assert call.macs == 2 * sum(n * 8 * rows for n, rows in applied)
+    keys = 5 if inputs == 1 else 3
+    products = 2 * (2 * 5 * keys * 8)
+    assert seen.macs == call.macs + seen.calls["attention.out_proj"].macs + products
+
+
+def test_attention_without_a_packed_projection_enters_only_what_it_has():
+    calls = trace(Attends(1, kdim=8, vdim=8), (5, 8)).calls
+    assert set(calls) == {"attention.in_proj", "attention.out_proj"}
+    other = nn.MultiheadAttention(8, 2, kdim=4, vdim=4)
+
+    class Other(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = other
+
+        def forward(self, rows):
+            return self.attention(rows, rows[..., :4], rows[..., :4])[0]
+
+    assert set(trace(Other(), (8,)).calls) == {"attention.out_proj"}
+
+
+class Resizes(nn.Module):
+    """A layer handed more than its input."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose2d(3, 4, 3, stride=2)
+        self.plain = nn.ConvTranspose2d(3, 4, 3, stride=2)
+
+    def forward(self, image):
+        return self.plain(image).sum() + self.up(image, output_size=(10, 11)).sum()
+
+
+def test_calls_tell_what_is_handed_more_than_its_input():
+    calls = trace(Resizes(), (3, 4, 5)).calls
+    assert calls["plain"].alone
+    assert not calls["up"].alone
 
 
 def fingerprint(module):
@@ -215,7 +290,7 @@ def test_the_copy_that_is_counted_never_holds_values():
     module.register_buffer("buffer", torch.ones(3))
     with torch.no_grad():
         module.derived = module.layer.weight * 2
-    copied = _meta_copy(module)
+    copied = meta_copy(module)
     tensors = [*copied.parameters(), *copied.buffers(), copied.table, copied.derived]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
     assert isinstance(copied.layer.weight, nn.Parameter)

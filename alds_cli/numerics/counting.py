@@ -10,7 +10,7 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,31 +19,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from alds_cli.errors import first_line
+from alds_cli.numerics.calls import FLOPS_PER_MAC, LayerCall, watch_calls
 
 _log = logging.getLogger(__name__)
-
-_FLOPS_PER_MAC = 2
-"""PyTorch counts a multiply-accumulate as two floating-point operations."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCall:
-    """One leaf module as a forward pass called it.
-
-    Attributes:
-        name: its (first) dotted name in the network.
-        input_shape: shape of its first tensor argument at the first call, a batch of one
-            in front; None if it was given no tensor.
-        output_shape: shape of its result at the first call; None if that is no tensor.
-        calls: how often it was called.
-        macs: multiply-accumulates of all its calls together, for one sample.
-    """
-
-    name: str
-    input_shape: tuple[int, ...] | None
-    output_shape: tuple[int, ...] | None
-    calls: int
-    macs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +31,9 @@ class Trace:
     Attributes:
         macs: multiply-accumulates of one sample in convolutions, matrix products and
             attention, wherever they happen; None if no forward pass succeeded.
-        calls: every leaf module that was called as a module, by name. A layer whose
-            weight the network uses without calling it, such as `out_proj` of
-            `nn.MultiheadAttention`, is not among them.
+        calls: every leaf module that was called as a module, by name, and the two
+            projections of every `nn.MultiheadAttention` that was. A layer whose weight the
+            network uses without calling it is not among them.
     """
 
     macs: int | None
@@ -83,7 +61,7 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
         input_shape: shape of one sample, no batch axis in front, e.g. (3, 224, 224).
     """
     try:
-        return _observe(_meta_copy(module), torch.device("meta"), input_shape)
+        return _observe(meta_copy(module), torch.device("meta"), input_shape)
     except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
         _log.debug("the meta device cannot run this network: %s", error)
     try:
@@ -152,7 +130,8 @@ class _ToMeta(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _meta_copy(module: nn.Module) -> nn.Module:
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy with shapes and no storage, in evaluation mode."""
     with _ToMeta():
         return copy.deepcopy(module).eval()
 
@@ -165,43 +144,9 @@ def _observe(module: nn.Module, device: torch.device, input_shape: tuple[int, ..
     counter = FlopCounterMode(display=False)
     calls: dict[str, LayerCall] = {}
     with ExitStack() as stack:
-        for name, part in module.named_modules():
-            if _is_leaf(part):
-                for handle in _watch(name, part, counter, calls):
-                    stack.callback(handle.remove)
+        for handle in watch_calls(module, counter, calls):
+            stack.callback(handle.remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         module(sample)
-    return Trace(counter.get_total_flops() // _FLOPS_PER_MAC, calls)
-
-
-def _is_leaf(module: nn.Module) -> bool:
-    """No parts of its own; `torch.nn.utils.parametrize` hangs helpers into a layer."""
-    return all(name == "parametrizations" for name, _ in module.named_children())
-
-
-def _watch(
-    name: str, module: nn.Module, counter: FlopCounterMode, calls: dict[str, LayerCall]
-) -> tuple[torch.utils.hooks.RemovableHandle, torch.utils.hooks.RemovableHandle]:
-    before = [0]
-
-    def enter(_module: nn.Module, _args: tuple[Any, ...]) -> None:
-        before[0] = counter.get_total_flops()
-
-    def leave(
-        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: object
-    ) -> None:
-        macs = (counter.get_total_flops() - before[0]) // _FLOPS_PER_MAC
-        seen = calls.get(name) or LayerCall(
-            name, _first_shape((*args, *kwargs.values())), _first_shape((result,)), 0, 0
-        )
-        calls[name] = replace(seen, calls=seen.calls + 1, macs=seen.macs + macs)
-
-    return (
-        module.register_forward_pre_hook(enter),
-        module.register_forward_hook(leave, with_kwargs=True),
-    )
-
-
-def _first_shape(values: tuple[object, ...]) -> tuple[int, ...] | None:
-    return next((tuple(value.shape) for value in values if isinstance(value, Tensor)), None)
+    return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls)

@@ -114,6 +114,16 @@ def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...],
     return first, second
 
 
+def carried_by_second(dimensions: int, scheme: int) -> tuple[bool, ...]:
+    """For each of a kernel's axes, whether the second half carries it.
+
+    With it go the axis's stride, padding and dilation. An axis of extent 1 belongs to the
+    half that the scheme gives it to all the same: its stride must be applied once.
+    """
+    rows = SCHEMES[scheme].rows_of((1,) * dimensions)
+    return tuple(axis in rows for axis in range(dimensions))
+
+
 def pair_shapes(
     shape: tuple[int, ...], scheme: int, k: int, j: int, groups: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
