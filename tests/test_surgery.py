@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
 from alds_cli.numerics.costs import divisors
@@ -163,16 +164,19 @@ class Odd(nn.Linear):
 
 
 class Everything(nn.Module):
-    """One layer of every sort that must be kept, and two that need not."""
+    """One layer of every sort that must be kept, and some that need not."""
 
     def __init__(self):
         super().__init__()
         self.plain = nn.Conv2d(4, 8, 3)
-        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.depthwise = nn.Conv2d(8, 8, (1, 3), groups=8)
+        self.separable = nn.Conv2d(8, 8, 3, groups=8)
         self.grouped = nn.Conv2d(8, 8, 3, groups=2)
         self.up = nn.ConvTranspose2d(8, 8, 2)
+        self.sized = nn.ConvTranspose2d(8, 8, 2, stride=2)
         self.odd = Odd(8, 8)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.pruned = prune.identity(nn.Linear(8, 8), "weight")
         self.tied_a = nn.Linear(8, 8)
         self.tied_b = nn.Linear(8, 8)
         self.tied_b.weight = self.tied_a.weight
@@ -181,9 +185,11 @@ class Everything(nn.Module):
         self.unused = nn.Linear(8, 8)
 
     def forward(self, image):
-        image = self.up(self.grouped(self.depthwise(self.plain(image))))
+        image = self.separable(self.depthwise(self.plain(image)))
+        image = self.up(self.grouped(image))
+        image = self.sized(image, [2 * extent for extent in image.shape[2:]])
         rows = self.odd(image.flatten(2).transpose(1, 2))
-        rows = self.tied_b(self.tied_a(self.normed(rows)))
+        rows = self.tied_b(self.tied_a(self.pruned(self.normed(rows))))
         return self.tokens(self.attention(rows, rows, rows)[0])
 
 
@@ -191,19 +197,50 @@ def test_layers_that_must_be_kept_carry_their_reason():
     network = Everything().eval()
     layers = find_layers(network, trace(network, (4, 9, 9)))
     reasons = {name: spec.reason for name, spec in layers.items()}
-    assert reasons["plain"] is None
-    assert reasons["tokens"] is None
+    free = {name for name, reason in reasons.items() if reason is None}
+    assert free == {
+        "plain",
+        "separable",
+        "grouped",
+        "up",
+        "tokens",
+        "attention.in_proj",
+        "attention.out_proj",
+    }
     assert reasons["depthwise"] == "depthwise convolution"
-    assert reasons["grouped"] == "grouped convolution"
-    assert "transposed" in reasons["up"]
+    assert "more than its input" in reasons["sized"]
     assert "Odd" in reasons["odd"]
     assert "parametrization" in reasons["normed"]
+    assert "no parameter" in reasons["pruned"]
     assert "shared" in reasons["tied_a"]
-    assert "attention.out_proj" in reasons
-    assert reasons["attention.out_proj"] is not None
     assert "without calling" in reasons["unused"]
     assert layers["tokens"].max_slices == 1
+    assert layers["attention.in_proj"].max_slices == 1
     assert layers["plain"].max_slices is None
+
+
+def test_without_a_trace_a_fresh_network_has_the_same_layers():
+    """An artefact is loaded into a network that has not run."""
+    network = Everything().eval()
+    traced = find_layers(network, trace(network, (4, 9, 9)))
+    untraced = find_layers(network)
+    assert list(traced) == list(untraced)
+    for name, spec in traced.items():
+        if spec.reason is None:
+            assert untraced[name].reason is None
+
+
+def test_a_layer_given_sequences_at_any_call_has_one_slice():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, rows):
+            return self.layer(self.layer(rows.flatten(0, 1)).unflatten(0, (1, 3)))
+
+    network = Twice()
+    assert find_layers(network, trace(network, (3, 4)))["layer"].max_slices == 1
 
 
 @pytest.mark.parametrize(
@@ -224,7 +261,7 @@ def test_impossible_choices_are_named(choice, complaint):
 
 
 def test_unknown_layers_and_kept_ones_are_named():
-    specs = find_layers(nn.Sequential(nn.Conv2d(8, 8, 3, groups=8)))
+    specs = find_layers(nn.Sequential(nn.Conv2d(8, 8, (3, 1), groups=8)))
     with pytest.raises(PlanError, match="no such layer"):
         require_fitting(specs, {"nowhere": None})
     with pytest.raises(PlanError, match="must be kept"):

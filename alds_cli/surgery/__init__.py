@@ -1,0 +1,26 @@
+"""From a network and a plan to a network of plain `torch.nn` modules.
+
+Only an `nn.MultiheadAttention` with a pair in it becomes a module of this package, since
+no `torch.nn` module attends with anything but whole weights.
+"""
+
+from alds_cli.surgery.attention import PairedAttention
+from alds_cli.surgery.fitting import require_fitting
+from alds_cli.surgery.installing import dense_state, install_pair, put_at, reshape_network
+from alds_cli.surgery.layers import find_layers
+from alds_cli.surgery.pairs import make_pair
+from alds_cli.surgery.weights import layer_at, layer_weight, weight_at
+
+__all__ = [
+    "PairedAttention",
+    "dense_state",
+    "find_layers",
+    "install_pair",
+    "layer_at",
+    "layer_weight",
+    "make_pair",
+    "put_at",
+    "require_fitting",
+    "reshape_network",
+    "weight_at",
+]

@@ -1,0 +1,118 @@
+"""Pairs put in the place of layers, and multiplied back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.numerics.fold import multiply_back
+from alds_cli.records import Choice
+from alds_cli.surgery.attention import PairedAttention
+from alds_cli.surgery.fitting import require_fitting
+from alds_cli.surgery.layers import find_layers
+from alds_cli.surgery.pairs import make_pair
+from alds_cli.surgery.weights import canonical, layer_at, layer_weight, own_form
+
+
+def put_at(network: nn.Module, name: str, value: nn.Module | Tensor) -> None:
+    """Put a module, parameter or buffer in the place of the one of that dotted name."""
+    owner, _, own = name.rpartition(".")
+    setattr(network.get_submodule(owner), own, value)
+
+
+def reshape_network(network: nn.Module, choices: Mapping[str, Choice]) -> None:
+    """Replace layers by uninitialised pairs in place, to load a compressed state dict into.
+
+    Raises:
+        PlanError: a choice does not fit the network.
+    """
+    require_fitting(find_layers(network), choices)
+    for name, choice in choices.items():
+        _replace(network, name, make_pair(layer_at(network, name), choice))
+
+
+def install_pair(
+    network: nn.Module, name: str, choice: Choice, weights: tuple[Tensor, ...]
+) -> None:
+    """Replace one layer by the pair with these weights; the bias moves to the second half.
+
+    Args:
+        network: changed in place; the old layer's weight is let go.
+        name: dotted name of the layer.
+        choice: what the weights were made for.
+        weights: of the first and second half, shaped as `fold.pair_shapes` says.
+    """
+    layer: Any = layer_at(network, name)
+    pair: Any = make_pair(layer, choice)
+    for half, weight in zip((pair.first, pair.second), weights, strict=True):
+        shaped = own_form(weight, half).to(layer.weight).contiguous()
+        half.weight = nn.Parameter(shaped, requires_grad=layer.weight.requires_grad)
+    pair.second.bias = layer.bias
+    _replace(network, name, pair)
+
+
+def _replace(network: nn.Module, name: str, pair: nn.Sequential) -> None:
+    """Put a pair in a layer's place, and make those around it work with it."""
+    owner_name, _, own = name.rpartition(".")
+    owner = network.get_submodule(owner_name)
+    if isinstance(owner, nn.MultiheadAttention):
+        owner = PairedAttention.of(owner)
+        put_at(network, owner_name, owner)
+    setattr(owner, own, pair)
+    for part in _around(network, name):
+        # In evaluation mode these two pass their layers' weights to fused kernels; each of
+        # these settings turns that off and does nothing else.
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0
+        elif isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
+
+
+def _around(network: nn.Module, name: str) -> Iterator[nn.Module]:
+    """The network and all parts of it that hold the one of that dotted name."""
+    yield network
+    steps = name.split(".")[:-1]
+    for step in steps:
+        network = network.get_submodule(step)
+        yield network
+
+
+def dense_state(
+    network: nn.Module, tensors: Mapping[str, Tensor], choices: Mapping[str, Choice]
+) -> dict[str, Tensor]:
+    """Multiply the pairs of a compressed state dict back: the dense network's state dict.
+
+    Args:
+        network: the dense network; only its shapes are used.
+        tensors: the state dict of the network with pairs; its order is not kept.
+        choices: which layers are pairs.
+    """
+    dense = dict(tensors)
+    for name, choice in choices.items():
+        layer: Any = layer_at(network, name)
+        dense[f"{name}.weight"] = _product(layer, choice, dense, name)
+        if layer.bias is not None:
+            dense[f"{name}.bias"] = dense.pop(f"{name}.second.bias")
+    for owner in {name.rpartition(".")[0] for name in choices}:
+        if isinstance(network.get_submodule(owner), nn.MultiheadAttention):
+            for kind in ("weight", "bias"):
+                if f"{owner}.in_proj.{kind}" in dense:
+                    dense[f"{owner}.in_proj_{kind}"] = dense.pop(f"{owner}.in_proj.{kind}")
+    return dense
+
+
+def _product(layer: nn.Module, choice: Choice, tensors: dict[str, Tensor], name: str) -> Tensor:
+    """The weight that a pair's halves make together, in the layer's own form; they are let go."""
+    pair: Any = make_pair(layer, choice)
+    halves = [tensors.pop(f"{name}.{half}.weight") for half in ("first", "second")]
+    first, second = (
+        canonical(tensor.to(torch.float64), half)
+        for tensor, half in zip(halves, (pair.first, pair.second), strict=True)
+    )
+    shape = tuple(layer_weight(layer).shape)
+    groups = 1 if isinstance(layer, nn.Linear) else int(layer.groups)  # type: ignore[arg-type]
+    product = multiply_back(first, second, shape, choice.scheme, choice.k, groups)
+    return own_form(product, layer).to(halves[0].dtype).contiguous()

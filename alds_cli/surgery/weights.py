@@ -1,0 +1,62 @@
+"""The one form in which all layers' weights are folded, whatever their kind."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from alds_cli.surgery.attention import packed_projection
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def layer_at(network: nn.Module, name: str) -> nn.Module:
+    """The layer of a dotted name, as `find_layers` gives it.
+
+    `NAME.in_proj` of an `nn.MultiheadAttention` is no module there: the linear layer
+    returned holds the very parameters of the packed projection.
+    """
+    owner_name, _, own = name.rpartition(".")
+    owner = network.get_submodule(owner_name)
+    if isinstance(owner, nn.MultiheadAttention) and own == "in_proj":
+        return packed_projection(owner)
+    return network.get_submodule(name)
+
+
+def layer_weight(layer: nn.Module) -> Tensor:
+    """A layer's weight as (f, c/g, κ…): a view of it, without its history.
+
+    Args:
+        layer: linear or a convolution, transposed or not.
+    """
+    weight: Tensor = layer.weight.detach()  # type: ignore[operator]
+    return canonical(weight, layer)
+
+
+def weight_at(network: nn.Module, name: str) -> Tensor:
+    """The weight, as (f, c/g, κ…), of the layer of a dotted name; see `layer_at`."""
+    return layer_weight(layer_at(network, name))
+
+
+def canonical(tensor: Tensor, layer: nn.Module) -> Tensor:
+    """A weight tensor of a layer as (f, c/g, κ…)."""
+    return _exchanged(tensor, layer) if isinstance(layer, TRANSPOSED) else tensor
+
+
+def own_form(weight: Tensor, layer: nn.Module) -> Tensor:
+    """A weight (f, c/g, κ…) as the layer itself holds it."""
+    if isinstance(layer, TRANSPOSED):
+        return _exchanged(weight, layer)
+    return weight.reshape(layer.weight.shape)  # type: ignore[arg-type]
+
+
+def _exchanged(tensor: Tensor, layer: Any) -> Tensor:
+    """Output and input channels of every group exchanged: (f, c/g, κ…) is (c, f/g, κ…) then.
+
+    A transposed convolution holds its weight the other way round. Done twice it is undone.
+    """
+    groups = layer.groups
+    leading, within, *kernel = tensor.shape
+    parted = tensor.reshape(groups, leading // groups, within, *kernel).transpose(1, 2)
+    return parted.reshape(groups * within, leading // groups, *kernel)
