@@ -1,0 +1,264 @@
+"""Singular values and vectors of the slices of one group, kept so that every rank can use them.
+
+`Layout` says how much that is and which form it takes; `GroupDecomposition` computes it, in
+pieces that any threads may run, and gives the norm of what any rank leaves (`exactness` tells
+why that is a norm of scaled singular vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import ldexp, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.grams import CHUNK_BYTES, slice_blocks, slice_grams
+from alds_cli.numerics.lanczos import largest_eigenvalue
+from alds_cli.numerics.scaling import even_exponent
+
+KEEP_BYTES = 128 << 20
+"""Beyond it a group's scaled vectors are not kept, only their Gram matrices for known ranks."""
+
+_PIECE_WORK = 1 << 28
+"""Slices are decomposed together up to this sum of the cubes of their smaller sides."""
+
+_STRIPE = 128
+"""Rows of a product X Xᵀ that are multiplied together, up to the diagonal only."""
+
+Piece = tuple[Callable[[], None], int]
+"""Something to be done, and the bytes of working memory that it takes."""
+
+
+class Layout:
+    """Sizes of the slices of a layer's groups, and what is kept of their decomposition.
+
+    With B_j the columns σ_{i,l} u_{i,l} of all slices i and all l > j:
+
+    - `values` alone: for one slice the singular values are all there is to know;
+    - `corner`: B_0ᵀ B_0, whose lower right corner is B_jᵀ B_j, where the columns of the whole
+      group are no more than its rows;
+    - `summed`: B_j B_jᵀ for ranks known beforehand, where B_0 would take too much memory;
+    - else B_0 itself.
+
+    Args:
+        shape: of the folded layer, (rows, c, q).
+        k: number of slices in a group.
+        groups: of the layer.
+    """
+
+    def __init__(self, shape: Sequence[int], k: int, groups: int = 1) -> None:
+        rows, channels, width = shape
+        self.k = k
+        self.groups = groups
+        self.rows = rows // groups
+        self.columns = channels // k * width
+        self.size = min(self.rows, self.columns)
+        self.wide = self.rows <= self.columns
+        self.corner = k > 1 and k * self.columns <= self.rows
+        all_vectors = 8 * self.rows * k * self.size
+        self.summed = k > 1 and not self.corner and all_vectors > KEEP_BYTES
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of the slices that are decomposed together."""
+        by_memory = CHUNK_BYTES // (8 * self.rows * self.columns)
+        together = max(1, min(by_memory, _PIECE_WORK // self.size**3))
+        for start in range(0, self.k, together):
+            yield start, min(start + together, self.k)
+
+    def kept_bytes(self, ranks: int = 1) -> int:
+        """Bytes that stay until no more is asked; `ranks` of them are known beforehand."""
+        each = self.k * self.size
+        if self.corner:
+            each += self.k * self.columns**2 * (1 + self.k)
+        elif self.summed:
+            each += self.rows**2 * ranks
+        elif self.k > 1:
+            each += self.rows * self.k * self.size
+        return 8 * self.groups * each
+
+    def piece_bytes(self, *, fine: bool) -> int:
+        """Bytes that decomposing some slices together takes beyond what is kept."""
+        _, together = next(self.ranges())
+        own = together * self.size**2 * (7 if fine else 5)
+        if self.summed:
+            own += 2 * together * self.rows * self.size
+        longer = max(self.rows, self.columns)
+        return 8 * own + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
+
+    def error_bytes(self) -> int:
+        """Bytes that the error of one rank takes: a Gram matrix and two copies."""
+        return 0 if self.k == 1 else 3 * 8 * min(self.rows, self.k * self.size) ** 2
+
+
+class GroupDecomposition:
+    """The slices of one group: 2**-exponent times which are decomposed.
+
+    Args:
+        matrix: (rows, c, q) of the group. Not kept: every piece holds it until it is run.
+        layout: of the layer.
+        fine: from triangular factors, with errors of about 1e-15 σ_1, instead of from Gram
+            matrices, with errors of about 1e-15 σ_1² in the squares.
+        ranks: that errors will be asked of; of no matter unless `layout.summed`.
+    """
+
+    def __init__(self, matrix: Tensor, layout: Layout, ranks: Sequence[int], *, fine: bool) -> None:
+        self._layout = layout
+        self._fine = fine
+        self._exponent = even_exponent(matrix)
+        k, rows, size = layout.k, layout.rows, layout.size
+        self._values = np.zeros((k, size))
+        # What `Layout` says; the bases are those of the slices, until `finish`.
+        self._bases = torch.empty(0)
+        self._corner = torch.empty(0)
+        self._vectors = torch.empty(0)
+        self._sums: dict[int, Tensor] = {}
+        if layout.corner:
+            self._bases = torch.empty(k, size, size, dtype=torch.float64)
+        elif layout.summed:
+            known = {rank for rank in ranks if rank < size}
+            self._sums = {rank: torch.zeros(rows, rows, dtype=torch.float64) for rank in known}
+        elif k > 1:
+            self._vectors = torch.empty(size, k, rows, dtype=torch.float64)
+
+    def pieces(self, matrix: Tensor) -> list[Piece]:
+        """What is to be done first, in any order and on any threads."""
+        nbytes = self._layout.piece_bytes(fine=self._fine)
+        if self._layout.summed:  # sums depend on their order
+            return [(partial(self._solve_all, matrix), nbytes)]
+        return [
+            (partial(self._solve, matrix, start, stop), nbytes)
+            for start, stop in self._layout.ranges()
+        ]
+
+    def finish(self, matrix: Tensor) -> None:
+        """What remains when all pieces are done."""
+        layout = self._layout
+        if not layout.corner:
+            return
+        count = layout.k * layout.size
+        self._corner = torch.zeros(count, count, dtype=torch.float64)
+        for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
+            scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
+            _add_gram(self._corner, scaled)
+        self._bases = torch.empty(0)
+
+    def sigma(self, j: int) -> float:
+        """The largest of the slices' σ_{j+1}."""
+        return ldexp(float(self._values[:, j].max()), self._exponent)
+
+    def bound(self, j: int) -> float:
+        """sqrt(Σ_i σ²_{i,j+1}), at least the error."""
+        return ldexp(sqrt(float(np.square(self._values[:, j]).sum())), self._exponent)
+
+    def error(self, j: int) -> float:
+        """‖M − M̂_j‖₂ for a rank below full."""
+        if self._layout.k == 1:
+            return self.sigma(j)
+        return ldexp(sqrt(largest_eigenvalue(self._gram(j))), self._exponent)
+
+    def _gram(self, j: int) -> Tensor:
+        """The smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
+        if self._layout.corner:
+            gram = self._corner[j * self._layout.k :, j * self._layout.k :].clone()
+        elif self._layout.summed:
+            gram = self._sums[j].clone()
+        else:
+            columns = self._vectors[j:].flatten(0, 1)
+            factor = columns if columns.shape[0] < columns.shape[1] else columns.T
+            gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
+            _add_gram(gram, factor)
+        return _mirror(gram)
+
+    def _solve_all(self, matrix: Tensor) -> None:
+        for start, stop in self._layout.ranges():
+            self._solve(matrix, start, stop)
+
+    def _solve(self, matrix: Tensor, start: int, stop: int) -> None:
+        """Decompose slices start … stop - 1 and keep what the layout says."""
+        layout = self._layout
+        if layout.k == 1:
+            self._values[:] = self._singular_values(matrix)
+            return
+        decompose = _fine_bases if self._fine else _coarse_bases
+        values, bases = decompose(matrix, layout, start, stop, self._exponent)
+        self._values[start:stop] = values.numpy()
+        if layout.corner:
+            self._bases[start:stop] = bases
+        elif layout.summed:
+            scaled = torch.empty(layout.size, stop - start, layout.rows, dtype=torch.float64)
+            self._scale(matrix, start, stop, values, bases, scaled)
+            for rank, total in self._sums.items():
+                _add_gram(total, scaled[rank:].flatten(0, 1).T)
+        else:
+            self._scale(matrix, start, stop, values, bases, self._vectors[:, start:stop])
+
+    def _singular_values(self, matrix: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+        """(1, size) of the group as one slice, largest first."""
+        if self._fine:
+            return torch.linalg.svdvals(
+                _triangular_factor(matrix, self._layout, 0, self._exponent)
+            ).numpy()[None]
+        grams = slice_grams(matrix, 1, 0, 1, self._exponent)
+        return torch.linalg.eigvalsh(grams).flip(-1).clamp_(min=0).sqrt_().numpy()
+
+    def _scale(
+        self, matrix: Tensor, start: int, stop: int, values: Tensor, bases: Tensor, out: Tensor
+    ) -> None:
+        """Write σ_{i,l} u_{i,l} to `out` (size, stop - start, rows)."""
+        if self._layout.wide:  # the bases are the u
+            out.copy_((bases * values[:, None, :]).permute(2, 0, 1))
+            return
+        for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
+            out[:, :, part] = (block @ bases).permute(2, 0, 1)
+
+
+def _coarse_bases(
+    matrix: Tensor, layout: Layout, start: int, stop: int, exponent: int
+) -> tuple[Tensor, Tensor]:
+    """Singular values (b, n) and the vectors on the slices' smaller side (b, n, n), from Grams."""
+    squares, vectors = torch.linalg.eigh(slice_grams(matrix, layout.k, start, stop, exponent))
+    return squares.flip(-1).clamp_(min=0).sqrt_(), vectors.flip(-1)
+
+
+def _fine_bases(
+    matrix: Tensor, layout: Layout, start: int, stop: int, exponent: int
+) -> tuple[Tensor, Tensor]:
+    """The same, from triangular factors: no square is formed."""
+    values = torch.empty(stop - start, layout.size, dtype=torch.float64)
+    vectors = torch.empty(stop - start, layout.size, layout.size, dtype=torch.float64)
+    for index in range(start, stop):
+        _, sigma, right = torch.linalg.svd(_triangular_factor(matrix, layout, index, exponent))
+        values[index - start] = sigma
+        vectors[index - start] = right.mT
+    return values, vectors
+
+
+def _triangular_factor(matrix: Tensor, layout: Layout, index: int, exponent: int) -> Tensor:
+    """R (n, n) with Rᵀ R the smaller Gram matrix of a slice, without forming that.
+
+    The QR decomposition of the slice, stood upright, block by block.
+    """
+    factor = torch.zeros(layout.size, layout.size, dtype=torch.float64)
+    for _, block in slice_blocks(matrix, layout.k, index, index + 1, exponent):
+        upright = block[0].mT if layout.wide else block[0]
+        _, factor = torch.linalg.qr(torch.cat([factor, upright]), mode="r")
+    return factor
+
+
+def _add_gram(total: Tensor, factor: Tensor) -> None:
+    """Add X Xᵀ to (n, n), the lower triangle and little more."""
+    size = len(factor)
+    for first in range(0, size, _STRIPE):
+        last = min(first + _STRIPE, size)
+        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT)
+
+
+def _mirror(gram: Tensor) -> Tensor:
+    """What lies below the diagonal, also above it; in place."""
+    for first in range(0, len(gram), _STRIPE):
+        last = min(first + _STRIPE, len(gram))
+        gram[:first, first:last] = gram[first:last, :first].mT
+    return gram
