@@ -4,85 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from decomposing import decompose
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
-from alds_cli.numerics.costs import divisors
+from alds_cli.numerics.costs import divisors, full_rank
 from alds_cli.numerics.counting import trace
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.fold import SCHEMES, factors_to_weights, fold, folded_shape
 from alds_cli.records import Choice
-from alds_cli.surgery import (
-    dense_state,
-    find_layers,
-    install_pair,
-    require_fitting,
-    reshape_network,
-)
-
-CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-
-
-def full_rank(shape, scheme, k):
-    rows, columns = folded_shape(shape, scheme)
-    return min(rows, columns // k)
-
-
-def decompose(network, name, scheme, k, j):
-    """The real path: fold, factor, and replace the layer in place."""
-    weight = network.get_submodule(name).weight.detach()
-    left, right = low_rank_factors(fold(weight, scheme), k, j)
-    weights = factors_to_weights(left, right, tuple(weight.shape), scheme)
-    install_pair(network, name, Choice(scheme, k, j), weights)
-
-
-@st.composite
-def convolution_cases(draw):
-    dimensions = draw(st.integers(1, 3))
-    schemes = [n for n, s in SCHEMES.items() if s.dimensions in {None, dimensions}]
-    channels = draw(st.sampled_from([2, 4, 6, 12]))
-    per_axis = st.lists(st.integers(1, 3), min_size=dimensions, max_size=dimensions).map(tuple)
-    kernel, dilation = draw(per_axis), draw(per_axis)
-    if draw(st.booleans()):
-        padding, stride = draw(st.sampled_from(["same", "valid"])), 1
-    else:
-        stride = draw(per_axis)
-        padding = tuple(
-            draw(st.integers(0, d * (e - 1) // 2 + 1))
-            for e, d in zip(kernel, dilation, strict=True)
-        )
-    layer = CONVOLUTIONS[dimensions](
-        channels,
-        draw(st.integers(1, 7)),
-        kernel,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        bias=draw(st.booleans()),
-        padding_mode=draw(st.sampled_from(["zeros", "reflect", "replicate", "circular"])),
-    )
-    return layer, draw(st.sampled_from(schemes)), draw(st.sampled_from(divisors(channels)))
-
-
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-@settings(max_examples=300, deadline=None)
-@given(convolution_cases(), st.integers(0, 2**31))
-def test_full_rank_pair_computes_what_the_convolution_did(case, seed):
-    layer, scheme, k = case
-    torch.manual_seed(seed)
-    nn.init.normal_(layer.weight)
-    network = nn.Sequential(layer)
-    sizes = (9, 11, 10)[: len(layer.kernel_size)]
-    inputs = torch.randn(2, layer.in_channels, *sizes)
-    expected = network(inputs)
-    decompose(network, "0", scheme, k, full_rank(tuple(layer.weight.shape), scheme, k))
-    found = network(inputs)
-    assert found.shape == expected.shape
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
-    assert {type(m).__module__.split(".")[:2][0] for m in network.modules()} == {"torch"}
+from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_network
 
 
 @settings(max_examples=100, deadline=None)

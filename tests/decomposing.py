@@ -1,0 +1,48 @@
+"""What the tests of surgery share: decompositions by SVD, and pairs of random weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from alds_cli.numerics.costs import full_rank
+from alds_cli.numerics.fold import factors_to_weights, fold, folded_shape, pair_shapes
+from alds_cli.records import Choice
+from alds_cli.surgery import find_layers, install_pair, weight_at
+
+
+def rank_of(spec, scheme, k):
+    """The rank at which nothing is lost."""
+    return full_rank(spec.weight_shape, scheme, k, spec.groups)
+
+
+def decompose(network, name, scheme, k, j):
+    """Slice, fold and factor with torch's SVD, and replace the layer in place."""
+    spec = find_layers(network)[name]
+    weight = weight_at(network, name)
+    assert tuple(weight.shape) == spec.weight_shape
+    rows, columns = folded_shape(spec.weight_shape, scheme)
+    # (g, rows / g, k, columns / k) -> (g·k, rows / g, columns / k)
+    own = (spec.groups, rows // spec.groups, k, columns // k)
+    slices = fold(weight, scheme).to(torch.float64).reshape(own).transpose(1, 2).flatten(0, 1)
+    left, values, right = torch.linalg.svd(slices, full_matrices=False)
+    left, right = left[..., :j] * values[:, None, :j], right[:, :j]
+    weights = factors_to_weights(left, right, spec.weight_shape, scheme, spec.groups)
+    install_pair(network, name, Choice(scheme, k, j), weights)
+
+
+def install_random(network, name, choice):
+    """Replace a layer by a pair of random weights, of any rank at all."""
+    spec = find_layers(network)[name]
+    shapes = pair_shapes(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
+    weights = tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
+    install_pair(network, name, choice, weights)
+
+
+def randomised(network):
+    """The network in float64, every parameter drawn anew, biases and norms too."""
+    network = network.double()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=0.3)
+    return network

@@ -1,0 +1,145 @@
+"""Whole networks with every layer a pair: size, MACs, loading and multiplying back."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+import torchvision
+from decomposing import install_random
+from torch import nn
+
+from alds_cli.numerics.costs import divisors, full_rank, pair_params
+from alds_cli.numerics.counting import count_parameters, trace
+from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.numerics.macs import pair_macs
+from alds_cli.records import Choice
+from alds_cli.surgery import dense_state, find_layers, reshape_network
+
+
+class UNet(nn.Module):
+    """Down by strides, up by transposed convolutions of several sorts, with a bridge."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(3, 16, 3, stride=2, padding=1)
+        self.deep = nn.Conv2d(16, 32, 3, stride=2, padding=1, groups=2)
+        self.rise = nn.ConvTranspose2d(32, 16, 3, stride=2, padding=1, output_padding=1)
+        self.up = nn.ConvTranspose2d(32, 16, (4, 2), stride=2, padding=(1, 0), groups=4)
+        self.last = nn.Conv2d(16, 5, 1)
+
+    def forward(self, image):
+        high = self.down(image).relu()
+        bridged = torch.cat([high, self.rise(self.deep(high).relu())], 1)
+        return self.last(self.up(bridged).relu())
+
+
+def vision_transformer():
+    return torchvision.models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=2, num_heads=4, hidden_dim=64, mlp_dim=96
+    )
+
+
+def segmentation():
+    return torchvision.models.segmentation.fcn_resnet50(weights_backbone=None, aux_loss=True)
+
+
+NETWORKS = {
+    "unet": (UNet, (3, 16, 24)),
+    "vision_transformer": (vision_transformer, (3, 32, 32)),
+    "resnext50_32x4d": (torchvision.models.resnext50_32x4d, (3, 32, 32)),
+    "shufflenet_v2_x0_5": (torchvision.models.shufflenet_v2_x0_5, (3, 32, 32)),
+}
+
+ON_META = {
+    **NETWORKS,
+    "fcn_resnet50": (segmentation, (3, 64, 64)),
+    "vit_b_16": (torchvision.models.vit_b_16, (3, 224, 224)),
+    "convnext_tiny": (torchvision.models.convnext_tiny, (3, 64, 64)),
+    "mobilenet_v2": (torchvision.models.mobilenet_v2, (3, 64, 64)),
+    "video": (torchvision.models.video.r2plus1d_18, (3, 8, 32, 32)),
+}
+
+
+def any_plan(specs, seed):
+    """Some choice that fits for every layer for which there is one."""
+    draw = random.Random(seed)
+    plan = {}
+    for name, spec in specs.items():
+        shape, groups = spec.weight_shape, spec.groups
+        scheme = draw.choice(distinct_schemes(spec.kernel))
+        k = draw.choice([k for k in divisors(shape[1]) if k <= (spec.max_slices or k)])
+        unit = pair_params(shape, scheme, k, 1, groups)
+        most = min(full_rank(shape, scheme, k, groups), (spec.weight_params - 1) // unit)
+        if spec.reason is None and most > 0:
+            plan[name] = Choice(scheme, k, draw.randint(1, most))
+    return plan
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", ON_META)
+def test_costs_are_those_of_the_formulas(name, seed):
+    build, shape = ON_META[name]
+    with torch.device("meta"):
+        network = build().eval()
+    params, before = count_parameters(network), trace(network, shape)
+    specs = find_layers(network, before)
+    plan = any_plan(specs, seed)
+    assert len(plan) > len(specs) / 4
+    reshape_network(network, plan)
+    macs = before.macs
+    for layer, choice in plan.items():
+        spec, call = specs[layer], before.calls[layer]
+        macs += pair_macs(spec, call, choice) - call.macs
+        size = pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
+        params += size - spec.weight_params
+    assert count_parameters(network) == params
+    assert trace(network, shape).macs == macs
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_pairs_load_and_multiply_back(name):
+    torch.manual_seed(0)
+    build, shape = NETWORKS[name]
+    network = build().double().eval()
+    dense = copy.deepcopy(network)
+    plan = any_plan(find_layers(network, trace(network, shape)), 0)
+    for layer, choice in plan.items():
+        install_random(network, layer, choice)
+    with torch.no_grad():
+        for layer in plan:  # random weights of this many layers would grow without bound
+            pair = network.get_submodule(layer)
+            for half in (pair.first, pair.second):
+                half.weight.div_(half.weight[0].numel() ** 0.5)
+    inputs = torch.randn(2, *shape, dtype=torch.float64)
+    expected = network(inputs)
+
+    with torch.device("meta"):
+        fresh = build().double().eval()
+    reshape_network(fresh, plan)
+    fresh.load_state_dict(network.state_dict(), assign=True)
+    assert torch.equal(fresh(inputs), expected)
+
+    dense.load_state_dict(dense_state(dense, network.state_dict(), plan))
+    torch.testing.assert_close(dense(inputs), expected, rtol=1e-8, atol=1e-8)
+
+
+def test_transformers_have_their_attention_decomposed():
+    with torch.device("meta"):
+        network = torchvision.models.vit_b_16()
+    layers = find_layers(network, trace(network, (3, 224, 224)))
+    kept = {name for name, spec in layers.items() if spec.reason is not None}
+    assert not kept
+    packed = layers["encoder.layers.encoder_layer_3.self_attention.in_proj"]
+    assert packed.weight_shape == (3 * 768, 768)
+    assert sum("self_attention" in name for name in layers) == 24
+
+
+def test_attention_that_takes_weights_by_itself_is_still_kept():
+    with torch.device("meta"):
+        network = torchvision.models.swin_t()
+    layers = find_layers(network, trace(network, (3, 224, 224)))
+    assert "without calling" in layers["features.1.0.attn.qkv"].reason
+    assert "without calling" in layers["features.1.0.attn.proj"].reason
