@@ -18,6 +18,7 @@ from torch import Tensor
 from alds_cli.numerics.grams import CHUNK_BYTES, slice_blocks, slice_grams
 from alds_cli.numerics.lanczos import largest_eigenvalue
 from alds_cli.numerics.scaling import even_exponent
+from alds_cli.records import FloatArray
 
 KEEP_BYTES = 128 << 20
 """Beyond it a group's scaled vectors are not kept, only their Gram matrices for known ranks."""
@@ -88,6 +89,10 @@ class Layout:
         longer = max(self.rows, self.columns)
         return 8 * own + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
 
+    def finish_bytes(self) -> int:
+        """Bytes that finishing takes: scaled vectors, some rows at a time."""
+        return 3 * CHUNK_BYTES if self.corner else 0
+
     def error_bytes(self) -> int:
         """Bytes that the error of one rank takes: a Gram matrix and two copies."""
         return 0 if self.k == 1 else 3 * 8 * min(self.rows, self.k * self.size) ** 2
@@ -145,9 +150,9 @@ class GroupDecomposition:
             _add_gram(self._corner, scaled)
         self._bases = torch.empty(0)
 
-    def sigma(self, j: int) -> float:
-        """The largest of the slices' σ_{j+1}."""
-        return ldexp(float(self._values[:, j].max()), self._exponent)
+    def largest(self) -> FloatArray:
+        """The largest of the slices' σ_{j+1} for every rank j below full: (size,)."""
+        return np.asarray(np.ldexp(self._values.max(axis=0), self._exponent))
 
     def bound(self, j: int) -> float:
         """sqrt(Σ_i σ²_{i,j+1}), at least the error."""
@@ -155,8 +160,8 @@ class GroupDecomposition:
 
     def error(self, j: int) -> float:
         """‖M − M̂_j‖₂ for a rank below full."""
-        if self._layout.k == 1:
-            return self.sigma(j)
+        if self._layout.k == 1:  # a single value
+            return self.bound(j)
         return ldexp(sqrt(largest_eigenvalue(self._gram(j))), self._exponent)
 
     def _gram(self, j: int) -> Tensor:
@@ -195,14 +200,13 @@ class GroupDecomposition:
         else:
             self._scale(matrix, start, stop, values, bases, self._vectors[:, start:stop])
 
-    def _singular_values(self, matrix: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def _singular_values(self, matrix: Tensor) -> FloatArray:
         """(1, size) of the group as one slice, largest first."""
         if self._fine:
-            return torch.linalg.svdvals(
-                _triangular_factor(matrix, self._layout, 0, self._exponent)
-            ).numpy()[None]
+            factor = _triangular_factor(matrix, self._layout, 0, self._exponent)
+            return np.asarray(torch.linalg.svdvals(factor)[None].numpy())
         grams = slice_grams(matrix, 1, 0, 1, self._exponent)
-        return torch.linalg.eigvalsh(grams).flip(-1).clamp_(min=0).sqrt_().numpy()
+        return np.asarray(torch.linalg.eigvalsh(grams).flip(-1).clamp_(min=0).sqrt_().numpy())
 
     def _scale(
         self, matrix: Tensor, start: int, stop: int, values: Tensor, bases: Tensor, out: Tensor

@@ -51,16 +51,15 @@ def exact_errors(matrix: Tensor, k: int, ranks: Sequence[int], groups: int = 1) 
     Returns:
         (len(ranks),), not relative to anything.
     """
-    found = np.zeros(len(ranks))
     coarse = Decomposition(matrix, k, groups, ranks=ranks)
     coarse.run()
-    fine = [j for j in ranks if coarse.too_coarse(j)]
-    exact = Decomposition(matrix, k, groups, fine=True, ranks=fine) if fine else coarse
-    if fine:
-        exact.run()
-    for index, j in enumerate(ranks):
-        found[index] = (exact if j in fine else coarse).error(j)
-    return found
+    largest = coarse.largest()
+    small = {j for j in ranks if too_coarse(largest, j)}
+    fine = coarse
+    if small:
+        fine = Decomposition(matrix, k, groups, ranks=sorted(small), fine=True)
+        fine.run()
+    return np.array([(fine if j in small else coarse).error(j) for j in ranks], dtype=np.float64)
 
 
 def working_bytes(
@@ -97,6 +96,16 @@ def error_interval(curve: Curve, whole: Curve, k: int, j: int, terms: int) -> tu
     below = max(float(curve.largest[j]), float(whole.largest[min(k * j, len(whole.largest) - 1)]))
     raised = 16 * sqrt(terms) * 2.0**-53 * float(curve.tail_energy[0])
     return sqrt(max(below**2 - raised, 0.0)), sqrt(float(curve.sum_squares[j]))
+
+
+def too_coarse(largest: FloatArray, j: int) -> bool:
+    """Whether rank j needs a fine decomposition, from what a coarse one found.
+
+    Args:
+        largest: as `Decomposition.largest` gives it.
+        j: rank.
+    """
+    return j < len(largest) and bool(largest[j] < _FINE * largest[0])
 
 
 class Decomposition:
@@ -144,12 +153,9 @@ class Decomposition:
             task()
         self.finish()
 
-    def too_coarse(self, j: int) -> bool:
-        """Whether the error of rank j needs a fine decomposition."""
-        if j >= self.layout.size:
-            return False
-        following = max(group.sigma(j) for group in self._groups)
-        return following < _FINE * max(group.sigma(0) for group in self._groups)
+    def largest(self) -> FloatArray:
+        """The largest σ_{j+1} of any slice for every rank j below full: (size,)."""
+        return np.asarray(np.max([group.largest() for group in self._groups], axis=0))
 
     def error(self, j: int) -> float:
         """‖M − M̂_j‖₂, the largest of the groups'."""

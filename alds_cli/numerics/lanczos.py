@@ -83,7 +83,7 @@ def _start(size: int) -> Tensor:
     """A unit vector without the symmetries that weights may have: multiples of √2, modulo 1."""
     steps = torch.arange(1, size + 1, dtype=torch.float64)
     vector = (steps * 2**0.5).frac_().sub_(0.5)
-    return vector / torch.linalg.vector_norm(vector)
+    return vector / float(torch.linalg.vector_norm(vector))
 
 
 def _ritz(diagonal: list[float], beside: list[float]) -> tuple[float, float]:

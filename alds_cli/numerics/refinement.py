@@ -1,0 +1,183 @@
+"""True errors of many options, when an allocation asks for them: in batches, and never twice.
+
+What was decomposed for one rank of a (layer, scheme, k) is kept for its other ranks, as far as a
+bound on memory allows.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+from torch import Tensor
+
+from alds_cli.numerics.exactness import Decomposition, too_coarse
+from alds_cli.numerics.pool import Spawn, run_jobs
+from alds_cli.records import FloatArray
+
+KEPT_MEMORY = 512 << 20
+"""Bytes of decompositions that are kept for later ranks, unless another bound is given."""
+
+
+class Subject(NamedTuple):
+    """What one decomposition serves: a layer, folded by a scheme and cut into k slices."""
+
+    layer: str
+    scheme: int
+    k: int
+
+
+class Option(NamedTuple):
+    """A subject and the rank j of its slices."""
+
+    layer: str
+    scheme: int
+    k: int
+    j: int
+
+    @property
+    def subject(self) -> Subject:
+        """The option without its rank."""
+        return Subject(*self[:3])
+
+
+@dataclass(slots=True)
+class _Wave:
+    """Subjects that are in memory together; those of `new` are still to be decomposed."""
+
+    subjects: dict[Subject, Decomposition] = field(default_factory=dict)
+    new: list[Subject] = field(default_factory=list)
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A `pool.Job` that does one thing."""
+
+    action: Callable[[], None]
+    nbytes: int
+
+    def __call__(self, spawn: Spawn) -> None:
+        del spawn
+        self.action()
+
+
+class ExactErrors:
+    """‖M − M̂‖₂ of options, each computed when it is first asked for (see `exactness`).
+
+    May be used from several threads, which wait for each other, but not from within a pool's
+    job. A value depends neither on what was asked before it nor on the number of threads.
+
+    Args:
+        matrix_of: gives the folded weight (rows, c, q) of a layer by a scheme.
+        groups: of the layers that have more than one.
+        memory: bytes of decompositions to keep. Those that are made at a time, and the matrices
+            they are made from, take no more either, unless a single one does.
+    """
+
+    def __init__(
+        self,
+        matrix_of: Callable[[str, int], Tensor],
+        groups: Mapping[str, int] | None = None,
+        *,
+        memory: int = KEPT_MEMORY,
+    ) -> None:
+        self._matrix_of = matrix_of
+        self._groups = dict(groups or {})
+        self._memory = memory
+        self._lock = threading.Lock()
+        self._errors: dict[Option, float] = {}
+        self._largest: dict[Subject, FloatArray] = {}
+        self._kept: OrderedDict[tuple[Subject, bool], Decomposition] = OrderedDict()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the decompositions that are kept at the moment."""
+        return sum(found.layout.kept_bytes() for found in self._kept.values())
+
+    def __call__(self, layer: str, scheme: int, k: int, j: int) -> float:
+        """The error of one option, not relative to anything."""
+        return self.batch([(layer, scheme, k, j)])[0]
+
+    def batch(self, options: Iterable[tuple[str, int, int, int]]) -> list[float]:
+        """The errors of (layer, scheme, k, j), all that is new computed side by side."""
+        asked = [Option(*option) for option in options]
+        with self._lock:
+            new = [option for option in dict.fromkeys(asked) if option not in self._errors]
+            self._find([option for option in new if not self._too_coarse(option)], fine=False)
+            self._find([option for option in new if option not in self._errors], fine=True)
+            return [self._errors[option] for option in asked]
+
+    def _too_coarse(self, option: Option) -> bool:
+        """Whether it is known that a coarse decomposition will not do."""
+        largest = self._largest.get(option.subject)
+        return largest is not None and too_coarse(largest, option.j)
+
+    def _find(self, options: Sequence[Option], *, fine: bool) -> None:
+        """Compute errors; from coarse decompositions all but those too small for them."""
+        ranks: dict[Subject, list[int]] = {}
+        for option in options:
+            ranks.setdefault(option.subject, []).append(option.j)
+        for wave in self._waves(ranks, fine=fine):
+            self._decompose(wave, fine=fine)
+            sought = [Option(*subject, j) for subject in wave.subjects for j in ranks[subject]]
+            self._measure(wave, [o for o in sought if fine or not self._too_coarse(o)])
+
+    def _waves(self, ranks: Mapping[Subject, list[int]], *, fine: bool) -> Iterator[_Wave]:
+        """All subjects, so many together as memory allows."""
+        wave = _Wave()
+        for subject, asked in ranks.items():
+            found = self._kept.get((subject, fine))
+            if found is not None:
+                self._kept.move_to_end((subject, fine))
+                wave.subjects[subject] = found
+                continue
+            matrix = self._matrix_of(subject.layer, subject.scheme)
+            groups = self._groups.get(subject.layer, 1)
+            made = Decomposition(matrix, subject.k, groups, ranks=asked, fine=fine)
+            nbytes = made.layout.kept_bytes(len(asked)) + matrix.nbytes
+            if wave.nbytes and wave.nbytes + nbytes > self._memory:
+                yield wave
+                wave = _Wave()
+            wave.subjects[subject] = made
+            wave.new.append(subject)
+            wave.nbytes += nbytes
+        if wave.subjects:
+            yield wave
+
+    def _decompose(self, wave: _Wave, *, fine: bool) -> None:
+        """Do what is new in a wave, and keep it."""
+        while self._kept and self.kept_bytes + wave.nbytes > self._memory:
+            self._kept.popitem(last=False)
+        made = [wave.subjects[subject] for subject in wave.new]
+        pieces = [piece for decomposition in made for piece in decomposition.pieces()]
+        _run([_Task(*piece) for piece in pieces])
+        _run([_Task(found.finish, found.layout.finish_bytes()) for found in made])
+        for subject, decomposition in zip(wave.new, made, strict=True):
+            if not fine:
+                self._largest[subject] = decomposition.largest()
+            if not decomposition.layout.summed:  # which serves no ranks but those asked
+                self._kept[subject, fine] = decomposition
+
+    def _measure(self, wave: _Wave, options: Sequence[Option]) -> None:
+        """The errors of options whose subjects are decomposed."""
+        found: dict[Option, float] = {}
+
+        def measure(option: Option) -> None:
+            found[option] = wave.subjects[option.subject].error(option.j)
+
+        def nbytes(option: Option) -> int:
+            return wave.subjects[option.subject].layout.error_bytes()
+
+        _run([_Task(partial(measure, option), nbytes(option)) for option in options])
+        self._errors.update(found)
+
+
+def _run(tasks: Sequence[_Task]) -> None:
+    """Run tasks on the pool, those first that take the most memory, and so the longest."""
+    if tasks:
+        run_jobs(sorted(tasks, key=lambda task: -task.nbytes))
