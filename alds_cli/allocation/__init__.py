@@ -7,17 +7,31 @@ from alds_cli.allocation.definitions import (
     PROVEN_BOUNDS,
     error_bound,
 )
+from alds_cli.allocation.knapsack import knapsack
 from alds_cli.allocation.minimax import minimax
-from alds_cli.allocation.options import LayerOptions, Prices, layer_options, smallest_cost
+from alds_cli.allocation.options import (
+    InfeasibleError,
+    LayerOptions,
+    Prices,
+    layer_options,
+    smallest_cost,
+)
+from alds_cli.allocation.problem import Problem, Refine
+from alds_cli.allocation.result import Allocation
 
 __all__ = [
     "DEFAULT_DEFINITION",
     "ERROR_DEFINITIONS",
     "PROVEN_BOUNDS",
+    "Allocation",
+    "InfeasibleError",
     "LayerOptions",
     "Prices",
+    "Problem",
+    "Refine",
     "alternating",
     "error_bound",
+    "knapsack",
     "layer_options",
     "minimax",
     "smallest_cost",

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from alds_cli.allocation.minimax import lowest_level
-from alds_cli.allocation.frontiers import Frontier, frontier
-from alds_cli.allocation.options import LayerOptions
+from alds_cli.allocation.frontiers import Frontier, Frontiers, first_of_equals, frontier
+from alds_cli.allocation.options import InfeasibleError, LayerOptions
+from alds_cli.allocation.result import Allocation
 
 FIXED_STARTS = 5
 """So many starts have k = 1, 2, … in every layer; the others draw it at random."""
@@ -28,22 +28,25 @@ Variant = tuple[int, int]
 
 
 def alternating(
-    layers: Sequence[LayerOptions], budget: int, *, seed: int = 0, starts: int = 15
-) -> list[int]:
-    """The best local optimum of the paper's Algorithm 1.
+    layers: Sequence[LayerOptions], budgets: Sequence[int], *, seed: int = 0, starts: int = 15
+) -> Allocation:
+    """The best local optimum of the paper's Algorithm 1; it proves nothing about the optimum.
 
     Args:
         layers: the options of every layer.
-        budget: what the chosen options' costs may add up to.
+        budgets: what the chosen options' costs may add up to; one number, since the
+            algorithm knows no other case.
         seed: for the random starts.
         starts: n_seed of the paper (its Tables 3 and 4: 15).
 
-    Returns:
-        For every layer the index of its option.
-
     Raises:
-        ValueError: even the cheapest options exceed the budget.
+        ValueError: even the cheapest options exceed the budget, or there are several.
     """
+    if len(budgets) != 1:
+        raise ValueError("the alternating solver spends one budget")
+    if not layers:
+        return Allocation([], 0.0, 0.0)
+    (budget,) = budgets
     searches = [_LayerSearch.of(options) for options in layers]
     best: list[int] | None = None
     best_error = np.inf
@@ -52,8 +55,9 @@ def alternating(
         if found is not None and found[0] < best_error:
             best_error, best = found
     if best is None:
-        raise ValueError("even the cheapest options exceed the budget")
-    return best
+        raise InfeasibleError("even the cheapest options exceed the budget")
+    chosen = [first_of_equals(own, index) for own, index in zip(layers, best, strict=True)]
+    return Allocation(chosen, best_error, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ def _descend(
         frontiers = [s.variants[variant] for s, variant in zip(searches, variants, strict=True)]
         if sum(int(own.costs[0]) for own in frontiers) > budget:
             return best
-        level = lowest_level(frontiers, budget)
+        level = Frontiers.join(frontiers).lowest_level(budget)
         if best is not None and level >= best[0]:
             return best
         positions = [own.cheapest(level) for own in frontiers]

@@ -2,7 +2,7 @@
 
 Minimise max_ℓ ε^ℓ over all choices subject to a budget (Liebenwein et al., NeurIPS 2021,
 Eq. 8). Given a level, layers separate: each takes its cheapest option whose error is at
-most the level, and the total cost falls as the level rises. So bisection over the
+most the level, and the total cost falls as the level rises. So a search over the
 distinct errors finds the global optimum. What budget is left goes to the next worst
 layers: the result is the lexicographic minimum of the errors sorted from worst to best.
 """
@@ -10,150 +10,84 @@ layers: the result is the lexicographic minimum of the errors sorted from worst 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 
-from alds_cli.allocation.frontiers import Frontier, frontier
+from alds_cli.allocation.frontiers import Frontiers, first_of_equals, frontier
 from alds_cli.allocation.options import LayerOptions
-from alds_cli.records import FloatArray
+from alds_cli.allocation.result import Allocation
+from alds_cli.allocation.ties import settle_ties
+from alds_cli.allocation.within_all import minimax_within_all
+from alds_cli.records import IntArray
 
 
-def minimax(layers: Sequence[LayerOptions], budget: int) -> list[int]:
-    """The lexicographically minimal errors that a budget allows.
+def minimax(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
+    """The least maximum of the layers' errors that the budgets allow.
+
+    One budget: the lexicographic minimum of the errors sorted from worst to best. Several
+    budgets, which must all hold: see `minimax_within_all`.
 
     Args:
-        layers: the options of every layer.
-        budget: what the chosen options' costs may add up to.
-
-    Returns:
-        For every layer the index of its option.
+        layers: the options of every layer, with costs (n, D).
+        budgets: for each of the D resources, what the chosen options may take together.
 
     Raises:
-        ValueError: even the cheapest options exceed the budget.
+        InfeasibleError: no allocation within the budgets exists, or of several budgets none was
+            found.
     """
-    frontiers = [frontier(options) for options in layers]
-    level = lowest_level(frontiers, budget)
-    positions = _spend_the_rest(frontiers, [f.cheapest(level) for f in frontiers], budget)
-    return [int(f.indices[at]) for f, at in zip(frontiers, positions, strict=True)]
+    if not layers:
+        return Allocation([], 0.0, 0.0)
+    if len(budgets) > 1:
+        return minimax_within_all(layers, budgets)
+    joined = Frontiers.join([frontier(options) for options in layers])
+    level = joined.lowest_level(int(budgets[0]))
+    positions = _spend_the_rest(joined, joined.cheapest(level), int(budgets[0]))
+    chosen = [
+        first_of_equals(options, int(index))
+        for options, index in zip(layers, joined.indices[positions], strict=True)
+    ]
+    objective = float(joined.errors[positions].max())
+    return Allocation(chosen, objective, objective)
 
 
-def lowest_level(frontiers: Sequence[Frontier], budget: int) -> float:
-    """The smallest error that every layer can stay within at that budget.
-
-    Raises:
-        ValueError: even the cheapest options exceed the budget.
-    """
-    if sum(int(f.costs[0]) for f in frontiers) > budget:
-        raise ValueError("even the cheapest options exceed the budget")
-    return _bisect(_levels(frontiers), lambda level: _total(frontiers, level) <= budget)
-
-
-def _levels(frontiers: Sequence[Frontier]) -> FloatArray:
-    """The levels at which anything changes, descending to 0."""
-    return np.unique(np.concatenate([np.zeros(1), *(f.errors for f in frontiers)]))[::-1]
-
-
-def _bisect(levels: FloatArray, feasible: Callable[[float], bool]) -> float:
-    """The last of descending levels that is feasible; the first one is known to be."""
-    low, high = 0, len(levels) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if feasible(float(levels[middle])):
-            low = middle
-        else:
-            high = middle - 1
-    return float(levels[low])
-
-
-def _total(frontiers: Sequence[Frontier], level: float) -> int:
-    return sum(int(f.costs[f.cheapest(level)]) for f in frontiers)
-
-
-def _spend_the_rest(frontiers: Sequence[Frontier], positions: list[int], budget: int) -> list[int]:
+def _spend_the_rest(joined: Frontiers, start: IntArray, budget: int) -> list[int]:
     """Improve the worst layer again and again; one that cannot improve is settled.
 
     Where several layers share the worst error and the budget improves only some of them,
-    which to leave depends on all that follows: that is `_settle_ties`' business.
+    which to leave depends on all that follows: that is `settle_ties`' business.
     """
-    slack = budget - sum(int(f.costs[at]) for f, at in zip(frontiers, positions, strict=True))
-    heap = [
-        (-float(f.errors[at]), index)
-        for index, (f, at) in enumerate(zip(frontiers, positions, strict=True))
-    ]
+    slack = budget - int(joined.costs[start].sum())
+    positions: list[int] = start.tolist()
+    heap = [(-error, layer) for layer, error in enumerate(joined.errors[start].tolist())]
     heapq.heapify(heap)
     while heap and heap[0][0] < 0:
         worst = heap[0][0]
         tied = []
         while heap and heap[0][0] == worst:
             tied.append(heapq.heappop(heap)[1])
-        steps = {index: _step_cost(frontiers[index], positions[index]) for index in tied}
-        if sum(steps.values()) <= slack:
-            slack -= int(sum(steps.values()))
-            for index in tied:
-                positions[index] += 1
-                heapq.heappush(heap, (-float(frontiers[index].errors[positions[index]]), index))
-        elif len(tied) > 1 and min(steps.values()) <= slack:
-            open_layers = sorted([*tied, *(index for _, index in heap)])
-            return _settle_ties(frontiers, positions, open_layers, slack)
+        steps = [_step_cost(joined, layer, positions[layer]) for layer in tied]
+        if sum(steps) <= slack:
+            slack -= int(sum(steps))
+            for layer in tied:
+                positions[layer] += 1
+                heapq.heappush(heap, (-float(joined.errors[positions[layer]]), layer))
+        elif len(tied) > 1 and min(steps) <= slack:
+            return _settled(joined, positions, [*tied, *(layer for _, layer in heap)], slack)
     return positions
 
 
-def _step_cost(layer: Frontier, at: int) -> float:
+def _step_cost(joined: Frontiers, layer: int, at: int) -> float:
     """What the next better option costs more; infinite where there is none."""
-    return float(layer.costs[at + 1] - layer.costs[at]) if at + 1 < len(layer.costs) else np.inf
+    return float(joined.costs[at + 1] - joined.costs[at]) if at + 1 < joined.ends[layer] else np.inf
 
 
-def _settle_ties(
-    frontiers: Sequence[Frontier], positions: list[int], open_layers: list[int], slack: int
-) -> list[int]:
-    """Finish the lexicographic minimum when layers tie.
-
-    `slots` are errors of which it is known that one layer each must have them, though not
-    yet which. With those, a level is feasible if the slots can be given to layers such
-    that the rest stays within the level and the budget: an assignment problem, solved
-    exactly. A level that only one open layer can take settles that layer at once.
-    """
-    remaining = list(open_layers)
-    budget = slack + sum(int(frontiers[index].costs[positions[index]]) for index in remaining)
-    slots: list[float] = []
-    while len(slots) < len(remaining):
-        group = [frontiers[index] for index in remaining]
-        levels = _levels(group)
-        ceiling = max(float(f.errors[positions[i]]) for f, i in zip(group, remaining, strict=True))
-        levels = levels[levels <= (slots[-1] if slots else ceiling)]
-        level = _bisect(levels, partial(_fits, group, slots, budget))
-        takers = [index for index in remaining if level in frontiers[index].errors]
-        if len(takers) == 1:
-            index = takers[0]
-            positions[index] = frontiers[index].cheapest(level)
-            budget -= int(frontiers[index].costs[positions[index]])
-            remaining.remove(index)
-        else:
-            slots.append(level)
-    _, given = _assign([frontiers[index] for index in remaining], slots, 0.0)
-    for index, level in zip(remaining, given, strict=True):
-        positions[index] = frontiers[index].cheapest(level)
+def _settled(joined: Frontiers, positions: list[int], layers: list[int], slack: int) -> list[int]:
+    """The positions once the ties among the layers still open are settled."""
+    layers = sorted(layers)
+    starts = [int(joined.starts[layer]) for layer in layers]
+    standing = [positions[layer] - start for layer, start in zip(layers, starts, strict=True)]
+    found = settle_ties([joined.of(layer) for layer in layers], standing, slack)
+    for layer, start, at in zip(layers, starts, found, strict=True):
+        positions[layer] = start + at
     return positions
-
-
-def _fits(group: Sequence[Frontier], slots: Sequence[float], budget: int, level: float) -> bool:
-    return _assign(group, slots, level)[0] <= budget
-
-
-def _assign(
-    group: Sequence[Frontier], slots: Sequence[float], level: float
-) -> tuple[int, list[float]]:
-    """The least total cost with each slot given to one layer and the others at `level`."""
-    from scipy.optimize import linear_sum_assignment  # noqa: PLC0415 - slow to import, rarely needed
-
-    limits = [level] * len(group)
-    at_level = np.array([f.costs[f.cheapest(level)] for f in group], dtype=np.int64)
-    if not slots:
-        return int(at_level.sum()), limits
-    at_slot = np.array([[f.costs[f.cheapest(slot)] for f in group] for slot in slots])
-    rows, columns = linear_sum_assignment(at_slot - at_level)
-    for row, column in zip(rows, columns, strict=True):
-        limits[column] = slots[row]
-    return int(at_level.sum() + (at_slot - at_level)[rows, columns].sum()), limits

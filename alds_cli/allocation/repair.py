@@ -1,0 +1,64 @@
+"""Solutions within the budgets, made from selections that miss them or leave some over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from alds_cli.allocation.instance import Instance
+from alds_cli.records import FloatArray, IntArray
+
+
+def best_of(instance: Instance, selections: Iterable[IntArray]) -> IntArray | None:
+    """The best of what selections become once mended and improved; None if all fail."""
+    found: list[tuple[float, IntArray]] = []
+    for selection in selections:
+        mended = selection if instance.fits(selection) else _mended(instance, selection)
+        if mended is not None:
+            improved = _improved(instance, mended)
+            found.append((instance.value(improved), improved))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
+    """Change one layer after the other, for the least value per excess taken away."""
+    layer_of, scale = instance.layer_of, np.maximum(instance.budgets, 1)
+    positions = selection.copy()
+    for _ in range(4 * len(positions)):
+        over = instance.cost(positions) - instance.budgets
+        if np.all(over <= 0):
+            return positions
+        current = positions[layer_of]
+        left = np.maximum(over + instance.costs - instance.costs[current], 0) / scale
+        taken = (np.maximum(over, 0) / scale).sum() - left.sum(axis=1)
+        (useful,) = np.nonzero(taken > 0)
+        if not len(useful):
+            return None
+        price: FloatArray = instance.values[useful] - instance.values[current[useful]]
+        # What costs nothing goes first, the most helpful of it foremost.
+        rate = np.where(price > 0, price / taken[useful], -taken[useful])
+        best = int(useful[np.argmin(rate)])
+        positions[layer_of[best]] = best
+    return None
+
+
+def _improved(instance: Instance, selection: IntArray) -> IntArray:
+    """Spend what is left on whatever lowers the value most, again and again."""
+    layer_of = instance.layer_of
+    positions = selection.copy()
+    slack = instance.budgets - instance.cost(positions)
+    # What does not fit now may fit after a change that gives something back, but the
+    # search need not be complete: it only supplies a solution to start from.
+    (open_options,) = np.nonzero(instance.values < instance.values[positions[layer_of]])
+    while len(open_options):
+        current = positions[layer_of[open_options]]
+        gain = instance.values[current] - instance.values[open_options]
+        extra = instance.costs[open_options] - instance.costs[current]
+        fitting = (gain > 0) & np.all(extra <= slack, axis=1)
+        open_options = open_options[fitting]
+        if len(open_options):
+            best = int(np.argmax(gain[fitting]))
+            slack = slack - extra[fitting][best]
+            positions[layer_of[open_options[best]]] = open_options[best]
+    return positions
