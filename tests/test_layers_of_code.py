@@ -11,7 +11,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "alds_cli"
 
-VERBS = ("profiling", "compression", "evaluation", "retraining", "exporting")
+VERBS = (
+    "profiling",
+    "compression",
+    "evaluation",
+    "budgets",
+    "latency",
+    "retraining",
+    "exporting",
+)
 
 ORDER = (
     ("cli",),

@@ -1,0 +1,23 @@
+"""How long layers and their pairs take on a device, and whether a network became faster."""
+
+from alds_cli.latency.candidates import latency_candidates
+from alds_cli.latency.comparing import NetworkComparison, compare_latency, slower_layers
+from alds_cli.latency.tables import (
+    MARGIN,
+    LayerLatency,
+    layer_latencies,
+    measuring_conditions,
+    predicted_ns,
+)
+
+__all__ = [
+    "MARGIN",
+    "LayerLatency",
+    "NetworkComparison",
+    "compare_latency",
+    "latency_candidates",
+    "layer_latencies",
+    "measuring_conditions",
+    "predicted_ns",
+    "slower_layers",
+]

@@ -1,0 +1,145 @@
+"""What the time of a layer depends on, and layers made anew from that alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.numerics.devices import computing_dtype
+from alds_cli.records import Choice, LayerKind
+from alds_cli.surgery import make_pair
+
+_FAMILIES: Mapping[str, type[nn.Module]] = {
+    "linear": nn.Linear,
+    "conv1d": nn.Conv1d,
+    "conv2d": nn.Conv2d,
+    "conv3d": nn.Conv3d,
+    "conv_transpose1d": nn.ConvTranspose1d,
+    "conv_transpose2d": nn.ConvTranspose2d,
+    "conv_transpose3d": nn.ConvTranspose3d,
+}
+
+_GEOMETRY = ("stride", "padding", "dilation", "output_padding", "padding_mode")
+
+_SPREAD = 0.05
+"""Standard deviation of made-up weights: their products stay far from denormal numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A layer but for the values of its weights, and the shape of its input.
+
+    Layers of equal configuration take equal time. `geometry` holds the constructor
+    arguments of a convolution beyond channels, kernel, groups and bias.
+    """
+
+    kind: LayerKind
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, ...]
+    groups: int
+    geometry: tuple[tuple[str, Any], ...]
+    bias: bool
+    dtype: str
+    input_shape: tuple[int, ...]
+
+    @property
+    def key(self) -> str:
+        """The same as text, for a file."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    def layer(self) -> nn.Module:
+        """The layer on the meta device."""
+        options: dict[str, Any] = {
+            "bias": self.bias,
+            "device": "meta",
+            "dtype": getattr(torch, self.dtype),
+        }
+        if self.kind == "linear":
+            return nn.Linear(self.in_channels, self.out_channels, **options).eval()
+        family: Any = _FAMILIES[self.kind]
+        made: nn.Module = family(
+            self.in_channels,
+            self.out_channels,
+            self.kernel,
+            groups=self.groups,
+            **dict(self.geometry),
+            **options,
+        )
+        return made.eval()
+
+    def pair(self, choice: Choice) -> nn.Sequential:
+        """The pair that the choice makes of it, on the meta device."""
+        return make_pair(self.layer(), choice)
+
+
+def configuration_of(
+    layer: Any, kind: LayerKind, input_shape: tuple[int, ...], batch_size: int, device: torch.device
+) -> Configuration:
+    """The configuration of a plain convolution or linear layer.
+
+    Args:
+        layer: the module.
+        kind: of its spec.
+        input_shape: of its call with one sample. Attention over windows and the like put
+            more than samples on the first axis, so that this is multiplied, not set.
+        batch_size: samples in a forward pass.
+        device: where it computes; half precision is widened on the CPU.
+    """
+    linear = kind == "linear"
+    dtype = computing_dtype(layer.weight.dtype, device)
+    return Configuration(
+        kind=kind,
+        in_channels=layer.in_features if linear else layer.in_channels,
+        out_channels=layer.out_features if linear else layer.out_channels,
+        kernel=() if linear else tuple(layer.kernel_size),
+        groups=1 if linear else layer.groups,
+        geometry=()
+        if linear
+        else tuple((name, _given(layer, name)) for name in _geometry_of(kind)),
+        bias=layer.bias is not None,
+        dtype=str(dtype).removeprefix("torch."),
+        input_shape=(input_shape[0] * batch_size, *input_shape[1:]),
+    )
+
+
+def _geometry_of(kind: LayerKind) -> tuple[str, ...]:
+    transposed = kind.startswith("conv_transpose")
+    return tuple(name for name in _GEOMETRY if transposed or name != "output_padding")
+
+
+def _given(layer: Any, name: str) -> Any:
+    value = getattr(layer, name)
+    return value if isinstance(value, str) else tuple(value)
+
+
+class Filler:
+    """Random numbers of ordinary size for the tensors of layers to be timed.
+
+    They are drawn once and copied from, since drawing takes longer than a layer does.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._generator = torch.Generator(device).manual_seed(0)
+        self._drawn = torch.empty(0, device=device)
+
+    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype, spread: float = 1.0) -> Tensor:
+        """A tensor of its own memory, its entries about `spread` in size."""
+        count = torch.Size(shape).numel()
+        if count > self._drawn.numel():
+            self._drawn = torch.randn(count, generator=self._generator, device=self._device)
+        return (self._drawn[:count].reshape(shape) * spread).to(dtype)
+
+    def fill(self, layer: nn.Module) -> nn.Module:
+        """Give a layer of the meta device tensors on this one."""
+        for part in layer.modules():
+            for name, parameter in list(part.named_parameters(recurse=False)):
+                drawn = self.tensor(tuple(parameter.shape), parameter.dtype, _SPREAD)
+                setattr(part, name, nn.Parameter(drawn, requires_grad=False))
+        return layer

@@ -1,0 +1,226 @@
+"""The times of all layers of a network, from the cache where they are, measured where not."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from alds_cli.checkpoint.latencies import LayerTimes, load_latencies, store_latencies
+from alds_cli.latency.configurations import Configuration, configuration_of
+from alds_cli.latency.measuring import Measure, RealMeasure, measure_layer
+from alds_cli.numerics.counting import Trace
+from alds_cli.numerics.devices import device_name, pick_device
+from alds_cli.records import Choice, LayerSpec, ProgressCallback, ProgressEvent
+
+logger = logging.getLogger(__name__)
+
+MARGIN = 0.03
+"""By so much a pair must be faster to be planned with where no layer may become slower. A
+repeated measurement of a layer of a tenth of a millisecond differs by 1 to 2 % on a quiet
+machine; a pair at the very edge would be slower every other time."""
+
+_SECONDS = 60.0
+_LEAST_SECONDS = 0.5
+
+_RESTLESS = 0.3
+"""Times of one layer that scatter by so much in one turn are those of a busy machine; on a
+quiet one they scatter by 2 to 5 %."""
+
+_ENVIRONMENT = (
+    "OMP_WAIT_POLICY",
+    "OMP_PROC_BIND",
+    "GOMP_SPINCOUNT",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "LD_PRELOAD",
+    "GLIBC_TUNABLES",
+    "MALLOC_CONF",
+    "MALLOC_TRIM_THRESHOLD_",
+)
+"""Variables that change how fast the same code runs: waiting threads that sleep instead of
+spin double the time of a MobileNetV2."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerLatency:
+    """Times of one layer in one forward pass, all its calls together, in nanoseconds.
+
+    `pairs` holds the choices that were measured, slower ones too. `faster` are those of
+    them that are faster by `MARGIN` with 95 % confidence.
+    """
+
+    dense_ns: int
+    pairs: Mapping[Choice, int]
+    faster: frozenset[Choice]
+    calls: int = 1
+
+
+def layer_latencies(
+    module: nn.Module,
+    specs: Mapping[str, LayerSpec],
+    trace: Trace,
+    candidates: Mapping[str, Sequence[Choice]],
+    *,
+    batch_size: int = 1,
+    device: torch.device | None = None,
+    cache: bool = True,
+    progress: ProgressCallback | None = None,
+    seconds: float = _SECONDS,
+    measure: Measure | None = None,
+    now: Callable[[], float] = time.time,
+) -> dict[str, LayerLatency]:
+    """Measure layers and what they may become; equal configurations are measured once.
+
+    Args:
+        module: the network; only its layers' shapes and dtype are used.
+        specs: its layers.
+        trace: a forward pass, for the input shapes and the number of calls.
+        candidates: what to offer by layer, see `latency_candidates`.
+        batch_size: samples in a forward pass.
+        device: where to compute; None is `pick_device()`.
+        cache: read and keep times in the user's cache folder.
+        progress: told of every configuration finished; its task is `measure`.
+        seconds: for all measurements together, about.
+        measure: how to measure; None does so on the device.
+        now: seconds since 1970.
+
+    Returns:
+        Times of the layers that have candidates and that the trace saw called.
+    """
+    device = device or pick_device()
+    wanted = _configurations(module, specs, trace, candidates, batch_size, device)
+    asked: dict[Configuration, dict[Choice, None]] = {}
+    for name, configuration in wanted.items():
+        asked.setdefault(configuration, {}).update(dict.fromkeys(candidates[name]))
+    conditions = measuring_conditions(device)
+    known = load_latencies(conditions, now=now()) if cache else {}
+    missing = {own: todo for own in asked if (todo := _unknown(known.get(own.key), asked[own]))}
+    share = max(_LEAST_SECONDS, seconds / max(1, len(missing)))
+    measure = measure or RealMeasure(device)
+    calm: dict[str, LayerTimes] = {}
+    scatters: list[float] = []
+    for done, (configuration, todo) in enumerate(missing.items(), start=1):
+        key = configuration.key
+        measured = measure_layer(configuration, todo, measure, seconds=share, now=now)
+        known[key] = _joined(known.get(key), measured.times)
+        scatters.append(measured.scatter)
+        if measured.scatter <= _RESTLESS:
+            calm[key] = known[key]
+        if progress is not None:
+            progress(ProgressEvent("measure", done, len(missing)))
+    _warn_if_restless(scatters)
+    if cache and calm:
+        store_latencies(conditions, calm, now=now())
+    return {
+        name: _all_calls(known[own.key], candidates[name], trace.calls[name].calls)
+        for name, own in wanted.items()
+    }
+
+
+def _warn_if_restless(scatters: Sequence[float]) -> None:
+    """Say so where the times of more than half of the layers cannot be relied on."""
+    if scatters and median(scatters) > _RESTLESS:
+        logger.warning(
+            "the same layer's time varies by %.0f %% from run to run: the machine is busy with "
+            "something else, or has fewer free cores than the %d threads used; these times are "
+            "not kept",
+            100 * median(scatters),
+            torch.get_num_threads(),
+        )
+
+
+def measuring_conditions(device: torch.device) -> dict[str, Any]:
+    """What times depend on beside the layer: hardware, software, threads and settings."""
+    conditions: dict[str, Any] = {
+        "device": device_name(device),
+        "kind": device.type,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "environment": {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+        "precision": torch.get_float32_matmul_precision(),
+        "mkldnn": bool(torch.backends.mkldnn.enabled),
+    }
+    if device.type == "cuda":
+        conditions |= {
+            "cuda": torch.version.cuda,
+            "cudnn_benchmark": torch.backends.cudnn.benchmark,
+            "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        }
+    return conditions
+
+
+def predicted_ns(
+    network_ns: float,
+    latencies: Mapping[str, LayerLatency],
+    choices: Mapping[str, Choice | None],
+) -> float:
+    """Time of the network after a plan: its measured time and what each layer gains.
+
+    Args:
+        network_ns: measured time of the network as it is.
+        latencies: of its layers.
+        choices: the plan; layers it does not name, or names with None, are kept.
+
+    Raises:
+        KeyError: a choice was not measured.
+    """
+    return network_ns + sum(
+        latencies[name].pairs[choice] - latencies[name].dense_ns
+        for name, choice in choices.items()
+        if choice is not None
+    )
+
+
+def _configurations(
+    module: nn.Module,
+    specs: Mapping[str, LayerSpec],
+    trace: Trace,
+    candidates: Mapping[str, Sequence[Choice]],
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, Configuration]:
+    found: dict[str, Configuration] = {}
+    for name, offered in candidates.items():
+        call = trace.calls.get(name)
+        if offered and call is not None and call.input_shape is not None:
+            layer = module.get_submodule(name)
+            found[name] = configuration_of(
+                layer, specs[name].kind, call.input_shape, batch_size, device
+            )
+    return found
+
+
+def _unknown(known: LayerTimes | None, asked: Iterable[Choice]) -> list[Choice]:
+    return [choice for choice in asked if known is None or choice not in known.pairs]
+
+
+def _joined(old: LayerTimes | None, new: LayerTimes) -> LayerTimes:
+    """Fractions of the layer's own time may stand beside each other, whenever measured."""
+    if old is None:
+        return new
+    # The oldest decides when all of it is measured again.
+    return replace(new, pairs={**old.pairs, **new.pairs}, measured=old.measured)
+
+
+def _all_calls(times: LayerTimes, offered: Sequence[Choice], calls: int) -> LayerLatency:
+    dense = times.dense_ns * calls
+    measured = {c: pair for c in offered if (pair := times.pairs[c]) is not None}
+    return LayerLatency(
+        dense_ns=round(dense),
+        pairs={choice: round(pair.median * dense) for choice, pair in measured.items()},
+        faster=frozenset(c for c, pair in measured.items() if pair.at_most <= 1 - MARGIN),
+        calls=calls,
+    )

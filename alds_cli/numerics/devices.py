@@ -1,0 +1,97 @@
+"""Where a network computes, and how it is made ready to run there."""
+
+from __future__ import annotations
+
+import copy
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.errors import DataError, OptionError, first_line
+from alds_cli.numerics.counting import evaluation_mode
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device of that name; without one, CUDA where it is present, else the CPU.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        raise OptionError(
+            f"there is no device '{name}' on this machine",
+            tip="use cpu, or cuda where PyTorch finds a GPU",
+        ) from error
+    if device.type == "meta":
+        raise OptionError("the device 'meta' cannot compute", tip="use cpu or cuda")
+    return device
+
+
+def computing_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """In what a network of that dtype computes on a device: no half precision on the CPU."""
+    return torch.float32 if device.type == "cpu" and dtype in _HALVES else dtype
+
+
+@contextmanager
+def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], object]]:
+    """A function that runs the network on inputs from the CPU, on `device` in eval mode.
+
+    The network is left as it was found: a copy is made where it has to move, or where it is
+    in half precision and the CPU does the work, which it then does in float32.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    widen = any(computing_dtype(tensor.dtype, device) != tensor.dtype for tensor in tensors)
+    if widen or any(tensor.device != torch.empty(0, device=device).device for tensor in tensors):
+        module = copy.deepcopy(module).to(device)
+        if widen:
+            module.float()
+    floats = [tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()]
+    dtype = floats[0] if floats else torch.float32
+
+    def run(inputs: Tensor) -> object:
+        return module(inputs.to(device, dtype))
+
+    with evaluation_mode(module):
+        yield run
+
+
+def accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
+    """The network's output; its refusal of the inputs becomes a `DataError`."""
+    try:
+        return run(inputs)
+    except torch.OutOfMemoryError as error:
+        raise DataError(
+            f"a batch of {len(inputs)} images does not fit into memory",
+            tip="use a smaller --batch-size",
+        ) from error
+    except (RuntimeError, ValueError, AssertionError) as error:
+        # A network refuses a wrong size in whatever way its author chose.
+        raise DataError(
+            f"the network does not take inputs of shape {tuple(inputs.shape)}: {first_line(error)}",
+            tip="give the images the size it was trained with: --preprocess, --resize, --crop",
+        ) from error
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself: the model of the GPU or of the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return str(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # only Linux has it
+        lines = []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, "") or platform.processor() or platform.machine() or "cpu"
