@@ -151,8 +151,7 @@ class ExactErrors:
 
     def _decompose(self, wave: _Wave, *, fine: bool) -> None:
         """Do what is new in a wave, and keep it."""
-        while self._kept and self.kept_bytes + wave.nbytes > self._memory:
-            self._kept.popitem(last=False)
+        self._make_room(wave.nbytes)
         made = [wave.subjects[subject] for subject in wave.new]
         pieces = [piece for decomposition in made for piece in decomposition.pieces()]
         _run([_Task(*piece) for piece in pieces])
@@ -162,6 +161,12 @@ class ExactErrors:
                 self._largest[subject] = decomposition.largest()
             if not decomposition.layout.summed:  # which serves no ranks but those asked
                 self._kept[subject, fine] = decomposition
+        self._make_room(0)
+
+    def _make_room(self, nbytes: int) -> None:
+        """Let go of what was used longest ago, until so many bytes may come."""
+        while self._kept and self.kept_bytes + nbytes > self._memory:
+            self._kept.popitem(last=False)
 
     def _measure(self, wave: _Wave, options: Sequence[Option]) -> None:
         """The errors of options whose subjects are decomposed."""
