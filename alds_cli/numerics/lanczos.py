@@ -36,8 +36,8 @@ _PROVEN = 4e-10
 def largest_eigenvalue(gram: Tensor) -> float:
     """λ_max of a positive semidefinite matrix (n, n) in float64, to 4e-10 of itself.
 
-    The squares of its entries must be in range. Repeatable to the bit given one BLAS thread. Takes as much memory again as the matrix, and
-    what `_STEPS` vectors take.
+    The squares of its entries must be in range. Repeatable to the bit given one BLAS thread.
+    Takes as much memory again as the matrix, and what `_STEPS` vectors take.
     """
     size = len(gram)
     if size == 1:
