@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alds_cli.api import (
         Source,
         compress,
+        compress_family,
         evaluate,
         inspect,
         load,
@@ -30,6 +31,7 @@ __all__ = [
     "Source",
     "__version__",
     "compress",
+    "compress_family",
     "evaluate",
     "inspect",
     "load",

@@ -14,7 +14,8 @@
     ├── OutputError               a result cannot be written
     ├── MissingExtraError         an optional dependency is not installed
     └── ContractError             exit code 1: what was asked for cannot be had
-        └── RatioUnreachableError   names the largest ratio that can
+        ├── RatioUnreachableError   names the largest ratio that can
+        └── BudgetError             an absolute limit, or several budgets at once, cannot hold
 """
 
 from __future__ import annotations
@@ -89,6 +90,10 @@ class RatioUnreachableError(ContractError):
     def __init__(self, message: str, *, largest: float, tip: str | None = None) -> None:
         super().__init__(message, tip=tip)
         self.largest = largest
+
+
+class BudgetError(ContractError):
+    """No plan keeps within an absolute limit, or within all budgets at once."""
 
 
 def first_line(error: BaseException) -> str:

@@ -56,6 +56,12 @@ class Network:
     params_before: int | None = None
     training: Mapping[str, Any] | None = None
 
+    def compressed_by(self, plan: Plan, source_hash: str | None, params_before: int) -> Network:
+        """The same network said to be compressed by a plan; its module is not changed."""
+        return replace(
+            self, plan=plan, source_hash=source_hash, params_before=params_before, nbytes=None
+        )
+
     def document(self) -> Document:
         """What an artefact holds beside the tensors.
 

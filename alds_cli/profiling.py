@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.fold import distinct_schemes, fold
-from alds_cli.numerics.option_tables import empty_table, with_scheme
+from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
 from alds_cli.numerics.pool import run_jobs
+from alds_cli.numerics.refinement import ExactErrors
 from alds_cli.numerics.spectra import SpectraJob
-from alds_cli.records import (
-    ErrorTable,
-    LayerSpec,
-    ProgressCallback,
-    ProgressEvent,
-)
+from alds_cli.records import Choice, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
+from alds_cli.surgery import layer_at, weight_at
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +69,7 @@ def layer_weights_hash(module: nn.Module, specs: Mapping[str, LayerSpec]) -> str
     """Hash of the weights of all layers, kept ones too; biases and other tensors do not count."""
     weights: dict[str, Any] = {}
     for name in specs:
-        layer: Any = module.get_submodule(name)
-        weights[name] = layer.weight
+        weights[name] = layer_at(module, name).weight
     return hash_tensors(weights)
 
 
@@ -97,9 +95,10 @@ def _computed(
     """The known table with what was missing; the largest layers are begun first."""
     jobs: list[tuple[str, int, SpectraJob]] = []
     for name, scheme in missing:
-        layer: Any = module.get_submodule(name)
-        matrix = fold(layer.weight.detach(), scheme)
-        jobs.append((name, scheme, SpectraJob(matrix, divisors(wanted[name].in_channels))))
+        spec = wanted[name]
+        matrix = fold(weight_at(module, name), scheme)
+        ks = divisors(spec.in_channels // spec.groups)
+        jobs.append((name, scheme, SpectraJob(matrix, ks)))
     jobs.sort(key=lambda entry: -entry[2].work)
     layers = dict(known.layers)
     done = 0
@@ -117,3 +116,66 @@ def _computed(
     # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
     ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
     return ErrorTable(known.weights_hash, ordered)
+
+
+class TrueErrors:
+    """‖W − Ŵ‖₂ / ‖W‖₂ of options, computed when first asked for and kept in the tables.
+
+    Args:
+        module: the network.
+        tables: error tables of its layers.
+        progress: told of every batch; its task is `refine`.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        tables: ErrorTable,
+        progress: ProgressCallback | None = None,
+    ) -> None:
+        self.tables = tables
+        self._computed = 0
+        self._progress = progress
+        groups = {name: layer.spec.groups for name, layer in tables.layers.items()}
+        self._errors = ExactErrors(
+            lambda name, scheme: fold(weight_at(module, name), scheme), groups
+        )
+
+    def __call__(self, options: Sequence[tuple[str, Choice]]) -> list[float]:
+        """The relative errors of (layer, choice), each of which must be tabled."""
+        rows = [self._row(name, choice) for name, choice in options]
+        missing = [
+            (option, row)
+            for option, row in zip(options, rows, strict=True)
+            if np.isnan(self.tables.layers[option[0]].exact[row])
+        ]
+        if missing:
+            self._compute(missing)
+        return [
+            self._relative(name, choice, row)
+            for (name, choice), row in zip(options, rows, strict=True)
+        ]
+
+    def _row(self, name: str, choice: Choice) -> int:
+        row = self.tables.layers[name].row(choice)
+        if row is None:
+            raise KeyError(f"{name}: {choice} is not tabled")
+        return row
+
+    def _compute(self, missing: Sequence[tuple[tuple[str, Choice], int]]) -> None:
+        """Fill in all that is missing at once."""
+        found = self._errors.batch((name, c.scheme, c.k, c.j) for (name, c), _ in missing)
+        layers = dict(self.tables.layers)
+        for name in {option[0] for option, _ in missing}:
+            own = [at for at, (option, _) in enumerate(missing) if option[0] == name]
+            rows, values = [missing[at][1] for at in own], [found[at] for at in own]
+            layers[name] = with_exact(layers[name], rows, values)
+        self.tables = replace(self.tables, layers=layers)
+        self._computed += len(missing)
+        if self._progress is not None:
+            self._progress(ProgressEvent("refine", self._computed, self._computed))
+
+    def _relative(self, name: str, choice: Choice, row: int) -> float:
+        table = self.tables.layers[name]
+        norm = table.norms[choice.scheme]
+        return min(float(table.exact[row]) / norm, 1.0) if norm > 0 else 0.0

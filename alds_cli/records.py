@@ -189,8 +189,9 @@ class ErrorTable:
 class Plan:
     """One choice per layer (None keeps it), and how the plan came about.
 
-    `bound` names the error definition whose maximum over the layers was minimised;
-    `objective` is that maximum.
+    `bound` names the error definition whose maximum over the layers was minimised, or the
+    sum of whose squares; `objective` is that maximum or sum, and no plan within the same
+    budgets has one below `objective_bound`.
     """
 
     choices: Mapping[str, Choice | None]
@@ -199,6 +200,7 @@ class Plan:
     bound: str | None = None
     seed: int | None = None
     objective: float | None = None
+    objective_bound: float | None = None
 
     @property
     def decomposed(self) -> dict[str, Choice]:
@@ -226,10 +228,25 @@ class LayerReport:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Time of one forward pass in milliseconds: median and quartiles of `runs` runs."""
+
+    median_ms: float
+    lower_quartile_ms: float
+    upper_quartile_ms: float
+    runs: int
+    batch_size: int
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionReport:
     """The result of one compression; `ratio` is the fraction of parameters removed.
 
-    `objective` is the largest value of what the allocation minimised, `bound` its name.
+    `ratio_asked` is the fraction of the `target` to remove, `limits` are the absolute ones,
+    latency in nanoseconds. `objective` is what the allocation minimised, `bound` its name, and
+    `objective_bound` what no plan within the same budgets can fall below. `latency_saved` is
+    the fraction of time saved, measured in turns.
     """
 
     method: str
@@ -246,6 +263,12 @@ class CompressionReport:
     bytes_before: int | None = None
     bytes_after: int | None = None
     objective: float | None = None
+    objective_bound: float | None = None
+    target: str = "params"
+    limits: Mapping[str, int] = field(default_factory=dict)
+    latency_before: Latency | None = None
+    latency_after: Latency | None = None
+    latency_saved: float | None = None
 
     @property
     def ratio(self) -> float:
@@ -262,18 +285,6 @@ class CompressionReport:
     def max_error_bound(self) -> float:
         """The largest proven error bound over the layers."""
         return max((layer.error_bound for layer in self.layers), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Time of one forward pass in milliseconds: median and quartiles of `runs` runs."""
-
-    median_ms: float
-    lower_quartile_ms: float
-    upper_quartile_ms: float
-    runs: int
-    batch_size: int
-    device: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,12 +81,12 @@ def test_a_dry_run_writes_nothing(model, tmp_path):
 
 
 def test_nothing_to_do_is_said(model):
-    with pytest.raises(OptionError, match="Neither a ratio nor a plan"):
+    with pytest.raises(OptionError, match="Neither a ratio nor a limit nor a plan"):
         api.compress(model)
 
 
 def test_outputs_are_tried_before_the_work(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.compressing, "open_network", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(api.workshop, "open_network", lambda *_, **__: pytest.fail("worked"))
     for option in ("output", "plan_output"):
         with pytest.raises(OutputError):
             api.compress(model, ratio=0.5, **{option: tmp_path / "no" / "file"})

@@ -19,6 +19,10 @@ A row of zeros keeps the layer. A negative cost means that the option is not on 
 """
 
 
+class InfeasibleError(ValueError):
+    """No choice of options keeps within the budgets."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerOptions:
     """Every option of one layer; the one that keeps it, with error 0, is always among them.

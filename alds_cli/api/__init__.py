@@ -4,7 +4,7 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 `nn.Module`. A module that is handed in is never changed.
 """
 
-from alds_cli.api.compressing import CompressionResult, compress
+from alds_cli.api.compressing import CompressionResult, compress, compress_family
 from alds_cli.api.evaluating import EvaluationResult, Measured, evaluate
 from alds_cli.api.inspecting import Inspection, inspect
 from alds_cli.api.models import Model, Preparation, Source, load, save
@@ -22,6 +22,7 @@ __all__ = [
     "RetrainResult",
     "Source",
     "compress",
+    "compress_family",
     "evaluate",
     "inspect",
     "load",

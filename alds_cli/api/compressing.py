@@ -1,45 +1,23 @@
-"""From a network and a ratio, or a plan, to a smaller network and its report."""
+"""From a network and a goal, or a plan, to smaller networks and their reports."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
-from alds_cli.allocation import DEFAULT_DEFINITION
-from alds_cli.api.models import (
-    AS_IT_IS,
-    Model,
-    Source,
-    open_network,
-    require_target,
-    trace_network,
-    write_network,
-)
-from alds_cli.api.timing import Clock
+from alds_cli.api.goals import Goal
+from alds_cli.api.models import AS_IT_IS, Model, Source, require_target
+from alds_cli.api.settings import CompressOptions, Ratio, Settings
+from alds_cli.api.workshop import Workshop
 from alds_cli.checkpoint import read_plan, write_plan
-from alds_cli.compression import (
-    carry_out,
-    layer_reports,
-    parse_ratio,
-    plan_for_ratio,
-    select_layers,
-)
-from alds_cli.errors import ContractError, OptionError, PlanError
+from alds_cli.errors import OptionError
 from alds_cli.loading import Network
-from alds_cli.methods import method_named
-from alds_cli.numerics.counting import Trace, count_parameters
-from alds_cli.profiling import error_tables
-from alds_cli.records import (
-    CompressionReport,
-    ErrorTable,
-    LayerReport,
-    LayerSpec,
-    Plan,
-    ProgressCallback,
-)
-from alds_cli.surgery import find_layers, require_fitting
+from alds_cli.records import CompressionReport, Plan
+
+PLACEHOLDER = "{ratio}"
+"""Stands for the ratio in the names of a family's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,180 +30,107 @@ class CompressionResult:
     output: str | None = None
 
 
-@dataclass(slots=True)
-class _Work:
-    """What the stages of one compression hand on to each other."""
-
-    network: Network
-    specs: dict[str, LayerSpec]
-    before: Trace
-    params_before: int
-    asked: Fraction | None
-    clock: Clock
-    tables: ErrorTable
-    plan: Plan
-
-    def report(
-        self, layers: Sequence[LayerReport], macs_after: int | None, nbytes: int | None
-    ) -> CompressionReport:
-        """The figures of the finished work."""
-        saved = sum(layer.params_before - layer.params_after for layer in layers)
-        return CompressionReport(
-            method=self.plan.method,
-            solver=self.plan.solver,
-            bound=self.plan.bound,
-            seed=self.plan.seed,
-            ratio_asked=None if self.asked is None else float(self.asked),
-            params_before=self.params_before,
-            params_after=self.params_before - saved,
-            macs_before=self.before.macs,
-            macs_after=macs_after,
-            layers=layers,
-            seconds=self.clock.seconds,
-            bytes_before=self.network.nbytes,
-            bytes_after=nbytes,
-            objective=self.plan.objective,
-        )
-
-
 def compress(
     model: Model,
     source: Source = AS_IT_IS,
     *,
-    ratio: float | str | Fraction | None = None,
-    plan: Plan | str | Path | None = None,
+    ratio: Ratio = None,
     output: str | Path | None = None,
     plan_output: str | Path | None = None,
-    method: str = "alds",
-    solver: str = "exact",
-    bound: str = DEFAULT_DEFINITION,
-    seed: int = 0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
-    table: str | Path | None = None,
-    cache: bool = True,
-    dry_run: bool = False,
-    progress: ProgressCallback | None = None,
+    **options: Unpack[CompressOptions],
 ) -> CompressionResult:
     """Make a network smaller.
 
     Args:
         model: the network; pairs of an artefact are multiplied back first.
         source: how to read its file.
-        ratio: fraction of all parameters to remove, in (0, 1); never less is removed.
-        plan: carry this plan out instead of making one; with `ratio` it must reach that.
+        ratio: fraction of the target to remove, in (0, 1); never less is removed.
         output: where to write the artefact; `-` is standard output.
         plan_output: where to write the plan as JSON.
-        method: how to plan, a key of `methods.METHODS`.
-        solver: the method's optimiser.
-        bound: what to minimise the maximum of, a key of `allocation.ERROR_DEFINITIONS`.
-        seed: for solvers that draw random numbers.
-        include: patterns of layers to decompose; none given means all.
-        exclude: patterns of layers to keep.
-        table: an error table written by `profile`.
-        cache: use the cache in the user's folder.
-        dry_run: plan only; no artefact is written.
-        progress: told how far it is.
+        options: the fields of `Settings`.
 
     Raises:
         OptionError: options make no sense, alone or together.
         RatioUnreachableError: the ratio cannot be had.
+        BudgetError: an absolute limit, or all of them together, cannot be had.
         AldsError: the model cannot be read, or a result not be written.
     """
-    asked = None if ratio is None else parse_ratio(ratio)
-    given = _given_plan(plan, asked)
-    schemes = _schemes(given, method)
-    for target in (None if dry_run else output, plan_output):
-        if target is not None:
-            require_target(target)
-    clock = Clock()
-    with clock("load"):
-        network = open_network(model, source, multiply_back=True)
-        before = trace_network(network)
-        specs = select_layers(find_layers(network.module, before), include, exclude)
-    with clock("profile"):
-        tables, _ = error_tables(
-            network.module,
-            specs,
-            schemes=schemes,
-            table=None if table is None else Path(table),
-            cache=cache,
-            progress=progress,
-        )
-    with clock("allocate"):
-        chosen = given or plan_for_ratio(
-            network.module,
-            specs,
-            tables,
-            asked or Fraction(0),
-            method=method,
-            solver=solver,
-            bound=bound,
-            seed=seed,
-        )
-    require_fitting(specs, chosen.choices)
-    params = count_parameters(network.module)
-    work = _Work(network, specs, before, params, asked, clock, tables, chosen)
-    planned = work.report(layer_reports(specs, tables, chosen), None, None)
-    _require_ratio(planned, asked)
-    if plan_output is not None:
-        write_plan(chosen, Path(plan_output))
-    if dry_run:
-        return CompressionResult(None, chosen, planned)
-    return _finish(work, output, progress)
+    (result,) = compress_family(
+        model, source, ratios=[ratio], output=output, plan_output=plan_output, **options
+    )
+    return result
 
 
-def _given_plan(plan: Plan | str | Path | None, asked: Fraction | None) -> Plan | None:
+def compress_family(
+    model: Model,
+    source: Source = AS_IT_IS,
+    *,
+    ratios: Sequence[Ratio],
+    output: str | Path | None = None,
+    plan_output: str | Path | None = None,
+    **options: Unpack[CompressOptions],
+) -> list[CompressionResult]:
+    """Make a network smaller in several degrees, from one profile.
+
+    All are planned before the first is written, so that a ratio out of reach stops it all.
+
+    Args:
+        model: the network; pairs of an artefact are multiplied back first.
+        source: how to read its file.
+        ratios: one for each result; None where only absolute limits count.
+        output: the artefacts' names, with `{ratio}` in it where there are several.
+        plan_output: the plans' names, likewise.
+        options: the fields of `Settings`.
+
+    Raises:
+        AldsError: as `compress`.
+    """
+    settings = Settings(**options)
+    goals = [settings.goal(ratio) for ratio in ratios]
+    given = _given_plan(settings.plan, goals)
+    outputs, plans = (_names(name, ratios) for name in (output, plan_output))
+    for name in [*([] if settings.dry_run else outputs), *plans]:
+        if name is not None:
+            require_target(name)
+    workshop = Workshop(model, source, settings, settings.schemes(given))
+    works = [
+        workshop.planned(goal, name or "artefact.pt", given)
+        for goal, name in zip(goals, outputs, strict=True)
+    ]
+    for work, name in zip(works, plans, strict=True):
+        if name is not None:
+            write_plan(work.plan, Path(name))
+    if settings.dry_run:
+        return [CompressionResult(None, work.plan, work.outlook()) for work in works]
+    results = []
+    for number, (work, name) in enumerate(zip(works, outputs, strict=True), start=1):
+        network, report = work.finished(name, last=number == len(works))
+        results.append(CompressionResult(network, work.plan, report, name))
+    return results
+
+
+def _given_plan(plan: Plan | str | Path | None, goals: Sequence[Goal]) -> Plan | None:
     """The plan to replay; a layer may be decomposed by it whatever method made it."""
-    if plan is None and asked is None:
+    if plan is None and not all(goal.resources for goal in goals):
         raise OptionError(
-            "how small? Neither a ratio nor a plan is given",
+            "how small? Neither a ratio nor a limit nor a plan is given",
             tip="--ratio 0.5 leaves at most half of the parameters",
         )
+    if plan is not None and len(goals) > 1:
+        raise OptionError("one plan cannot have several ratios", tip="give one ratio, or none")
     return plan if plan is None or isinstance(plan, Plan) else read_plan(Path(plan))
 
 
-def _schemes(given: Plan | None, method: str) -> tuple[int, ...]:
-    if given is None:
-        return method_named(method).schemes
-    return tuple(sorted({choice.scheme for choice in given.decomposed.values()}))
-
-
-def _require_ratio(report: CompressionReport, asked: Fraction | None) -> None:
-    """The ratio contract, in whole numbers."""
-    if asked is not None and report.params_after > (1 - asked) * report.params_before:
-        raise ContractError(
-            f"the plan removes {report.ratio:.4f} of the parameters, "
-            f"less than the {float(asked):g} asked for",
-            tip="lower some j in the plan, or leave out --ratio",
+def _names(name: str | Path | None, ratios: Sequence[Ratio]) -> list[str | None]:
+    """The name of each ratio's file."""
+    if name is None:
+        return [None] * len(ratios)
+    if len(ratios) > 1 and PLACEHOLDER not in str(name):
+        raise OptionError(
+            f"{len(ratios)} results cannot all be written to {name}",
+            tip=f"put {PLACEHOLDER} into the name, as in 'small-{PLACEHOLDER}.pt'",
         )
-
-
-def _finish(
-    work: _Work, output: str | Path | None, progress: ProgressCallback | None
-) -> CompressionResult:
-    """Decompose, see that the network still runs, and write it."""
-    network = work.network
-    with work.clock("decompose"):
-        layers = carry_out(network.module, work.specs, work.tables, work.plan, progress=progress)
-        compressed = replace(
-            network,
-            plan=work.plan,
-            source_hash=work.tables.weights_hash,
-            params_before=work.params_before,
-            nbytes=None,
-        )
-        after = trace_network(compressed)
-    if work.before.macs is not None and after.macs is None:
-        raise PlanError(
-            "the compressed network does not run: its code reaches into a layer that was replaced",
-            tip="find the layer with -v, and keep it: --exclude NAME",
-        )
-    with work.clock("save"):
-        nbytes = None if output is None else write_network(compressed, output)
-    report = work.report(layers, after.macs, nbytes)
-    counted = count_parameters(compressed.module)
-    if counted != report.params_after:
-        raise AssertionError(f"reported {report.params_after} parameters, but has {counted}")
-    compressed.nbytes = nbytes
-    return CompressionResult(compressed, work.plan, report, None if output is None else str(output))
+    names = [str(name).replace(PLACEHOLDER, str(ratio).strip()) for ratio in ratios]
+    if len(set(names)) < len(names):
+        raise OptionError("a ratio is given twice", tip="name each once")
+    return list(names)

@@ -10,6 +10,7 @@ import typer
 from alds_cli.cli import options
 
 _PLANNING = "Planning"
+_BUDGET = "Budget"
 
 
 def command(
@@ -19,8 +20,9 @@ def command(
         typer.Option(
             "--ratio",
             "-r",
-            metavar="R",
-            help="Fraction of all the network's parameters to remove: 0.8 leaves at most 20 %.",
+            metavar="R[,R…]",
+            help="Fraction of all the network's parameters (or of another --target) to remove: "
+            "0.8 leaves at most 20 %. Several make a family.",
             show_default=False,
         ),
     ] = None,
@@ -30,7 +32,79 @@ def command(
             "--output",
             "-o",
             metavar="FILE",
-            help="The artefact: PyTorch's format, or safetensors by suffix; - is standard output.",
+            help="The artefact: PyTorch's format, or safetensors by suffix; - is standard output. "
+            "{ratio} in it stands for each of several ratios.",
+            show_default=False,
+        ),
+    ] = None,
+    target: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What the ratio is a fraction of: params, macs, bytes (of the file), latency "
+            "(measured on --device).",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = "params",
+    max_params: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Parameters that the result may have, e.g. 2M.",
+            rich_help_panel=_BUDGET,
+            show_default=False,
+        ),
+    ] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N",
+            help="Multiply-accumulates that one sample may take, e.g. 300M.",
+            rich_help_panel=_BUDGET,
+            show_default=False,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Size that the file may have, e.g. 5MB or 4.5MiB.",
+            rich_help_panel=_BUDGET,
+            show_default=False,
+        ),
+    ] = None,
+    max_latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Time that a forward pass may take, e.g. 3ms.",
+            rich_help_panel=_BUDGET,
+            show_default=False,
+        ),
+    ] = None,
+    never_slower: Annotated[
+        bool,
+        typer.Option(
+            "--never-slower",
+            help="Make no layer that measures slower than what it replaces.",
+            rich_help_panel=_BUDGET,
+        ),
+    ] = False,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Samples in a forward pass whose time counts.",
+            min=1,
+            rich_help_panel=_BUDGET,
+        ),
+    ] = 1,
+    device: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where times are measured: cpu, cuda or cuda:N; CUDA where present.",
+            rich_help_panel=_BUDGET,
             show_default=False,
         ),
     ] = None,
@@ -41,19 +115,31 @@ def command(
         str,
         typer.Option(
             metavar="NAME",
-            help="exact: the global optimum; alternating: the paper's Algorithm 1.",
+            help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
+            "with a certified gap; alternating: the paper's Algorithm 1.",
             rich_help_panel=_PLANNING,
         ),
     ] = "exact",
     bound: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
-            help="What to minimise the maximum of: density (what the next parameter would "
-            "save), sum or theorem1 (proven bounds on the relative error), published-code.",
+            help="What is minimised: density (what the next parameter would save), frobenius or "
+            "exact (relative errors), sum or theorem1 (proven bounds on exact), published-code. "
+            "Without it: density, for knapsack frobenius.",
+            rich_help_panel=_PLANNING,
+            show_default=False,
+        ),
+    ] = None,
+    rank_multiple: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
+            min=1,
             rich_help_panel=_PLANNING,
         ),
-    ] = "density",
+    ] = 1,
     seed: Annotated[
         int,
         typer.Option(metavar="N", help="For solvers that draw lots.", rich_help_panel=_PLANNING),
@@ -123,6 +209,12 @@ def command(
     parameters each may keep is settled for the whole network at once.
 
     [bold]alds compress model.pt --ratio 0.5 -o small.pt[/]
+
+    Several budgets hold together; several ratios make a family from one profile:
+
+    [bold]alds compress model.pt --max-size 5MB --max-macs 300M -o small.pt[/]
+
+    [bold]alds compress model.pt --ratio 0.2,0.4,0.6 -o 'small-{ratio}.pt'[/]
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
@@ -138,17 +230,27 @@ def command(
     )
     if output is None and plan_out is None and not dry_run:
         raise OptionError("where to? No output is named", tip="-o small.pt, or --dry-run")
+    ratios = _ratios(ratio)
     with interface.progress() as progress:
-        result = api.compress(
+        results = api.compress_family(
             model,
             options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle),
-            ratio=ratio,
+            ratios=ratios,
             plan=plan,
             output=output,
             plan_output=plan_out,
+            target=target,
+            max_params=max_params,
+            max_macs=max_macs,
+            max_size=max_size,
+            max_latency=max_latency,
+            never_slower=never_slower,
+            batch_size=batch_size,
+            device=device,
             method=method,
             solver=solver,
             bound=bound,
+            rank_multiple=rank_multiple,
             seed=seed,
             include=include or (),
             exclude=exclude or (),
@@ -157,7 +259,17 @@ def command(
             dry_run=dry_run or output is None,
             progress=progress,
         )
-    if dry_run or verbose:
-        interface.show(rendering.layer_table(result.report.layers))
-    interface.show(rendering.compression_summary(model, result))
-    interface.show_json(documents.compression(result))
+    for result in results:
+        if dry_run or verbose:
+            interface.show(rendering.layer_table(result.report.layers))
+    if len(results) > 1:
+        interface.show(rendering.family(model, results))
+        interface.show_json({"family": [documents.compression(result) for result in results]})
+    else:
+        interface.show(rendering.compression_summary(model, results[0]))
+        interface.show_json(documents.compression(results[0]))
+
+
+def _ratios(text: str | None) -> list[str | None]:
+    """The ratios of a list; without any, one result that only limits count for."""
+    return [None] if text is None else [part.strip() for part in text.split(",")]

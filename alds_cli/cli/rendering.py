@@ -12,7 +12,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from alds_cli.api import CompressionResult, EvaluationResult, Inspection, Measured
-    from alds_cli.records import CompressionReport, LayerReport
+    from alds_cli.records import CompressionReport, Latency, LayerReport
 
 
 def table(title: str | None, *columns: str, left: int = 1) -> Table:
@@ -81,7 +81,44 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
             size(report.bytes_after),
             removed(report.bytes_before, report.bytes_after),
         )
+    if report.latency_before and report.latency_after and report.latency_saved is not None:
+        saved = f"{100 * report.latency_saved:.2f} %"
+        made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
     return Group(made, *(Text(line) for line in _facts(report)))
+
+
+def family(name: str, results: Sequence[CompressionResult]) -> Group:
+    """What became of one network at several ratios, a row for each."""
+    first = results[0].report
+    made = table(
+        place(name, "input"), "written", "ratio", "parameters", "removed", "MACs", "file", "error"
+    )
+    for result in results:
+        report = result.report
+        error = report.max_relative_error
+        made.add_row(
+            result.output or "nothing",
+            "–" if report.ratio_asked is None else f"{report.ratio_asked:g}",
+            count(report.params_after),
+            removed(report.params_before, report.params_after),
+            removed(report.macs_before, report.macs_after),
+            size(report.bytes_after),
+            f"≤ {report.max_error_bound:.4f}" if error is None else f"{error:.4f}",
+        )
+    by = " ".join(part for part in (first.method, first.solver, first.bound) if part)
+    lines = (
+        f"of {count(first.params_before)} parameters ({by})",
+        "error: the largest over the layers",
+    )
+    return Group(made, *(Text(line) for line in lines))
+
+
+def spread(latency: Latency) -> str:
+    """Median and quartiles."""
+    return (
+        f"{latency.median_ms:.3f} ms ({latency.lower_quartile_ms:.3f}–"
+        f"{latency.upper_quartile_ms:.3f})"
+    )
 
 
 def _facts(report: CompressionReport) -> Iterable[str]:
@@ -93,6 +130,14 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         yield f"largest relative error: at most {bound:.4f}"
     else:
         yield f"largest relative error: {error:.4f} (proven bound {bound:.4f})"
+    if report.solver == "knapsack" and report.objective is not None:
+        best = report.objective_bound or 0.0
+        gap = report.objective - best
+        share = gap / report.objective if report.objective else 0.0
+        yield (
+            f"sum of squared errors: {report.objective:.6g}, "
+            + ("proven to be the least" if gap <= 0 else f"at most {share:.2%} above the least")
+        )
     yield f"time: {seconds(report.seconds)}"
 
 
@@ -181,10 +226,5 @@ def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str],
     latencies = [cost.latency for cost in costs]
     if all(latency is not None for latency in latencies):
         medians = [latency.median_ms for latency in latencies if latency]
-        spread = [
-            f"{latency.median_ms:.3f} ms ({latency.lower_quartile_ms:.3f}–"
-            f"{latency.upper_quartile_ms:.3f})"
-            for latency in latencies
-            if latency
-        ]
-        yield "latency", spread, f"×{medians[0] / medians[-1]:.2f}"
+        shown = [spread(latency) for latency in latencies if latency]
+        yield "latency", shown, f"×{medians[0] / medians[-1]:.2f}"

@@ -5,46 +5,50 @@ A method sees error tables and a budget and gives a plan; it never sees a networ
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from alds_cli.allocation import Problem
 from alds_cli.errors import OptionError
 from alds_cli.methods import alds
-from alds_cli.records import LayerTable, Plan
+from alds_cli.records import Plan
 
 __all__ = ["METHODS", "Method", "Planner", "method_named"]
 
 
 class Planner(Protocol):
-    """From error tables and a budget in weights to a plan."""
+    """From error tables, prices and budgets to a plan."""
 
-    def __call__(
-        self, tables: Sequence[LayerTable], budget: int, *, solver: str, bound: str, seed: int
-    ) -> Plan:
-        """Choose for every layer; raises ValueError where the budget cannot be met."""
+    def __call__(self, problem: Problem, *, solver: str, bound: str, seed: int) -> Plan:
+        """Choose for every layer; raises ValueError where the budgets cannot be met."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A way to plan: what it is, its paper, the folding schemes its tables need."""
+    """A way to plan: what it is, its paper, the folding schemes its tables need.
+
+    `solvers` maps each solver's name to the error definition it takes by itself; the first
+    is the method's own.
+    """
 
     summary: str
     paper: str
     plan: Planner
-    solvers: tuple[str, ...]
+    solvers: Mapping[str, str]
     schemes: tuple[int, ...] = (0,)
 
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "alds": Method(
-            "channel slicing; the largest relative error over the layers is minimised",
+            "channel slicing; one allocation over the slices and ranks of all layers",
             "Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, https://arxiv.org/abs/2107.11442",
             alds.plan,
-            tuple(alds.SOLVERS),
+            {name: solver.bound for name, solver in alds.SOLVERS.items()},
+            alds.SCHEMES,
         ),
     }
 )

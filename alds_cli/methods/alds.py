@@ -1,54 +1,118 @@
-"""ALDS: channel slicing and the minimax allocation over (k, j) of every layer."""
+"""ALDS: channel slicing, and one allocation over (k, j) of all layers.
+
+Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, Sec. 2.2, Eq. 8, Algorithm 1.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
-from alds_cli.allocation import LayerOptions, alternating, layer_options, minimax
-from alds_cli.records import LayerTable, Plan
+import numpy as np
+
+from alds_cli.allocation import (
+    DEFAULT_DEFINITION,
+    Allocation,
+    LayerOptions,
+    Problem,
+    alternating,
+    knapsack,
+    minimax,
+)
+from alds_cli.errors import OptionError
+from alds_cli.records import Plan
+
+SCHEMES = (0,)
 
 
-class Solver(Protocol):
-    """Chooses one option per layer within a budget."""
+class Solve(Protocol):
+    """Chooses one option per layer within budgets."""
 
-    def __call__(self, layers: Sequence[LayerOptions], budget: int, *, seed: int) -> list[int]:
-        """For every layer the index of its option."""
+    def __call__(
+        self, layers: Sequence[LayerOptions], budgets: Sequence[int], *, seed: int
+    ) -> Allocation:
+        """Raises ValueError where the budgets cannot be met."""
         ...
 
 
-def _exact(layers: Sequence[LayerOptions], budget: int, *, seed: int) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """An optimiser, the error definition it takes by itself, and what it cannot do."""
+
+    solve: Solve
+    bound: str
+    excluded: tuple[str, ...] = ()
+    budgets: int | None = None
+
+
+def _exact(layers: Sequence[LayerOptions], budgets: Sequence[int], *, seed: int) -> Allocation:
     """The exact solver draws no random numbers; it takes the seed to fit the protocol."""
     del seed
-    return minimax(layers, budget)
+    return minimax(layers, budgets)
 
 
-SOLVERS: Mapping[str, Solver] = MappingProxyType({"exact": _exact, "alternating": alternating})
-"""`exact` is the global optimum; `alternating` the paper's Algorithm 1."""
+def _least_sum(layers: Sequence[LayerOptions], budgets: Sequence[int], *, seed: int) -> Allocation:
+    """The least sum of squared errors."""
+    del seed
+    return knapsack([replace(own, errors=np.square(own.errors)) for own in layers], budgets)
 
 
-def plan(tables: Sequence[LayerTable], budget: int, *, solver: str, bound: str, seed: int) -> Plan:
-    """The allocation that minimises the largest relative error (paper, Eq. 8).
+SOLVERS: Mapping[str, Solver] = MappingProxyType(
+    {
+        "exact": Solver(_exact, DEFAULT_DEFINITION),
+        "knapsack": Solver(_least_sum, "frobenius", excluded=("density",)),
+        "alternating": Solver(alternating, DEFAULT_DEFINITION, excluded=("exact",), budgets=1),
+    }
+)
+"""`exact`: the least maximum; `knapsack`: the least sum of squares, up to a certified gap;
+`alternating`: the paper's Algorithm 1."""
+
+
+def plan(problem: Problem, *, solver: str, bound: str, seed: int) -> Plan:
+    """The allocation with the least error within the budgets (paper, Eq. 8).
 
     Args:
-        tables: the error tables of the layers that may be decomposed.
-        budget: how many weights those layers may have together.
+        problem: tables, budgets and prices.
         solver: a key of `SOLVERS`.
         bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`.
         seed: for solvers that draw random numbers.
 
     Raises:
-        ValueError: the budget is below what the cheapest options need.
+        OptionError: the solver cannot minimise that, or not within so many budgets.
+        ValueError: the budgets are below what the cheapest options need.
     """
-    layers = [layer_options(table, bound=bound) for table in tables]
-    chosen = SOLVERS[solver](layers, budget, seed=seed)
-    picked = list(zip(layers, chosen, strict=True))
+    chosen = SOLVERS[solver]
+    _require_able(solver, bound, len(problem.budgets))
+    layers = problem.options(bound, SCHEMES)
+    solve = partial(chosen.solve, seed=seed)
+    if bound == "exact":
+        allocation, layers = _refined(solve, problem, layers)
+    else:
+        allocation = solve(layers, problem.budgets)
+    picked = zip(layers, allocation.chosen, strict=True)
     return Plan(
         {options.name: options.choice(index) for options, index in picked},
         method="alds",
         solver=solver,
         bound=bound,
         seed=seed,
-        objective=max((float(options.errors[index]) for options, index in picked), default=0.0),
+        objective=allocation.objective,
+        objective_bound=allocation.lower_bound,
     )
+
+
+def _require_able(solver: str, bound: str, budgets: int) -> None:
+    chosen = SOLVERS[solver]
+    if bound in chosen.excluded:
+        able = next(name for name, other in SOLVERS.items() if bound not in other.excluded)
+        raise OptionError(
+            f"the solver {solver} cannot minimise {bound}",
+            tip=f"--solver {able}, or --bound {chosen.bound}",
+        )
+    if chosen.budgets is not None and budgets > chosen.budgets:
+        raise OptionError(
+            f"the solver {solver} spends one budget, not {budgets}", tip="--solver exact"
+        )

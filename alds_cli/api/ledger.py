@@ -1,0 +1,141 @@
+"""What a network costs in every currency a budget may be in, worked out when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+
+from alds_cli.api.goals import Goal
+from alds_cli.api.stopwatch import Stopwatch
+from alds_cli.checkpoint import artefact_size
+from alds_cli.compression import (
+    Budget,
+    Resource,
+    file_bytes,
+    multiply_accumulates,
+    nanoseconds,
+    parameters,
+)
+from alds_cli.errors import OptionError
+from alds_cli.loading import Network
+from alds_cli.numerics.counting import Trace, count_parameters, meta_copy
+from alds_cli.records import LayerSpec, Plan
+from alds_cli.surgery import reshape_network, weight_at
+
+_PER_PAIR = 600
+"""About what the names and entries of a pair take in a file, beside its numbers."""
+
+
+class Ledger:
+    """The resources of one network.
+
+    Args:
+        network: as it is before anything is decomposed; not changed.
+        specs: its layers.
+        before: a forward pass.
+        goal: what is asked.
+        weights_hash: of the layers' weights, which an artefact holds.
+        output: the artefact's name, which says its format.
+        stopwatch: measures times, where they count.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        specs: Mapping[str, LayerSpec],
+        before: Trace,
+        goal: Goal,
+        *,
+        weights_hash: str,
+        output: str,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.stopwatch = stopwatch
+        self._network = network
+        self._specs = {name: spec for name, spec in specs.items() if spec.reason is None}
+        self._before = before
+        self._goal = goal
+        self._weights_hash = weights_hash
+        self._output = output
+        # The network may be taken apart later: its shapes and size are kept.
+        self._skeleton = meta_copy(network.module)
+        self._params = count_parameters(network.module)
+
+    def budgets(self) -> list[Budget]:
+        """What the goal allows, a ratio and an absolute limit of the same thing as their minimum.
+
+        Raises:
+            OptionError: MACs or times are limited, but no forward pass is possible.
+        """
+        found: list[Budget] = []
+        for name in self._goal.resources:
+            resource = self.resource(name)
+            limit = self._goal.limits.get(name)
+            if self._goal.ratio is not None and self._goal.target == name:
+                asked = Budget.of_ratio(resource, self._goal.ratio)
+                found.append(
+                    asked if limit is None or asked.allowed <= limit else Budget(resource, limit)
+                )
+            elif limit is not None:
+                found.append(Budget(resource, limit))
+        return found
+
+    def resource(self, name: str) -> Resource:
+        """The resource of one of the targets."""
+        return {
+            "params": lambda: self._parameters,
+            "macs": lambda: self._macs,
+            "bytes": lambda: self._bytes,
+            "latency": lambda: self._latency,
+        }[name]()
+
+    @cached_property
+    def _parameters(self) -> Resource:
+        return parameters(self._specs, self._params)
+
+    @cached_property
+    def _macs(self) -> Resource:
+        macs = self._before.macs
+        if macs is None:
+            raise OptionError("the network's MACs are not known", tip="--input-shape C,H,W")
+        return multiply_accumulates(self._specs, macs, self._before.calls)
+
+    @cached_property
+    def _bytes(self) -> Resource:
+        all_kept = self.size_after(Plan({}))
+        sizes = {name: weight_at(self._skeleton, name).itemsize for name in self._specs}
+        before = self._network.nbytes or all_kept
+        return file_bytes(self._specs, before, all_kept, sizes, _PER_PAIR)
+
+    def after(self, resource: Resource, plan: Plan) -> int:
+        """What the network takes after a plan, to the unit; times are predicted."""
+        if resource.name == "bytes":
+            return self.size_after(plan)
+        spent = resource.fixed
+        for name, spec in self._specs.items():
+            choice = plan.choices.get(name)
+            row = (choice.scheme, choice.k, choice.j) if choice is not None else (0, 0, 0)
+            spent += int(resource.prices(spec, np.array([row]))[0])
+        return spent
+
+    def size_after(self, plan: Plan) -> int:
+        """Bytes of the artefact that holds the network after a plan.
+
+        Raises:
+            ArchitectureError: it is not known how to build the network.
+        """
+        skeleton = meta_copy(self._skeleton)
+        reshape_network(skeleton, plan.decomposed)
+        network = self._network.compressed_by(plan, self._weights_hash, self._params)
+        return artefact_size(skeleton.state_dict(), network.document(), self._output)
+
+    @cached_property
+    def _latency(self) -> Resource:
+        times = self.stopwatch.measured
+        return nanoseconds(
+            self.stopwatch.network_ns,
+            {name: own.dense_ns for name, own in times.items()},
+            {name: own.pairs for name, own in times.items()},
+        )

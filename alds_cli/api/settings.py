@@ -1,0 +1,116 @@
+"""The options of a compression, as keyword arguments and as what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TypedDict
+
+from alds_cli.api.goals import Goal, parse_goal
+from alds_cli.methods import method_named
+from alds_cli.records import Plan, ProgressCallback
+
+Ratio = float | str | Fraction | None
+Amount = str | int | None
+
+
+class CompressOptions(TypedDict, total=False):
+    """Keyword arguments of `compress` and `compress_family`; `Settings` says what they mean."""
+
+    plan: Plan | str | Path | None
+    target: str
+    max_params: Amount
+    max_macs: Amount
+    max_size: Amount
+    max_latency: Amount
+    never_slower: bool
+    batch_size: int
+    device: str | None
+    method: str
+    solver: str
+    bound: str | None
+    rank_multiple: int
+    seed: int
+    include: Sequence[str]
+    exclude: Sequence[str]
+    table: str | Path | None
+    cache: bool
+    dry_run: bool
+    progress: ProgressCallback | None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to compress.
+
+    Attributes:
+        plan: carry this plan out instead of making one; with a goal it must reach that.
+        target: what a ratio is a fraction of: `params`, `macs`, `bytes` (of the file) or
+            `latency`, measured here and now.
+        max_params: parameters that the result may have, e.g. `2M`.
+        max_macs: MACs that it may take for one sample, e.g. `300M`.
+        max_size: size that its file may have, e.g. `5MB`.
+        max_latency: time that it may take, e.g. `3ms`.
+        never_slower: no layer may become one that measures slower.
+        batch_size: samples in a forward pass whose time counts.
+        device: where that time is measured; None is CUDA where present.
+        method: how to plan, a key of `methods.METHODS`.
+        solver: the method's optimiser.
+        bound: what is minimised, a key of `allocation.ERROR_DEFINITIONS`; None takes the
+            solver's usual one.
+        rank_multiple: every rank is to be a multiple of this.
+        seed: for solvers that draw random numbers.
+        include: patterns of layers to decompose; none given means all.
+        exclude: patterns of layers to keep.
+        table: an error table written by `profile`.
+        cache: use the cache in the user's folder.
+        dry_run: plan only; no artefact is written.
+        progress: told how far it is.
+    """
+
+    plan: Plan | str | Path | None = None
+    target: str = "params"
+    max_params: Amount = None
+    max_macs: Amount = None
+    max_size: Amount = None
+    max_latency: Amount = None
+    never_slower: bool = False
+    batch_size: int = 1
+    device: str | None = None
+    method: str = "alds"
+    solver: str = "exact"
+    bound: str | None = None
+    rank_multiple: int = 1
+    seed: int = 0
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
+    table: str | Path | None = None
+    cache: bool = True
+    dry_run: bool = False
+    progress: ProgressCallback | None = None
+
+    def goal(self, ratio: Ratio) -> Goal:
+        """What is asked at one ratio.
+
+        Raises:
+            OptionError: a value makes no sense.
+        """
+        return parse_goal(
+            ratio,
+            self.target,
+            max_params=self.max_params,
+            max_macs=self.max_macs,
+            max_size=self.max_size,
+            max_latency=self.max_latency,
+            never_slower=self.never_slower,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def schemes(self, given: Plan | None) -> tuple[int, ...]:
+        """The folding schemes that the method, or the plan given, needs tables of."""
+        if given is None:
+            return method_named(self.method).schemes
+        return tuple(sorted({choice.scheme for choice in given.decomposed.values()}))

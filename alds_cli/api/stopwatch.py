@@ -1,0 +1,157 @@
+"""Measured times as a compression needs them: of layers, of pairs, of whole networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from alds_cli.api.goals import Goal
+from alds_cli.errors import OptionError
+from alds_cli.latency import (
+    LayerLatency,
+    NetworkComparison,
+    compare_latency,
+    latency_candidates,
+    layer_latencies,
+)
+from alds_cli.loading import Network
+from alds_cli.numerics.counting import Trace
+from alds_cli.numerics.timing import time_networks
+from alds_cli.records import Choice, IntArray, LayerSpec, Plan, ProgressCallback
+
+
+class Stopwatch:
+    """Times of one network and of what may become of its layers.
+
+    Nothing is measured before it is asked for.
+
+    Args:
+        network: as it is before anything is decomposed; not changed.
+        specs: its layers.
+        before: a forward pass.
+        goal: says on which device, and with how many samples at a time.
+        schemes: folding schemes of the pairs to time.
+        rank_multiple: their ranks are multiples of it.
+        cache: read and keep times in the user's cache folder.
+        progress: told of measurements.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        specs: Mapping[str, LayerSpec],
+        before: Trace,
+        goal: Goal,
+        *,
+        schemes: Sequence[int],
+        rank_multiple: int,
+        cache: bool,
+        progress: ProgressCallback | None,
+    ) -> None:
+        self._network = network
+        self._specs = {name: spec for name, spec in specs.items() if spec.reason is None}
+        self._before = before
+        self._goal = goal
+        self._schemes = schemes
+        self._rank_multiple = rank_multiple
+        self._cache = cache
+        self._progress = progress
+        self._slower: set[tuple[str, Choice]] = set()
+
+    @cached_property
+    def network_ns(self) -> int:
+        """The whole network's time of one forward pass."""
+        times = time_networks(
+            {"network": self._network.module},
+            self._input_shape(),
+            batch_size=self._goal.batch_size,
+            device=self._goal.where(),
+        )
+        return round(float(np.median(times["network"])) * 1e9)
+
+    @cached_property
+    def measured(self) -> dict[str, LayerLatency]:
+        """Times of all layers that may be decomposed, and of a grid of pairs for each."""
+        return self._measure(
+            {
+                name: latency_candidates(spec, self._schemes, self._rank_multiple)
+                for name, spec in self._specs.items()
+            }
+        )
+
+    def offered(self, spec: LayerSpec, choices: IntArray) -> NDArray[np.bool_]:
+        """Which pairs (n, 3) may be chosen, if none may be slower than its layer, (n,).
+
+        Where time is budgeted only measured pairs are priced, and those that measured
+        faster are on offer. Elsewhere ranks between those of the grid may be chosen too,
+        up to the highest that measured faster; `slower` then measures what was chosen.
+        """
+        found = np.zeros(len(choices), np.bool_)
+        own = self.measured.get(spec.name)
+        if own is None:
+            return found
+        highest: dict[tuple[int, int], int] = {}
+        for choice in own.faster:
+            at = (choice.scheme, choice.k)
+            highest[at] = max(highest.get(at, 0), choice.j)
+        for (scheme, k), j in highest.items():
+            found |= (choices[:, 0] == scheme) & (choices[:, 1] == k) & (choices[:, 2] <= j)
+        banned = {choice for name, choice in self._slower if name == spec.name}
+        banned |= own.pairs.keys() - own.faster
+        for choice in banned:
+            found &= (choices != (choice.scheme, choice.k, choice.j)).any(axis=1)
+        return found
+
+    def fastest(self, method: str) -> Plan:
+        """The plan that takes the least time by the sum of its layers' times."""
+        choices: dict[str, Choice | None] = {}
+        for name, own in self.measured.items():
+            offered = {choice: own.pairs[choice] for choice in own.faster}
+            choices[name] = min(offered, key=lambda choice: offered[choice], default=None)
+        return Plan(choices, method=method)
+
+    def slower(self, plan: Plan) -> bool:
+        """Measure the plan's pairs; whether one is not faster, which is not offered again."""
+        found = self._measure({name: [choice] for name, choice in plan.decomposed.items()})
+        fresh = {
+            (name, choice)
+            for name, choice in plan.decomposed.items()
+            if name not in found or choice not in found[name].faster
+        }
+        self._slower |= fresh
+        return bool(fresh)
+
+    def compare(self, compressed: nn.Module) -> NetworkComparison:
+        """The compressed network against the original, in turns."""
+        return compare_latency(
+            self._network.module,
+            compressed,
+            self._input_shape(),
+            batch_size=self._goal.batch_size,
+            device=self._goal.where(),
+        )
+
+    def _measure(self, candidates: Mapping[str, Sequence[Choice]]) -> dict[str, LayerLatency]:
+        self._input_shape()
+        return layer_latencies(
+            self._network.module,
+            self._specs,
+            self._before,
+            candidates,
+            batch_size=self._goal.batch_size,
+            device=self._goal.where(),
+            cache=self._cache,
+            progress=self._progress,
+        )
+
+    def _input_shape(self) -> tuple[int, ...]:
+        shape = self._network.input_shape
+        if shape is None or self._before.macs is None:
+            raise OptionError(
+                "times can only be measured of a network that runs", tip="--input-shape C,H,W"
+            )
+        return shape

@@ -1,0 +1,107 @@
+"""One network, profiled once, and all that is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from alds_cli.api.goals import Goal
+from alds_cli.api.ledger import Ledger
+from alds_cli.api.models import Model, Source, open_network, trace_network
+from alds_cli.api.settings import Settings
+from alds_cli.api.stopwatch import Stopwatch
+from alds_cli.api.timing import Clock
+from alds_cli.api.work import Work
+from alds_cli.checkpoint import store_cached
+from alds_cli.compression import select_layers
+from alds_cli.numerics.counting import count_parameters
+from alds_cli.profiling import TrueErrors, error_tables
+from alds_cli.records import ErrorTable, Plan
+from alds_cli.surgery import find_layers, require_fitting
+
+
+class Workshop:
+    """A network with its error tables, from which any number of smaller ones are made.
+
+    Args:
+        model: the network; pairs of an artefact are multiplied back first.
+        source: how to read its file.
+        settings: how to plan, which layers to decompose, where tables may be kept.
+        schemes: folding schemes to profile.
+    """
+
+    def __init__(
+        self, model: Model, source: Source, settings: Settings, schemes: Sequence[int]
+    ) -> None:
+        self.clock = Clock()
+        self.settings = settings
+        self.schemes = schemes
+        with self.clock("load"):
+            self.network = open_network(model, source, multiply_back=True)
+            self.before = trace_network(self.network)
+            self.specs = select_layers(
+                find_layers(self.network.module, self.before), settings.include, settings.exclude
+            )
+            self.params = count_parameters(self.network.module)
+        with self.clock("profile"):
+            tables, _ = error_tables(
+                self.network.module,
+                self.specs,
+                schemes=schemes,
+                table=None if settings.table is None else Path(settings.table),
+                cache=settings.cache,
+                progress=settings.progress,
+            )
+        self.true_errors = TrueErrors(self.network.module, tables, settings.progress)
+        self._stored = tables
+
+    @property
+    def tables(self) -> ErrorTable:
+        """The error tables, with all true errors that were needed so far."""
+        return self.true_errors.tables
+
+    def planned(self, goal: Goal, output: str, given: Plan | None = None) -> Work:
+        """A plan that reaches the goal as far as can be told without carrying it out.
+
+        Args:
+            goal: what is asked.
+            output: the artefact's name, for its format.
+            given: the plan to carry out, instead of making one.
+
+        Raises:
+            ContractError: the goal cannot be had.
+            PlanError: the plan given does not fit the network.
+        """
+        stopwatch = Stopwatch(
+            self.network,
+            self.specs,
+            self.before,
+            goal,
+            schemes=self.schemes,
+            rank_multiple=self.settings.rank_multiple,
+            cache=self.settings.cache,
+            progress=self.settings.progress,
+        )
+        ledger = Ledger(
+            self.network,
+            self.specs,
+            self.before,
+            goal,
+            weights_hash=self.tables.weights_hash,
+            output=output,
+            stopwatch=stopwatch,
+        )
+        work = Work(self, goal, ledger)
+        if given is None:
+            work.make_plan()
+        else:
+            require_fitting(self.specs, given.choices)
+            work.replay(given)
+        work.require_predicted()
+        return work
+
+    def keep_tables(self) -> None:
+        """Keep true errors that were computed in the cache, for later runs."""
+        if self.settings.cache and self.tables is not self._stored:
+            store_cached(self.tables)
+            self._stored = self.tables

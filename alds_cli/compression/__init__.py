@@ -1,0 +1,36 @@
+"""Planning within budgets, and carrying a plan out."""
+
+from alds_cli.compression.budgets import Budget, Offered, broken, too_slow
+from alds_cli.compression.decomposition import carry_out
+from alds_cli.compression.planning import plan_within
+from alds_cli.compression.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
+from alds_cli.compression.reporting import layer_reports
+from alds_cli.compression.resources import (
+    Resource,
+    file_bytes,
+    multiply_accumulates,
+    nanoseconds,
+    parameters,
+)
+from alds_cli.compression.selection import select_layers
+
+__all__ = [
+    "COUNTS",
+    "SIZES",
+    "TIMES",
+    "Budget",
+    "Offered",
+    "Resource",
+    "broken",
+    "carry_out",
+    "file_bytes",
+    "layer_reports",
+    "multiply_accumulates",
+    "nanoseconds",
+    "parameters",
+    "parse_quantity",
+    "parse_ratio",
+    "plan_within",
+    "select_layers",
+    "too_slow",
+]

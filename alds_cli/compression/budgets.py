@@ -1,0 +1,159 @@
+"""How much a network may still need, and what to say when that cannot be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alds_cli.allocation import LayerOptions, Prices
+from alds_cli.compression.resources import Resource
+from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
+from alds_cli.records import IntArray, LayerSpec
+
+Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
+"""`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, (n,)."""
+
+_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "ns"}
+
+_LIMITS = {
+    "params": "--max-params",
+    "macs": "--max-macs",
+    "bytes": "--max-size",
+    "latency": "--max-latency",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `allowed` of a resource; `ratio` is the fraction to remove, if that was asked.
+
+    `margin` is held back where the sum of the layers' prices is not quite what comes out.
+    """
+
+    resource: Resource
+    allowed: int
+    ratio: Fraction | None = None
+    margin: int = 0
+
+    @classmethod
+    def of_ratio(cls, resource: Resource, ratio: Fraction) -> Budget:
+        """What is left when a fraction is removed, towards zero: never less than asked."""
+        return cls(resource, int((1 - ratio) * resource.before), ratio)
+
+    @property
+    def for_options(self) -> int:
+        """What the layers that may be decomposed can take together."""
+        return self.allowed - self.margin - self.resource.fixed
+
+
+def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | None:
+    """What options take of every budget's resource; None where parameters are all there is."""
+    if offered is None and [budget.resource.name for budget in budgets] == ["params"]:
+        return None
+
+    def prices(spec: LayerSpec, choices: IntArray) -> IntArray:
+        priced = np.stack([budget.resource.prices(spec, choices) for budget in budgets], axis=1)
+        if offered is not None:
+            priced[(choices[:, 1] > 0) & ~offered(spec, choices)] = -1
+        return priced
+
+    return prices
+
+
+def refusal(budgets: Sequence[Budget], layers: Sequence[LayerOptions]) -> ContractError:
+    """Why no plan fits: the budget that cannot be met even alone, else all of them together."""
+    for column, budget in enumerate(budgets):
+        least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
+        if least > budget.allowed - budget.margin:
+            return _out_of_reach(budget, least)
+    asked = ", ".join(_asked(budget) for budget in budgets)
+    return BudgetError(
+        f"no plan was found within all of these together: {asked}",
+        tip="loosen one of them; each can be had alone",
+    )
+
+
+def _out_of_reach(budget: Budget, least: int) -> ContractError:
+    resource = budget.resource
+    smallest = (
+        f"the smallest network that this method can make has {_amount(resource, least)} "
+        f"of {_amount(resource, resource.before)}"
+    )
+    largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
+    if budget.ratio is None:
+        return BudgetError(
+            f"{_asked(budget)} cannot be reached: {smallest}",
+            tip=f"{_LIMITS[resource.name]} {_written(resource, least)}, or decompose more layers "
+            "(--include, --exclude)",
+        )
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
+        f"the largest ratio is {largest:.4f}",
+        largest=largest,
+        tip=f"--ratio {largest:.4f}, or decompose more layers (--include, --exclude)"
+        if largest > 0
+        else "no layer of this network can be made smaller",
+    )
+
+
+def broken(budget: Budget, reached: int) -> ContractError:
+    """A network that was to meet a budget does not."""
+    resource = budget.resource
+    if budget.ratio is None:
+        return BudgetError(
+            f"the network has {_amount(resource, reached)}, "
+            f"more than the {_amount(resource, budget.allowed)} allowed"
+        )
+    return ContractError(
+        f"the plan removes {1 - reached / resource.before:.4f} of the "
+        f"{_NOUNS[resource.name] if resource.name != 'latency' else 'latency'}, "
+        f"less than the {float(budget.ratio):g} asked for",
+        tip="lower some j in the plan, or leave out --ratio",
+    )
+
+
+def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
+    """The fastest network that was made is still too slow.
+
+    Args:
+        budget: of time.
+        original_ms: median time of the original network.
+        best_ms: of the fastest that was made of it.
+        saved: the fraction of time that it saves.
+    """
+    fact = (
+        f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
+        f"{original_ms:.3f} ms, measured in turns"
+    )
+    tip = "decompose more layers (--include, --exclude), or try another --batch-size or --device"
+    if budget.ratio is None:
+        return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
+    largest = max(0, int(saved * 10_000)) / 10_000
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} of the latency cannot be reached: {fact}; "
+        f"that is a ratio of {largest:.4f}",
+        largest=largest,
+        tip=tip,
+    )
+
+
+def _asked(budget: Budget) -> str:
+    resource = budget.resource
+    if budget.ratio is None:
+        return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
+    return f"--ratio {float(budget.ratio):g} of the {resource.name}"
+
+
+def _amount(resource: Resource, value: int) -> str:
+    if resource.name == "latency":
+        return f"{value / 1e6:.3f} ms"
+    return f"{value:,} {_NOUNS[resource.name]}"
+
+
+def _written(resource: Resource, value: int) -> str:
+    """As the command line takes it."""
+    return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)

@@ -1,0 +1,61 @@
+"""What became of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from alds_cli.allocation import DEFAULT_DEFINITION, error_bound, smallest_cost
+from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.records import Choice, ErrorTable, LayerReport, LayerSpec, Plan
+
+NOT_SMALLER = "no low-rank pair is smaller"
+NOT_CHOSEN = "the allocation keeps it"
+
+
+def layer_reports(
+    specs: Mapping[str, LayerSpec],
+    tables: ErrorTable,
+    plan: Plan,
+    errors: Mapping[str, float] | None = None,
+) -> list[LayerReport]:
+    """What becomes of every layer; without measured errors the bounds stand alone."""
+    return [
+        _report(
+            spec,
+            tables,
+            plan.choices.get(name),
+            plan.bound or DEFAULT_DEFINITION,
+            (errors or {}).get(name),
+        )
+        for name, spec in specs.items()
+    ]
+
+
+def _report(
+    spec: LayerSpec,
+    tables: ErrorTable,
+    choice: Choice | None,
+    bound: str,
+    error: float | None,
+) -> LayerReport:
+    if choice is None:
+        reason = spec.reason or _why_kept(spec, tables)
+        return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
+    bias = spec.params - spec.weight_params
+    return LayerReport(
+        spec.name,
+        spec.weight_shape,
+        spec.params,
+        pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups) + bias,
+        choice=choice,
+        error=error,
+        error_bound=error_bound(tables.layers[spec.name], choice, bound),
+    )
+
+
+def _why_kept(spec: LayerSpec, tables: ErrorTable) -> str:
+    table = tables.layers.get(spec.name)
+    # A plan that was handed in may need no table of this layer.
+    schemes = distinct_schemes(spec.kernel) if table is None else tuple(table.norms)
+    return NOT_CHOSEN if smallest_cost(spec, schemes) < spec.weight_params else NOT_SMALLER

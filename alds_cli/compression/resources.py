@@ -1,0 +1,122 @@
+"""What a network is made of and costs, divided among its layers: the budgets' currencies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from alds_cli.numerics.calls import LayerCall
+from alds_cli.numerics.macs import mac_prices
+from alds_cli.numerics.option_tables import option_costs
+from alds_cli.records import Choice, IntArray, LayerSpec
+
+Price = Callable[[LayerSpec, IntArray], IntArray]
+"""`price(spec, choices)`: of pairs (n, 3), whole units (n,); negative where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One thing that networks are to need less of, in whole units.
+
+    Attributes:
+        name: `params`, `macs`, `bytes` or `latency` (nanoseconds).
+        before: what the whole network takes, which ratios are a fraction of.
+        fixed: what all but the layers that may be decomposed take in the result.
+        kept: what each of these layers takes as it is, by name.
+        price: what its pairs would take.
+    """
+
+    name: str
+    before: int
+    fixed: int
+    kept: Mapping[str, int]
+    price: Price
+
+    def prices(self, spec: LayerSpec, choices: IntArray) -> IntArray:
+        """Of choices (n, 3), zeros keeping the layer: (n,)."""
+        kept = choices[:, 1] == 0
+        costs = np.empty(len(choices), np.int64)
+        costs[kept] = self.kept[spec.name]
+        costs[~kept] = self.price(spec, choices[~kept])
+        return costs
+
+
+def parameters(specs: Mapping[str, LayerSpec], total: int) -> Resource:
+    """Parameters; a layer's bias is not its own, since it stays whatever happens.
+
+    Args:
+        specs: the layers that may be decomposed.
+        total: of the whole network.
+    """
+    kept = {name: spec.weight_params for name, spec in specs.items()}
+    return Resource("params", total, total - sum(kept.values()), kept, option_costs)
+
+
+def file_bytes(
+    specs: Mapping[str, LayerSpec],
+    before: int,
+    all_kept: int,
+    item_sizes: Mapping[str, int],
+    per_pair: int,
+) -> Resource:
+    """Bytes of the artefact.
+
+    Args:
+        specs: the layers that may be decomposed.
+        before: bytes of the file that the network came from.
+        all_kept: bytes of the artefact if every layer is kept.
+        item_sizes: bytes of one number of each layer's weight.
+        per_pair: what the names and entries of a pair take beside its numbers, about.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        return option_costs(spec, choices) * item_sizes[spec.name] + per_pair
+
+    kept = {name: spec.weight_params * item_sizes[name] for name, spec in specs.items()}
+    return Resource("bytes", before, all_kept - sum(kept.values()), kept, price)
+
+
+def multiply_accumulates(
+    specs: Mapping[str, LayerSpec], total: int, calls: Mapping[str, LayerCall]
+) -> Resource:
+    """MACs of one sample.
+
+    Args:
+        specs: the layers that may be decomposed.
+        total: of the whole network.
+        calls: how a forward pass called its layers; one that it never called takes none.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        costs = np.zeros(len(choices), np.int64)
+        if spec.name not in calls:
+            return costs
+        for scheme in np.unique(choices[:, 0]):
+            own = choices[:, 0] == scheme
+            first, second = mac_prices(spec, calls[spec.name], int(scheme))
+            costs[own] = choices[own, 2] * (first + choices[own, 1] * second)
+        return costs
+
+    kept = {name: calls[name].macs if name in calls else 0 for name in specs}
+    return Resource("macs", total, total - sum(kept.values()), kept, price)
+
+
+def nanoseconds(
+    total: int, kept: Mapping[str, int], pairs: Mapping[str, Mapping[Choice, int]]
+) -> Resource:
+    """Time of one forward pass, as the sum of its layers' measured times.
+
+    Args:
+        total: of the whole network.
+        kept: of each layer that may be decomposed.
+        pairs: of the choices that were measured; no others are on offer.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        known = pairs.get(spec.name, {})
+        rows = (Choice(*(int(value) for value in row)) for row in choices)
+        return np.array([known.get(choice, -1) for choice in rows], np.int64)
+
+    return Resource("latency", total, total - sum(kept.values()), kept, price)
