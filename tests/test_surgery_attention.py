@@ -248,20 +248,41 @@ def test_the_weight_of_the_packed_projection_is_found_before_and_after():
     assert find_layers(network)["attention.in_proj"].reason is None
 
 
+class Crossing(nn.Module):
+    """Attends to a part of what it is given, or to all of it."""
+
+    def __init__(self, sort):
+        super().__init__()
+        self.sort = sort
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
+
+    def forward(self, rows, **call):
+        key = rows if self.sort == "self" else rows[:, :KEYS]
+        value = key + 1 if self.sort == "three" else key
+        return self.attention(rows, key, value, **call)[0]
+
+
+@pytest.mark.parametrize("sort", ["self", "memory", "three"])
+@pytest.mark.parametrize("decomposed", ["attention.in_proj", "attention.out_proj", None])
+def test_projections_have_one_slice_and_stay_decomposable(sort, decomposed):
+    network = Crossing(sort)
+    if decomposed is not None:
+        install_random(network, decomposed, Choice(0, 1, 2))
+    for seen in (None, trace(network, (LENGTH, WIDTH))):
+        specs = find_layers(network, seen)
+        for name in {"attention.in_proj", "attention.out_proj"} - {decomposed}:
+            assert specs[name].reason is None
+            assert specs[name].max_slices == 1
+
+
 @pytest.mark.parametrize("sort", ["self", "memory", "three"])
 @pytest.mark.parametrize("need_weights", [True, False])
 def test_macs_are_those_of_the_formula(sort, need_weights):
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
-
+    class Net(Crossing):
         def forward(self, rows):
-            key = rows if sort == "self" else rows[:, :KEYS]
-            value = key + 1 if sort == "three" else key
-            return self.attention(rows, key, value, need_weights=need_weights)[0]
+            return super().forward(rows, need_weights=need_weights)
 
-    network = Net()
+    network = Net(sort)
     before = trace(network, (LENGTH, WIDTH))
     specs = find_layers(network, before)
     saved = 0

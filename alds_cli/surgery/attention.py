@@ -89,7 +89,7 @@ class PairedAttention(nn.Module):
         mask = None if hinted else _merged_mask(attn_mask, key_padding_mask, heads[0], heads[1])
         attended, weights = self._attend(heads, mask, need_weights=need_weights, causal=hinted)
         # (N, H, L, D) -> the layout of the query
-        order = (0, 2, 1, 3) if self.batch_first or not batched else (2, 0, 1, 3)
+        order = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
         joined = attended.permute(*order).reshape(query.shape)
         output: Tensor = self.out_proj(joined)
         if weights is None:
