@@ -77,9 +77,13 @@ LayerKind = Literal[
 class LayerSpec:
     """One convolution or linear layer as the allocation sees it.
 
-    `kernel` is () for a linear layer, else one extent per spatial dimension.
+    `kernel` is () for a linear layer, else one extent per spatial dimension. With `groups`,
+    k counts the slices inside each group: it divides `in_channels` / `groups`.
     `reason` says why the layer must stay as it is; None where it may be decomposed.
     `max_slices` caps k where the surroundings allow no grouped first half.
+
+    The packed projection of an `nn.MultiheadAttention` NAME is a linear layer
+    `NAME.in_proj`, whatever the attention calls its tensors.
     """
 
     name: str
@@ -94,7 +98,7 @@ class LayerSpec:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """(f, c / groups, κ1, κ2, …), the shape of the weight tensor."""
+        """(f, c / groups, κ1, κ2, …), whichever way round the layer itself holds its weight."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel)
 
     @property
