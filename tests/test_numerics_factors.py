@@ -189,6 +189,76 @@ def test_residual_norm_is_the_spectral_norm(case, limit, exponent):
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-14 * whole)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 12])
+@pytest.mark.parametrize("shape", [(12, 6, 3), (48, 6, 1), (12, 4, 9)])
+@pytest.mark.parametrize("k", [1, 2])
+def test_groups_are_factored_each_by_itself(groups, shape, k):
+    matrix = matrix_of(*shape)
+    own_rows = shape[0] // groups
+    for j in {1, min(own_rows, shape[1] // k * shape[2])}:
+        left, right = low_rank_factors(matrix, k, j, torch.float32, groups)
+        assert left.shape == (groups * k, own_rows, j)
+        assert right.shape == (groups * k, j, shape[1] // k * shape[2])
+        norms_of_groups = []
+        for index, part in enumerate(matrix.split(own_rows)):
+            own_left, own_right = low_rank_factors(part, k, j, torch.float32)
+            assert torch.equal(left[index * k : (index + 1) * k], own_left)
+            assert torch.equal(right[index * k : (index + 1) * k], own_right)
+            norms_of_groups.append(residual_norm(part, own_left, own_right))
+        whole = residual_norm(matrix, left, right, groups)
+        assert whole == max(norms_of_groups)
+        # the norm of the block diagonal matrix that the layer multiplies by
+        rest = torch.block_diag(
+            *(
+                part.flatten(1) - product(left[index * k : (index + 1) * k], own)
+                for index, (part, own) in enumerate(
+                    zip(matrix.split(own_rows), right.split(k), strict=True)
+                )
+            )
+        )
+        assert whole == pytest.approx(float(torch.linalg.matrix_norm(rest, 2)), rel=1e-12)
+
+
+POWERS = [-990, -700, -499, -67, 0, 66, 499, 700, 990]
+
+
+@pytest.mark.parametrize("power", POWERS)
+@pytest.mark.parametrize("shape", [(12, 20, 3), (70, 20, 1)])
+@pytest.mark.parametrize("limit", [1024, 2])
+def test_scales_of_float64_change_no_bit(power, shape, limit, monkeypatch):
+    """Up to their own squares, which leave the range."""
+    monkeypatch.setattr(factors, "_ALL_VECTORS", limit)
+    matrix = matrix_of(*shape)
+    power -= power % 2  # each half takes the root of it
+    usual = low_rank_factors(matrix, 2, 3)
+    scaled = matrix * 2.0**power
+    found = low_rank_factors(scaled, 2, 3)
+    for half, own in zip(usual, found, strict=True):
+        assert torch.equal(own, half * 2.0 ** (power // 2))
+    assert residual_norm(scaled, *found) == residual_norm(matrix, *usual) * 2.0**power
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("shape", [(12, 20, 3), (70, 20, 1)])
+def test_scales_of_float32(scale, shape):
+    """Whose halves must stay in the range of their type, too."""
+    matrix = (matrix_of(*shape) * scale).float()
+    left, right = low_rank_factors(matrix, 2, 5, torch.float32)
+    assert float(left.abs().max()) < 1e3 * scale**0.5
+    best = float(torch.linalg.matrix_norm(matrix.double().flatten(1) - truncated(matrix, 2, 5), 2))
+    assert residual_norm(matrix, left, right) == pytest.approx(best, rel=1e-5)
+
+
+def test_the_norm_of_a_pair_that_has_little_to_do_with_the_weight():
+    """A trained pair may be far larger than what it came from, or the weight be zero."""
+    left, right = matrix_of(1, 8, 3, 1), matrix_of(1, 3, 10, 2)
+    pair = float(torch.linalg.matrix_norm((left @ right)[0], 2))
+    for matrix in (torch.zeros(8, 10, 1), matrix_of(8, 10, 1) * 1e-250):
+        for scale in (1e-90, 1.0, 1e90):
+            found = residual_norm(matrix.double(), left * scale, right * scale)
+            assert found == pytest.approx(pair * scale * scale, rel=1e-12)
+
+
 @pytest.mark.parametrize("limit", [512, 1])
 @pytest.mark.parametrize("shape", [(6, 8, 3), (40, 8, 1)])
 def test_nothing_left_is_zero(limit, shape, monkeypatch):
