@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.latency.configurations import Filler, configuration_of
+from alds_cli.latency.configurations import Filler, configurations_of
 from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.devices import pick_device, ready
 from alds_cli.numerics.timing import Paired, as_latency, in_turns, paired, time_networks
 from alds_cli.records import Latency
-from alds_cli.surgery import find_layers
+from alds_cli.surgery import find_layers, layer_at
 
 _ROUNDS = (25, 400)
 _SECONDS_PER_LAYER = 0.25
@@ -117,13 +117,13 @@ def slower_layers(
     slower: dict[str, Paired] = {}
     for name in names:
         call = trace.calls.get(name)
-        if call is None or call.input_shape is None:
+        if call is None or not call.shapes:
             continue
-        layer, pair = original.get_submodule(name), compressed.get_submodule(name)
-        own = configuration_of(layer, specs[name].kind, call.input_shape, batch_size, device)
-        key = (own, *(tuple(half.shape) for half in pair.parameters()))
+        layer, pair = layer_at(original, name), compressed.get_submodule(name)
+        own = configurations_of(layer, specs[name].kind, call, batch_size, device)
+        key = (frozenset(own.items()), *(tuple(half.shape) for half in pair.parameters()))
         if key not in known:
-            inputs = filler.tensor(own.input_shape, getattr(torch, own.dtype))
+            inputs = [filler.tensor(c.input_shape, getattr(torch, c.dtype)) for c in own.elements()]
             known[key] = _side_by_side(layer, pair, inputs, device, seconds_per_layer)
         if known[key].at_most > 1:
             slower[name] = known[key]
@@ -131,16 +131,25 @@ def slower_layers(
 
 
 def _side_by_side(
-    layer: nn.Module, pair: nn.Module, inputs: Tensor, device: torch.device, seconds: float
+    layer: nn.Module,
+    pair: nn.Module,
+    inputs: Sequence[Tensor],
+    device: torch.device,
+    seconds: float,
 ) -> Paired:
+    """Pair time / layer time, each applied to all inputs in one turn."""
     least, most = _ROUNDS
 
     def rounds(one: float) -> int:
         return min(most, max(least, int(seconds / max(one, 1e-9))))
 
+    def calls(run: Callable[[Tensor], object]) -> None:
+        for tensor in inputs:
+            run(tensor)
+
     with torch.inference_mode(), ready(layer, device) as dense, ready(pair, device) as halves:
         times = in_turns(
-            {"layer": partial(dense, inputs), "pair": partial(halves, inputs)},
+            {"layer": partial(calls, dense), "pair": partial(calls, halves)},
             device,
             rounds=rounds,
             warmup=3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alds_cli.numerics.calls import LayerCall
 from alds_cli.numerics.devices import computing_dtype
 from alds_cli.records import Choice, LayerKind
 from alds_cli.surgery import make_pair
@@ -78,33 +80,37 @@ class Configuration:
         return make_pair(self.layer(), choice)
 
 
-def configuration_of(
-    layer: Any, kind: LayerKind, input_shape: tuple[int, ...], batch_size: int, device: torch.device
-) -> Configuration:
-    """The configuration of a plain convolution or linear layer.
+def configurations_of(
+    layer: Any, kind: LayerKind, call: LayerCall, batch_size: int, device: torch.device
+) -> Counter[Configuration]:
+    """What a forward pass asks of a plain convolution or linear layer, and how often.
 
     Args:
         layer: the module.
         kind: of its spec.
-        input_shape: of its call with one sample. Attention over windows and the like put
-            more than samples on the first axis, so that this is multiplied, not set.
+        call: its calls with one sample. Attention over windows and the like put more than
+            samples on the first axis, so that this is multiplied, not set.
         batch_size: samples in a forward pass.
         device: where it computes; half precision is widened on the CPU.
     """
     linear = kind == "linear"
     dtype = computing_dtype(layer.weight.dtype, device)
-    return Configuration(
-        kind=kind,
-        in_channels=layer.in_features if linear else layer.in_channels,
-        out_channels=layer.out_features if linear else layer.out_channels,
-        kernel=() if linear else tuple(layer.kernel_size),
-        groups=1 if linear else layer.groups,
-        geometry=()
-        if linear
-        else tuple((name, _given(layer, name)) for name in _geometry_of(kind)),
-        bias=layer.bias is not None,
-        dtype=str(dtype).removeprefix("torch."),
-        input_shape=(input_shape[0] * batch_size, *input_shape[1:]),
+    return Counter(
+        Configuration(
+            kind=kind,
+            in_channels=layer.in_features if linear else layer.in_channels,
+            # Of a packed projection only some rows may be needed.
+            out_channels=made[-1] if linear else layer.out_channels,
+            kernel=() if linear else tuple(layer.kernel_size),
+            groups=1 if linear else layer.groups,
+            geometry=()
+            if linear
+            else tuple((name, _given(layer, name)) for name in _geometry_of(kind)),
+            bias=layer.bias is not None,
+            dtype=str(dtype).removeprefix("torch."),
+            input_shape=(given[0] * batch_size, *given[1:]),
+        )
+        for given, made in call.shapes
     )
 
 

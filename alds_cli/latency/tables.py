@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -14,11 +15,12 @@ import torch
 from torch import nn
 
 from alds_cli.checkpoint.latencies import LayerTimes, load_latencies, store_latencies
-from alds_cli.latency.configurations import Configuration, configuration_of
+from alds_cli.latency.configurations import Configuration, configurations_of
 from alds_cli.latency.measuring import Measure, RealMeasure, measure_layer
 from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.devices import device_name, pick_device
 from alds_cli.records import Choice, LayerSpec, ProgressCallback, ProgressEvent
+from alds_cli.surgery import layer_at
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,6 @@ class LayerLatency:
     dense_ns: int
     pairs: Mapping[Choice, int]
     faster: frozenset[Choice]
-    calls: int = 1
 
 
 def layer_latencies(
@@ -97,13 +98,15 @@ def layer_latencies(
         now: seconds since 1970.
 
     Returns:
-        Times of the layers that have candidates and that the trace saw called.
+        Times of the layers that have candidates and that the trace saw called, all calls of a
+        forward pass together.
     """
     device = device or pick_device()
     wanted = _configurations(module, specs, trace, candidates, batch_size, device)
     asked: dict[Configuration, dict[Choice, None]] = {}
-    for name, configuration in wanted.items():
-        asked.setdefault(configuration, {}).update(dict.fromkeys(candidates[name]))
+    for name, configurations in wanted.items():
+        for configuration in configurations:
+            asked.setdefault(configuration, {}).update(dict.fromkeys(candidates[name]))
     conditions = measuring_conditions(device)
     known = load_latencies(conditions, now=now()) if cache else {}
     missing = {own: todo for own in asked if (todo := _unknown(known.get(own.key), asked[own]))}
@@ -124,7 +127,7 @@ def layer_latencies(
     if cache and calm:
         store_latencies(conditions, calm, now=now())
     return {
-        name: _all_calls(known[own.key], candidates[name], trace.calls[name].calls)
+        name: _all_calls([(known[c.key], times) for c, times in own.items()], candidates[name])
         for name, own in wanted.items()
     }
 
@@ -191,16 +194,14 @@ def _configurations(
     candidates: Mapping[str, Sequence[Choice]],
     batch_size: int,
     device: torch.device,
-) -> dict[str, Configuration]:
-    found: dict[str, Configuration] = {}
-    for name, offered in candidates.items():
-        call = trace.calls.get(name)
-        if offered and call is not None and call.input_shape is not None:
-            layer = module.get_submodule(name)
-            found[name] = configuration_of(
-                layer, specs[name].kind, call.input_shape, batch_size, device
-            )
-    return found
+) -> dict[str, Counter[Configuration]]:
+    return {
+        name: configurations_of(
+            layer_at(module, name), specs[name].kind, trace.calls[name], batch_size, device
+        )
+        for name, offered in candidates.items()
+        if offered and name in trace.calls and trace.calls[name].shapes
+    }
 
 
 def _unknown(known: LayerTimes | None, asked: Iterable[Choice]) -> list[Choice]:
@@ -215,12 +216,16 @@ def _joined(old: LayerTimes | None, new: LayerTimes) -> LayerTimes:
     return replace(new, pairs={**old.pairs, **new.pairs}, measured=old.measured)
 
 
-def _all_calls(times: LayerTimes, offered: Sequence[Choice], calls: int) -> LayerLatency:
-    dense = times.dense_ns * calls
-    measured = {c: pair for c in offered if (pair := times.pairs[c]) is not None}
-    return LayerLatency(
-        dense_ns=round(dense),
-        pairs={choice: round(pair.median * dense) for choice, pair in measured.items()},
-        faster=frozenset(c for c, pair in measured.items() if pair.at_most <= 1 - MARGIN),
-        calls=calls,
-    )
+def _all_calls(parts: Sequence[tuple[LayerTimes, int]], offered: Sequence[Choice]) -> LayerLatency:
+    """Add up the calls: each configuration of a layer with the number of its calls."""
+    dense = sum(times.dense_ns * calls for times, calls in parts)
+    pairs: dict[Choice, int] = {}
+    faster: set[Choice] = set()
+    for choice in offered:
+        own = [(times.pairs[choice], times.dense_ns * calls) for times, calls in parts]
+        known = [(pair, ns) for pair, ns in own if pair is not None]
+        if len(known) == len(own):
+            pairs[choice] = round(sum(pair.median * ns for pair, ns in known))
+            if sum(pair.at_most * ns for pair, ns in known) <= (1 - MARGIN) * dense:
+                faster.add(choice)
+    return LayerLatency(round(dense), pairs, frozenset(faster))
