@@ -11,6 +11,7 @@ from decomposing import decompose, install_random, randomised, rank_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
 from alds_cli.numerics.counting import count_parameters, trace
@@ -330,10 +331,14 @@ class Sharing(nn.Module):
         nn.utils.parametrizations.weight_norm(self.normed, "in_proj_weight")
         self.normed_inside = nn.MultiheadAttention(WIDTH, HEADS)
         nn.utils.parametrizations.weight_norm(self.normed_inside.out_proj)
+        self.pruned = nn.MultiheadAttention(WIDTH, HEADS)
+        prune.identity(self.pruned, "in_proj_weight")
         self.unused = nn.MultiheadAttention(WIDTH, HEADS)
 
     def forward(self, rows):
-        for part in (self.own, self.one, self.two, self.same, self.normed, self.normed_inside):
+        for part in (self.own, self.one, self.two, self.same):
+            rows = part(rows, rows, rows)[0]
+        for part in (self.normed, self.normed_inside, self.pruned):
             rows = part(rows, rows, rows)[0]
         packed = self.unused.in_proj_weight
         return rows + nn.functional.linear(rows, packed[:WIDTH])
@@ -353,6 +358,8 @@ def test_shared_and_computed_weights_of_attentions_are_kept():
     assert "shared" in reasons["same.out_proj"]
     assert "parametrization" in reasons["normed.out_proj"]
     assert "parametrization" in reasons["normed_inside.out_proj"]
+    assert "pruned.in_proj" not in reasons
+    assert "from others" in reasons["pruned.out_proj"]
     assert "without calling" in reasons["unused.in_proj"]
     expected = network(torch.ones(1, WIDTH))
     decompose(network, "normed_inside.in_proj", 0, 1, WIDTH)

@@ -130,8 +130,10 @@ def _reason_in_attention(
         return f"{type(attention).__name__} may do more than a plain attention"
     if "." not in name:
         return "the whole network is one attention"
-    if not _is_packed(attention):
+    if {attention.kdim, attention.vdim} != {attention.embed_dim}:
         return "its attention has keys or values of another size than queries"
+    if not _is_packed(attention):
+        return "its attention computes its packed weight from others"
     if attention.bias_k is not None or attention.add_zero_attn:
         return "its attention adds a key and a value to those it is given"
     if reason := _reason_of_weight(weight, uses):
