@@ -17,6 +17,7 @@ from alds_cli.allocation.options import (
     smallest_cost,
 )
 from alds_cli.allocation.problem import Problem, Refine
+from alds_cli.allocation.refining import refined
 from alds_cli.allocation.result import Allocation
 
 __all__ = [
@@ -34,5 +35,6 @@ __all__ = [
     "knapsack",
     "layer_options",
     "minimax",
+    "refined",
     "smallest_cost",
 ]
