@@ -55,7 +55,7 @@ def error_tables(
         known: ErrorTable | None = read_table(table, weights_hash, specs)
     else:
         known = load_cached(weights_hash, specs) if cache else None
-    known = known or ErrorTable(weights_hash, {})
+    known = _covering(known or ErrorTable(weights_hash, {}), wanted)
     missing = _missing(wanted, known, schemes)
     if not missing:
         return known, False
@@ -63,6 +63,19 @@ def error_tables(
     if cache:
         store_cached(complete)
     return complete, True
+
+
+def _covering(known: ErrorTable, wanted: Mapping[str, LayerSpec]) -> ErrorTable:
+    """Leave out tables that were made for fewer slices than a layer may have by now."""
+
+    def covers(name: str, tabled: int | None) -> bool:
+        asked = wanted[name].max_slices if name in wanted else tabled
+        return tabled is None or (asked is not None and asked <= tabled)
+
+    layers = {
+        name: table for name, table in known.layers.items() if covers(name, table.spec.max_slices)
+    }
+    return replace(known, layers=layers)
 
 
 def layer_weights_hash(module: nn.Module, specs: Mapping[str, LayerSpec]) -> str:
@@ -97,7 +110,8 @@ def _computed(
     for name, scheme in missing:
         spec = wanted[name]
         matrix = fold(weight_at(module, name), scheme)
-        ks = divisors(spec.in_channels // spec.groups)
+        most = spec.max_slices or spec.in_channels
+        ks = [k for k in divisors(spec.in_channels // spec.groups) if k <= most]
         jobs.append((name, scheme, SpectraJob(matrix, ks)))
     jobs.sort(key=lambda entry: -entry[2].work)
     layers = dict(known.layers)

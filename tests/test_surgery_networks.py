@@ -188,6 +188,7 @@ def test_artefacts_hold_pairs_of_every_kind_of_layer(named_network, suffix, tmp_
             again.network.module(inputs), loaded(inputs), rtol=1e-3, atol=1e-4
         )
     assert again.report.params_after == result.report.params_after
+    assert api.inspect(path, source).params_before == result.report.params_before
 
 
 def test_transformers_have_their_attention_decomposed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,6 +94,21 @@ def test_a_scheme_that_applies_to_no_layer_asks_for_nothing():
     table, computed = error_tables(net, find_layers(net), schemes=(3,))
     assert not computed
     assert not table.layers
+
+
+def test_a_table_of_fewer_slices_is_made_anew_where_more_are_possible():
+    net = network()
+    specs = find_layers(net)
+    few = {name: replace(spec, max_slices=1) for name, spec in specs.items()}
+    first, _ = error_tables(net, few)
+    assert all((layer.choices[:, 1] == 1).all() for layer in first.layers.values())
+    again, computed = error_tables(net, few)
+    assert not computed
+    require_equal(again, first)
+    more, computed = error_tables(net, specs)
+    assert computed
+    require_equal(more, error_tables(net, specs, cache=False)[0])
+    assert not error_tables(net, few)[1]  # what has more slices serves those who need fewer
 
 
 def test_other_weights_have_other_tables():

@@ -99,7 +99,7 @@ PROVEN_BOUNDS = ("sum", "theorem1")
 def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
     """A proven bound on the relative error of a tabled choice: the definition's own, or `sum`.
 
-    Never above 1: Ŵ is W times a projection, so what is left has no larger norm than W.
+    The error itself where it was computed. Never above 1: Ŵ is W times a projection, so what is left has no larger norm than W.
 
     Raises:
         KeyError: the table has no such choice.
@@ -107,5 +107,7 @@ def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
     row = table.row(choice)
     if row is None:
         raise KeyError(choice)
+    if not np.isnan(table.exact[row]):
+        return float(ERROR_DEFINITIONS["exact"](table)[row])
     proven = definition if definition in PROVEN_BOUNDS else "sum"
     return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0)

@@ -59,7 +59,7 @@ def _report(spec: LayerSpec, choice: Choice | None, current: LayerSpec | None) -
     if choice is None:
         reason = spec.reason or (current.reason if current is not None else None)
         return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
-    size = pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j)
+    size = pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
     return LayerReport(
         spec.name,
         spec.weight_shape,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -22,6 +22,10 @@ from alds_cli.loading import Network
 from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.timing import time_networks
 from alds_cli.records import Choice, IntArray, LayerSpec, Plan, ProgressCallback
+
+
+_SURPRISES = 8
+"""So many plans may hold pairs that turn out slower before only measured ones are offered."""
 
 
 class Stopwatch:
@@ -61,6 +65,7 @@ class Stopwatch:
         self._cache = cache
         self._progress = progress
         self._slower: set[tuple[str, Choice]] = set()
+        self._surprises = 0
 
     @cached_property
     def network_ns(self) -> int:
@@ -89,21 +94,21 @@ class Stopwatch:
         Where time is budgeted only measured pairs are priced, and those that measured
         faster are on offer. Elsewhere ranks between those of the grid may be chosen too,
         up to the highest that measured faster; `slower` then measures what was chosen.
+        Where that went wrong too often, only what measured faster is on offer any more.
         """
         found = np.zeros(len(choices), np.bool_)
         own = self.measured.get(spec.name)
         if own is None:
             return found
-        highest: dict[tuple[int, int], int] = {}
-        for choice in own.faster:
-            at = (choice.scheme, choice.k)
-            highest[at] = max(highest.get(at, 0), choice.j)
-        for (scheme, k), j in highest.items():
-            found |= (choices[:, 0] == scheme) & (choices[:, 1] == k) & (choices[:, 2] <= j)
+        if self._surprises >= _SURPRISES:
+            for choice in own.faster:
+                found |= _is(choices, choice)
+        else:
+            for (scheme, k), j in _highest(own.faster).items():
+                found |= (choices[:, 0] == scheme) & (choices[:, 1] == k) & (choices[:, 2] <= j)
         banned = {choice for name, choice in self._slower if name == spec.name}
-        banned |= own.pairs.keys() - own.faster
-        for choice in banned:
-            found &= (choices != (choice.scheme, choice.k, choice.j)).any(axis=1)
+        for choice in banned | (own.pairs.keys() - own.faster):
+            found &= ~_is(choices, choice)
         return found
 
     def fastest(self, method: str) -> Plan:
@@ -123,6 +128,7 @@ class Stopwatch:
             if name not in found or choice not in found[name].faster
         }
         self._slower |= fresh
+        self._surprises += bool(fresh)
         return bool(fresh)
 
     def compare(self, compressed: nn.Module) -> NetworkComparison:
@@ -155,3 +161,18 @@ class Stopwatch:
                 "times can only be measured of a network that runs", tip="--input-shape C,H,W"
             )
         return shape
+
+
+def _highest(choices: Collection[Choice]) -> dict[tuple[int, int], int]:
+    """The highest rank of each (scheme, k)."""
+    found: dict[tuple[int, int], int] = {}
+    for choice in choices:
+        at = (choice.scheme, choice.k)
+        found[at] = max(found.get(at, 0), choice.j)
+    return found
+
+
+def _is(choices: IntArray, choice: Choice) -> NDArray[np.bool_]:
+    """Which rows (n, 3) are that choice."""
+    found: NDArray[np.bool_] = np.all(choices == (choice.scheme, choice.k, choice.j), axis=1)
+    return found

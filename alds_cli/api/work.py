@@ -72,11 +72,16 @@ class Work:
             except ContractError:
                 if not self._timed or self._fastest:
                     raise
-                self._fastest = True
-                self.plan = self._ledger.stopwatch.fastest(self._workshop.settings.method)
+                self._plan_fastest()
+                if self._exceeded() is not None:
+                    raise
             if not (self._too_large() or self._too_slow()):
                 return
         raise ContractError("no plan was found that reaches what is asked", tip="ask for less")
+
+    def _plan_fastest(self) -> None:
+        self._fastest = True
+        self.plan = self._ledger.stopwatch.fastest(self._workshop.settings.method)
 
     def _next_plan(self) -> Plan:
         workshop, settings = self._workshop, self._workshop.settings
@@ -132,12 +137,17 @@ class Work:
         Raises:
             ContractError: it does not hold.
         """
+        if (exceeded := self._exceeded()) is not None:
+            raise broken(*exceeded)
+
+    def _exceeded(self) -> tuple[Budget, int] | None:
+        """A budget that the plan is certain not to keep, and what it would take."""
         for budget in self._budgets:
-            if budget.resource.name == "latency":
-                continue
-            reached = self._ledger.after(budget.resource, self.plan)
-            if reached > budget.allowed:
-                raise broken(budget, reached)
+            if budget.resource.name != "latency":
+                reached = self._ledger.after(budget.resource, self.plan)
+                if reached > budget.allowed:
+                    return budget, reached
+        return None
 
     def outlook(self) -> CompressionReport:
         """The figures of the plan, before it is carried out."""
@@ -210,7 +220,7 @@ class Work:
         """
         index = self._names.index("latency")
         best: NetworkComparison | None = None
-        for _ in range(_TIMED_ROUNDS):
+        for rounds_left in reversed(range(_TIMED_ROUNDS)):
             made = self._made(in_place=False)
             with self._clock("measure"):
                 comparison = self._ledger.stopwatch.compare(made.network.module)
@@ -221,13 +231,26 @@ class Work:
                 best = comparison
             if self._given or self._fastest:
                 break
-            # A little more than what is missing, or rounds would approach it without end.
-            self._tighten(index, round(1.25 * excess))
+            if rounds_left == 1:
+                self._plan_fastest()
+                continue
+            self._expect_less(index, comparison, excess)
             self.make_plan()
         assert best is not None  # noqa: S101 - there was at least one round
         raise too_slow(
             self._budgets[index], best.original.median_ms, best.compressed.median_ms, best.saved
         )
+
+    def _expect_less(self, index: int, times: NetworkComparison, excess: int) -> None:
+        """Tighten the budget of time by what a network saved less than foreseen."""
+        budget = self._budgets[index]
+        before = budget.resource.before
+        foreseen = before - self._ledger.after(budget.resource, self.plan)
+        worth = times.saved * before / foreseen if foreseen > 0 else 0.0
+        wanted = before - budget.allowed
+        # A little beyond, or rounds would approach the aim without reaching it.
+        missing = wanted / worth - foreseen if worth > 0 else before
+        self._tighten(index, round(max(1.05 * missing, 1.25 * excess)))
 
     def _report(
         self,

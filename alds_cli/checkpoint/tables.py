@@ -7,6 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def write_table(table: ErrorTable, path: Path) -> None:
         layers[name] = {
             "shape": layer.spec.weight_shape,
             "groups": layer.spec.groups,
+            "max_slices": layer.spec.max_slices,
             "schemes": {
                 str(scheme): {"norm": norm.hex(), "energy": layer.energies[scheme].hex()}
                 for scheme, norm in layer.norms.items()
@@ -157,7 +159,7 @@ def _layer_table(
         raise ValueError(f"layer {name}: an error is not a number")
     schemes = {int(text): part for text, part in entry["schemes"].items()}
     return LayerTable(
-        spec,
+        replace(spec, max_slices=entry["max_slices"]),
         norms={scheme: float.fromhex(part["norm"]) for scheme, part in schemes.items()},
         energies={scheme: float.fromhex(part["energy"]) for scheme, part in schemes.items()},
         choices=choices,

@@ -64,12 +64,21 @@ def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | No
     return prices
 
 
-def refusal(budgets: Sequence[Budget], layers: Sequence[LayerOptions]) -> ContractError:
-    """Why no plan fits: the budget that cannot be met even alone, else all of them together."""
+def refusal(
+    budgets: Sequence[Budget], layers: Sequence[LayerOptions], *, faster_only: bool
+) -> ContractError:
+    """Why no plan fits: the budget that cannot be met even alone, else all of them together.
+
+    Args:
+        budgets: what was asked.
+        layers: what was on offer.
+        faster_only: whether that left out what measures slower.
+    """
+    made = "make with pairs that each measure faster" if faster_only else "make"
     for column, budget in enumerate(budgets):
         least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
         if least > budget.allowed - budget.margin:
-            return _out_of_reach(budget, least)
+            return _out_of_reach(budget, least, made)
     asked = ", ".join(_asked(budget) for budget in budgets)
     return BudgetError(
         f"no plan was found within all of these together: {asked}",
@@ -77,10 +86,10 @@ def refusal(budgets: Sequence[Budget], layers: Sequence[LayerOptions]) -> Contra
     )
 
 
-def _out_of_reach(budget: Budget, least: int) -> ContractError:
+def _out_of_reach(budget: Budget, least: int, made: str) -> ContractError:
     resource = budget.resource
     smallest = (
-        f"the smallest network that this method can make has {_amount(resource, least)} "
+        f"the smallest network that this method can {made} has {_amount(resource, least)} "
         f"of {_amount(resource, resource.before)}"
     )
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000

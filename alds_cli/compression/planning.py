@@ -61,7 +61,8 @@ def plan_within(
     try:
         plan = chosen.plan(problem, solver=solver, bound=bound, seed=seed)
     except InfeasibleError as error:
-        raise refusal(budgets, problem.options(bound, chosen.schemes)) from error
+        layers = problem.options(bound, chosen.schemes)
+        raise refusal(budgets, layers, faster_only=offered is not None) from error
     return replace(plan, choices={name: plan.choices.get(name) for name in specs})
 
 

@@ -5,13 +5,14 @@ Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, Sec. 2.2, Eq. 8, Algori
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alds_cli.allocation import (
     DEFAULT_DEFINITION,
@@ -21,9 +22,10 @@ from alds_cli.allocation import (
     alternating,
     knapsack,
     minimax,
+    refined,
 )
 from alds_cli.errors import OptionError
-from alds_cli.records import Plan
+from alds_cli.records import IntArray, LayerTable, Plan
 
 SCHEMES = (0,)
 
@@ -102,6 +104,37 @@ def plan(problem: Problem, *, solver: str, bound: str, seed: int) -> Plan:
         objective=allocation.objective,
         objective_bound=allocation.lower_bound,
     )
+
+
+def _refined(
+    solve: Callable[[Sequence[LayerOptions], Sequence[int]], Allocation],
+    problem: Problem,
+    layers: list[LayerOptions],
+) -> tuple[Allocation, list[LayerOptions]]:
+    """Minimise errors that are computed as the solver asks for them."""
+    refine = problem.refine
+    if refine is None:
+        raise OptionError("true errors need the weights, which nobody gave", tip="--bound sum")
+
+    def errors_of(requests: Sequence[tuple[int, int]]) -> Sequence[float]:
+        options = [(layers[at].name, layers[at].choice(index)) for at, index in requests]
+        return refine([(name, choice) for name, choice in options if choice is not None])
+
+    known = [_known(own, table) for own, table in zip(layers, problem.tables, strict=True)]
+    return refined(solve, layers, known, problem.budgets, errors_of)
+
+
+def _known(own: LayerOptions, table: LayerTable) -> NDArray[np.bool_]:
+    """Which options' true errors are tabled already; that of keeping the layer is 0."""
+    width = int(own.choices.max()) + 1
+
+    def numbered(choices: IntArray) -> IntArray:
+        return np.asarray((choices[:, 0] * width + choices[:, 1]) * width + choices[:, 2])
+
+    tabled = numbered(table.choices[~np.isnan(table.exact)])
+    found: NDArray[np.bool_] = np.isin(numbered(own.choices), tabled)
+    found[own.choices[:, 1] == 0] = True
+    return found
 
 
 def _require_able(solver: str, bound: str, budgets: int) -> None:

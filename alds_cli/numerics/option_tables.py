@@ -67,9 +67,7 @@ def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
     return costs
 
 
-def _rows(
-    spec: LayerSpec, scheme: int, k: int, curve: Curve
-) -> dict[str, FloatArray | IntArray]:
+def _rows(spec: LayerSpec, scheme: int, k: int, curve: Curve) -> dict[str, FloatArray | IntArray]:
     """The columns of the ranks with which k slices shrink the layer."""
     choices = np.empty((len(curve.largest) - 1, 3), np.int64)
     choices[:, 0], choices[:, 1], choices[:, 2] = scheme, k, np.arange(1, len(choices) + 1)

@@ -1,0 +1,245 @@
+"""Budgets of time, on a machine whose times are known: what is promised is what is measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from alds_cli import api
+from alds_cli.api import stopwatch
+from alds_cli.architectures import build
+from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
+from alds_cli.latency import LayerLatency, NetworkComparison
+from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.counting import trace
+from alds_cli.numerics.macs import pair_macs
+from alds_cli.numerics.timing import as_latency, paired
+from alds_cli.records import Architecture, Choice
+from alds_cli.surgery import find_layers
+
+CPU = torch.device("cpu")
+
+SHAPE = (1, 8, 8)
+
+
+def digits():
+    torch.manual_seed(0)
+    return build(Architecture("digits_cnn")).eval()
+
+
+class Machine:
+    """Times of layers in ns: so many for each MAC, and for each slice of a pair.
+
+    Whole networks take `bias` times what their layers take together; what pairs save in
+    the whole is `worth` of what they save alone.
+    """
+
+    def __init__(self, per_mac=1.0, per_slice=0.0, bias=1.0, worth=1.0):
+        self.per_mac, self.per_slice, self.bias, self.worth = per_mac, per_slice, bias, worth
+        self.compared = 0
+        self.measured = []
+
+    def pair_ns(self, spec, call, choice):
+        return round(self.per_mac * pair_macs(spec, call, choice) + self.per_slice * choice.k)
+
+    def dense_ns(self, call):
+        return round(self.per_mac * call.macs)
+
+    def layers(self, _module, specs, traced, candidates, **_options):
+        self.measured.append(candidates)
+        found = {}
+        for name, offered in candidates.items():
+            call = traced.calls[name]
+            pairs = {choice: self.pair_ns(specs[name], call, choice) for choice in offered}
+            dense = self.dense_ns(call)
+            faster = frozenset(c for c, ns in pairs.items() if ns < 0.97 * dense)
+            found[name] = LayerLatency(dense, pairs, faster)
+        return found
+
+    def whole_ns(self, module):
+        """From the widths of its pairs: the original's time less what each of them saves."""
+        original = digits()
+        traced = trace(original, SHAPE)
+        specs = find_layers(original, traced)
+        total = saved = 0
+        for name, spec in specs.items():
+            call = traced.calls[name]
+            total += self.dense_ns(call)
+            part = module.get_submodule(name)
+            if hasattr(part, "first"):
+                k = getattr(part.first, "groups", 1)
+                choice = Choice(0, k, part.first.weight.shape[0] // k)
+                saved += self.dense_ns(call) - self.pair_ns(spec, call, choice)
+        return self.bias * (total - self.worth * saved)
+
+    def networks(self, modules, *_shape, **_options):
+        return {name: np.full(9, self.whole_ns(m) / 1e9) for name, m in modules.items()}
+
+    def compare(self, original, compressed, *_shape, **_options):
+        self.compared += 1
+        times = [np.full(9, self.whole_ns(m) / 1e9) for m in (original, compressed)]
+        return NetworkComparison(
+            as_latency(times[0], 1, CPU), as_latency(times[1], 1, CPU), paired(times[1], times[0])
+        )
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    def install(**facts):
+        made = Machine(**facts)
+        monkeypatch.setattr(stopwatch, "layer_latencies", made.layers)
+        monkeypatch.setattr(stopwatch, "time_networks", made.networks)
+        monkeypatch.setattr(stopwatch, "compare_latency", made.compare)
+        return made
+
+    return install
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.4, 0.7])
+@pytest.mark.parametrize("bias", [0.9, 1.0, 1.3])
+def test_a_ratio_of_the_latency_is_one_of_the_measured_time(machine, ratio, bias):
+    there = machine(bias=bias)
+    result = api.compress(digits(), target="latency", ratio=ratio)
+    assert there.whole_ns(result.network.module) <= (1 - ratio) * there.whole_ns(digits())
+    report = result.report
+    assert report.latency_saved >= ratio
+    assert report.latency_after.median_ms <= (1 - ratio) * report.latency_before.median_ms * 1.0001
+    assert report.macs_after < report.macs_before
+
+
+def test_a_plan_that_came_out_slower_than_foreseen_is_tightened(machine):
+    there = machine(worth=0.8)
+    result = api.compress(digits(), target="latency", ratio=0.4)
+    assert there.compared > 1
+    assert result.report.latency_saved >= 0.4
+
+
+def test_what_is_faster_than_foreseen_need_not_be_given_up(machine):
+    there = machine(worth=1.4)
+    reachable = api.compress(digits(), target="latency", ratio=0.3).report
+    assert there.compared == 1
+    assert reachable.latency_saved >= 0.3
+
+
+@pytest.mark.parametrize("limit", [{"ratio": 0.6, "target": "latency"}, {"max_latency": "100us"}])
+def test_what_cannot_be_had_says_how_fast_the_best_was(machine, limit, tmp_path):
+    there = machine(worth=0.3)
+    with pytest.raises((RatioUnreachableError, BudgetError), match="fastest network") as caught:
+        api.compress(digits(), output=tmp_path / "small.pt", **limit)
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+    assert f"{there.whole_ns(digits()) / 1e6:.3f} ms" in caught.value.message
+    if "ratio" in limit:
+        assert 0 < caught.value.largest <= 0.3
+        machine(worth=0.3)
+        again = api.compress(digits(), target="latency", ratio=0.8 * caught.value.largest)
+        assert again.report.latency_saved >= 0.8 * caught.value.largest
+
+
+def test_an_absolute_limit_holds(machine):
+    there = machine(bias=1.2)
+    half = there.whole_ns(digits()) / 2
+    report = api.compress(digits(), max_latency=f"{half / 1e6:.6f}ms").report
+    assert report.latency_after.median_ms * 1e6 <= half
+    assert report.limits == {"latency": int(f"{half / 1e6:.6f}".replace(".", ""))}
+
+
+def test_time_and_parameters_together(machine):
+    there = machine()
+    total = api.compress(digits(), ratio=0.01).report.params_before
+    result = api.compress(digits(), target="latency", ratio=0.3, max_params=total // 3)
+    assert result.report.params_after <= total // 3
+    assert there.whole_ns(result.network.module) <= 0.7 * there.whole_ns(digits())
+
+
+@pytest.mark.parametrize("target", ["latency", "params", "macs"])
+def test_no_layer_becomes_slower(machine, target):
+    there = machine(per_slice=20_000.0)
+    free = api.compress(digits(), target="params", ratio=0.5)
+    result = api.compress(digits(), target=target, ratio=0.3, never_slower=True)
+    traced = trace(digits(), SHAPE)
+    specs = find_layers(digits(), traced)
+
+    def slower(plan):
+        return [
+            name
+            for name, choice in plan.decomposed.items()
+            if there.pair_ns(specs[name], traced.calls[name], choice)
+            >= there.dense_ns(traced.calls[name])
+        ]
+
+    assert slower(free.plan)  # or there would be nothing to avoid
+    assert not slower(result.plan)
+    assert result.plan.decomposed
+
+
+def test_a_pair_between_the_measured_ones_is_measured_too(machine):
+    there = machine()
+    result = api.compress(digits(), ratio=0.5, never_slower=True)
+    asked = {
+        (name, choice)
+        for candidates in there.measured
+        for name, offered in candidates.items()
+        for choice in offered
+    }
+    assert set(result.plan.decomposed.items()) <= asked
+    odd = [choice for choice in result.plan.decomposed.values() if choice.j % 8]
+    assert odd  # ranks that the grid does not have
+
+
+def test_where_every_pair_is_slower_nothing_is_made(machine, tmp_path):
+    machine(per_slice=1e9)
+    with pytest.raises(RatioUnreachableError, match="measure faster") as caught:
+        api.compress(digits(), ratio=0.2, never_slower=True, output=tmp_path / "small.pt")
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_that_is_too_slow_is_refused(machine):
+    there = machine()
+    plan = api.compress(digits(), target="latency", ratio=0.2).plan
+    there.compared = 0
+    assert api.compress(digits(), plan=plan, target="latency", ratio=0.2).plan == plan
+    with pytest.raises(RatioUnreachableError):
+        api.compress(digits(), plan=plan, target="latency", ratio=0.9)
+    assert there.compared == 2
+
+
+class Contrary(Machine):
+    """Here the pairs with few parameters are the slow ones."""
+
+    def pair_ns(self, spec, call, choice):
+        share = pair_params(spec.weight_shape, 0, choice.k, choice.j) / spec.weight_params
+        return round(self.dense_ns(call) * (1.2 - share))
+
+
+def test_budgets_that_exclude_each_other(monkeypatch, tmp_path):
+    made = Contrary()
+    for name in ("layers", "networks", "compare"):
+        there = {"layers": "layer_latencies", "networks": "time_networks"}
+        monkeypatch.setattr(stopwatch, there.get(name, "compare_latency"), getattr(made, name))
+    fast = {"target": "latency", "ratio": 0.3}
+    with pytest.raises(BudgetError, match="measure faster") as caught:
+        api.compress(digits(), max_params=1, **fast)
+    least = int(caught.value.tip.split(",")[0].split()[1])
+    small = {"max_params": least + 500, "never_slower": True}
+    assert api.compress(digits(), **small).report.params_after <= least + 500
+    assert api.compress(digits(), **fast).report.latency_saved >= 0.3
+    with pytest.raises(ContractError, match="within all of these together") as caught:
+        api.compress(digits(), output=tmp_path / "small.pt", **small, **fast)
+    assert f"--max-params {least + 500}" in caught.value.message
+    assert caught.value.exit_code == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_really_measured(tmp_path):
+    """The whole chain with real times; how fast this machine is proves nothing."""
+    path = tmp_path / "small.pt"
+    try:
+        report = api.compress(digits(), target="latency", ratio=0.01, output=path).report
+    except RatioUnreachableError:
+        assert not path.exists()
+    else:
+        assert report.latency_saved >= 0.01
+        assert path.exists()
