@@ -70,6 +70,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr("alds_cli.numerics.grams.CHUNK_BYTES", 8 * 40)
     elif request.param == "lanczos":
         monkeypatch.setattr(lanczos, "_DENSE", 1)
+        monkeypatch.setattr(decomposition, "_STRIPE", 3)
     elif request.param == "fine":
         monkeypatch.setattr(exactness, "_FINE", 2.0)
     return request.param

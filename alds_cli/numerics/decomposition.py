@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.grams import CHUNK_BYTES, slice_blocks, slice_grams
-from alds_cli.numerics.lanczos import largest_eigenvalue
+from alds_cli.numerics.lanczos import eigenvalue_bytes, largest_eigenvalue
 from alds_cli.numerics.scaling import even_exponent
 from alds_cli.records import FloatArray
 
@@ -83,7 +83,8 @@ class Layout:
     def piece_bytes(self, *, fine: bool) -> int:
         """Bytes that decomposing some slices together takes beyond what is kept."""
         _, together = next(self.ranges())
-        own = together * self.size**2 * (7 if fine else 5)
+        copies = (3 if self.k == 1 else 5) + (2 if fine else 0)
+        own = together * self.size**2 * copies
         if self.summed:
             own += 2 * together * self.rows * self.size
         longer = max(self.rows, self.columns)
@@ -94,8 +95,9 @@ class Layout:
         return 3 * CHUNK_BYTES if self.corner else 0
 
     def error_bytes(self) -> int:
-        """Bytes that the error of one rank takes: a Gram matrix and two copies."""
-        return 0 if self.k == 1 else 3 * 8 * min(self.rows, self.k * self.size) ** 2
+        """Bytes that the error of one rank takes: a Gram matrix, and what its norm takes."""
+        side = min(self.rows, self.k * self.size)
+        return 0 if self.k == 1 else 8 * side**2 + eigenvalue_bytes(side)
 
 
 class GroupDecomposition:
@@ -148,6 +150,7 @@ class GroupDecomposition:
         for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
             scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
             _add_gram(self._corner, scaled)
+        _mirror(self._corner)
         self._bases = torch.empty(0)
 
     def largest(self) -> FloatArray:
@@ -167,14 +170,13 @@ class GroupDecomposition:
     def _gram(self, j: int) -> Tensor:
         """The smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
         if self._layout.corner:
-            gram = self._corner[j * self._layout.k :, j * self._layout.k :].clone()
-        elif self._layout.summed:
-            gram = self._sums[j].clone()
-        else:
-            columns = self._vectors[j:].flatten(0, 1)
-            factor = columns if columns.shape[0] < columns.shape[1] else columns.T
-            gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
-            _add_gram(gram, factor)
+            return self._corner[j * self._layout.k :, j * self._layout.k :].contiguous()
+        if self._layout.summed:
+            return _mirror(self._sums[j])
+        columns = self._vectors[j:].flatten(0, 1)
+        factor = columns if columns.shape[0] < columns.shape[1] else columns.T
+        gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
+        _add_gram(gram, factor)
         return _mirror(gram)
 
     def _solve_all(self, matrix: Tensor) -> None:

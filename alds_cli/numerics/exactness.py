@@ -75,7 +75,7 @@ def working_bytes(
         fine: whether from triangular factors.
     """
     layout = Layout(shape, k, groups)
-    once = max(layout.piece_bytes(fine=fine), layout.error_bytes())
+    once = max(layout.piece_bytes(fine=fine), layout.finish_bytes(), layout.error_bytes())
     return layout.kept_bytes(ranks) + once
 
 
