@@ -75,8 +75,10 @@ def refined(
             allocation = solve(bounded, budgets)
             requests = [
                 (position, index)
-                for position, index in enumerate(allocation.chosen)
-                if not states[position].known[index]
+                for position, (state, chosen) in enumerate(
+                    zip(states, allocation.chosen, strict=True)
+                )
+                for index in state.to_refute(chosen)
             ]
             if not requests:
                 return allocation, bounded
@@ -144,7 +146,28 @@ class _Layer:
         larger, so are those of all smaller ranks.
         """
         asked = [] if self.known[chosen] else [chosen]
-        costs, error = self.options.costs, self.estimates[chosen]
+        return [*asked, *self._rivals(chosen, float(self.estimates[chosen]))]
+
+    def to_refute(self, chosen: int) -> list[int]:
+        """What to ask so that a choice made for its lower bound alone is not made again.
+
+        Of every (scheme, k) the largest rank up to the cost at which so small an error is
+        thought to be had.
+        """
+        if self.known[chosen]:
+            return []
+        bound = float(self.errors[chosen])
+        (enough,) = np.nonzero(self.estimates <= bound)
+        if not len(enough):
+            return [chosen]
+        shares = (self.options.costs / np.maximum(self.options.costs.max(axis=0), 1)).sum(axis=1)
+        needed = int(enough[np.argmin(shares[enough])])
+        rivals = [index for index in self._rivals(needed, bound) if self.estimates[index] > bound]
+        return rivals or [chosen]
+
+    def _rivals(self, chosen: int, error: float) -> list[int]:
+        """Of every (scheme, k) the largest unknown rank that may beat a choice with that error."""
+        costs = self.options.costs
         dearer = np.any(costs > costs[chosen], axis=1)
         cheaper = np.any(costs < costs[chosen], axis=1)
         rival = ~self.known & ~dearer & ((self.errors < error) | cheaper & (self.errors <= error))
@@ -152,4 +175,4 @@ class _Layer:
         (rivals,) = np.nonzero(rival)
         rivals = rivals[np.lexsort((self.options.choices[rivals, 2], self.curve[rivals]))]
         last = np.append(np.diff(self.curve[rivals]) > 0, True)[: len(rivals)]
-        return [*asked, *(int(index) for index in rivals[last])]
+        return [int(index) for index in rivals[last]]
