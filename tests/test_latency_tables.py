@@ -162,6 +162,15 @@ def test_without_the_cache_nothing_is_read_or_written():
     assert again.asked
 
 
+def test_a_layer_with_nothing_on_offer_is_measured_as_it_is():
+    measure, again = FakeMeasure(), FakeMeasure()
+    found = measured(measure=measure, choices={"one": [], "unused": []})
+    assert found == {"one": LayerLatency(16 * 10**9, {}, frozenset())}
+    assert [choices for _, choices in measure.asked] == [[]]
+    assert measured(measure=again, choices={"one": []}) == found
+    assert again.asked == []
+
+
 def test_choices_given_up_are_known_as_such():
     first, second = FakeMeasure(lambda choice: choice.k), FakeMeasure()
     assert all(c.k <= 2 or c.j <= 8 for c in measured(measure=first)["one"].pairs)

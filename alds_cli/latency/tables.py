@@ -88,7 +88,8 @@ def layer_latencies(
         module: the network; only its layers' shapes and dtype are used.
         specs: its layers.
         trace: a forward pass, for the input shapes and the number of calls.
-        candidates: what to offer by layer, see `latency_candidates`.
+        candidates: what to offer by layer, see `latency_candidates`; a layer with nothing
+            on offer is measured as it is.
         batch_size: samples in a forward pass.
         device: where to compute; None is `pick_device()`.
         cache: read and keep times in the user's cache folder.
@@ -98,8 +99,8 @@ def layer_latencies(
         now: seconds since 1970.
 
     Returns:
-        Times of the layers that have candidates and that the trace saw called, all calls of a
-        forward pass together.
+        Times of the layers in `candidates` that the trace saw called, all calls of a forward
+        pass together.
     """
     device = device or pick_device()
     wanted = _configurations(module, specs, trace, candidates, batch_size, device)
@@ -109,7 +110,11 @@ def layer_latencies(
             asked.setdefault(configuration, {}).update(dict.fromkeys(candidates[name]))
     conditions = measuring_conditions(device)
     known = load_latencies(conditions, now=now()) if cache else {}
-    missing = {own: todo for own in asked if (todo := _unknown(known.get(own.key), asked[own]))}
+    missing = {
+        own: _unknown(known.get(own.key), choices)
+        for own, choices in asked.items()
+        if own.key not in known or _unknown(known[own.key], choices)
+    }
     share = max(_LEAST_SECONDS, seconds / max(1, len(missing)))
     measure = measure or RealMeasure(device)
     calm: dict[str, LayerTimes] = {}
@@ -199,8 +204,8 @@ def _configurations(
         name: configurations_of(
             layer_at(module, name), specs[name].kind, trace.calls[name], batch_size, device
         )
-        for name, offered in candidates.items()
-        if offered and name in trace.calls and trace.calls[name].shapes
+        for name in candidates
+        if name in trace.calls and trace.calls[name].shapes
     }
 
 
