@@ -93,6 +93,28 @@ def test_errors_are_those_of_dense_svds(way, shape, groups):
         assert (np.diff(found) <= 1e-12 * found[0]).all()
 
 
+@pytest.mark.parametrize("stripe", [1, 3, 128])
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_gram_matrices_are_whole_wherever_they_begin(stripe, keep, shape, monkeypatch):
+    monkeypatch.setattr(decomposition, "_STRIPE", stripe)
+    monkeypatch.setattr(decomposition, "KEEP_BYTES", keep)
+    matrix = matrix_of(*shape)
+    for k in divisors(shape[1])[1:]:
+        ranks = range(full_rank(matrix, k))
+        found = Decomposition(matrix, k, ranks=ranks)
+        found.run()
+        for j in ranks:
+            gram = found._groups[0]._gram(j)
+            assert torch.equal(gram, gram.T)
+            lost = sum(
+                float(torch.linalg.svdvals(part.flatten(1))[j:].square().sum())
+                for part in matrix.chunk(k, dim=1)
+            )
+            exponent = 2 * found._groups[0]._exponent
+            assert float(gram.trace()) * 2.0**exponent == pytest.approx(lost, rel=1e-9)
+
+
 def test_the_small_cases_take_every_form():
     kinds = {
         "corner" if layout.corner else "kept wide" if layout.wide else "kept tall"
@@ -320,8 +342,7 @@ def expected_errors(weights):
     ]
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 40_000, 0])
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(("memory", "count"), [(1 << 30, 3), (40_000, 1), (0, 2)])
 def test_batches_give_what_single_calls_give(memory, count, threads, way):
     del way
     threads(count)
