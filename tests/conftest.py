@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import uuid
 from pathlib import Path
 
@@ -14,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WO
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from alds_cli import architectures  # noqa: E402
+from alds_cli.cli.app import main  # noqa: E402
 
 # Small networks gain nothing from threads that wait for each other, least of all where
 # several test processes share the cores. Tests of threads set their number themselves.
@@ -54,3 +60,36 @@ def threads():
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def run(monkeypatch, capfdbinary):
+    """The command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["alds", *map(str, arguments)])
+        handler = signal.getsignal(signal.SIGTERM)
+        capfdbinary.readouterr()
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        finally:
+            signal.signal(signal.SIGTERM, handler)
+        out, err = capfdbinary.readouterr()
+        return code, out.decode(), " ".join(err.decode().split())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """A folder with a small checkpoint and labelled images, as a training leaves them."""
+    folder = tmp_path_factory.mktemp("digits")
+    torch.manual_seed(0)
+    network = architectures.build(architectures.parse_architecture("digits_cnn"))
+    torch.save(network.state_dict(), folder / "model.pt")
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (64, 8, 8, 1), generator=generator, dtype=torch.uint8)
+    save_file({"images": images, "labels": torch.arange(64) % 10}, folder / "data.safetensors")
+    return folder

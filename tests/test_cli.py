@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import alds_cli
 from alds_cli import architectures
-from alds_cli.cli.app import main
 
 ALDS = Path(sys.executable).with_name("alds")
 
@@ -32,39 +31,6 @@ def alds(*arguments, stdin=None, **options):
         timeout=300,
         **options,
     )
-
-
-@pytest.fixture
-def run(monkeypatch, capfdbinary):
-    """The command in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["alds", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
-        capfdbinary.readouterr()
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code or 0
-        finally:
-            signal.signal(signal.SIGTERM, handler)
-        out, err = capfdbinary.readouterr()
-        return code, out.decode(), " ".join(err.decode().split())
-
-    return call
-
-
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """A folder with a small checkpoint and labelled images, as a training leaves them."""
-    folder = tmp_path_factory.mktemp("digits")
-    torch.manual_seed(0)
-    network = architectures.build(architectures.parse_architecture("digits_cnn"))
-    torch.save(network.state_dict(), folder / "model.pt")
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randint(0, 256, (64, 8, 8, 1), generator=generator, dtype=torch.uint8)
-    save_file({"images": images, "labels": torch.arange(64) % 10}, folder / "data.safetensors")
-    return folder
 
 
 # ---------------------------------------------------------------- start-up and help

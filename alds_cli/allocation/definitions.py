@@ -99,7 +99,8 @@ PROVEN_BOUNDS = ("sum", "theorem1")
 def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
     """A proven bound on the relative error of a tabled choice: the definition's own, or `sum`.
 
-    The error itself where it was computed. Never above 1: Ŵ is W times a projection, so what is left has no larger norm than W.
+    The error itself where it was computed. Never above 1: Ŵ is W times a projection, so what
+    is left has no larger norm than W.
 
     Raises:
         KeyError: the table has no such choice.

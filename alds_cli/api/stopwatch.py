@@ -23,7 +23,6 @@ from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.timing import time_networks
 from alds_cli.records import Choice, IntArray, LayerSpec, Plan, ProgressCallback
 
-
 _SURPRISES = 8
 """So many plans may hold pairs that turn out slower before only measured ones are offered."""
 
