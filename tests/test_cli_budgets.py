@@ -79,7 +79,7 @@ def test_the_gap_of_a_sum_is_printed(run, digits, tmp_path):
     assert report["bound"] == "frobenius"
     assert 0 < report["objective_bound"] <= report["objective"]
     squares = sum(
-        float(delta.square().sum() / weight.square().sum())
+        (delta.square().sum() / weight.square().sum()).item()
         for weight, delta in differences(digits / "model.pt", small)
     )
     assert squares == pytest.approx(report["objective"], rel=1e-5)
