@@ -1,126 +1,153 @@
-"""The optimisers against enumeration of every combination."""
+"""The solvers that minimise the largest error, against enumeration of every combination."""
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
+from allocation_cases import cost_of, errors_of, least_errors, options, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.allocation import LayerOptions, alternating, minimax
+from alds_cli.allocation import InfeasibleError, alternating, minimax
 
-ANY_LEVEL = st.floats(0.001, 1.0)
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_minimax_is_the_lexicographic_minimum(seed, tied):
+    generator = np.random.default_rng(seed)
+    for _ in range(100):
+        problem, budgets = random_problem(generator, tied=tied)
+        found = minimax(problem, budgets)
+        assert cost_of(problem, found.chosen) <= budgets
+        assert errors_of(problem, found.chosen) == least_errors(problem, budgets)
+        assert found.objective == found.lower_bound == errors_of(problem, found.chosen)[0]
 
 
 @st.composite
-def layers_and_budget(draw, levels=ANY_LEVEL):
-    """Up to four layers with a few options each, and a budget between least and most."""
+def problems(draw):
+    """Up to four layers with options in any order, as Hypothesis thinks them up."""
     layers = []
-    for index in range(draw(st.integers(1, 4))):
-        keep = draw(st.integers(2, 30))
-        costs, errors, choices = [keep], [0.0], [(0, 0, 0)]
-        for k in range(1, draw(st.integers(1, 3)) + 1):
-            ranks = draw(st.integers(0, 3))
-            falling = sorted(draw(st.lists(levels, min_size=ranks, max_size=ranks)), reverse=True)
-            unit = draw(st.integers(1, 6))
-            for j, error in enumerate(falling, start=1):
-                if unit * j < keep:
-                    costs.append(unit * j)
-                    errors.append(error)
-                    choices.append((0, k, j))
-        layers.append(
-            LayerOptions(f"l{index}", np.array(costs), np.array(errors), np.array(choices))
+    for _ in range(draw(st.integers(1, 4))):
+        rows = draw(
+            st.lists(
+                st.tuples(st.integers(0, 9), st.sampled_from([0.0, 0.1, 0.5, 0.7])),
+                min_size=1,
+                max_size=6,
+            )
         )
-    least = sum(int(options.costs.min()) for options in layers)
-    most = sum(int(options.costs[0]) for options in layers)
-    return layers, draw(st.integers(least, most))
+        layers.append(options(*zip(*rows, strict=True)))
+    return layers, [draw(st.integers(0, 36))]
 
 
-def combinations(layers, budget):
-    """Every combination of options within the budget, as (errors worst first, indices)."""
-    for picks in itertools.product(*(range(len(options.costs)) for options in layers)):
-        cost = sum(int(o.costs[i]) for o, i in zip(layers, picks, strict=True))
-        if cost <= budget:
-            yield errors_of(layers, picks), picks
+@settings(max_examples=500, deadline=None)
+@given(problems())
+def test_minimax_needs_no_order_nor_an_option_without_error(case):
+    problem, budgets = case
+    best = least_errors(problem, budgets)
+    if best is None:
+        with pytest.raises(InfeasibleError):
+            minimax(problem, budgets)
+    else:
+        assert errors_of(problem, minimax(problem, budgets).chosen) == best
 
 
-def errors_of(layers, picks):
-    return sorted((float(o.errors[i]) for o, i in zip(layers, picks, strict=True)), reverse=True)
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_budget_for_the_cheapest_options_alone_gives_these(seed, tied):
+    generator = np.random.default_rng(seed)
+    for _ in range(50):
+        problem, _ = random_problem(generator, tied=tied)
+        least = sum(int(own.costs.min()) for own in problem)
+        found = minimax(problem, [least])
+        assert cost_of(problem, found.chosen) == [least]
+        assert errors_of(problem, found.chosen) == least_errors(problem, [least])
+        with pytest.raises(InfeasibleError, match="cheapest options exceed"):
+            minimax(problem, [least - 1])
 
 
-def cost_of(layers, picks):
-    return sum(int(o.costs[i]) for o, i in zip(layers, picks, strict=True))
+def test_single_layer_takes_its_best_option_within_the_budget():
+    layer = options([10, 4, 6, 8], [0.0, 0.5, 0.3, 0.4])
+    assert minimax([layer], [9]).chosen == [2]
+    assert minimax([layer], [10]).chosen == [0]
+    assert minimax([layer], [5]).chosen == [1]
 
 
-@settings(max_examples=1500, deadline=None)
-@given(layers_and_budget())
-def test_minimax_is_the_lexicographic_minimum(case):
-    layers, budget = case
-    picks = minimax(layers, budget)
-    assert cost_of(layers, picks) <= budget
-    assert errors_of(layers, picks) == min(combinations(layers, budget))[0]
+def test_of_options_alike_the_first_by_scheme_slices_and_rank_is_taken():
+    layer = options([4, 4, 4], [0.5, 0.5, 0.5], [(1, 1, 1), (0, 2, 2), (0, 2, 1)])
+    assert minimax([layer], [4]).chosen == [2]
+    assert alternating([layer], [4]).chosen == [2]
 
 
-@settings(max_examples=1500, deadline=None)
-@given(layers_and_budget(levels=st.sampled_from([0.1, 0.2, 0.3])))
-def test_minimax_is_the_lexicographic_minimum_when_errors_tie(case):
-    layers, budget = case
-    picks = minimax(layers, budget)
-    assert cost_of(layers, picks) <= budget
-    assert errors_of(layers, picks) == min(combinations(layers, budget))[0]
+def test_costs_of_any_size_are_compared_exactly():
+    layer = options([2**61 + 1, 2**61, 2**61 + 2], [0.1, 0.2, 0.0])
+    assert minimax([layer], [2**61 + 1]).chosen == [0]
+    assert minimax([layer], [2**61]).chosen == [1]
 
 
-@settings(max_examples=300, deadline=None)
-@given(layers_and_budget(), st.integers(0, 5))
-def test_alternating_keeps_the_budget_and_never_beats_the_optimum(case, seed):
-    layers, budget = case
-    best = errors_of(layers, minimax(layers, budget))[0]
+def test_many_steps_give_the_level_that_one_at_a_time_would():
+    generator = np.random.default_rng(0)
+    layers = [
+        options(np.cumsum(generator.integers(1, 9, 400)), np.sort(generator.random(400))[::-1])
+        for _ in range(40)
+    ]
+    budget = sum(int(own.costs.max()) for own in layers) // 2
+    found = minimax(layers, [budget])
+
+    def cost(level, *, strictly=False):
+        within = [own.errors < level if strictly else own.errors <= level for own in layers]
+        return sum(int(own.costs[at, 0].min()) for own, at in zip(layers, within, strict=True))
+
+    assert cost(found.objective) <= budget < cost(found.objective, strictly=True)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 10**6), st.booleans(), st.integers(0, 5))
+def test_alternating_keeps_the_budget_and_never_beats_the_optimum(number, tied, seed):
+    problem, budgets = random_problem(np.random.default_rng(number), tied=tied)
+    best = minimax(problem, budgets).objective
     try:
-        picks = alternating(layers, budget, seed=seed)
-    except ValueError:
+        found = alternating(problem, budgets, seed=seed)
+    except InfeasibleError:
         return  # no start has a feasible k; the exact solver mixes them
-    assert cost_of(layers, picks) <= budget
-    assert errors_of(layers, picks)[0] >= best
+    assert cost_of(problem, found.chosen) <= budgets
+    assert found.objective == errors_of(problem, found.chosen)[0] >= best
+    assert found.lower_bound == 0
 
 
 def test_alternating_is_repeatable_and_improves_on_its_starts():
     generator = np.random.default_rng(0)
     layers = []
-    for index in range(6):
+    for _ in range(6):
         curves = [(k, np.sort(generator.random(20))[::-1], 3 + 2 * k) for k in (1, 2, 4, 8)]
-        rows = [(0, 0.0, (0, 0, 0))]
         rows = [(200, 0.0, (0, 0, 0))] + [
             (unit * (j + 1), float(error), (0, k, j + 1))
             for k, errors, unit in curves
             for j, error in enumerate(errors)
         ]
-        costs, errors, choices = zip(*rows, strict=True)
-        layers.append(
-            LayerOptions(f"l{index}", np.array(costs), np.array(errors), np.array(choices))
-        )
-    one = alternating(layers, 300, seed=3, starts=1)
-    many = alternating(layers, 300, seed=3)
-    assert many == alternating(layers, 300, seed=3)
-    assert errors_of(layers, many)[0] <= errors_of(layers, one)[0]
+        layers.append(options(*zip(*sorted(rows), strict=True)))
+    one = alternating(layers, [300], seed=3, starts=1)
+    many = alternating(layers, [300], seed=3)
+    assert many == alternating(layers, [300], seed=3)
+    assert many.objective <= one.objective
+
+
+def test_alternating_spends_one_budget():
+    with pytest.raises(ValueError, match="spends one budget"):
+        alternating([options([[1, 1]], [0.0])], [1, 1])
+
+
+def test_alternating_tells_that_a_budget_is_too_small():
+    with pytest.raises(InfeasibleError, match="cheapest options exceed"):
+        alternating([options([10, 4], [0.0, 0.5], [(0, 0, 0), (0, 1, 1)])], [3])
 
 
 @pytest.mark.parametrize("solver", [minimax, alternating])
-def test_infeasible_budget_is_an_error(solver):
-    options = LayerOptions(
-        "l", np.array([10, 4]), np.array([0.0, 0.5]), np.array([(0, 0, 0), (0, 1, 1)])
-    )
-    with pytest.raises(ValueError, match="cheapest options exceed"):
-        solver([options], 3)
+def test_no_layers_cost_nothing(solver):
+    assert solver([], [0]).chosen == []
 
 
-def test_no_layers_cost_nothing():
-    assert minimax([], 0) == []
-
-
-def test_layer_that_can_only_be_kept_is_kept():
-    options = LayerOptions("l", np.array([10]), np.array([0.0]), np.array([(0, 0, 0)]))
-    assert minimax([options], 10) == [0]
-    assert alternating([options], 10) == [0]
-    assert options.choice(0) is None
+@pytest.mark.parametrize("solver", [minimax, alternating])
+def test_layer_that_can_only_be_kept_is_kept(solver):
+    layer = options([10], [0.0], [(0, 0, 0)])
+    assert solver([layer], [10]).chosen == [0]
+    assert layer.choice(0) is None
