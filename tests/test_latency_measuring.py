@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -138,6 +139,23 @@ def test_turns_are_short_and_share_the_time():
     assert max(len(turn) for turn in fake.turns) == 16
     # The first turn has 16 of 80 pairs to measure.
     assert fake.allowed[1] == pytest.approx(16.0, rel=1e-3)
+
+
+def test_pairs_of_large_layers_are_not_all_in_memory_at_once():
+    large = replace(CONFIGURATION, kind="linear", kernel=(), in_channels=25088, out_channels=4096)
+    turns = []
+
+    def measure(_configuration, choices, _seconds):
+        turns.append(choices)
+        return {own: np.ones(11) for own in (None, *choices)}
+
+    choices = [Choice(0, k, j) for k in (1, 2, 4, 7, 8, 14, 16) for j in (8, 1024)]
+    pairs = measure_layer(large, choices, measure, seconds=1e9).times.pairs
+    assert all(own is not None for own in pairs.values())
+    assert len(turns[1]) == 7
+    for turn in turns[1:]:
+        weights = sum(own.j * (own.k * 4096 + 25088) for own in turn)
+        assert len(turn) == 1 or weights <= 25088 * 4096
 
 
 def test_scatter_is_that_within_turns():

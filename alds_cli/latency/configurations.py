@@ -6,12 +6,14 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alds_cli.numerics.calls import LayerCall
+from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.devices import computing_dtype
 from alds_cli.records import Choice, LayerKind
 from alds_cli.surgery import make_pair
@@ -54,6 +56,13 @@ class Configuration:
     def key(self) -> str:
         """The same as text, for a file."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    def weights(self, choice: Choice | None = None) -> int:
+        """Number of weights of the pair that the choice makes of it, or of the layer itself."""
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel)
+        if choice is None:
+            return prod(shape)
+        return pair_params(shape, choice.scheme, choice.k, choice.j, self.groups)
 
     def layer(self) -> nn.Module:
         """The layer on the meta device."""
@@ -127,20 +136,22 @@ def _given(layer: Any, name: str) -> Any:
 class Filler:
     """Random numbers of ordinary size for the tensors of layers to be timed.
 
-    They are drawn once and copied from, since drawing takes longer than a layer does.
+    A million are drawn once and copied from, since drawing takes longer than a layer does.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._generator = torch.Generator(device).manual_seed(0)
-        self._drawn = torch.empty(0, device=device)
+        generator = torch.Generator(device).manual_seed(0)
+        self._drawn = torch.randn(1 << 20, generator=generator, device=device)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype, spread: float = 1.0) -> Tensor:
         """A tensor of its own memory, its entries about `spread` in size."""
-        count = torch.Size(shape).numel()
-        if count > self._drawn.numel():
-            self._drawn = torch.randn(count, generator=self._generator, device=self._device)
-        return (self._drawn[:count].reshape(shape) * spread).to(dtype)
+        made = torch.empty(shape, dtype=dtype, device=self._drawn.device)
+        numbers = self._drawn * spread
+        flat = made.view(-1)
+        for start in range(0, len(flat), len(numbers)):
+            piece = flat[start : start + len(numbers)]
+            piece.copy_(numbers[: len(piece)])
+        return made
 
     def fill(self, layer: nn.Module) -> nn.Module:
         """Give a layer of the meta device tensors on this one."""

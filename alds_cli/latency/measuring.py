@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alds_cli.checkpoint.latencies import LayerTimes, PairTime
 from alds_cli.latency.configurations import Configuration, Filler
@@ -27,44 +28,47 @@ _ROUNDS = (7, 15)
 _ABREAST = 16
 """Pairs in one turn: few enough that a turn is short beside the time allowed."""
 
+_WEIGHTS = 1 << 24
+"""So many weights the pairs of one turn may have together, or as many as their layer."""
+
 _HOPELESS = 1.05
 """A pair so much slower than the layer takes the higher ranks with it. Ranks that suit the
 processor badly are slower than the next higher ones, though seldom by more."""
 
 
-@dataclass(frozen=True, slots=True)
 class RealMeasure:
     """Measures on a device, with made-up weights and inputs."""
 
-    device: torch.device
-    filler: Filler = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Draw the random numbers once."""
-        object.__setattr__(self, "filler", Filler(self.device))
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._filler = Filler(device)
+        self._last: tuple[Configuration, nn.Module, Tensor] | None = None
 
     def __call__(
         self, configuration: Configuration, choices: Sequence[Choice], seconds: float
     ) -> Mapping[Choice | None, FloatArray]:
         """See `Measure`."""
-        layers: dict[Choice | None, nn.Module] = {None: configuration.layer()}
-        layers |= {choice: configuration.pair(choice) for choice in choices}
-        for layer in layers.values():
-            self.filler.fill(layer)
-        dtype = getattr(torch, configuration.dtype)
-        inputs = self.filler.tensor(configuration.input_shape, dtype)
+        layer, inputs = self._layer_and_inputs(configuration)
+        pairs = {choice: self._filler.fill(configuration.pair(choice)) for choice in choices}
         least, most = _ROUNDS
 
         def rounds(one: float) -> int:
             return min(most, max(least, int(seconds / max(one, 1e-9))))
 
+        runs: dict[Choice | None, Callable[[], object]] = {None: partial(layer, inputs)}
+        runs |= {choice: partial(pair, inputs) for choice, pair in pairs.items()}
         with torch.inference_mode():
-            return in_turns(
-                {choice: partial(layer, inputs) for choice, layer in layers.items()},
-                self.device,
-                rounds=rounds,
-                warmup=2,
-            )
+            return in_turns(runs, self._device, rounds=rounds, warmup=2)
+
+    def _layer_and_inputs(self, configuration: Configuration) -> tuple[nn.Module, Tensor]:
+        """Made once for all turns of a configuration."""
+        if self._last is None or self._last[0] != configuration:
+            self._last = None  # two of them need not be in memory at once
+            layer = self._filler.fill(configuration.layer())
+            dtype = getattr(torch, configuration.dtype)
+            inputs = self._filler.tensor(configuration.input_shape, dtype)
+            self._last = configuration, layer, inputs
+        return self._last[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +120,7 @@ def measure_layer(
         if left <= 0:
             break
         affordable = int(left / (_ROUNDS[0] * float(np.median(alone))))
-        abreast = pending[: max(1, min(_ABREAST, affordable))]
+        abreast = pending[: max(1, min(affordable, _fitting(configuration, pending)))]
         # Those that had their turn come last in the next.
         ladders = [ladder for ladder in ladders if ladder not in abreast] + abreast
         share = left * len(abreast) / sum(len(ladder.pending) for ladder in pending)
@@ -131,6 +135,13 @@ def measure_layer(
     dense = float(np.median(np.concatenate(turns or [alone])))
     scatter = float(np.median([_scatter(turn) for turn in turns or [alone]]))
     return MeasuredLayer(LayerTimes(dense * 1e9, found, now()), scatter)
+
+
+def _fitting(configuration: Configuration, ladders: Sequence[_Ladder]) -> int:
+    """How many ladders from the front one turn can hold: their pairs are in memory together."""
+    weights = accumulate(configuration.weights(ladder.pending[0]) for ladder in ladders)
+    allowed = max(_WEIGHTS, configuration.weights())
+    return min(_ABREAST, sum(own <= allowed for own in weights))
 
 
 def _scatter(seconds: FloatArray) -> float:

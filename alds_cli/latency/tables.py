@@ -115,12 +115,15 @@ def layer_latencies(
         for own, choices in asked.items()
         if own.key not in known or _unknown(known[own.key], choices)
     }
-    share = max(_LEAST_SECONDS, seconds / max(1, len(missing)))
+    start = time.monotonic()
     measure = measure or RealMeasure(device)
     calm: dict[str, LayerTimes] = {}
     scatters: list[float] = []
     for done, (configuration, todo) in enumerate(missing.items(), start=1):
         key = configuration.key
+        # What one does not use the others have.
+        share = (seconds - (time.monotonic() - start)) / (len(missing) - done + 1)
+        share = max(_LEAST_SECONDS, share)
         measured = measure_layer(configuration, todo, measure, seconds=share, now=now)
         known[key] = _joined(known.get(key), measured.times)
         scatters.append(measured.scatter)
