@@ -257,3 +257,109 @@ def test_large_matrices_are_let_go_when_a_task_is_done():
     run_jobs([JobOf(work, nbytes=1) for _ in range(30)], memory=200)
     assert not alive
     assert max(peaks) <= 5
+
+
+def test_later_pieces_go_before_the_jobs_that_wait(threads):
+    threads(1)
+    order, reported = [], []
+
+    def first(spawn):
+        spawn.later([(lambda: order.append("a"), 10), (lambda: order.append("b"), 10)])
+        order.append("first")
+
+    jobs = [JobOf(first), JobOf(lambda _: order.append("second"), nbytes=10)]
+    run_jobs(jobs, memory=10, on_done=reported.append)
+    threads(4)
+    assert order == ["first", "a", "b", "second"]
+    assert reported == [0, 1]
+
+
+def test_later_pieces_wait_until_there_is_room():
+    ledger = Ledger()
+
+    def work(spawn):
+        spawn.later([(lambda n=n: ledger.hold(n), n) for n in (60, 70, 40, 30, 90) * 4])
+
+    run_jobs([JobOf(work), JobOf(work)], memory=100)
+    assert ledger.held == 0
+    assert 60 < ledger.most <= 100
+
+
+def test_small_pieces_pass_a_large_one_but_do_not_keep_it_waiting():
+    order = []
+    begun = threading.Event()
+
+    def holding(_):
+        begun.wait(timeout=5)
+        order.append("holding")
+
+    def small(_):
+        order.append("small")
+        begun.set()
+
+    jobs = [
+        JobOf(holding, nbytes=60),
+        JobOf(lambda _: order.append("large"), nbytes=80),
+        JobOf(lambda _: order.append("too large to pass"), nbytes=30),
+        JobOf(small, nbytes=20),
+    ]
+    run_jobs(jobs, memory=100)
+    assert order.index("small") < order.index("holding") < order.index("large")
+    assert order.index("holding") < order.index("too large to pass")
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_tasks_done_together_are_done_when_it_returns(count, threads):
+    threads(count)
+    helpers, found = set(), []
+
+    def job(number):
+        def work(spawn):
+            done = []
+
+            def task(part):
+                time.sleep(0.001)
+                helpers.add(threading.current_thread().name)
+                done.append(part)
+
+            for _ in range(3):
+                done.clear()
+                spawn.together([lambda part=part: task(part) for part in range(10)], 5)
+                found.append((number, sorted(done)))
+            spawn.together([], 5)
+
+        return JobOf(work, nbytes=10)
+
+    run_jobs([job(0), job(1)], memory=40)
+    threads(4)
+    assert sorted(found) == [(number, list(range(10))) for number in (0, 0, 0, 1, 1, 1)]
+    assert len(helpers) == count
+
+
+def test_who_helps_takes_memory_for_it():
+    ledger = Ledger()
+
+    def work(spawn):
+        # the caller's own ten are among the forty of the job
+        spawn.together([lambda: ledger.hold(10, 0.005)] * 20, 10)
+
+    run_jobs([JobOf(work, nbytes=40)], memory=50)
+    assert ledger.most_running == 2
+    ledger = Ledger()
+    run_jobs([JobOf(work, nbytes=40)], memory=100)
+    assert ledger.most_running > 2
+
+
+@pytest.mark.parametrize("failing", range(8))
+def test_an_error_in_a_task_done_together_reaches_the_caller(failing):
+    def task(part):
+        time.sleep(0.001)
+        if part == failing:
+            raise OddError("on purpose")
+
+    def work(spawn):
+        spawn.together([lambda part=part: task(part) for part in range(8)], 1)
+        time.sleep(0.05)
+
+    with pytest.raises(OddError, match="on purpose"):
+        run_jobs([JobOf(work) for _ in range(6)])

@@ -1,0 +1,221 @@
+"""Gram matrices of all slices for several numbers of slices, each formed as seldom as may be.
+
+M Mᵀ of a coarse slice is the sum of those of the finer slices in it, and Mᵀ M of a fine slice
+is a diagonal block of a coarser one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+BATCH_BYTES = 2 << 20
+"""Slices are handled together as long as their Gram matrices take no more."""
+
+BLOCK_BYTES = 2 << 20
+"""Weights are turned to float64 so many bytes at a time: what fits a core's own cache."""
+
+FAMILY_BYTES = 64 << 20
+"""Gram matrices are shared between numbers of slices only as far as this many bytes
+hold the sums in the making; beyond it the coarser ones are formed afresh."""
+
+_STRIPE = 128
+"""Rows of a Gram matrix that are multiplied together, up to the diagonal only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slicing:
+    """A folded layer, cut into groups and each group into k slices.
+
+    Attributes:
+        matrix: (groups, rows, c, q), rows and channels c those of one group.
+        exponent: of the power of two that entries are divided by before they are multiplied.
+    """
+
+    matrix: Tensor
+    exponent: int = 0
+
+    @classmethod
+    def of(cls, matrix: Tensor, groups: int = 1, exponent: int = 0) -> Slicing:
+        """Of (groups · rows, c, q) as `fold.fold` gives it, the rows group by group."""
+        return cls(matrix.view(groups, -1, *matrix.shape[1:]), exponent)
+
+    def tall(self, k: int) -> bool:
+        """Whether Mᵀ M is the smaller Gram matrix of a slice, or as small."""
+        _, rows, channels, width = self.matrix.shape
+        return rows >= channels // k * width
+
+    def side(self, k: int) -> int:
+        """Of the smaller Gram matrix of each of k slices."""
+        _, rows, channels, width = self.matrix.shape
+        return min(rows, channels // k * width)
+
+    def slices(self, k: int) -> Tensor:
+        """(groups, rows, k, c / k, q)."""
+        groups, rows, channels, width = self.matrix.shape
+        return self.matrix.view(groups, rows, k, channels // k, width)
+
+    def prepared(self, block: Tensor) -> Tensor:
+        """In float64, contiguous and scaled."""
+        dense = block.to(torch.float64, memory_format=torch.contiguous_format)
+        return dense * 2.0**-self.exponent if self.exponent else dense
+
+
+@dataclass(frozen=True, slots=True)
+class GramBatch:
+    """Gram matrices (b, n, n) of the slices `first` … `first + b - 1` out of groups · k.
+
+    Counted group by group. Only the lower triangles hold anything sensible.
+    """
+
+    k: int
+    first: int
+    grams: Tensor
+
+
+def families(slicing: Slicing, ks: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Partition ks: a leader, and the others whose Gram matrices follow from its own.
+
+    The leader is the finest of those that are wide, or the coarsest of those that are tall.
+    """
+    wide = sorted((k for k in ks if not slicing.tall(k)), reverse=True)
+    tall = sorted(k for k in ks if slicing.tall(k))
+    found: list[tuple[int, list[int]]] = []
+    for ordered in (wide, tall):
+        own: list[tuple[int, list[int]]] = []
+        for k in ordered:
+            related = (rest for leader, rest in own if max(leader, k) % min(leader, k) == 0)
+            home = next(related, None)
+            if home is None:
+                own.append((k, []))
+            else:
+                home.append(k)
+        found += own
+    return found
+
+
+def family_grams(slicing: Slicing, leader: int, others: Sequence[int]) -> Iterator[GramBatch]:
+    """Gram matrices in float64 of every slice of a family, of 2**-exponent times the matrix.
+
+    Yields:
+        Batches in no particular order of k; each k's slices are covered once. The tensor
+        is the receiver's to keep.
+    """
+    if slicing.tall(leader):
+        yield from _blocked_grams(slicing, leader, others)
+    else:
+        yield from _summed_grams(slicing, leader, others)
+
+
+def family_bytes(slicing: Slicing, leader: int, others: Sequence[int]) -> int:
+    """What `family_grams` takes at a time, the batches that it has yielded left out."""
+    square = 8 * slicing.side(leader) ** 2
+    together = min(BATCH_BYTES, square * leader * len(slicing.matrix))
+    sums = 0 if slicing.tall(leader) else min(FAMILY_BYTES, square * len(others))
+    return 3 * BLOCK_BYTES + 2 * max(square, together) + sums
+
+
+def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Iterator[GramBatch]:
+    """M Mᵀ of the finest slices; coarser k by adding up neighbours."""
+    groups, rows = slicing.matrix.shape[:2]
+    square = 8 * rows * rows
+    if groups * finest * square <= BATCH_BYTES:
+        grams = _grams(slicing, finest, slice(0, groups), slice(0, finest))
+        for k in others:
+            yield GramBatch(k, 0, grams.view(-1, finest // k, rows, rows).sum(1))
+        yield GramBatch(finest, 0, grams)
+        return
+    room = FAMILY_BYTES // square
+    alone, shared = others[room:], others[:room]
+    for group in range(groups):
+        own = slice(group, group + 1)
+        for k in alone:
+            for index in range(k):
+                gram = _grams(slicing, k, own, slice(index, index + 1))
+                yield GramBatch(k, group * k + index, gram)
+                del gram
+        sums: dict[int, Tensor] = {}
+        for index in range(finest):
+            gram = _grams(slicing, finest, own, slice(index, index + 1))
+            for k in shared:
+                sums[k] = sums[k].add_(gram) if k in sums else gram.clone()
+                if (index + 1) % (finest // k) == 0:
+                    yield GramBatch(k, group * k + index // (finest // k), sums.pop(k))
+            yield GramBatch(finest, group * finest + index, gram)
+            del gram
+
+
+def _blocked_grams(slicing: Slicing, coarsest: int, others: Sequence[int]) -> Iterator[GramBatch]:
+    """Mᵀ M of the coarsest slices; finer k are blocks on their diagonals."""
+    groups, square = len(slicing.matrix), 8 * slicing.side(coarsest) ** 2
+    if groups * coarsest * square <= BATCH_BYTES:
+        parts = [(slice(0, groups), slice(0, coarsest))]
+    else:
+        step = max(1, BATCH_BYTES // square)
+        starts = range(0, coarsest, step)
+        spans = [slice(start, min(start + step, coarsest)) for start in starts]
+        parts = [(slice(group, group + 1), span) for group in range(groups) for span in spans]
+    for own, span in parts:
+        grams = _grams(slicing, coarsest, own, span)
+        first = own.start * coarsest + span.start
+        for k in others:
+            finer = k // coarsest
+            yield GramBatch(k, first * finer, diagonal_blocks(grams, finer).contiguous())
+        yield GramBatch(coarsest, first, grams)
+        del grams
+
+
+def diagonal_blocks(grams: Tensor, parts: int) -> Tensor:
+    """(b·parts, n / parts, n / parts) on the diagonals of (b, n, n)."""
+    size = grams.shape[-1] // parts
+    blocks = grams.view(-1, parts, size, parts, size).diagonal(dim1=1, dim2=3)
+    return blocks.movedim(-1, 1).flatten(0, 1)
+
+
+def _grams(slicing: Slicing, k: int, groups: slice, slices: slice) -> Tensor:
+    """The smaller Gram matrices (b, n, n) of some slices of some groups, lower triangles only."""
+    size = slicing.side(k)
+    grams: Tensor | None = None
+    for operands in _operands(slicing, k, groups, slices):
+        if grams is None:
+            grams = operands.new_zeros(len(operands), size, size)
+        if size <= _STRIPE:
+            grams.baddbmm_(operands, operands.mT)
+            continue
+        for gram, operand in zip(grams, operands, strict=True):
+            add_square(gram, operand)
+    if grams is None:
+        raise ValueError("a matrix needs at least one row and one channel")
+    return grams
+
+
+def add_square(gram: Tensor, operand: Tensor) -> None:
+    """Add A Aᵀ to (n, n), up to the diagonal and little beyond; A is (n, m)."""
+    for first in range(0, len(gram), _STRIPE):
+        last = first + _STRIPE
+        gram[first:last, :last].addmm_(operand[first:last], operand[:last].mT)
+
+
+def _operands(slicing: Slicing, k: int, groups: slice, slices: slice) -> Iterator[Tensor]:
+    """Blocks A (b, n, m) in float64 of some slices, whose Gram matrices are the sums of A Aᵀ.
+
+    Wide slices are cut along their channels, tall ones along their rows.
+    """
+    piece = slicing.slices(k)[groups, :, slices].transpose(1, 2)  # (g, k, rows, c / k, q)
+    if slicing.tall(k):
+        for block in cut(piece, BLOCK_BYTES, axis=2):
+            yield slicing.prepared(block).flatten(3).flatten(0, 1).mT
+    else:
+        for block in cut(piece, BLOCK_BYTES, axis=3):
+            yield slicing.prepared(block).flatten(3).flatten(0, 1)
+
+
+def cut(piece: Tensor, nbytes: int, axis: int) -> Iterator[Tensor]:
+    """Cut along an axis into parts that take at most so many bytes in float64, or are single."""
+    extent = piece.shape[axis]
+    step = max(1, nbytes * extent // (8 * max(1, piece.numel())))
+    for start in range(0, extent, step):
+        yield piece.narrow(axis, start, min(step, extent - start))

@@ -1,0 +1,35 @@
+"""Memory that is given back to the system when it is freed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+_APART = 4 << 20
+"""While jobs run, blocks of so many bytes return to the system when they are freed."""
+
+_GLIBC_LARGEST_THRESHOLD = 32 << 20
+_M_MMAP_THRESHOLD = -3
+
+
+@contextmanager
+def large_blocks_apart() -> Iterator[None]:
+    """Keep glibc from hoarding: its pools, one a thread, hold on to blocks of up to 32 MiB.
+
+    Its threshold grows by itself to the largest block ever freed; there it is left.
+    """
+    mallopt = _libc("mallopt")
+    mallopt(_M_MMAP_THRESHOLD, _APART)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, _GLIBC_LARGEST_THRESHOLD)
+        _libc("malloc_trim")(0)
+
+
+def _libc(name: str) -> Callable[..., object]:
+    """A function of the C library; one that does nothing where it is not glibc."""
+    found = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
+    return found or (lambda *_: None)
