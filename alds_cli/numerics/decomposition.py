@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alds_cli.numerics.bases import coarse_bases, fine_bases, triangular_factor
 from alds_cli.numerics.grams import CHUNK_BYTES, slice_blocks, slice_grams
 from alds_cli.numerics.lanczos import eigenvalue_bytes, largest_eigenvalue
 from alds_cli.numerics.scaling import even_exponent
@@ -189,8 +190,8 @@ class GroupDecomposition:
         if layout.k == 1:
             self._values[:] = self._singular_values(matrix)
             return
-        decompose = _fine_bases if self._fine else _coarse_bases
-        values, bases = decompose(matrix, layout, start, stop, self._exponent)
+        decompose = fine_bases if self._fine else coarse_bases
+        values, bases = decompose(matrix, layout.k, start, stop, self._exponent)
         self._values[start:stop] = values.numpy()
         if layout.corner:
             self._bases[start:stop] = bases
@@ -205,7 +206,7 @@ class GroupDecomposition:
     def _singular_values(self, matrix: Tensor) -> FloatArray:
         """(1, size) of the group as one slice, largest first."""
         if self._fine:
-            factor = _triangular_factor(matrix, self._layout, 0, self._exponent)
+            factor = triangular_factor(matrix, 1, 0, self._exponent)
             return np.asarray(torch.linalg.svdvals(factor)[None].numpy())
         grams = slice_grams(matrix, 1, 0, 1, self._exponent)
         return np.asarray(torch.linalg.eigvalsh(grams).flip(-1).clamp_(min=0).sqrt_().numpy())
@@ -219,39 +220,6 @@ class GroupDecomposition:
             return
         for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
             out[:, :, part] = (block @ bases).permute(2, 0, 1)
-
-
-def _coarse_bases(
-    matrix: Tensor, layout: Layout, start: int, stop: int, exponent: int
-) -> tuple[Tensor, Tensor]:
-    """Singular values (b, n) and the vectors on the slices' smaller side (b, n, n), from Grams."""
-    squares, vectors = torch.linalg.eigh(slice_grams(matrix, layout.k, start, stop, exponent))
-    return squares.flip(-1).clamp_(min=0).sqrt_(), vectors.flip(-1)
-
-
-def _fine_bases(
-    matrix: Tensor, layout: Layout, start: int, stop: int, exponent: int
-) -> tuple[Tensor, Tensor]:
-    """The same, from triangular factors: no square is formed."""
-    values = torch.empty(stop - start, layout.size, dtype=torch.float64)
-    vectors = torch.empty(stop - start, layout.size, layout.size, dtype=torch.float64)
-    for index in range(start, stop):
-        _, sigma, right = torch.linalg.svd(_triangular_factor(matrix, layout, index, exponent))
-        values[index - start] = sigma
-        vectors[index - start] = right.mT
-    return values, vectors
-
-
-def _triangular_factor(matrix: Tensor, layout: Layout, index: int, exponent: int) -> Tensor:
-    """R (n, n) with Rᵀ R the smaller Gram matrix of a slice, without forming that.
-
-    The QR decomposition of the slice, stood upright, block by block.
-    """
-    factor = torch.zeros(layout.size, layout.size, dtype=torch.float64)
-    for _, block in slice_blocks(matrix, layout.k, index, index + 1, exponent):
-        upright = block[0].mT if layout.wide else block[0]
-        _, factor = torch.linalg.qr(torch.cat([factor, upright]), mode="r")
-    return factor
 
 
 def _add_gram(total: Tensor, factor: Tensor) -> None:

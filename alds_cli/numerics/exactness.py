@@ -10,6 +10,9 @@ One decomposition per slice therefore serves every rank: what belongs to j is th
 belongs to j - 1, which is why the error falls with j. It is the root of the largest eigenvalue
 of the smaller of B_j B_jᵀ and B_jᵀ B_j; for k = 1 it is σ_{j+1}.
 
+Where σ_{i,j} = σ_{i,j+1} there are several best approximations, and the errors of several slices
+together may differ between them: the value is that of one of them.
+
 Bounds that cost nothing (`error_interval`): a slice is a submatrix, and a pair with k slices of
 rank j has rank k·j at most, so the error is at least max_i σ_{i,j+1} and σ_{kj+1}(M); the blocks
 of different slices add up to at most sqrt(Σ_i σ_{i,j+1}²) (Liebenwein et al., NeurIPS 2021,
@@ -79,7 +82,9 @@ def working_bytes(
     return layout.kept_bytes(ranks) + once
 
 
-def error_interval(curve: Curve, whole: Curve, k: int, j: int, terms: int) -> tuple[float, float]:
+def error_interval(
+    curve: Curve, whole: Curve, k: int, j: int, terms: int, solved: float = 0.0
+) -> tuple[float, float]:
     """Proven bounds of the exact error of (k, j), from the curves of the table alone.
 
     Args:
@@ -87,15 +92,17 @@ def error_interval(curve: Curve, whole: Curve, k: int, j: int, terms: int) -> tu
         whole: of the same scheme for k = 1.
         k: number of slices.
         j: rank in each of them.
-        terms: rows + columns of a group's matrix, as the rounding of the curves counts them.
+        terms: rows + columns of a group's matrix, and
+        solved: what the curves were made with (`curves.curve_of`).
 
     Returns:
         (max(largest, σ_{kj+1}), sqrt(sum_squares)), the former less twice what the curves were
-        raised by to stay above the singular values (`spectra`).
+        raised by to stay above the singular values.
     """
     below = max(float(curve.largest[j]), float(whole.largest[min(k * j, len(whole.largest) - 1)]))
-    raised = 16 * sqrt(terms) * 2.0**-53 * float(curve.tail_energy[0])
-    return sqrt(max(below**2 - raised, 0.0)), sqrt(float(curve.sum_squares[j]))
+    raised = 8 * sqrt(terms) * 2.0**-53 * float(curve.tail_energy[0])
+    raised += solved * float(whole.largest[0]) ** 2
+    return sqrt(max(below**2 - 2 * raised, 0.0)), sqrt(float(curve.sum_squares[j]))
 
 
 def too_coarse(largest: FloatArray, j: int) -> bool:
