@@ -39,7 +39,7 @@ def hidden(generator, layers):
 @pytest.mark.parametrize("tied", [False, True])
 def test_result_is_that_of_knowing_all_errors(solve, resources, tied):
     generator = np.random.default_rng(resources + 2 * tied)
-    for _ in range(120):
+    for _ in range(120 // resources**2):
         layers, budgets = random_problem(generator, resources, tied=tied)
         best = least_errors(layers, budgets)
         oracle = Oracle(layers)

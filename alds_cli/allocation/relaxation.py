@@ -17,6 +17,7 @@ from alds_cli.allocation.instance import Instance
 from alds_cli.records import FloatArray, IntArray
 
 _STEPS = 100
+_TOLERANCE = 1e-9  # that of the linear programs is larger
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -78,11 +79,14 @@ class _Search:
             self.bound, self.prices = bound - margin, per_unit
         return self.bound > self.enough
 
-    def add(self, positions: IntArray) -> None:
-        """Take up a selection and its line."""
+    def add(self, positions: IntArray) -> bool:
+        """Take up a selection and its line; False if it is not new."""
+        if any(np.array_equal(positions, known) for known in self.selections):
+            return False
         self.selections.append(positions)
         self.values.append(float(self.instance.values[positions].sum()))
         self.excess.append((self.instance.cost(positions) - self.instance.budgets) / self.scale)
+        return True
 
     def best(self) -> Relaxation:
         """The highest bound, worked out option by option."""
@@ -118,9 +122,9 @@ def _intersect(search: _Search) -> None:
     for _ in range(_STEPS):
         rise = search.values[cheap] - search.values[dear]
         price = rise / float(search.excess[dear][0] - search.excess[cheap][0])
-        if search.visit(np.array([price])):
+        latest = len(search.values)
+        if search.visit(np.array([price])) or len(search.values) == latest:
             return
-        latest = len(search.values) - 1
         line = search.values[latest] + price * search.excess[latest][0]
         known = search.values[cheap] + price * search.excess[cheap][0]
         if line >= known - 1e-13 * abs(known):
@@ -146,21 +150,24 @@ def _conflicting(search: _Search) -> bool:
         if bound > margin:
             search.bound, search.prices = np.inf, prices
             return True
-        search.add(search.instance.first_of_least(load))
-        if np.all(search.excess[-1] <= 0):
+        new = search.add(search.instance.first_of_least(load))
+        if not new or np.all(search.excess[-1] <= 0):
             return False
         least, weights = _maximise(np.zeros(len(search.excess)), np.array(search.excess), 1.0)
-        if least <= 1e-12 or bound >= least - 1e-12:
+        if least <= _TOLERANCE:
             return False
     return False
 
 
 def _cut(search: _Search) -> None:
     """Several budgets: prices where the lowest of all lines met so far is highest."""
-    most = float(np.maximum.reduceat(search.instance.values, search.instance.starts).sum())
+    most = float(np.maximum.reduceat(search.instance.values, search.instance.starts).sum()) or 1.0
     for _ in range(_STEPS):
         ceiling, prices = _maximise(np.array(search.values) / most, np.array(search.excess), None)
-        if search.visit(prices * most) or search.bound >= (ceiling - 1e-12) * most:
+        met = len(search.values)
+        if search.visit(prices * most) or len(search.values) == met:
+            return
+        if search.bound >= (ceiling - _TOLERANCE) * most:
             return
 
 
