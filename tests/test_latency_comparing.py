@@ -15,7 +15,7 @@ from alds_cli.latency import compare_latency, comparing, slower_layers
 from alds_cli.numerics.counting import trace
 from alds_cli.numerics.timing import paired
 from alds_cli.records import Choice, Latency
-from alds_cli.surgery import make_pair, put_at
+from alds_cli.surgery import make_pair, put_at, reshape_network
 
 CPU = torch.device("cpu")
 
@@ -171,6 +171,25 @@ def test_every_call_of_a_layer_counts(monkeypatch):
     monkeypatch.setattr(comparing, "in_turns", fake)
     slower_layers(network, small, ["twice"], seen, batch_size=3, device=CPU)
     assert shapes == [(3, 16, 8, 8)] * 4
+
+
+def test_packed_projections_are_held_against_theirs(timed):
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[0]
+
+    network = Attending()
+    small = copy.deepcopy(network)
+    reshape_network(small, {"attention.in_proj": Choice(0, 1, 2)})
+    small.to_empty(device="cpu")
+    timed([1.3])
+    seen = trace(network, (5, 16))
+    found = slower_layers(network, small, ["attention.in_proj"], seen, device=CPU)
+    assert list(found) == ["attention.in_proj"]
 
 
 def test_real_turns_leave_the_networks_alone():

@@ -171,6 +171,20 @@ def test_a_layer_with_nothing_on_offer_is_measured_as_it_is():
     assert again.asked == []
 
 
+def test_time_that_a_layer_does_not_use_goes_to_the_others():
+    allowed = {}
+
+    def measure(configuration, choices, seconds):
+        if choices:
+            allowed[configuration] = seconds
+        return {own: np.full(11, 1e-9) for own in (None, *choices)}
+
+    one = [Choice(0, 1, 8)]
+    choices = dict.fromkeys(("one", "thrice", "last"), one)
+    measured(measure=measure, choices=choices, cache=False, seconds=600.0)
+    assert list(allowed.values()) == pytest.approx([200.0, 300.0, 600.0], abs=5.0)
+
+
 def test_choices_given_up_are_known_as_such():
     first, second = FakeMeasure(lambda choice: choice.k), FakeMeasure()
     assert all(c.k <= 2 or c.j <= 8 for c in measured(measure=first)["one"].pairs)
