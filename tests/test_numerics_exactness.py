@@ -17,7 +17,6 @@ from alds_cli.numerics.exactness import (
     Decomposition,
     error_interval,
     exact_errors,
-    too_coarse,
     working_bytes,
 )
 from alds_cli.numerics.factors import low_rank_factors
@@ -59,11 +58,12 @@ SHAPES = {
 }
 
 
-@pytest.fixture(params=["as it is", "summed", "pieces", "lanczos", "fine"])
+@pytest.fixture(params=["as it is", "large", "pieces", "lanczos", "fine"])
 def way(request, monkeypatch):
     """Every way to the result: what is decided by size and accuracy is forced on small cases."""
-    if request.param == "summed":
+    if request.param == "large":
         monkeypatch.setattr(decomposition, "KEEP_BYTES", 0)
+        monkeypatch.setattr(decomposition, "_LEADING", 3)
     elif request.param == "pieces":
         monkeypatch.setattr(decomposition, "_PIECE_WORK", 1)
         monkeypatch.setattr(decomposition, "_STRIPE", 3)
@@ -122,9 +122,9 @@ def test_the_small_cases_take_every_form():
         for layout in [Layout(shape, k) for k in divisors(shape[1]) if k > 1]
     }
     assert kinds == {"corner", "kept wide", "kept tall"}
-    assert Layout((4096, 25088, 1), 7).summed
-    assert not Layout((4096, 25088, 1), 1).summed
-    assert not Layout((512, 512, 9), 8).summed
+    assert Layout((4096, 25088, 1), 7).large
+    assert not Layout((4096, 25088, 1), 1).large
+    assert not Layout((512, 512, 9), 8).large
 
 
 @pytest.mark.parametrize("decades", [6, 9, 14])
@@ -216,10 +216,35 @@ def test_a_group_that_cannot_be_worst_is_not_looked_at(monkeypatch):
     assert len(looked) == 1
 
 
-def test_which_errors_are_too_small_for_gram_matrices():
-    largest = np.array([1.0, 0.5, 1e-3, 0.0])
-    assert [too_coarse(largest, j) for j in range(6)] == [False, False, True, True, False, False]
-    assert not too_coarse(np.zeros(3), 1)
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+def test_which_errors_are_too_small_for_gram_matrices(keep, monkeypatch):
+    monkeypatch.setattr(decomposition, "KEEP_BYTES", keep)
+    matrix = torch.zeros(4, 12, 1, dtype=torch.float64)
+    for part in matrix.chunk(3, dim=1):
+        part[range(4), range(4), 0] = torch.tensor([1.0, 0.5, 5e-3, 0.0], dtype=torch.float64)
+    found = Decomposition(matrix, 3)
+    found.run()
+    # with little memory all is relative to the norm of the whole, up to √3 as much
+    first = 3 if keep else 2
+    assert [found.too_coarse(j) for j in range(6)] == [first <= j < 4 for j in range(6)]
+    nothing = Decomposition(torch.zeros(4, 12, 1), 3)
+    nothing.run()
+    assert not any(nothing.too_coarse(j) for j in range(6))
+
+
+def test_of_a_large_layer_only_some_ranks_can_be_asked(monkeypatch):
+    monkeypatch.setattr(decomposition, "KEEP_BYTES", 0)
+    monkeypatch.setattr(decomposition, "_LEADING", 4)
+    matrix = matrix_of(10, 24, 4)
+    for ranks, served in (([1, 3], [0, 1, 2, 3, 4, 10]), ([5, 99], [*range(9), 10]), ([], [0, 10])):
+        found = Decomposition(matrix, 2, ranks=ranks)
+        assert [j for j in range(11) if found.serves([j])] == served
+    found = Decomposition(matrix, 2, ranks=[1, 3], fine=True)
+    assert [j for j in range(11) if found.serves([j])] == [1, 3, 10]
+    errors = ExactErrors(weights := Weights(), memory=1 << 20)
+    for j in (1, 3, 2, 4, 0, 5, 8, 7):
+        errors("wide", 0, 2, j)
+    assert weights.asked == [("wide", 0)] * 2
 
 
 def test_what_is_known_without_computing():
@@ -250,8 +275,8 @@ def test_memory_that_is_claimed_is_about_what_is_taken(shape, k, fine):
         if isinstance(value, (torch.Tensor, np.ndarray))
     )
     assert kept <= found.layout.kept_bytes() <= 2.1 * kept
-    assert working_bytes(shape, k, fine=fine) > found.layout.kept_bytes()
-    assert working_bytes(shape, k, fine=True) >= working_bytes(shape, k)
+    assert working_bytes(shape, k, (), fine=fine) > found.layout.kept_bytes()
+    assert working_bytes(shape, k, (), fine=True) >= working_bytes(shape, k, ())
 
 
 @pytest.mark.parametrize("size", [2, 7, 40, 130])

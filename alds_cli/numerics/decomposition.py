@@ -22,7 +22,10 @@ from alds_cli.numerics.scaling import even_exponent
 from alds_cli.records import FloatArray
 
 KEEP_BYTES = 128 << 20
-"""Beyond it a group's scaled vectors are not kept, only their Gram matrices for known ranks."""
+"""Beyond it not all scaled vectors of a group are kept."""
+
+_LEADING = 256
+"""Where only leading vectors are kept, their number is a multiple of this."""
 
 _PIECE_WORK = 1 << 28
 """Slices are decomposed together up to this sum of the cubes of their smaller sides."""
@@ -42,8 +45,9 @@ class Layout:
     - `values` alone: for one slice the singular values are all there is to know;
     - `corner`: B_0ᵀ B_0, whose lower right corner is B_jᵀ B_j, where the columns of the whole
       group are no more than its rows;
-    - `summed`: B_j B_jᵀ for ranks known beforehand, where B_0 would take too much memory;
-    - else B_0 itself.
+    - B_0 itself else, unless it is `large`. Then a coarse decomposition keeps the leading vectors,
+      which B_0 B_0ᵀ is to be freed from, for ranks up to the largest known beforehand; a fine
+      one, for which that would cancel too much, keeps B_j B_jᵀ for the known ranks alone.
 
     Args:
         shape: of the folded layer, (rows, c, q).
@@ -61,7 +65,7 @@ class Layout:
         self.wide = self.rows <= self.columns
         self.corner = k > 1 and k * self.columns <= self.rows
         all_vectors = 8 * self.rows * k * self.size
-        self.summed = k > 1 and not self.corner and all_vectors > KEEP_BYTES
+        self.large = k > 1 and not self.corner and all_vectors > KEEP_BYTES
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """(start, stop) of the slices that are decomposed together."""
@@ -70,13 +74,20 @@ class Layout:
         for start in range(0, self.k, together):
             yield start, min(start + together, self.k)
 
-    def kept_bytes(self, ranks: int = 1) -> int:
-        """Bytes that stay until no more is asked; `ranks` of them are known beforehand."""
+    def leading(self, ranks: Sequence[int]) -> int:
+        """How many vectors of each slice are kept where it is large, to serve these ranks."""
+        most = max((rank for rank in ranks if rank < self.size), default=0)
+        return min(self.size, -(-most // _LEADING) * _LEADING)
+
+    def kept_bytes(self, ranks: Sequence[int] = (), *, fine: bool = False) -> int:
+        """Bytes that stay until no more is asked; the ranks are those known beforehand."""
         each = self.k * self.size
         if self.corner:
             each += self.k * self.columns**2 * (1 + self.k)
-        elif self.summed:
-            each += self.rows**2 * ranks
+        elif self.large and fine:
+            each += self.rows**2 * len(set(ranks))
+        elif self.large:
+            each += self.rows**2 + self.rows * self.k * self.leading(ranks)
         elif self.k > 1:
             each += self.rows * self.k * self.size
         return 8 * self.groups * each
@@ -86,7 +97,7 @@ class Layout:
         _, together = next(self.ranges())
         copies = (3 if self.k == 1 else 5) + (2 if fine else 0)
         own = together * self.size**2 * copies
-        if self.summed:
+        if self.large:
             own += 2 * together * self.rows * self.size
         longer = max(self.rows, self.columns)
         return 8 * own + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
@@ -109,7 +120,7 @@ class GroupDecomposition:
         layout: of the layer.
         fine: from triangular factors, with errors of about 1e-15 σ_1, instead of from Gram
             matrices, with errors of about 1e-15 σ_1² in the squares.
-        ranks: that errors will be asked of; of no matter unless `layout.summed`.
+        ranks: that errors will be asked of; of no matter unless `layout.large`.
     """
 
     def __init__(self, matrix: Tensor, layout: Layout, ranks: Sequence[int], *, fine: bool) -> None:
@@ -120,26 +131,36 @@ class GroupDecomposition:
         self._values = np.zeros((k, size))
         # What `Layout` says; the bases are those of the slices, until `finish`.
         self._bases = torch.empty(0)
-        self._corner = torch.empty(0)
+        self._gram_of_all = torch.empty(0)
         self._vectors = torch.empty(0)
         self._sums: dict[int, Tensor] = {}
         if layout.corner:
             self._bases = torch.empty(k, size, size, dtype=torch.float64)
-        elif layout.summed:
+        elif layout.large and fine:
             known = {rank for rank in ranks if rank < size}
             self._sums = {rank: torch.zeros(rows, rows, dtype=torch.float64) for rank in known}
         elif k > 1:
-            self._vectors = torch.empty(size, k, rows, dtype=torch.float64)
+            count = layout.leading(ranks) if layout.large else size
+            self._vectors = torch.empty(count, k, rows, dtype=torch.float64)
 
     def pieces(self, matrix: Tensor) -> list[Piece]:
         """What is to be done first, in any order and on any threads."""
         nbytes = self._layout.piece_bytes(fine=self._fine)
-        if self._layout.summed:  # sums depend on their order
+        if self._layout.large and self._fine:  # sums depend on their order
             return [(partial(self._solve_all, matrix), nbytes)]
-        return [
+        pieces: list[Piece] = [
             (partial(self._solve, matrix, start, stop), nbytes)
             for start, stop in self._layout.ranges()
         ]
+        if self._layout.large:
+            pieces.append((partial(self._sum_all, matrix), 3 * CHUNK_BYTES))
+        return pieces
+
+    def serves(self, j: int) -> bool:
+        """Whether the error of rank j can be asked."""
+        if not self._layout.large:
+            return True
+        return j in self._sums if self._fine else j <= len(self._vectors)
 
     def finish(self, matrix: Tensor) -> None:
         """What remains when all pieces are done."""
@@ -147,11 +168,11 @@ class GroupDecomposition:
         if not layout.corner:
             return
         count = layout.k * layout.size
-        self._corner = torch.zeros(count, count, dtype=torch.float64)
+        self._gram_of_all = torch.zeros(count, count, dtype=torch.float64)
         for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
             scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
-            _add_gram(self._corner, scaled)
-        _mirror(self._corner)
+            _add_gram(self._gram_of_all, scaled)
+        _mirror(self._gram_of_all)
         self._bases = torch.empty(0)
 
     def largest(self) -> FloatArray:
@@ -171,14 +192,23 @@ class GroupDecomposition:
     def _gram(self, j: int) -> Tensor:
         """The smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
         if self._layout.corner:
-            return self._corner[j * self._layout.k :, j * self._layout.k :].contiguous()
-        if self._layout.summed:
+            return self._gram_of_all[j * self._layout.k :, j * self._layout.k :].contiguous()
+        if j in self._sums:
             return _mirror(self._sums[j])
+        if self._layout.large:
+            gram = self._gram_of_all.clone()
+            return _mirror(_add_gram(gram, self._vectors[:j].flatten(0, 1).T, sign=-1))
         columns = self._vectors[j:].flatten(0, 1)
         factor = columns if columns.shape[0] < columns.shape[1] else columns.T
         gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
-        _add_gram(gram, factor)
-        return _mirror(gram)
+        return _mirror(_add_gram(gram, factor))
+
+    def _sum_all(self, matrix: Tensor) -> None:
+        """B_0 B_0ᵀ, which is the group's M Mᵀ; its rows are fewer than its columns."""
+        rows = self._layout.rows
+        self._gram_of_all = torch.zeros(rows, rows, dtype=torch.float64)
+        for _, block in slice_blocks(matrix, 1, 0, 1, self._exponent):
+            _add_gram(self._gram_of_all, block[0])
 
     def _solve_all(self, matrix: Tensor) -> None:
         for start, stop in self._layout.ranges():
@@ -195,7 +225,7 @@ class GroupDecomposition:
         self._values[start:stop] = values.numpy()
         if layout.corner:
             self._bases[start:stop] = bases
-        elif layout.summed:
+        elif layout.large and self._fine:
             scaled = torch.empty(layout.size, stop - start, layout.rows, dtype=torch.float64)
             self._scale(matrix, start, stop, values, bases, scaled)
             for rank, total in self._sums.items():
@@ -214,20 +244,24 @@ class GroupDecomposition:
     def _scale(
         self, matrix: Tensor, start: int, stop: int, values: Tensor, bases: Tensor, out: Tensor
     ) -> None:
-        """Write σ_{i,l} u_{i,l} to `out` (size, stop - start, rows)."""
+        """Write the leading σ_{i,l} u_{i,l} to `out` (count, stop - start, rows)."""
         if self._layout.wide:  # the bases are the u
-            out.copy_((bases * values[:, None, :]).permute(2, 0, 1))
+            out.copy_((bases * values[:, None, :])[:, :, : len(out)].permute(2, 0, 1))
             return
+        # Always the same columns at a time: what a product rounds to may depend on their number.
         for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
-            out[:, :, part] = (block @ bases).permute(2, 0, 1)
+            for first in range(0, len(out), _LEADING):
+                own = bases[:, :, first : first + _LEADING]
+                out[first : first + _LEADING, :, part] = (block @ own).permute(2, 0, 1)
 
 
-def _add_gram(total: Tensor, factor: Tensor) -> None:
-    """Add X Xᵀ to (n, n), the lower triangle and little more."""
+def _add_gram(total: Tensor, factor: Tensor, sign: int = 1) -> Tensor:
+    """Add ± X Xᵀ to (n, n), in place: the lower triangle and little more."""
     size = len(factor)
     for first in range(0, size, _STRIPE):
         last = min(first + _STRIPE, size)
-        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT)
+        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT, alpha=sign)
+    return total
 
 
 def _mirror(gram: Tensor) -> Tensor:

@@ -56,8 +56,7 @@ def exact_errors(matrix: Tensor, k: int, ranks: Sequence[int], groups: int = 1) 
     """
     coarse = Decomposition(matrix, k, groups, ranks=ranks)
     coarse.run()
-    largest = coarse.largest()
-    small = {j for j in ranks if too_coarse(largest, j)}
+    small = {j for j in ranks if coarse.too_coarse(j)}
     fine = coarse
     if small:
         fine = Decomposition(matrix, k, groups, ranks=sorted(small), fine=True)
@@ -66,20 +65,20 @@ def exact_errors(matrix: Tensor, k: int, ranks: Sequence[int], groups: int = 1) 
 
 
 def working_bytes(
-    shape: Sequence[int], k: int, groups: int = 1, ranks: int = 1, *, fine: bool = False
+    shape: Sequence[int], k: int, ranks: Sequence[int], groups: int = 1, *, fine: bool = False
 ) -> int:
     """Bytes that `Decomposition.run` and one `error` after it take, what is kept included.
 
     Args:
         shape: of the matrix, (rows, c, q).
         k: number of slices in a group.
+        ranks: that are known beforehand.
         groups: of the layer.
-        ranks: how many ranks are known beforehand.
         fine: whether from triangular factors.
     """
     layout = Layout(shape, k, groups)
     once = max(layout.piece_bytes(fine=fine), layout.finish_bytes(), layout.error_bytes())
-    return layout.kept_bytes(ranks) + once
+    return layout.kept_bytes(ranks, fine=fine) + once
 
 
 def error_interval(
@@ -105,16 +104,6 @@ def error_interval(
     return sqrt(max(below**2 - 2 * raised, 0.0)), sqrt(float(curve.sum_squares[j]))
 
 
-def too_coarse(largest: FloatArray, j: int) -> bool:
-    """Whether rank j needs a fine decomposition, from what a coarse one found.
-
-    Args:
-        largest: as `Decomposition.largest` gives it.
-        j: rank.
-    """
-    return j < len(largest) and bool(largest[j] < _FINE * largest[0])
-
-
 class Decomposition:
     """All slices of a layer for one k, decomposed: the exact error of any rank.
 
@@ -124,8 +113,11 @@ class Decomposition:
         matrix: (rows, c, q), the rows group by group; let go of by `finish`.
         k: number of slices in a group.
         groups: of the layer.
-        ranks: that errors will be asked of; of no matter unless `Layout.summed`.
+        ranks: that errors will be asked of; of no matter unless `Layout.large`.
         fine: from triangular factors instead of Gram matrices.
+
+    Attributes:
+        nbytes: what stays in memory.
     """
 
     def __init__(
@@ -138,6 +130,7 @@ class Decomposition:
         fine: bool = False,
     ) -> None:
         self.layout = Layout(matrix.shape, k, groups)
+        self.nbytes = self.layout.kept_bytes(ranks, fine=fine)
         self._matrices = list(matrix.chunk(groups))
         self._groups = [
             GroupDecomposition(part, self.layout, ranks, fine=fine) for part in self._matrices
@@ -160,9 +153,21 @@ class Decomposition:
             task()
         self.finish()
 
-    def largest(self) -> FloatArray:
-        """The largest σ_{j+1} of any slice for every rank j below full: (size,)."""
-        return np.asarray(np.max([group.largest() for group in self._groups], axis=0))
+    def coarse_from(self) -> int:
+        """The least rank, full rank at most, whose error a coarse decomposition cannot tell."""
+        largest = np.max([group.largest() for group in self._groups], axis=0)
+        # At most σ_1 of the whole, where its squares are what others are taken from.
+        norm = largest[0] * (sqrt(self.layout.k) if self.layout.large else 1.0)
+        return int(np.count_nonzero(largest >= _FINE * norm)) if norm > 0 else self.layout.size
+
+    def too_coarse(self, j: int) -> bool:
+        """Whether rank j needs a fine decomposition; of a coarse one."""
+        return self.coarse_from() <= j < self.layout.size
+
+    def serves(self, ranks: Sequence[int]) -> bool:
+        """Whether the errors of these ranks can be asked: of large layers only of some."""
+        below = [j for j in ranks if j < self.layout.size]
+        return all(group.serves(j) for group in self._groups for j in below)
 
     def error(self, j: int) -> float:
         """‖M − M̂_j‖₂, the largest of the groups'."""

@@ -15,9 +15,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from alds_cli.numerics.exactness import Decomposition, too_coarse
+from alds_cli.numerics.exactness import Decomposition
 from alds_cli.numerics.pool import Spawn, run_jobs
-from alds_cli.records import FloatArray
 
 KEPT_MEMORY = 512 << 20
 """Bytes of decompositions that are kept for later ranks, unless another bound is given."""
@@ -91,13 +90,13 @@ class ExactErrors:
         self._memory = memory
         self._lock = threading.Lock()
         self._errors: dict[Option, float] = {}
-        self._largest: dict[Subject, FloatArray] = {}
+        self._small: dict[Subject, range] = {}  # ranks with errors too small for coarse ones
         self._kept: OrderedDict[tuple[Subject, bool], Decomposition] = OrderedDict()
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of the decompositions that are kept at the moment."""
-        return sum(found.layout.kept_bytes() for found in self._kept.values())
+        return sum(found.nbytes for found in self._kept.values())
 
     def __call__(self, layer: str, scheme: int, k: int, j: int) -> float:
         """The error of one option, not relative to anything."""
@@ -114,8 +113,7 @@ class ExactErrors:
 
     def _too_coarse(self, option: Option) -> bool:
         """Whether it is known that a coarse decomposition will not do."""
-        largest = self._largest.get(option.subject)
-        return largest is not None and too_coarse(largest, option.j)
+        return option.j in self._small.get(option.subject, range(0))
 
     def _find(self, options: Sequence[Option], *, fine: bool) -> None:
         """Compute errors; from coarse decompositions all but those too small for them."""
@@ -132,14 +130,14 @@ class ExactErrors:
         wave = _Wave()
         for subject, asked in ranks.items():
             found = self._kept.get((subject, fine))
-            if found is not None:
+            if found is not None and found.serves(asked):
                 self._kept.move_to_end((subject, fine))
                 wave.subjects[subject] = found
                 continue
             matrix = self._matrix_of(subject.layer, subject.scheme)
             groups = self._groups.get(subject.layer, 1)
             made = Decomposition(matrix, subject.k, groups, ranks=asked, fine=fine)
-            nbytes = made.layout.kept_bytes(len(asked)) + matrix.nbytes
+            nbytes = made.nbytes + matrix.nbytes
             if wave.nbytes and wave.nbytes + nbytes > self._memory:
                 yield wave
                 wave = _Wave()
@@ -158,9 +156,10 @@ class ExactErrors:
         _run([_Task(found.finish, found.layout.finish_bytes()) for found in made])
         for subject, decomposition in zip(wave.new, made, strict=True):
             if not fine:
-                self._largest[subject] = decomposition.largest()
-            if not decomposition.layout.summed:  # which serves no ranks but those asked
-                self._kept[subject, fine] = decomposition
+                first = decomposition.coarse_from()
+                self._small[subject] = range(first, decomposition.layout.size)
+            self._kept[subject, fine] = decomposition
+            self._kept.move_to_end((subject, fine))
         self._make_room(0)
 
     def _make_room(self, nbytes: int) -> None:
