@@ -65,7 +65,8 @@ def solve(instance: Instance, enough: float | None = None) -> tuple[IntArray | N
     if relaxation.bound > (np.finfo(np.float64).max if enough is None else enough):
         return None, relaxation.bound
     latest = relaxation.selections[: -_MENDED - 1 : -1]
-    start = best_of(instance, [*relaxation.selections[:2], *latest])
+    selections = [*relaxation.selections[:2], *latest]
+    start = best_of(instance, selections, relaxation.prices)
     search = Merging(instance, relaxation, start, enough)
     search.run()
     return search.best, search.lower_bound

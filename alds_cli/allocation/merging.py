@@ -18,11 +18,15 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation.dominance import undominated
 from alds_cli.allocation.instance import Instance
+from alds_cli.allocation.partial import Partial
 from alds_cli.allocation.relaxation import Relaxation
-from alds_cli.records import FloatArray, IntArray
+from alds_cli.records import IntArray
 
 _ONE_BUDGET, _SEVERAL = 4096, 512
 """How many partial selections are kept: comparing them is slower for several budgets."""
+
+_UNCOMPARED = 8
+"""So many times as many are kept before they are compared."""
 
 _COMPARED = 1000
 """How many last candidates that differ by rounding alone are added up exactly."""
@@ -68,7 +72,7 @@ class Merging:
     def run(self) -> None:
         """Search, to the end or until the best is enough."""
         options = _Options.of(self)
-        partial = _Partial.empty(len(self.instance.budgets))
+        partial = Partial.empty(len(self.instance.budgets))
         for step in range(len(options.layers)):
             if self.enough is not None and self.most <= self.enough:
                 return
@@ -77,7 +81,7 @@ class Merging:
             partial = self._merged(partial, options, step)
         self.proven = max(self.proven, self.given_up)
 
-    def _merged(self, partial: _Partial, options: _Options, step: int) -> _Partial:
+    def _merged(self, partial: Partial, options: _Options, step: int) -> Partial:
         """Every partial selection with every option of the next layer, as far as needed."""
         instance, relaxation = self.instance, self.relaxation
         own = options.positions[step]
@@ -90,9 +94,12 @@ class Merging:
         )
         alive &= grown.numbers + options.least_numbers[step + 1] < self._ceiling()
         grown = grown.at(np.nonzero(alive)[0])
+        filled = options.filling_costs[-1][step + 1]
+        cap = _ONE_BUDGET if len(instance.budgets) == 1 else _SEVERAL
+        grown = self._shortened(grown, _UNCOMPARED * cap, filled)
         slack = 0 if self.exact else step + 1
         grown = grown.at(undominated(grown.numbers, grown.costs, slack))
-        grown = self._shortened(grown)
+        grown = self._shortened(grown, cap, filled)
         self._complete(grown, options, step)
         return grown
 
@@ -102,17 +109,27 @@ class Merging:
             return 1 << 62
         return min(math.ceil(Fraction(self.cutoff) * Fraction(2) ** self.shift), 1 << 62)
 
-    def _shortened(self, partial: _Partial) -> _Partial:
-        cap = _ONE_BUDGET if len(self.instance.budgets) == 1 else _SEVERAL
-        if len(partial.numbers) <= cap:
-            return partial
-        order = np.argsort(partial.reduced, kind="stable")
-        dropped = float(partial.reduced[order[cap]])
-        bound = self.relaxation.bound + dropped - self.relaxation.margin
-        self.given_up = min(self.given_up, bound)
-        return partial.at(order[:cap])
+    def _shortened(self, partial: Partial, count: int, filled: IntArray) -> Partial:
+        """The most promising of the partial selections.
 
-    def _complete(self, partial: _Partial, options: _Options, step: int) -> None:
+        Half of them are those with the best bounds; the others are those that come closest
+        to what the bounds promise if the open layers take what is `filled` in for them, for
+        there is a price on leaving budget unspent as on exceeding it.
+        """
+        if len(partial.numbers) <= count:
+            return partial
+        left = np.abs(self.instance.budgets - (partial.costs + filled))
+        outcome = partial.reduced + left @ self.relaxation.prices
+        order = np.argsort(partial.reduced, kind="stable")
+        rest = order[count // 2 :]
+        rest = rest[np.argsort(outcome[rest], kind="stable")]
+        kept, dropped = rest[: count - count // 2], rest[count - count // 2 :]
+        least = float(partial.reduced[dropped].min())
+        bound = self.relaxation.bound + least - self.relaxation.margin
+        self.given_up = min(self.given_up, bound)
+        return partial.at(np.concatenate([order[: count // 2], kept]))
+
+    def _complete(self, partial: Partial, options: _Options, step: int) -> None:
         """Fill the open layers in the ways at hand, and keep what is better than the best."""
         last = step + 1 == len(options.layers)
         for way in range(len(options.fillings)):
@@ -172,8 +189,8 @@ class _Options:
         pieces = [pieces[layer] for layer in layers]
         least = np.array([search.numbers[own].min() for own in pieces])
         costs = np.array([instance.costs[own].min(axis=0) for own in pieces])
-        fillings = [relaxation.selections[-1], instance.first_of_least(relaxation.reduced)]
-        fillings += [] if search.best is None else [search.best]
+        fillings = [] if search.best is None else [search.best]
+        fillings += [relaxation.selections[-1], instance.first_of_least(relaxation.reduced)]
         return cls(
             layers,
             pieces,
@@ -189,47 +206,3 @@ def _from_here(terms: IntArray) -> IntArray:
     """Sums over the terms from each on, with a last one of 0: (n + 1, …)."""
     sums: IntArray = np.cumsum(terms[::-1], axis=0)[::-1]
     return np.concatenate([sums, np.zeros_like(terms[:1])])
-
-
-@dataclass(frozen=True, slots=True)
-class _Partial:
-    """Partial selections: values in fixed point, costs, reduced values, and how they arose.
-
-    `history` holds for every layer merged the parents' rows and the positions chosen.
-    """
-
-    numbers: IntArray
-    costs: IntArray
-    reduced: FloatArray
-    history: tuple[tuple[IntArray, IntArray], ...]
-
-    @classmethod
-    def empty(cls, resources: int) -> _Partial:
-        """The one selection of nothing."""
-        return cls(np.zeros(1, np.int64), np.zeros((1, resources), np.int64), np.zeros(1), ())
-
-    def times(
-        self, positions: IntArray, numbers: IntArray, costs: IntArray, reduced: FloatArray
-    ) -> _Partial:
-        """Every partial selection with every one of a layer's options."""
-        rows = np.repeat(np.arange(len(self.numbers)), len(positions))
-        return _Partial(
-            (self.numbers[:, None] + numbers).ravel(),
-            (self.costs[:, None] + costs).reshape(-1, costs.shape[1]),
-            (self.reduced[:, None] + reduced).ravel(),
-            (*self.history, (rows, np.tile(positions, len(self.numbers)))),
-        )
-
-    def at(self, rows: IntArray) -> _Partial:
-        """Some of the partial selections."""
-        *before, (parents, positions) = self.history
-        latest = (parents[rows], positions[rows])
-        return _Partial(self.numbers[rows], self.costs[rows], self.reduced[rows], (*before, latest))
-
-    def traced(self, row: int) -> list[int]:
-        """The positions that a partial selection consists of, by step."""
-        found = []
-        for parents, positions in reversed(self.history):
-            found.append(int(positions[row]))
-            row = int(parents[row])
-        return found[::-1]

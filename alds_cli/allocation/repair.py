@@ -10,13 +10,21 @@ from alds_cli.allocation.instance import Instance
 from alds_cli.records import FloatArray, IntArray
 
 
-def best_of(instance: Instance, selections: Iterable[IntArray]) -> IntArray | None:
-    """The best of what selections become once mended and improved; None if all fail."""
+def best_of(
+    instance: Instance, selections: Iterable[IntArray], prices: FloatArray
+) -> IntArray | None:
+    """The best of what selections become once mended and improved; None if all fail.
+
+    Args:
+        instance: what to choose from.
+        selections: with a position for each layer, whether within the budgets or not.
+        prices: what a unit of each resource is worth, (D,).
+    """
     found: list[tuple[float, IntArray]] = []
     for selection in selections:
         mended = selection if instance.fits(selection) else _mended(instance, selection)
         if mended is not None:
-            improved = _improved(instance, mended)
+            improved = _improved(instance, mended, prices)
             found.append((instance.value(improved), improved))
     return min(found, key=lambda pair: pair[0])[1] if found else None
 
@@ -43,9 +51,9 @@ def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
     return None
 
 
-def _improved(instance: Instance, selection: IntArray) -> IntArray:
-    """Spend what is left on whatever lowers the value most, again and again."""
-    layer_of = instance.layer_of
+def _improved(instance: Instance, selection: IntArray, prices: FloatArray) -> IntArray:
+    """Spend what is left on whatever lowers the value most for its price, again and again."""
+    layer_of, worth = instance.layer_of, instance.costs @ prices
     positions = selection.copy()
     slack = instance.budgets - instance.cost(positions)
     # What does not fit now may fit after a change that gives something back, but the
@@ -56,9 +64,14 @@ def _improved(instance: Instance, selection: IntArray) -> IntArray:
         gain = instance.values[current] - instance.values[open_options]
         extra = instance.costs[open_options] - instance.costs[current]
         fitting = (gain > 0) & np.all(extra <= slack, axis=1)
-        open_options = open_options[fitting]
+        open_options, gain, extra = open_options[fitting], gain[fitting], extra[fitting]
         if len(open_options):
-            best = int(np.argmax(gain[fitting]))
-            slack = slack - extra[fitting][best]
+            paid = worth[open_options] - worth[current[fitting]]
+            best = int(np.argmax(gain / np.maximum(paid, _FREE * gain)))
+            slack = slack - extra[best]
             positions[layer_of[open_options[best]]] = open_options[best]
     return positions
+
+
+_FREE = 1e-9
+"""What costs less than this share of its gain is as good as free."""
