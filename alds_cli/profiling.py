@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
-from alds_cli.numerics.costs import divisors
+from alds_cli.numerics.costs import divisors, pair_params
 from alds_cli.numerics.fold import distinct_schemes, fold
 from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
 from alds_cli.numerics.pool import run_jobs
@@ -110,9 +110,7 @@ def _computed(
     for name, scheme in missing:
         spec = wanted[name]
         matrix = fold(weight_at(module, name), scheme)
-        most = spec.max_slices or spec.in_channels
-        ks = [k for k in divisors(spec.in_channels // spec.groups) if k <= most]
-        jobs.append((name, scheme, SpectraJob(matrix, ks)))
+        jobs.append((name, scheme, SpectraJob(matrix, _slicings(spec, scheme), spec.groups)))
     jobs.sort(key=lambda entry: -entry[2].work)
     layers = dict(known.layers)
     done = 0
@@ -130,6 +128,20 @@ def _computed(
     # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
     ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
     return ErrorTable(known.weights_hash, ordered)
+
+
+def _slicings(spec: LayerSpec, scheme: int) -> list[int]:
+    """The numbers of slices with which some rank shrinks the layer; 1 gives its norm as well."""
+    most = spec.max_slices or spec.in_channels
+    return [
+        k
+        for k in divisors(spec.in_channels // spec.groups)
+        if k == 1
+        or (
+            k <= most
+            and pair_params(spec.weight_shape, scheme, k, 1, spec.groups) < spec.weight_params
+        )
+    ]
 
 
 class TrueErrors:
