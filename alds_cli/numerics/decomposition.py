@@ -95,7 +95,7 @@ class Layout:
     def piece_bytes(self, *, fine: bool) -> int:
         """Bytes that decomposing some slices together takes beyond what is kept."""
         _, together = next(self.ranges())
-        copies = (3 if self.k == 1 else 5) + (2 if fine else 0)
+        copies = (3 if self.k == 1 else 6) + (2 if fine else 0)
         own = together * self.size**2 * copies
         if self.large:
             own += 2 * together * self.rows * self.size
