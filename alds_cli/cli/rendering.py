@@ -130,15 +130,23 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         yield f"largest relative error: at most {bound:.4f}"
     else:
         yield f"largest relative error: {error:.4f} (proven bound {bound:.4f})"
-    if report.solver == "knapsack" and report.objective is not None:
-        best = report.objective_bound or 0.0
-        gap = report.objective - best
-        share = gap / report.objective if report.objective else 0.0
-        yield (
-            f"sum of squared errors: {report.objective:.6g}, "
-            + ("proven to be the least" if gap <= 0 else f"at most {share:.2%} above the least")
-        )
+    if gap := _gap(report):
+        yield gap
     yield f"time: {seconds(report.seconds)}"
+
+
+def _gap(report: CompressionReport) -> str | None:
+    """How far the result is from the least there is; None where that goes without saying."""
+    least, found = report.objective_bound, report.objective
+    if least is None or found is None or report.solver not in {"exact", "knapsack"}:
+        return None
+    if report.solver == "exact" and found <= least:
+        return None
+    what = "sum of squared errors" if report.solver == "knapsack" else f"largest {report.bound}"
+    if found <= least:
+        return f"{what}: {found:.6g}, proven to be the least"
+    share = f"{found / least - 1:.2%}" if least > 0 else f"{found - least:.6g}"
+    return f"{what}: {found:.6g}, at most {share} above the least"
 
 
 def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Table:

@@ -93,19 +93,20 @@ def _out_of_reach(budget: Budget, least: int, made: str) -> ContractError:
         f"of {_amount(resource, resource.before)}"
     )
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
+    otherwise = "or decompose more layers (--include, --exclude)"
+    if least >= resource.before:
+        nearest = "no layer of this network can be made smaller"
+    elif budget.ratio is None:
+        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}, {otherwise}"
+    else:
+        nearest = f"--ratio {largest:.4f}, {otherwise}"
     if budget.ratio is None:
-        return BudgetError(
-            f"{_asked(budget)} cannot be reached: {smallest}",
-            tip=f"{_LIMITS[resource.name]} {_written(resource, least)}, or decompose more layers "
-            "(--include, --exclude)",
-        )
+        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}", tip=nearest)
     return RatioUnreachableError(
         f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
         f"the largest ratio is {largest:.4f}",
         largest=largest,
-        tip=f"--ratio {largest:.4f}, or decompose more layers (--include, --exclude)"
-        if largest > 0
-        else "no layer of this network can be made smaller",
+        tip=nearest,
     )
 
 
