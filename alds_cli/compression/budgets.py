@@ -94,7 +94,7 @@ def _out_of_reach(budget: Budget, least: int, made: str) -> ContractError:
     )
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
     otherwise = "or decompose more layers (--include, --exclude)"
-    if least >= resource.before:
+    if least >= resource.before or (budget.ratio is not None and largest == 0):
         nearest = "no layer of this network can be made smaller"
     elif budget.ratio is None:
         nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}, {otherwise}"
