@@ -10,9 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import decomposition, exactness, lanczos
+from alds_cli.numerics import decomposition, exactness, lanczos, layout
 from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.decomposition import Layout
 from alds_cli.numerics.exactness import (
     Decomposition,
     error_interval,
@@ -21,6 +20,7 @@ from alds_cli.numerics.exactness import (
 )
 from alds_cli.numerics.factors import low_rank_factors
 from alds_cli.numerics.lanczos import largest_eigenvalue
+from alds_cli.numerics.layout import Layout
 from alds_cli.numerics.norms import residual_norm
 from alds_cli.numerics.pool import single_threaded_blas
 from alds_cli.numerics.refinement import ExactErrors
@@ -62,10 +62,11 @@ SHAPES = {
 def way(request, monkeypatch):
     """Every way to the result: what is decided by size and accuracy is forced on small cases."""
     if request.param == "large":
-        monkeypatch.setattr(decomposition, "KEEP_BYTES", 0)
-        monkeypatch.setattr(decomposition, "_LEADING", 3)
+        monkeypatch.setattr(layout, "KEEP_BYTES", 0)
+        for module in (layout, decomposition):
+            monkeypatch.setattr(module, "LEADING", 3)
     elif request.param == "pieces":
-        monkeypatch.setattr(decomposition, "_PIECE_WORK", 1)
+        monkeypatch.setattr(layout, "_PIECE_WORK", 1)
         monkeypatch.setattr(decomposition, "_STRIPE", 3)
         monkeypatch.setattr("alds_cli.numerics.grams.CHUNK_BYTES", 8 * 40)
     elif request.param == "lanczos":
@@ -98,7 +99,7 @@ def test_errors_are_those_of_dense_svds(way, shape, groups):
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_gram_matrices_are_whole_wherever_they_begin(stripe, keep, shape, monkeypatch):
     monkeypatch.setattr(decomposition, "_STRIPE", stripe)
-    monkeypatch.setattr(decomposition, "KEEP_BYTES", keep)
+    monkeypatch.setattr(layout, "KEEP_BYTES", keep)
     matrix = matrix_of(*shape)
     for k in divisors(shape[1])[1:]:
         ranks = range(full_rank(matrix, k))
@@ -117,9 +118,9 @@ def test_gram_matrices_are_whole_wherever_they_begin(stripe, keep, shape, monkey
 
 def test_the_small_cases_take_every_form():
     kinds = {
-        "corner" if layout.corner else "kept wide" if layout.wide else "kept tall"
+        "corner" if found.corner else "kept wide" if found.wide else "kept tall"
         for shape in SHAPES.values()
-        for layout in [Layout(shape, k) for k in divisors(shape[1]) if k > 1]
+        for found in [Layout(shape, k) for k in divisors(shape[1]) if k > 1]
     }
     assert kinds == {"corner", "kept wide", "kept tall"}
     assert Layout((4096, 25088, 1), 7).large
@@ -218,7 +219,7 @@ def test_a_group_that_cannot_be_worst_is_not_looked_at(monkeypatch):
 
 @pytest.mark.parametrize("keep", [0, 1 << 20])
 def test_which_errors_are_too_small_for_gram_matrices(keep, monkeypatch):
-    monkeypatch.setattr(decomposition, "KEEP_BYTES", keep)
+    monkeypatch.setattr(layout, "KEEP_BYTES", keep)
     matrix = torch.zeros(4, 12, 1, dtype=torch.float64)
     for part in matrix.chunk(3, dim=1):
         part[range(4), range(4), 0] = torch.tensor([1.0, 0.5, 5e-3, 0.0], dtype=torch.float64)
@@ -233,8 +234,9 @@ def test_which_errors_are_too_small_for_gram_matrices(keep, monkeypatch):
 
 
 def test_of_a_large_layer_only_some_ranks_can_be_asked(monkeypatch):
-    monkeypatch.setattr(decomposition, "KEEP_BYTES", 0)
-    monkeypatch.setattr(decomposition, "_LEADING", 4)
+    monkeypatch.setattr(layout, "KEEP_BYTES", 0)
+    for module in (layout, decomposition):
+        monkeypatch.setattr(module, "LEADING", 4)
     matrix = matrix_of(10, 24, 4)
     for ranks, served in (([1, 3], [0, 1, 2, 3, 4, 10]), ([5, 99], [*range(9), 10]), ([], [0, 10])):
         found = Decomposition(matrix, 2, ranks=ranks)

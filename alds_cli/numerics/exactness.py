@@ -31,7 +31,8 @@ from math import sqrt
 import numpy as np
 from torch import Tensor
 
-from alds_cli.numerics.decomposition import GroupDecomposition, Layout, Piece
+from alds_cli.numerics.decomposition import GroupDecomposition, Piece
+from alds_cli.numerics.layout import Layout
 from alds_cli.records import Curve, FloatArray
 
 _FINE = 2.0**-8
