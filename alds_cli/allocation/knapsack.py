@@ -21,9 +21,6 @@ from alds_cli.allocation.repair import best_of
 from alds_cli.allocation.result import Allocation
 from alds_cli.records import IntArray
 
-_MENDED = 8
-"""So many of the latest selections are made into solutions to start from."""
-
 
 def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
     """The least sum of the layers' errors, which must not be negative, within all budgets.
@@ -64,9 +61,7 @@ def solve(instance: Instance, enough: float | None = None) -> tuple[IntArray | N
     relaxation = relax(instance, np.inf if enough is None else enough)
     if relaxation.bound > (np.finfo(np.float64).max if enough is None else enough):
         return None, relaxation.bound
-    latest = relaxation.selections[: -_MENDED - 1 : -1]
-    selections = [*relaxation.selections[:2], *latest]
-    start = best_of(instance, selections, relaxation.prices)
+    start = best_of(instance, relaxation.selections, relaxation.prices)
     search = Merging(instance, relaxation, start, enough)
     search.run()
     return search.best, search.lower_bound

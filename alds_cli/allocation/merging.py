@@ -25,8 +25,8 @@ from alds_cli.records import IntArray
 _ONE_BUDGET, _SEVERAL = 4096, 512
 """How many partial selections are kept: comparing them is slower for several budgets."""
 
-_UNCOMPARED = 8
-"""So many times as many are kept before they are compared."""
+_COMPARED_AT_ONCE = {True: 1 << 18, False: 1 << 12}
+"""How many are compared with each other at most, by whether there is one budget."""
 
 _COMPARED = 1000
 """How many last candidates that differ by rounding alone are added up exactly."""
@@ -95,11 +95,11 @@ class Merging:
         alive &= grown.numbers + options.least_numbers[step + 1] < self._ceiling()
         grown = grown.at(np.nonzero(alive)[0])
         filled = options.filling_costs[-1][step + 1]
-        cap = _ONE_BUDGET if len(instance.budgets) == 1 else _SEVERAL
-        grown = self._shortened(grown, _UNCOMPARED * cap, filled)
+        one = len(instance.budgets) == 1
+        grown = self._shortened(grown, _COMPARED_AT_ONCE[one], filled)
         slack = 0 if self.exact else step + 1
         grown = grown.at(undominated(grown.numbers, grown.costs, slack))
-        grown = self._shortened(grown, cap, filled)
+        grown = self._shortened(grown, _ONE_BUDGET if one else _SEVERAL, filled)
         self._complete(grown, options, step)
         return grown
 

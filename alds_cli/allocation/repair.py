@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 
 from alds_cli.allocation.instance import Instance
 from alds_cli.records import FloatArray, IntArray
 
+_STARTS = 3
+"""How many selections within the budgets are improved, and how many others mended."""
+
 
 def best_of(
-    instance: Instance, selections: Iterable[IntArray], prices: FloatArray
+    instance: Instance, selections: Sequence[IntArray], prices: FloatArray
 ) -> IntArray | None:
-    """The best of what selections become once mended and improved; None if all fail.
+    """The best of what the most promising selections become; None if none can be mended.
 
     Args:
         instance: what to choose from.
-        selections: with a position for each layer, whether within the budgets or not.
+        selections: with a position for each layer, whether within the budgets or not, the
+            last ones nearest to the best prices.
         prices: what a unit of each resource is worth, (D,).
     """
-    found: list[tuple[float, IntArray]] = []
-    for selection in selections:
-        mended = selection if instance.fits(selection) else _mended(instance, selection)
-        if mended is not None:
-            improved = _improved(instance, mended, prices)
-            found.append((instance.value(improved), improved))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    within = [own for own in selections if instance.fits(own)]
+    within = sorted(within, key=instance.value)[:_STARTS]
+    if not within or len(instance.budgets) > 1:
+        beyond = [own for own in reversed(selections) if not instance.fits(own)]
+        mended = (_mended(instance, own) for own in beyond)
+        within += list(islice((own for own in mended if own is not None), _STARTS))
+    improved = [_improved(instance, own, prices) for own in within]
+    return min(improved, key=instance.value, default=None)
 
 
 def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
