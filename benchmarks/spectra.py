@@ -1,7 +1,16 @@
 """Time of all error tables of a network, from Gram matrices against `svdvals` slice by slice.
 
-Scheme 0, every number of slices that divides the input channels. Bar: a quarter of the
-time of `svdvals`, with all cores or with one, whichever is faster.
+Every number of slices that divides the input channels of a group; `svdvals` with all cores or
+with one, whichever is faster. Runs of the two take turns; their medians are compared.
+
+Bars: how many times as long `svdvals` must take, by network; the seconds that a VGG16 may take,
+by the number of threads; and how many times as long as scheme 0 all schemes of a ResNet18 may.
+
+    python benchmarks/spectra.py resnet18 resnet50 mobilenet_v2
+    python benchmarks/spectra.py alexnet --repeats 5 --svdvals-repeats 1
+    python benchmarks/spectra.py vgg16 --svdvals-repeats 0
+    python benchmarks/spectra.py vgg16 --svdvals-repeats 0 --threads 2
+    python benchmarks/spectra.py resnet18 --schemes 0,1,2,3 --svdvals-repeats 0
 """
 
 from __future__ import annotations
@@ -10,34 +19,41 @@ import argparse
 import time
 from statistics import median
 
+import numpy as np
 import torch
 from common import fresh_network, print_bar, print_table
-from torch import Tensor
+from torch import Tensor, nn
 
 from alds_cli.api.models import trace_network
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.fold import fold
 from alds_cli.profiling import error_tables
-from alds_cli.records import ErrorTable
-from alds_cli.surgery import find_layers
+from alds_cli.records import ErrorTable, LayerSpec
+from alds_cli.surgery import find_layers, weight_at
 
-BAR = 4.0
+TIMES_FASTER = {"resnet18": 8.0, "resnet50": 8.0, "alexnet": 20.0, "mobilenet_v2": 6.0}
+SECONDS = {("vgg16", 4): 60.0, ("vgg16", 2): 120.0}
+TIMES_SCHEME_0 = {"resnet18": 5.0}
+
+Values = dict[tuple[str, int], Tensor]
 
 
-def by_svdvals(matrices: dict[str, Tensor]) -> dict[str, dict[int, Tensor]]:
-    """Singular values (k, n) of every slice of every layer for every k."""
+def by_svdvals(matrices: dict[str, tuple[Tensor, int]]) -> Values:
+    """Singular values (groups · k, n) of every slice, by layer and k."""
     return {
-        name: {
-            k: torch.stack(
-                [torch.linalg.svdvals(part.flatten(1)) for part in matrix.chunk(k, dim=1)]
-            )
-            for k in divisors(matrix.shape[1])
-        }
-        for name, matrix in matrices.items()
+        (name, k): torch.stack(
+            [
+                torch.linalg.svdvals(part.flatten(1))
+                for group in matrix.chunk(groups)
+                for part in group.chunk(k, dim=1)
+            ]
+        )
+        for name, (matrix, groups) in matrices.items()
+        for k in divisors(matrix.shape[1])
     }
 
 
-def fastest_svdvals(matrices: dict[str, Tensor]) -> tuple[dict[str, dict[int, Tensor]], float]:
+def fastest_svdvals(matrices: dict[str, tuple[Tensor, int]]) -> tuple[Values, float]:
     """The values, and the shorter of the times with all cores and with one.
 
     On small slices many threads hinder each other, the more so on a busy machine.
@@ -52,56 +68,93 @@ def fastest_svdvals(matrices: dict[str, Tensor]) -> tuple[dict[str, dict[int, Te
     return values, min(seconds)
 
 
-def disagreement(tables: ErrorTable, values: dict[str, dict[int, Tensor]]) -> float:
-    """The largest difference of Σ_i σ²_{i,j} and max_i σ_{i,j}, relative to the layer's σ_1."""
+def disagreement(tables: ErrorTable, values: Values) -> float:
+    """The largest difference of max_i σ_{i,j+1} over all options, relative to the layer's σ_1."""
     worst = 0.0
-    for name, by_k in values.items():
+    for (name, k), sigma in values.items():
         layer = tables.layers[name]
-        for k, sigma in by_k.items():
-            found = torch.from_numpy(layer.curves[0, k].largest[:-1])
-            own = sigma.double().max(dim=0).values
-            worst = max(worst, float((found - own).abs().max() / layer.norms[0]))
+        own = (layer.choices[:, 0] == 0) & (layer.choices[:, 1] == k)
+        ranks = layer.choices[own, 2]
+        expected = np.append(sigma.double().amax(dim=0).numpy(), 0.0)[ranks]
+        if len(ranks):
+            worst = max(worst, float(np.abs(layer.largest[own] - expected).max() / layer.norms[0]))
     return worst
+
+
+def seconds_of_tables(
+    module: nn.Module, specs: dict[str, LayerSpec], schemes: tuple[int, ...]
+) -> tuple[ErrorTable, float]:
+    """The tables of these schemes, and how long they took."""
+    start = time.perf_counter()
+    tables, _ = error_tables(module, specs, schemes=schemes, cache=False)
+    return tables, time.perf_counter() - start
+
+
+def measure(
+    name: str, repeats: int, svd_repeats: int, schemes: tuple[int, ...]
+) -> tuple[list[str], list[tuple[str, bool]]]:
+    """A network's row of the table, and its bars."""
+    network = fresh_network(name)
+    module, specs = network.module, find_layers(network.module, trace_network(network))
+    matrices = {
+        own: (fold(weight_at(module, own), 0), spec.groups)
+        for own, spec in specs.items()
+        if spec.reason is None
+    }
+    ours, theirs, all_schemes, apart = [], [], [], 0.0
+    for turn in range(max(repeats, svd_repeats)):
+        tables, seconds = seconds_of_tables(module, specs, (0,))
+        ours.append(seconds)
+        if schemes != (0,):
+            all_schemes.append(seconds_of_tables(module, specs, schemes)[1])
+        if turn < svd_repeats:
+            values, seconds = fastest_svdvals(matrices)
+            theirs.append(seconds)
+            apart = max(apart, disagreement(tables, values))
+    own, bars = median(ours), []
+    times = median(theirs) / own if theirs else float("nan")
+    more = median(all_schemes) / own if all_schemes else float("nan")
+    if theirs and (least := TIMES_FASTER.get(name)):
+        bars.append((f"{name}: svdvals takes at least {least:g} times as long", times >= least))
+    if most := SECONDS.get((name, torch.get_num_threads())):
+        bars.append((f"{name}: at most {most:g} s", own <= most))
+    if all_schemes and (most := TIMES_SCHEME_0.get(name)):
+        bars.append((f"{name}: all schemes in {most:g} times the time of scheme 0", more <= most))
+    row = [
+        name,
+        f"{own:.3f}",
+        f"{min(ours):.3f} to {max(ours):.3f}",
+        f"{median(theirs):.2f}" if theirs else "-",
+        f"{times:.1f}" if theirs else "-",
+        f"{apart:.1e}" if theirs else "-",
+        f"{median(all_schemes):.2f}" if all_schemes else "-",
+        f"{more:.1f}" if all_schemes else "-",
+    ]
+    return row, bars
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("networks", nargs="*", default=["resnet18"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="*", default=["resnet18", "resnet50", "mobilenet_v2"])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--svdvals-repeats", type=int, help="--repeats, if not given")
+    parser.add_argument("--svdvals-repeats", type=int, help="--repeats, if not given; 0 for none")
+    parser.add_argument("--schemes", default="0", help="also time these together, like 0,1,2,3")
+    parser.add_argument("--threads", type=int, help="as many as torch takes, if not given")
     options = parser.parse_args()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     svd_repeats = options.repeats if options.svdvals_repeats is None else options.svdvals_repeats
-    rows, worst = [], float("inf")
-    for name in options.networks:
-        network = fresh_network(name)
-        specs = find_layers(network.module, trace_network(network))
-        wanted = [own for own, spec in specs.items() if spec.reason is None]
-        matrices = {
-            own: fold(network.module.get_submodule(own).weight.detach(), 0) for own in wanted
-        }
-        ours, theirs, apart = [], [], 0.0
-        for turn in range(max(options.repeats, svd_repeats)):
-            start = time.perf_counter()
-            tables, _ = error_tables(network.module, specs, cache=False)
-            ours.append(time.perf_counter() - start)
-            if turn < svd_repeats:
-                values, seconds = fastest_svdvals(matrices)
-                theirs.append(seconds)
-                apart = max(apart, disagreement(tables, values))
-        times = median(theirs) / median(ours) if theirs else float("nan")
-        worst = min(worst, times)
-        rows.append(
-            [
-                name,
-                f"{median(ours):.2f}",
-                f"{median(theirs):.2f}" if theirs else "-",
-                f"{times:.1f}",
-                f"{apart:.1e}",
-            ]
-        )
-    print_table(["network", "tables s", "svdvals s", "times", "apart"], rows)
-    print_bar(f"svdvals takes at least {BAR:g} times as long", worst >= BAR)
+    schemes = tuple(int(scheme) for scheme in options.schemes.split(","))
+    found = [measure(name, options.repeats, svd_repeats, schemes) for name in options.networks]
+    header = ["network", "tables s", "range", "svdvals s", "times", "apart"]
+    header += [f"schemes {options.schemes} s", "times scheme 0"]
+    print_table(header, [row for row, _ in found])
+    for _, bars in found:
+        for bar, holds in bars:
+            print_bar(bar, holds)
 
 
 if __name__ == "__main__":

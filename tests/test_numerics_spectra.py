@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -154,16 +156,16 @@ def test_measures_are_ordered(weight):
 @pytest.fixture(params=["blocks", "families", "large", "all"])
 def tiny_memory(request, monkeypatch):
     """Everything that is done in pieces is done in the smallest ones."""
-    if request.param != "large":
-        monkeypatch.setattr(families, "BATCH_BYTES", 8 * 40)
+    tiny = replace(families.CORE, batch=8 * 40)
     if request.param in {"blocks", "all"}:
         for module in (grams, norms):
             monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 40)
-        monkeypatch.setattr(families, "BLOCK_BYTES", 8 * 40)
-        monkeypatch.setattr(families, "_STRIPE", 3)
+        tiny = replace(tiny, block=8 * 40, stripe=3)
         monkeypatch.setattr(large_grams, "_PANEL_BYTES", 8 * 20)
     if request.param in {"families", "all"}:
-        monkeypatch.setattr(families, "FAMILY_BYTES", 8 * 10 * 10 * 3)
+        tiny = replace(tiny, family=8 * 10 * 10 * 3)
+    if request.param != "large":
+        monkeypatch.setattr(families, "CORE", tiny)
     if request.param in {"large", "all"}:
         monkeypatch.setattr(spectra, "LARGE", 5)
         monkeypatch.setattr(large_grams, "_TILE", 4)
@@ -192,15 +194,13 @@ def test_pieces_give_what_the_whole_gives(tiny_memory, shape, kind):
 @pytest.mark.parametrize("groups", [1, 2, 5])
 @pytest.mark.parametrize("ks", [(1,), (1, 2), (1, 3, 4, 6), (1, 2, 3, 4, 6, 8, 12, 24), (1, 5, 7)])
 @pytest.mark.parametrize("rows", [3, 20, 90])
-def test_each_slice_of_each_k_comes_once(ks, rows, groups, monkeypatch):
+def test_each_slice_of_each_k_comes_once(ks, rows, groups):
     channels = 35 if 5 in ks else 24
     matrix = torch.randn(groups * rows, channels, 2)
-    slicing = families.Slicing.of(matrix, groups)
-    for block, batch_bytes in ((families.BLOCK_BYTES, families.BATCH_BYTES), (64, 64), (64, 10**5)):
-        for family in (families.FAMILY_BYTES, 4 * 8 * rows * rows, 0):
-            monkeypatch.setattr(families, "BLOCK_BYTES", block)
-            monkeypatch.setattr(families, "BATCH_BYTES", batch_bytes)
-            monkeypatch.setattr(families, "FAMILY_BYTES", family)
+    for block, batch_bytes in ((2**21, 2**21), (64, 64), (64, 10**5)):
+        for family in (2**26, 4 * 8 * rows * rows, 0):
+            portions = families.Portions(block, batch_bytes, family, stripe=7)
+            slicing = replace(families.Slicing.of(matrix, groups), portions=portions)
             covered = {k: [] for k in ks}
             for leader, others in families.families(slicing, ks):
                 for batch in families.family_grams(slicing, leader, others):

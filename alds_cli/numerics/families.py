@@ -7,23 +7,35 @@ is a diagonal block of a coarser one's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-BATCH_BYTES = 2 << 20
-"""Slices are handled together as long as their Gram matrices take no more."""
 
-BLOCK_BYTES = 2 << 20
-"""Weights are turned to float64 so many bytes at a time: what fits a core's own cache."""
+@dataclass(frozen=True, slots=True)
+class Portions:
+    """How much is handled at a time.
 
-FAMILY_BYTES = 64 << 20
-"""Gram matrices are shared between numbers of slices only as far as this many bytes
-hold the sums in the making; beyond it the coarser ones are formed afresh."""
+    Attributes:
+        block: bytes of weights that are turned to float64 together.
+        batch: slices are handled together as long as their Gram matrices take no more bytes.
+        family: Gram matrices are shared between numbers of slices only as far as so many bytes
+            hold the sums in the making; beyond it the coarser ones are formed afresh.
+        stripe: rows of a Gram matrix that are multiplied together, up to the diagonal only.
+    """
 
-_STRIPE = 128
-"""Rows of a Gram matrix that are multiplied together, up to the diagonal only."""
+    block: int
+    batch: int
+    family: int
+    stripe: int
+
+
+CORE = Portions(block=2 << 20, batch=2 << 20, family=64 << 20, stripe=128)
+"""What suits a processor's core and its own cache."""
+
+CARD = Portions(block=256 << 20, batch=256 << 20, family=1 << 30, stripe=1 << 30)
+"""What keeps a graphics card busy: few and large products, whole matrices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +45,17 @@ class Slicing:
     Attributes:
         matrix: (groups, rows, c, q), rows and channels c those of one group.
         exponent: of the power of two that entries are divided by before they are multiplied.
+        portions: how much is handled at a time.
     """
 
     matrix: Tensor
     exponent: int = 0
+    portions: Portions = field(default_factory=lambda: CORE)
 
     @classmethod
-    def of(cls, matrix: Tensor, groups: int = 1, exponent: int = 0) -> Slicing:
+    def of(cls, matrix: Tensor, groups: int = 1) -> Slicing:
         """Of (groups · rows, c, q) as `fold.fold` gives it, the rows group by group."""
-        return cls(matrix.view(groups, -1, *matrix.shape[1:]), exponent)
+        return cls(matrix.view(groups, -1, *matrix.shape[1:]))
 
     def tall(self, k: int) -> bool:
         """Whether Mᵀ M is the smaller Gram matrix of a slice, or as small."""
@@ -113,22 +127,23 @@ def family_grams(slicing: Slicing, leader: int, others: Sequence[int]) -> Iterat
 def family_bytes(slicing: Slicing, leader: int, others: Sequence[int]) -> int:
     """What `family_grams` takes at a time, the batches that it has yielded left out."""
     square = 8 * slicing.side(leader) ** 2
-    together = min(BATCH_BYTES, square * leader * len(slicing.matrix))
-    sums = 0 if slicing.tall(leader) else min(FAMILY_BYTES, square * len(others))
-    return 3 * BLOCK_BYTES + 2 * max(square, together) + sums
+    portions = slicing.portions
+    together = min(portions.batch, square * leader * len(slicing.matrix))
+    sums = 0 if slicing.tall(leader) else min(portions.family, square * len(others))
+    return 3 * portions.block + 2 * max(square, together) + sums
 
 
 def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Iterator[GramBatch]:
     """M Mᵀ of the finest slices; coarser k by adding up neighbours."""
     groups, rows = slicing.matrix.shape[:2]
     square = 8 * rows * rows
-    if groups * finest * square <= BATCH_BYTES:
+    if groups * finest * square <= slicing.portions.batch:
         grams = _grams(slicing, finest, slice(0, groups), slice(0, finest))
         for k in others:
             yield GramBatch(k, 0, grams.view(-1, finest // k, rows, rows).sum(1))
         yield GramBatch(finest, 0, grams)
         return
-    room = FAMILY_BYTES // square
+    room = slicing.portions.family // square
     alone, shared = others[room:], others[:room]
     for group in range(groups):
         own = slice(group, group + 1)
@@ -151,10 +166,10 @@ def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Itera
 def _blocked_grams(slicing: Slicing, coarsest: int, others: Sequence[int]) -> Iterator[GramBatch]:
     """Mᵀ M of the coarsest slices; finer k are blocks on their diagonals."""
     groups, square = len(slicing.matrix), 8 * slicing.side(coarsest) ** 2
-    if groups * coarsest * square <= BATCH_BYTES:
+    if groups * coarsest * square <= slicing.portions.batch:
         parts = [(slice(0, groups), slice(0, coarsest))]
     else:
-        step = max(1, BATCH_BYTES // square)
+        step = max(1, slicing.portions.batch // square)
         starts = range(0, coarsest, step)
         spans = [slice(start, min(start + step, coarsest)) for start in starts]
         parts = [(slice(group, group + 1), span) for group in range(groups) for span in spans]
@@ -182,20 +197,20 @@ def _grams(slicing: Slicing, k: int, groups: slice, slices: slice) -> Tensor:
     for operands in _operands(slicing, k, groups, slices):
         if grams is None:
             grams = operands.new_zeros(len(operands), size, size)
-        if size <= _STRIPE:
+        if size <= slicing.portions.stripe:
             grams.baddbmm_(operands, operands.mT)
             continue
         for gram, operand in zip(grams, operands, strict=True):
-            add_square(gram, operand)
+            add_square(gram, operand, slicing.portions.stripe)
     if grams is None:
         raise ValueError("a matrix needs at least one row and one channel")
     return grams
 
 
-def add_square(gram: Tensor, operand: Tensor) -> None:
+def add_square(gram: Tensor, operand: Tensor, stripe: int) -> None:
     """Add A Aᵀ to (n, n), up to the diagonal and little beyond; A is (n, m)."""
-    for first in range(0, len(gram), _STRIPE):
-        last = first + _STRIPE
+    for first in range(0, len(gram), stripe):
+        last = first + stripe
         gram[first:last, :last].addmm_(operand[first:last], operand[:last].mT)
 
 
@@ -206,10 +221,10 @@ def _operands(slicing: Slicing, k: int, groups: slice, slices: slice) -> Iterato
     """
     piece = slicing.slices(k)[groups, :, slices].transpose(1, 2)  # (g, k, rows, c / k, q)
     if slicing.tall(k):
-        for block in cut(piece, BLOCK_BYTES, axis=2):
+        for block in cut(piece, slicing.portions.block, axis=2):
             yield slicing.prepared(block).flatten(3).flatten(0, 1).mT
     else:
-        for block in cut(piece, BLOCK_BYTES, axis=3):
+        for block in cut(piece, slicing.portions.block, axis=3):
             yield slicing.prepared(block).flatten(3).flatten(0, 1)
 
 

@@ -101,7 +101,7 @@ class LargeSlice:
         for part in cut(piece, _PANEL_BYTES * share, axis=0 if tall else 1):
             left = self._panel(part, at)
             if at == before:
-                add_square(tile, left)
+                add_square(tile, left, self.slicing.portions.stripe)
             else:
                 tile.addmm_(left, self._panel(part, before).mT)
 

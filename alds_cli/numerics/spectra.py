@@ -10,6 +10,7 @@ supplement A.4.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from math import sqrt
 
@@ -67,7 +68,7 @@ class SpectraJob:
         """Form the Gram matrices; long batches of eigenvalues become tasks of their own."""
         exponent = even_exponent(self._slicing.matrix)
         if abs(exponent) > _EXPONENT_OF_MATTER:
-            self._slicing = Slicing(self._slicing.matrix, exponent)
+            self._slicing = replace(self._slicing, exponent=exponent)
         large = [piece for family in self._families for piece in self._large(*family)]
         spawn.later([(partial(piece, spawn), piece.nbytes) for piece in large])
         for leader, others in self._small():

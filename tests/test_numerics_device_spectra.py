@@ -1,0 +1,162 @@
+"""Spectra on a device: the same code on the CPU in both precisions, and on CUDA where it is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from alds_cli.numerics import device_spectra as module
+from alds_cli.numerics.costs import divisors
+from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
+from alds_cli.numerics.pool import run_jobs
+from alds_cli.numerics.spectra import SpectraJob
+
+CPU = torch.device("cpu")
+
+KINDS = ("gaussian", "low-rank", "zero", "equal", "decaying", "positive", "dead")
+
+
+def matrix_of(kind, shape, seed, exponent=0):
+    """(rows, c, q) in float32 with a spectrum of that kind."""
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    flat = matrix.flatten(1)
+    if kind == "low-rank":
+        matrix = (flat[:, :1] @ flat[:1]).view(shape)
+    elif kind == "zero":
+        matrix = torch.zeros(shape)
+    elif kind == "equal":
+        matrix = torch.nn.init.orthogonal_(flat.clone(), generator=generator).view(shape)
+    elif kind == "decaying":
+        matrix = matrix * torch.logspace(0, -12, shape[1]).double()[:, None]
+    elif kind == "positive":  # one value far above the rest
+        matrix = matrix.abs() + 1
+    elif kind == "dead":
+        matrix[:, ::2] = 0
+    return (matrix * 10.0**exponent).float()
+
+
+def singular_values(matrix, k, groups):
+    """(groups, k, n), by dense SVDs in float64."""
+    return np.stack(
+        [
+            [torch.linalg.svdvals(part.double().flatten(1)).numpy() for part in own.chunk(k, 1)]
+            for own in matrix.chunk(groups)
+        ]
+    )
+
+
+def require_bounds(matrix, groups, norm, curves, share):
+    """Never below the exact values, and above them by no more than was allowed for."""
+    whole = singular_values(matrix, 1, groups).max()
+    for k, curve in curves.items():
+        energies = np.square(singular_values(matrix, k, groups))
+        most = float(energies.max()) * k * groups * (2 * share(k) + 1e-12)
+        for found, exact in (
+            (curve.sum_squares, energies.sum(1).max(0)),
+            (curve.largest**2, energies.max((0, 1))),
+            (curve.saved, energies.sum((0, 1))),
+        ):
+            assert found[-1] == 0
+            assert (found[:-1] >= exact * (1 - 1e-14)).all()
+            assert (found[:-1] <= exact * (1 + 1e-12) + most).all()
+    assert norm == pytest.approx(whole, rel=max(1e-13, share(1)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from(KINDS),
+    st.integers(1, 60),
+    st.sampled_from([1, 4, 12, 30]),
+    st.sampled_from([1, 3, 9]),
+    st.sampled_from([1, 2, 8]),
+    st.sampled_from([-20, -3, 0, 15]),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.integers(0, 1000),
+)
+def test_curves_are_bounds_in_either_precision(
+    kind, rows, channels, width, groups, exponent, dtype, seed
+):
+    matrix = matrix_of(kind, (groups * rows, channels, width), seed, exponent)
+    found = device_spectra(matrix, divisors(channels), groups, device=CPU, dtype=dtype)
+
+    def share(k):
+        return solving_share(min(rows, channels // k * width), dtype)
+
+    require_bounds(matrix, groups, *found, share)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [(256, 64, 9), (500, 300, 1)])
+def test_float32_is_wide_enough_at_usual_sizes(kind, shape):
+    matrix = matrix_of(kind, shape, 1)
+    found = device_spectra(matrix, (1, 2, 4), device=CPU, dtype=torch.float32)
+
+    def share(k):
+        return solving_share(min(shape[0], shape[1] // k * shape[2]), torch.float32)
+
+    require_bounds(matrix, 1, *found, share)
+
+
+def test_the_widening_is_what_makes_float32_a_bound(monkeypatch):
+    """Without it some of these curves lie below the exact values."""
+    monkeypatch.setattr(module, "solving_share", lambda *_: 0.0)
+    matrix = matrix_of("equal", (300, 100, 9), 2)
+    _, curves = device_spectra(matrix, (1,), device=CPU, dtype=torch.float32)
+    exact = np.square(singular_values(matrix, 1, 1)).sum((0, 1))
+    assert (curves[1].sum_squares[:-1] < exact).any()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_in_float64_it_is_what_the_workers_find(groups):
+    matrix = matrix_of("gaussian", (60, 24, 9), 0)
+    norm, curves = device_spectra(matrix, divisors(24), groups, device=CPU)
+    job = SpectraJob(matrix, divisors(24), groups)
+    run_jobs([job])
+    assert norm == pytest.approx(job.norm, rel=1e-13)
+    for k, curve in job.curves().items():
+        for name in ("sum_squares", "largest", "tail_energy", "saved"):
+            found, expected = getattr(curves[k], name), getattr(curve, name)
+            np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10 * expected[0])
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [
+        ((8, 0), torch.float64),
+        ((9, 0), torch.float64),
+        ((8, 6), torch.float32),
+        ((8, 9), torch.float32),
+        ((12, 0), torch.float32),
+    ],
+)
+def test_precision_follows_the_card(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert eigenvalue_dtype(torch.device("cuda")) == expected
+    assert eigenvalue_dtype(CPU) == torch.float64
+
+
+def test_the_norm_needs_one_slice():
+    with pytest.raises(ValueError, match="one slice"):
+        device_spectra(torch.randn(4, 4, 1), (2, 4), device=CPU)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("shape", "groups"), [((256, 64, 9), 1), ((500, 300, 1), 1), ((128, 4, 9), 32)]
+)
+def test_curves_from_cuda_are_bounds(kind, shape, groups, dtype):
+    matrix = matrix_of(kind, shape, 1)
+    device = torch.device("cuda")
+    found = device_spectra(matrix, divisors(shape[1]), groups, device=device, dtype=dtype)
+
+    def share(k):
+        return solving_share(min(shape[0] // groups, shape[1] // k * shape[2]), dtype)
+
+    require_bounds(matrix, groups, *found, share)
