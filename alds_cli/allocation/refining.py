@@ -75,10 +75,10 @@ def refined(
             allocation = solve(bounded, budgets)
             requests = [
                 (position, index)
-                for position, (state, chosen) in enumerate(
-                    zip(states, allocation.chosen, strict=True)
+                for position, (state, chosen, guessed) in enumerate(
+                    zip(states, allocation.chosen, guess.chosen, strict=True)
                 )
-                for index in state.to_refute(chosen)
+                for index in state.to_refute(chosen, guessed)
             ]
             if not requests:
                 return allocation, bounded
@@ -148,19 +148,24 @@ class _Layer:
         asked = [] if self.known[chosen] else [chosen]
         return [*asked, *self._rivals(chosen, float(self.estimates[chosen]))]
 
-    def to_refute(self, chosen: int) -> list[int]:
+    def to_refute(self, chosen: int, guessed: int) -> list[int]:
         """What to ask so that a choice made for its lower bound alone is not made again.
 
-        Of every (scheme, k) the largest rank up to the cost at which so small an error is
-        thought to be had.
+        Of every (scheme, k) one rank: the largest that costs no more than the choice, if that
+        costs more than the guess, for its like will be tried next; else the largest up to
+        the cost at which so small an error is thought to be had.
         """
         if self.known[chosen]:
             return []
         bound = float(self.errors[chosen])
+        costs = self.options.costs
+        if np.any(costs[chosen] > costs[guessed]):
+            rivals = self._rivals(chosen, float(self.estimates[guessed]))
+            return [chosen, *(index for index in rivals if self.curve[index] != self.curve[chosen])]
         (enough,) = np.nonzero(self.estimates <= bound)
         if not len(enough):
             return [chosen]
-        shares = (self.options.costs / np.maximum(self.options.costs.max(axis=0), 1)).sum(axis=1)
+        shares = (costs / np.maximum(costs.max(axis=0), 1)).sum(axis=1)
         needed = int(enough[np.argmin(shares[enough])])
         rivals = [index for index in self._rivals(needed, bound) if self.estimates[index] > bound]
         return rivals or [chosen]
