@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
 from alds_cli.numerics.costs import divisors, pair_params
-from alds_cli.numerics.fold import distinct_schemes, fold
+from alds_cli.numerics.curves import rounding_share
+from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
+from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
 from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
 from alds_cli.numerics.pool import run_jobs
 from alds_cli.numerics.refinement import ExactErrors
 from alds_cli.numerics.spectra import SpectraJob
-from alds_cli.records import Choice, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
+from alds_cli.records import Choice, Curve, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.surgery import layer_at, weight_at
 
 logger = logging.getLogger(__name__)
@@ -31,6 +34,7 @@ def error_tables(
     schemes: Sequence[int] = (0,),
     table: Path | None = None,
     cache: bool = True,
+    device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[ErrorTable, bool]:
     """Tables of all layers that may be decomposed.
@@ -41,6 +45,7 @@ def error_tables(
         schemes: folding schemes to cover, where they apply.
         table: a table file to start from instead of the cache.
         cache: read and keep tables in the user's cache folder.
+        device: where to compute spectra; None is the CPU.
         progress: told of every layer finished; its task is `profile`.
 
     Returns:
@@ -59,7 +64,7 @@ def error_tables(
     missing = _missing(wanted, known, schemes)
     if not missing:
         return known, False
-    complete = _computed(module, wanted, known, missing, progress)
+    complete = _computed(module, wanted, known, missing, device or torch.device("cpu"), progress)
     if cache:
         store_cached(complete)
     return complete, True
@@ -103,31 +108,89 @@ def _computed(
     wanted: Mapping[str, LayerSpec],
     known: ErrorTable,
     missing: Sequence[tuple[str, int]],
+    device: torch.device,
     progress: ProgressCallback | None,
 ) -> ErrorTable:
-    """The known table with what was missing; the largest layers are begun first."""
+    """The known table with what was missing."""
+    layers = dict(known.layers)
+    done = 0
+
+    def enter(name: str, scheme: int, found: Spectra, slack: float) -> None:
+        nonlocal done
+        norm, curves = found
+        old = layers.get(name) or empty_table(wanted[name])
+        layers[name] = with_scheme(old, scheme, norm, curves, slack)
+        done += 1
+        if progress is not None:
+            progress(ProgressEvent("profile", done, len(missing)))
+
+    if device.type != "cpu":
+        missing = _on_device(module, wanted, missing, device, enter)
+    _on_cpu(module, wanted, missing, enter)
+    # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
+    ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
+    return ErrorTable(known.weights_hash, ordered)
+
+
+Spectra = tuple[float, Mapping[int, Curve]]
+"""σ_1 and the curve of every k."""
+
+Enter = Callable[[str, int, Spectra, float], None]
+
+
+def _on_cpu(
+    module: nn.Module,
+    wanted: Mapping[str, LayerSpec],
+    missing: Sequence[tuple[str, int]],
+    enter: Enter,
+) -> None:
+    """Spectra by all cores; the largest layers are begun first."""
     jobs: list[tuple[str, int, SpectraJob]] = []
     for name, scheme in missing:
         spec = wanted[name]
         matrix = fold(weight_at(module, name), scheme)
         jobs.append((name, scheme, SpectraJob(matrix, _slicings(spec, scheme), spec.groups)))
     jobs.sort(key=lambda entry: -entry[2].work)
-    layers = dict(known.layers)
-    done = 0
 
     def finished(index: int) -> None:
-        nonlocal done
         name, scheme, job = jobs[index]
-        old = layers.get(name) or empty_table(wanted[name])
-        layers[name] = with_scheme(old, scheme, job.norm, job.curves())
-        done += 1
-        if progress is not None:
-            progress(ProgressEvent("profile", done, len(jobs)))
+        curves = job.curves()
+        enter(name, scheme, (job.norm, curves), _slack(wanted[name], scheme, curves[1]))
 
     run_jobs([job for _, _, job in jobs], on_done=finished)
-    # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
-    ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
-    return ErrorTable(known.weights_hash, ordered)
+
+
+def _on_device(
+    module: nn.Module,
+    wanted: Mapping[str, LayerSpec],
+    missing: Sequence[tuple[str, int]],
+    device: torch.device,
+    enter: Enter,
+) -> list[tuple[str, int]]:
+    """Spectra by an accelerator; what does not fit into its memory is returned."""
+    dtype = eigenvalue_dtype(device)
+    left: list[tuple[str, int]] = []
+    for name, scheme in missing:
+        spec = wanted[name]
+        matrix = fold(weight_at(module, name), scheme)
+        try:
+            norm, curves = device_spectra(
+                matrix, _slicings(spec, scheme), spec.groups, device=device, dtype=dtype
+            )
+        except torch.OutOfMemoryError:
+            logger.info("%s does not fit into the memory of %s", name, device)
+            left.append((name, scheme))
+            continue
+        side = len(curves[1].largest) - 1
+        slack = _slack(spec, scheme, curves[1]) + solving_share(side, dtype) * norm**2
+        enter(name, scheme, (norm, curves), slack)
+    return left
+
+
+def _slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
+    """By how much float64 may have moved a squared singular value of a layer."""
+    rows, columns = folded_shape(spec.weight_shape, scheme)
+    return rounding_share(rows // spec.groups + columns) * float(whole.tail_energy[0])
 
 
 def _slicings(spec: LayerSpec, scheme: int) -> list[int]:

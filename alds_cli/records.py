@@ -160,12 +160,14 @@ class LayerTable:
     `Curve`'s at that j, and `exact` (n,) is ‖W − Ŵ‖₂ itself, NaN where it was never needed.
 
     By scheme, for those tabled so far: `norms` is σ_1 of the layer's weight so folded,
-    `energies` ‖W‖_F² as the sum of its squared singular values.
+    `energies` ‖W‖_F² as the sum of its squared singular values, and `slack` by how much
+    rounding may have moved such a square, so that `largest`² less twice that bounds from below.
     """
 
     spec: LayerSpec
     norms: Mapping[int, float]
     energies: Mapping[int, float]
+    slack: Mapping[int, float]
     choices: IntArray
     costs: IntArray
     sum_squares: FloatArray

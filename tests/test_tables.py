@@ -20,6 +20,7 @@ from alds_cli.checkpoint import (
     write_table,
 )
 from alds_cli.errors import OutputError, TableError
+from alds_cli.numerics.device_spectra import device_spectra
 from alds_cli.profiling import error_tables, layer_weights_hash
 from alds_cli.surgery import find_layers
 
@@ -44,6 +45,7 @@ def require_equal(found, expected):
         assert own.spec == layer.spec
         assert dict(own.norms) == dict(layer.norms)
         assert dict(own.energies) == dict(layer.energies)
+        assert dict(own.slack) == dict(layer.slack)
         for field in ("choices", "costs", "sum_squares", "largest", "tail_energy", "saved"):
             assert np.array_equal(getattr(own, field), getattr(layer, field))
         assert np.array_equal(own.exact, layer.exact, equal_nan=True)
@@ -222,6 +224,58 @@ def test_progress_counts_to_the_end():
     assert [(event.task, event.done, event.total) for event in events] == [
         ("profile", done, 4) for done in range(1, 5)
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_device_of_less_precision_gives_bounds_as_well(monkeypatch, dtype):
+    """What an accelerator does, done by the CPU."""
+    net = nn.Sequential(nn.Conv2d(16, 24, 3), nn.Conv2d(24, 24, 3, groups=2), nn.Linear(24, 5))
+    specs = find_layers(net)
+    expected, _ = error_tables(net, specs, schemes=(0, 1, 2, 3), cache=False)
+    asked = []
+
+    def on_device(matrix, ks, groups, *, device, dtype):
+        asked.append(device)
+        return device_spectra(matrix, ks, groups, device=torch.device("cpu"), dtype=dtype)
+
+    monkeypatch.setattr(profiling, "device_spectra", on_device)
+    monkeypatch.setattr(profiling, "eigenvalue_dtype", lambda _: dtype)
+    found, computed = error_tables(
+        net, specs, schemes=(0, 1, 2, 3), cache=False, device=torch.device("cuda")
+    )
+    assert computed
+    assert len(asked) == sum(len(layer.norms) for layer in expected.layers.values())
+    for name, layer in expected.layers.items():
+        own = found.layers[name]
+        assert np.array_equal(own.choices, layer.choices)
+        slack = np.array([own.slack[scheme] for scheme in own.choices[:, 0]])
+        floor = np.square(layer.largest) - 2 * np.array(
+            [layer.slack[scheme] for scheme in layer.choices[:, 0]]
+        )
+        assert (np.square(own.largest) >= floor).all()
+        assert (np.square(own.largest) - 2 * slack <= np.square(layer.largest)).all()
+        assert np.allclose(own.tail_energy, layer.tail_energy, rtol=1e-3, atol=1e-3)
+
+
+def test_what_no_device_can_hold_is_left_to_the_cpu(monkeypatch, tabled):
+    net, specs, table = tabled
+
+    def too_small(*_arguments, **_options):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(profiling, "device_spectra", too_small)
+    monkeypatch.setattr(profiling, "eigenvalue_dtype", lambda _: torch.float64)
+    events = []
+    found, _ = error_tables(
+        net,
+        specs,
+        schemes=(0, 1, 2, 3),
+        cache=False,
+        device=torch.device("cuda"),
+        progress=events.append,
+    )
+    require_equal(found, table)
+    assert events[-1].done == events[-1].total == len(events)
 
 
 def test_threads_change_no_bit(threads):

@@ -32,8 +32,8 @@ def _exact(table: LayerTable) -> FloatArray:
     A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}, less what that was
     raised by to be an upper bound (`numerics.spectra`). None is above 1.
     """
-    raised = _ROUNDING * _by_row(table, table.energies)
-    below = np.sqrt(np.maximum(np.square(table.largest) - raised, 0.0))
+    raised = _by_row(table, table.slack)
+    below = np.sqrt(np.maximum(np.square(table.largest) - 2 * raised, 0.0))
     known = np.where(np.isnan(table.exact), below, table.exact)
     return np.minimum(_relative(known, _by_row(table, table.norms)), 1.0)
 
@@ -72,9 +72,6 @@ def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
         return values / whole
     return np.zeros_like(values)
 
-
-_ROUNDING = 1e-12
-"""More than rounding can have moved an eigenvalue, in units of ‖W‖_F²."""
 
 ErrorDefinition = Callable[[LayerTable], FloatArray]
 

@@ -12,6 +12,7 @@ from alds_cli.api.timing import Clock
 from alds_cli.checkpoint import cache_path, write_table
 from alds_cli.loading import Network
 from alds_cli.methods import method_named
+from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import error_tables
 from alds_cli.records import ErrorTable, LayerSpec, ProgressCallback
 from alds_cli.surgery import find_layers
@@ -45,6 +46,7 @@ def profile(
     method: str = "alds",
     output: str | Path | None = None,
     cache: bool = True,
+    device: str | None = None,
     progress: ProgressCallback | None = None,
 ) -> ProfileResult:
     """Compute a network's error tables, or find them in the cache.
@@ -55,6 +57,7 @@ def profile(
         method: whose folding schemes to cover.
         output: a file to write the table to as well.
         cache: use the cache in the user's folder.
+        device: where to compute; None is CUDA where present.
         progress: told how far it is.
 
     Raises:
@@ -62,6 +65,7 @@ def profile(
     """
     clock = Clock()
     schemes = method_named(method).schemes
+    where = pick_device(device)
     if output is not None:
         require_target(output)
     with clock("load"):
@@ -69,7 +73,12 @@ def profile(
         specs = find_layers(network.module, trace_network(network))
     with clock("profile"):
         table, computed = error_tables(
-            network.module, specs, schemes=schemes, cache=cache, progress=progress
+            network.module,
+            specs,
+            schemes=schemes,
+            cache=cache,
+            device=where,
+            progress=progress,
         )
     if output is not None:
         write_table(table, Path(output))

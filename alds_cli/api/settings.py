@@ -55,7 +55,7 @@ class Settings:
         max_latency: time that it may take, e.g. `3ms`.
         never_slower: no layer may become one that measures slower.
         batch_size: samples in a forward pass whose time counts.
-        device: where that time is measured; None is CUDA where present.
+        device: where spectra are computed and times measured; None is CUDA where present.
         method: how to plan, a key of `methods.METHODS`.
         solver: the method's optimiser.
         bound: what is minimised, a key of `allocation.ERROR_DEFINITIONS`; None takes the

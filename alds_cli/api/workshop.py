@@ -15,6 +15,7 @@ from alds_cli.api.work import Work
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression import select_layers
 from alds_cli.numerics.counting import count_parameters
+from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import ErrorTable, Plan
 from alds_cli.surgery import find_layers, require_fitting
@@ -50,6 +51,7 @@ class Workshop:
                 schemes=schemes,
                 table=None if settings.table is None else Path(settings.table),
                 cache=settings.cache,
+                device=pick_device(settings.device),
                 progress=settings.progress,
             )
         self.true_errors = TrueErrors(self.network.module, tables, settings.progress)

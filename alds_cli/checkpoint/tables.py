@@ -94,7 +94,11 @@ def write_table(table: ErrorTable, path: Path) -> None:
             "groups": layer.spec.groups,
             "max_slices": layer.spec.max_slices,
             "schemes": {
-                str(scheme): {"norm": norm.hex(), "energy": layer.energies[scheme].hex()}
+                str(scheme): {
+                    "norm": norm.hex(),
+                    "energy": layer.energies[scheme].hex(),
+                    "slack": layer.slack[scheme].hex(),
+                }
                 for scheme, norm in layer.norms.items()
             },
         }
@@ -162,6 +166,7 @@ def _layer_table(
         replace(spec, max_slices=entry["max_slices"]),
         norms={scheme: float.fromhex(part["norm"]) for scheme, part in schemes.items()},
         energies={scheme: float.fromhex(part["energy"]) for scheme, part in schemes.items()},
+        slack={scheme: float.fromhex(part["slack"]) for scheme, part in schemes.items()},
         choices=choices,
         costs=option_costs(spec, choices),
         **columns,

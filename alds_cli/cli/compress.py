@@ -103,7 +103,8 @@ def command(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Where times are measured: cpu, cuda or cuda:N; CUDA where present.",
+            help="Where spectra are computed and times measured: cpu, cuda or cuda:N; CUDA where "
+            "present.",
             rich_help_panel=_BUDGET,
             show_default=False,
         ),

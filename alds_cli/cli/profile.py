@@ -29,6 +29,7 @@ def command(
     ] = None,
     method: Annotated[str, typer.Option(metavar="NAME", help="Whose tables to build.")] = "alds",
     no_cache: options.NoCache = False,
+    device: options.Device = None,
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     input_shape: options.InputShape = None,
@@ -52,7 +53,13 @@ def command(
     source = options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle)
     with interface.progress() as progress:
         result = api.profile(
-            model, source, method=method, output=output, cache=not no_cache, progress=progress
+            model,
+            source,
+            method=method,
+            output=output,
+            cache=not no_cache,
+            device=device,
+            progress=progress,
         )
     interface.show(_table(result))
     origin = "computed" if result.computed else "found"

@@ -20,11 +20,11 @@ _COLUMNS = ("choices", "costs", *MEASURES, "exact")
 def empty_table(spec: LayerSpec) -> LayerTable:
     """A table without options, of no scheme."""
     choices, costs, none = np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros(0)
-    return LayerTable(spec, {}, {}, choices, costs, none, none, none, none, none)
+    return LayerTable(spec, {}, {}, {}, choices, costs, none, none, none, none, none)
 
 
 def with_scheme(
-    table: LayerTable, scheme: int, norm: float, curves: Mapping[int, Curve]
+    table: LayerTable, scheme: int, norm: float, curves: Mapping[int, Curve], slack: float
 ) -> LayerTable:
     """The table with the options of one folding scheme added.
 
@@ -33,6 +33,7 @@ def with_scheme(
         scheme: the folding scheme.
         norm: σ_1 of the weight so folded.
         curves: by number of slices k; 1 must be among them.
+        slack: by how much rounding may have moved a squared singular value.
     """
     pieces = [_rows(table.spec, scheme, k, curve) for k, curve in curves.items()]
     columns: dict[str, Any] = {
@@ -45,6 +46,7 @@ def with_scheme(
         table,
         norms={**table.norms, scheme: norm},
         energies={**table.energies, scheme: float(curves[1].tail_energy[0])},
+        slack={**table.slack, scheme: slack},
         **{name: column[order] for name, column in columns.items()},
     )
 
