@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import ldexp
+from math import ldexp, sqrt
 
 import numpy as np
 
@@ -11,12 +11,19 @@ from alds_cli.records import Curve, FloatArray
 UNIT_ROUNDOFF = 2.0**-53
 
 
+def rounding_share(terms: int) -> float:
+    """By what share of the trace the eigenvalues of a Gram matrix in float64 may be off.
+
+    About √terms unit roundoffs: sums of `terms` products are rounded, and the eigenvalue
+    routine is backward stable.
+    """
+    return 8 * sqrt(terms) * UNIT_ROUNDOFF
+
+
 def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float = 0.0) -> Curve:
     """Eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
 
-    Rounding moves an eigenvalue by about √terms unit roundoffs of the trace (sums of
-    `terms` products; the eigenvalue routine is backward stable). That much is added, so
-    that what is called an upper bound stays one.
+    What rounding may have taken is added, so that what is called an upper bound stays one.
 
     Args:
         eigenvalues: (groups, k, n).
@@ -27,7 +34,7 @@ def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float =
     """
     exact = np.maximum(eigenvalues, 0.0)
     trace = exact.sum(axis=2, keepdims=True)
-    raised = exact + 8 * np.sqrt(terms) * UNIT_ROUNDOFF * trace
+    raised = exact + rounding_share(terms) * trace
     if solved:
         raised += solved * exact[:, :, :1]
     unit, length = ldexp(1.0, 2 * exponent), ldexp(1.0, exponent)

@@ -90,16 +90,20 @@ class GramBatch:
     grams: Tensor
 
 
-def families(slicing: Slicing, ks: Sequence[int]) -> list[tuple[int, list[int]]]:
-    """Partition ks: a leader, and the others whose Gram matrices follow from its own.
+Family = tuple[int, list[int]]
+"""A leading k, and the others whose Gram matrices follow from its own."""
+
+
+def families(slicing: Slicing, ks: Sequence[int]) -> list[Family]:
+    """Partition ks into families, each led by the k from whose Gram matrices the rest follow.
 
     The leader is the finest of those that are wide, or the coarsest of those that are tall.
     """
     wide = sorted((k for k in ks if not slicing.tall(k)), reverse=True)
     tall = sorted(k for k in ks if slicing.tall(k))
-    found: list[tuple[int, list[int]]] = []
+    found: list[Family] = []
     for ordered in (wide, tall):
-        own: list[tuple[int, list[int]]] = []
+        own: list[Family] = []
         for k in ordered:
             related = (rest for leader, rest in own if max(leader, k) % min(leader, k) == 0)
             home = next(related, None)

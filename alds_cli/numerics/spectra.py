@@ -20,6 +20,7 @@ from torch import Tensor
 from alds_cli.numerics.curves import curve_of
 from alds_cli.numerics.eigenvalues import eigenvalues
 from alds_cli.numerics.families import (
+    Family,
     GramBatch,
     Slicing,
     families,
@@ -28,6 +29,7 @@ from alds_cli.numerics.families import (
 )
 from alds_cli.numerics.large_grams import LARGE, LargeSlice
 from alds_cli.numerics.pool import Spawn
+from alds_cli.numerics.proofs import ks_that_can_win, numerical_rank, worth_a_proof
 from alds_cli.numerics.scaling import even_exponent
 from alds_cli.records import Curve, FloatArray
 
@@ -47,11 +49,16 @@ class SpectraJob:
             floating dtype; never copied whole.
         ks: numbers of slices in each group, each a divisor of c / groups.
         groups: of the layer, a divisor of the rows.
+        prove: leave out the ks of which the spectrum of one slice proves that no option can
+            be better than one slice of a rank that loses nothing.
     """
 
-    def __init__(self, matrix: Tensor, ks: Sequence[int], groups: int = 1) -> None:
+    def __init__(
+        self, matrix: Tensor, ks: Sequence[int], groups: int = 1, *, prove: bool = True
+    ) -> None:
         self._slicing = Slicing.of(matrix, groups)
-        self._families = families(self._slicing, ks)
+        self._ks = tuple(ks)
+        self._prove = prove and 1 in ks
         self._values = {k: np.empty((groups, k, self._slicing.side(k))) for k in ks}
 
     @property
@@ -62,27 +69,52 @@ class SpectraJob:
     @property
     def nbytes(self) -> int:
         """What forming the Gram matrices takes at a time; large ones are pieces by themselves."""
-        return max((family_bytes(self._slicing, *family) for family in self._small()), default=0)
+        _, small = self._by_size(self._ks)
+        return max((family_bytes(self._slicing, *family) for family in small), default=0)
 
     def __call__(self, spawn: Spawn) -> None:
         """Form the Gram matrices; long batches of eigenvalues become tasks of their own."""
         exponent = even_exponent(self._slicing.matrix)
         if abs(exponent) > _EXPONENT_OF_MATTER:
             self._slicing = replace(self._slicing, exponent=exponent)
-        large = [piece for family in self._families for piece in self._large(*family)]
-        spawn.later([(partial(piece, spawn), piece.nbytes) for piece in large])
-        for leader, others in self._small():
+        if not (self._prove and worth_a_proof(self._slicing, self._ks)):
+            self._solve_all(self._ks, spawn)
+        elif self._slicing.side(1) > LARGE:
+            pieces = self._large(1, [])
+            spawn.later([(partial(self._one_slice_first, pieces, spawn), pieces[0].nbytes)])
+        else:
+            for batch in family_grams(self._slicing, 1, []):
+                self._solve(batch.k, batch.first, batch.grams)
+            self._solve_what_can_win(spawn)
+
+    def _one_slice_first(self, pieces: Sequence[LargeSlice], spawn: Spawn) -> None:
+        for piece in pieces:
+            piece(spawn)
+        self._solve_what_can_win(spawn)
+
+    def _solve_what_can_win(self, spawn: Spawn) -> None:
+        rank = numerical_rank(self._values[1], self._terms)
+        kept = ks_that_can_win(self._slicing, self._ks, rank)
+        self._values = {k: self._values[k] for k in kept}
+        self._solve_all([k for k in kept if k != 1], spawn)
+
+    def _solve_all(self, ks: Sequence[int], spawn: Spawn) -> None:
+        large, small = self._by_size(ks)
+        pieces = [piece for family in large for piece in self._large(*family)]
+        spawn.later([(partial(piece, spawn), piece.nbytes) for piece in pieces])
+        for leader, others in small:
             for batch in family_grams(self._slicing, leader, others):
                 self._split(batch, spawn)
                 del batch  # or it would live on while the next one is formed
 
-    def _small(self) -> list[tuple[int, list[int]]]:
-        return [family for family in self._families if self._slicing.side(family[0]) <= LARGE]
+    def _by_size(self, ks: Sequence[int]) -> tuple[list[Family], list[Family]]:
+        """Families of large Gram matrices, and those of the others."""
+        found = families(self._slicing, ks)
+        large = [family for family in found if self._slicing.side(family[0]) > LARGE]
+        return large, [family for family in found if family not in large]
 
     def _large(self, leader: int, others: list[int]) -> list[LargeSlice]:
         """The large slices of a family; wide ones share nothing, not even the memory."""
-        if self._slicing.side(leader) <= LARGE:
-            return []
         tall = self._slicing.tall(leader)
         members = [(leader, others)] if tall else [(k, []) for k in sorted([leader, *others])]
         return [
@@ -109,16 +141,21 @@ class SpectraJob:
         known[first : first + len(values)] = values
 
     @property
+    def _terms(self) -> int:
+        """Over how many terms sums may have been rounded."""
+        _, rows, channels, width = self._slicing.matrix.shape
+        return rows + channels * width
+
+    @property
     def norm(self) -> float:
         """σ_1 of the whole matrix, once done; needs 1 among the ks."""
         largest = float(self._values[1][:, 0, 0].max())
         return sqrt(max(largest, 0.0)) * 2.0**self._slicing.exponent
 
     def curves(self) -> dict[int, Curve]:
-        """The curve of every k; to be called when the job and its tasks are done."""
-        _, rows, channels, width = self._slicing.matrix.shape
+        """The curve of every k that was not left out; when the job and its tasks are done."""
         return {
-            k: curve_of(values, rows + channels * width, self._slicing.exponent)
+            k: curve_of(values, self._terms, self._slicing.exponent)
             for k, values in self._values.items()
         }
 
