@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from allocation_cases import cost_of, errors_of, least_errors, options, random_problem
+from allocation_cases import TIED, cost_of, errors_of, least_errors, options, random_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,22 @@ def test_minimax_is_the_lexicographic_minimum(seed, tied):
         assert cost_of(problem, found.chosen) <= budgets
         assert errors_of(problem, found.chosen) == least_errors(problem, budgets)
         assert found.objective == found.lower_bound == errors_of(problem, found.chosen)[0]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_minimax_is_the_lexicographic_minimum_where_many_layers_tie(seed):
+    generator = np.random.default_rng(seed)
+    for _ in range(25):
+        layers = []
+        for _ in range(7):
+            costs = generator.integers(1, 8, 3)
+            layers.append(options([costs[0], *costs[1:] + 8], [0.3, *generator.choice(TIED, 2)]))
+        layers[1:3] = [layers[0]] * 2
+        least = sum(int(own.costs.min()) for own in layers)
+        budget = int(generator.integers(least, least + 40))
+        found = minimax(layers, [budget])
+        assert cost_of(layers, found.chosen) <= [budget]
+        assert errors_of(layers, found.chosen) == least_errors(layers, [budget])
 
 
 @st.composite

@@ -89,6 +89,14 @@ class Instance:
         return whole.astype(np.int64), shift, bool(np.all(whole == scaled))
 
 
+def priced(costs: IntArray, prices: FloatArray) -> FloatArray:
+    """Costs (n, D) at prices (D,): column by column, so that no number of threads matters."""
+    total: FloatArray = costs[:, 0] * prices[0]
+    for resource in range(1, len(prices)):
+        total += costs[:, resource] * prices[resource]
+    return total
+
+
 def _worth_having(options: LayerOptions) -> IntArray:
     if options.costs.shape[1] == 1:
         return frontier(options).indices

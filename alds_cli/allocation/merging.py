@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alds_cli.allocation.dominance import undominated
-from alds_cli.allocation.instance import Instance
+from alds_cli.allocation.instance import Instance, priced
 from alds_cli.allocation.partial import Partial
 from alds_cli.allocation.relaxation import Relaxation
 from alds_cli.records import IntArray
@@ -119,7 +119,7 @@ class Merging:
         if len(partial.numbers) <= count:
             return partial
         left = np.abs(self.instance.budgets - (partial.costs + filled))
-        outcome = partial.reduced + left @ self.relaxation.prices
+        outcome = partial.reduced + priced(left, self.relaxation.prices)
         order = np.argsort(partial.reduced, kind="stable")
         rest = order[count // 2 :]
         rest = rest[np.argsort(outcome[rest], kind="stable")]

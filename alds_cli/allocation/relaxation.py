@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alds_cli.allocation.instance import Instance
+from alds_cli.allocation.instance import Instance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STEPS = 100
@@ -72,7 +72,7 @@ class _Search:
     def visit(self, prices: FloatArray) -> bool:
         """Evaluate the bound at prices per share of the budgets; True once it is enough."""
         per_unit = prices / self.scale
-        weights = self.instance.values + self.instance.costs @ per_unit
+        weights = self.instance.values + priced(self.instance.costs, per_unit)
         self.add(self.instance.first_of_least(weights))
         bound, margin = _bound(self.instance, weights, per_unit)
         if bound - margin > self.bound:
@@ -90,7 +90,7 @@ class _Search:
 
     def best(self) -> Relaxation:
         """The highest bound, worked out option by option."""
-        weights = self.instance.values + self.instance.costs @ self.prices
+        weights = self.instance.values + priced(self.instance.costs, self.prices)
         least = np.minimum.reduceat(weights, self.instance.starts)
         reduced = weights - np.repeat(least, self.instance.ends - self.instance.starts)
         _, margin = _bound(self.instance, weights, self.prices)
@@ -109,7 +109,7 @@ def _bound(instance: Instance, weights: FloatArray, prices: FloatArray) -> tuple
     terms are at least 0, so the error is at most that many ε of their sum.
     """
     least = np.minimum.reduceat(weights, instance.starts).sum()
-    spent = float(prices @ instance.budgets)
+    spent = float(priced(instance.budgets[None], prices)[0])
     roundings = len(instance.starts) + len(prices) + 8
     return float(least - spent), 2 * roundings * _EPSILON * float(least + spent)
 
@@ -145,7 +145,7 @@ def _conflicting(search: _Search) -> bool:
     weights = np.full(count, 1 / count)
     for _ in range(_STEPS):
         prices = weights / search.scale
-        load = search.instance.costs @ prices
+        load = priced(search.instance.costs, prices)
         bound, margin = _bound(search.instance, load, prices)
         if bound > margin:
             search.bound, search.prices = np.inf, prices

@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from alds_cli.allocation.instance import Instance
+from alds_cli.allocation.instance import Instance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STARTS = 3
@@ -59,7 +59,7 @@ def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
 
 def _improved(instance: Instance, selection: IntArray, prices: FloatArray) -> IntArray:
     """Spend what is left on whatever lowers the value most for its price, again and again."""
-    layer_of, worth = instance.layer_of, instance.costs @ prices
+    layer_of, worth = instance.layer_of, priced(instance.costs, prices)
     positions = selection.copy()
     slack = instance.budgets - instance.cost(positions)
     # What does not fit now may fit after a change that gives something back, but the
