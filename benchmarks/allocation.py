@@ -48,7 +48,7 @@ def synthetic(count: int) -> list[LayerTable]:
 
 
 def _synthetic_layer(name: str, generator: np.random.Generator) -> LayerTable:
-    rows, columns = (int(width) for width in generator.choice([64, 128, 256, 512], 2))
+    rows, columns = (int(width) for width in generator.choice([128, 256, 512], 2))
     spec = LayerSpec(name, "conv2d", rows, columns, (3, 3))
     table = empty_table(spec)
     decay = generator.uniform(0.5, 3.0)
@@ -61,7 +61,7 @@ def _synthetic_layer(name: str, generator: np.random.Generator) -> LayerTable:
             squares = np.square(sigma).sum(axis=1)
             tail = squares[::-1].cumsum()[::-1].copy()
             curves[k] = Curve(squares, sigma.max(axis=1), tail, squares)
-        table = with_scheme(table, scheme, float(curves[1].largest[0]), curves)
+        table = with_scheme(table, scheme, float(curves[1].largest[0]), curves, 0.0)
     return table
 
 
