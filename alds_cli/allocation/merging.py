@@ -25,6 +25,9 @@ from alds_cli.records import IntArray
 _ONE_BUDGET, _SEVERAL = 4096, 512
 """How many partial selections are kept: comparing them is slower for several budgets."""
 
+_AT_ONCE = 1 << 20
+"""How many a layer's options are allowed to make of them, to bound memory."""
+
 _COMPARED_AT_ONCE = {True: 1 << 18, False: 1 << 12}
 """How many are compared with each other at most, by whether there is one budget."""
 
@@ -88,6 +91,8 @@ class Merging:
         limit = self.cutoff - relaxation.bound + relaxation.margin
         lightest = partial.reduced.min()
         own = own[relaxation.reduced[own] + lightest < limit]
+        filled = options.filling_costs[-1][step]
+        partial = self._shortened(partial, _AT_ONCE // max(len(own), 1), filled)
         grown = partial.times(own, self.numbers[own], instance.costs[own], relaxation.reduced[own])
         alive = (grown.reduced < limit) & np.all(
             grown.costs + options.least_costs[step + 1] <= instance.budgets, axis=1

@@ -17,7 +17,11 @@ from alds_cli.allocation.instance import Instance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STEPS = 100
-_TOLERANCE = 1e-9  # that of the linear programs is larger
+"""So many prices are tried at most: some ten are usual."""
+
+_TOLERANCE = 1e-9
+"""What the linear programs are not accurate to, relative to the largest values."""
+
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
@@ -197,3 +201,4 @@ def _maximise(
 
 
 _BOX = 1e7
+"""The highest price of a whole budget, in sums of all layers' largest values."""
