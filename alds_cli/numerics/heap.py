@@ -26,7 +26,12 @@ def large_blocks_apart() -> Iterator[None]:
         yield
     finally:
         mallopt(_M_MMAP_THRESHOLD, _GLIBC_LARGEST_THRESHOLD)
-        _libc("malloc_trim")(0)
+        give_back()
+
+
+def give_back() -> None:
+    """Return what is free to the system; smaller blocks that are freed stay in the pools."""
+    _libc("malloc_trim")(0)
 
 
 def _libc(name: str) -> Callable[..., object]:

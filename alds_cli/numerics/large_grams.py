@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues, eigenvalues_in_place
 from alds_cli.numerics.families import Slicing, add_square, cut, diagonal_blocks
+from alds_cli.numerics.heap import give_back
 from alds_cli.numerics.pool import Spawn
 from alds_cli.records import FloatArray
 
@@ -23,7 +24,7 @@ LARGE = 1024
 """Beyond this side a Gram matrix is formed and solved by itself."""
 
 _TILE = 1024
-_PANEL_BYTES = 4 << 20
+_PANEL_BYTES = 6 << 20
 
 Store = Callable[[int, int, FloatArray], None]
 """`store(k, first, eigenvalues)`: take the (b, n) of the slices from `first` on."""
@@ -59,7 +60,9 @@ class LargeSlice:
 
     def __call__(self, spawn: Spawn) -> None:
         """Form the square, then find the eigenvalues of its blocks, then its own."""
+        give_back()  # what smaller ones have left behind would come on top of the square
         gram = self._formed(spawn)
+        give_back()
         blocks = [task for k in self.finer for task in self._block_tasks(gram, k)]
         spawn.together(blocks, self._largest_copy())
         del blocks
