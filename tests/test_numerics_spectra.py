@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -259,6 +261,38 @@ def test_memory_that_a_job_claims_is_about_what_it_takes():
     assert large.work > small.work
     # 72 columns at most: no matrix of 4096 × 4096 is ever made
     assert large.nbytes < 8 * 4096**2
+
+
+PEAK = """
+import torch
+from alds_cli.numerics.pool import run_jobs
+from alds_cli.numerics.spectra import SpectraJob
+
+def peak(what):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith(what)) / 1024
+
+torch.set_num_threads(4)
+run_jobs([SpectraJob(torch.randn(1100, 64, 20), (1, 2, 4))])  # the libraries' own buffers
+matrix = torch.randn(2048, 2304, 1)
+before = peak("VmRSS")
+run_jobs([SpectraJob(matrix, (1, 2, 3, 4, 6, 8))], memory={memory} << 20)
+print(peak("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("memory", [60, 120])
+def test_large_layers_stay_within_the_memory(memory):
+    """A square of 2048 takes 32 MiB; all 24 that are made would take several hundred."""
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.format(memory=memory)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert 32 < float(done.stdout) < memory + 30
 
 
 @pytest.mark.slow
