@@ -39,6 +39,8 @@ class Machine:
         self.per_mac, self.per_slice, self.bias, self.worth = per_mac, per_slice, bias, worth
         self.compared = 0
         self.measured = []
+        self.suspects = {}
+        self.checked = []
 
     def pair_ns(self, spec, call, choice):
         return round(self.per_mac * pair_macs(spec, call, choice) + self.per_slice * choice.k)
@@ -83,6 +85,16 @@ class Machine:
             as_latency(times[0], 1, CPU), as_latency(times[1], 1, CPU), paired(times[1], times[0])
         )
 
+    def slower(self, _original, compressed, names, *_trace, **_options):
+        """Of the pairs, those with more ranks than a layer is said to bear in the network."""
+        ranks = {
+            name: part.first.weight.shape[0] // getattr(part.first, "groups", 1)
+            for name in names
+            for part in [compressed.get_submodule(name)]
+        }
+        self.checked.append(ranks)
+        return {name: j for name, j in ranks.items() if j > self.suspects.get(name, 10**6)}
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -91,6 +103,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(stopwatch, "layer_latencies", made.layers)
         monkeypatch.setattr(stopwatch, "time_networks", made.networks)
         monkeypatch.setattr(stopwatch, "compare_latency", made.compare)
+        monkeypatch.setattr(stopwatch, "slower_layers", made.slower)
         return made
 
     return install
@@ -188,6 +201,31 @@ def test_a_pair_between_the_measured_ones_is_measured_too(machine):
     assert odd  # ranks that the grid does not have
 
 
+@pytest.mark.parametrize("target", ["latency", "params"])
+def test_a_pair_that_is_slower_in_the_network_is_replaced(machine, target):
+    there = machine()
+    options = {"target": target, "ratio": 0.3, "never_slower": True}
+    first = api.compress(digits(), **options)
+    name, choice = max(first.plan.decomposed.items(), key=lambda item: item[1].j)
+    assert choice.j > 1
+    there.suspects = {name: choice.j - 1}
+    there.checked = []
+    second = api.compress(digits(), **options)
+    assert len(there.checked) > 1
+    assert there.checked[-1] == {n: c.j for n, c in second.plan.decomposed.items()}
+    kept = second.plan.choices[name]
+    assert kept is None or kept.j < choice.j
+
+
+def test_a_given_plan_with_a_slower_pair_is_refused_only_where_that_matters(machine):
+    there = machine()
+    plan = api.compress(digits(), target="latency", ratio=0.2).plan
+    there.suspects = dict.fromkeys(plan.decomposed, 0)
+    assert api.compress(digits(), plan=plan, target="latency", ratio=0.2).plan == plan
+    with pytest.raises(ContractError, match="measure slower"):
+        api.compress(digits(), plan=plan, max_params="1M", never_slower=True)
+
+
 def test_where_every_pair_is_slower_nothing_is_made(machine, tmp_path):
     machine(per_slice=1e9)
     with pytest.raises(RatioUnreachableError, match="measure faster") as caught:
@@ -216,9 +254,10 @@ class Contrary(Machine):
 
 def test_budgets_that_exclude_each_other(monkeypatch, tmp_path):
     made = Contrary()
-    for name in ("layers", "networks", "compare"):
-        there = {"layers": "layer_latencies", "networks": "time_networks"}
-        monkeypatch.setattr(stopwatch, there.get(name, "compare_latency"), getattr(made, name))
+    monkeypatch.setattr(stopwatch, "layer_latencies", made.layers)
+    monkeypatch.setattr(stopwatch, "time_networks", made.networks)
+    monkeypatch.setattr(stopwatch, "compare_latency", made.compare)
+    monkeypatch.setattr(stopwatch, "slower_layers", made.slower)
     fast = {"target": "latency", "ratio": 0.3}
     with pytest.raises(BudgetError, match="measure faster") as caught:
         api.compress(digits(), max_params=1, **fast)

@@ -6,6 +6,7 @@ from alds_cli.allocation.definitions import (
     ERROR_DEFINITIONS,
     PROVEN_BOUNDS,
     error_bound,
+    exactly_known,
 )
 from alds_cli.allocation.knapsack import knapsack
 from alds_cli.allocation.minimax import minimax
@@ -32,6 +33,7 @@ __all__ = [
     "Refine",
     "alternating",
     "error_bound",
+    "exactly_known",
     "knapsack",
     "layer_options",
     "minimax",

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alds_cli.records import Choice, FloatArray, LayerTable
 
@@ -34,8 +35,23 @@ def _exact(table: LayerTable) -> FloatArray:
     """
     raised = _by_row(table, table.slack)
     below = np.sqrt(np.maximum(np.square(table.largest) - 2 * raised, 0.0))
-    known = np.where(np.isnan(table.exact), below, table.exact)
-    return np.minimum(_relative(known, _by_row(table, table.norms)), 1.0)
+    found = np.where(_told_by_spectrum(table), table.largest, below)
+    found = np.where(np.isnan(table.exact), found, table.exact)
+    return np.minimum(_relative(found, _by_row(table, table.norms)), 1.0)
+
+
+def exactly_known(table: LayerTable) -> NDArray[np.bool_]:
+    """For which rows (n,) the definition `exact` gives the error itself, to 1e-9 of it."""
+    found = _told_by_spectrum(table)
+    found |= ~np.isnan(table.exact)
+    return found
+
+
+def _told_by_spectrum(table: LayerTable) -> NDArray[np.bool_]:
+    """One slice without its first singular values has the next one as its norm."""
+    told: NDArray[np.bool_] = np.square(table.largest) * _NEGLIGIBLE >= _by_row(table, table.slack)
+    told &= table.choices[:, 1] == 1
+    return told
 
 
 def _frobenius(table: LayerTable) -> FloatArray:
@@ -72,6 +88,9 @@ def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
         return values / whole
     return np.zeros_like(values)
 
+
+_NEGLIGIBLE = 1e-9
+"""A share of the square of an error that makes no difference."""
 
 ErrorDefinition = Callable[[LayerTable], FloatArray]
 

@@ -17,6 +17,7 @@ from alds_cli.latency import (
     compare_latency,
     latency_candidates,
     layer_latencies,
+    slower_layers,
 )
 from alds_cli.loading import Network
 from alds_cli.numerics.counting import Trace
@@ -63,7 +64,8 @@ class Stopwatch:
         self._rank_multiple = rank_multiple
         self._cache = cache
         self._progress = progress
-        self._slower: set[tuple[str, Choice]] = set()
+        self._banned: set[tuple[str, Choice]] = set()
+        self._limits: list[tuple[str, Choice]] = []
         self._surprises = 0
 
     @cached_property
@@ -105,17 +107,23 @@ class Stopwatch:
         else:
             for (scheme, k), j in _highest(own.faster).items():
                 found |= (choices[:, 0] == scheme) & (choices[:, 1] == k) & (choices[:, 2] <= j)
-        banned = {choice for name, choice in self._slower if name == spec.name}
+        banned = {choice for name, choice in self._banned if name == spec.name}
         for choice in banned | (own.pairs.keys() - own.faster):
             found &= ~_is(choices, choice)
+        for name, limit in self._limits:
+            if name == spec.name:
+                found &= ~_at_least(choices, limit)
         return found
 
     def fastest(self, method: str) -> Plan:
         """The plan that takes the least time by the sum of its layers' times."""
         choices: dict[str, Choice | None] = {}
         for name, own in self.measured.items():
-            offered = {choice: own.pairs[choice] for choice in own.faster}
-            choices[name] = min(offered, key=lambda choice: offered[choice], default=None)
+            measured = list(own.faster)
+            rows = np.array([(c.scheme, c.k, c.j) for c in measured]).reshape(-1, 3)
+            offered = self.offered(self._specs[name], rows)
+            times = {c: own.pairs[c] for c, free in zip(measured, offered, strict=True) if free}
+            choices[name] = min(times, key=lambda choice: (times[choice], choice), default=None)
         return Plan(choices, method=method)
 
     def slower(self, plan: Plan) -> bool:
@@ -126,9 +134,26 @@ class Stopwatch:
             for name, choice in plan.decomposed.items()
             if name not in found or choice not in found[name].faster
         }
-        self._slower |= fresh
+        self._banned |= fresh
         self._surprises += bool(fresh)
         return bool(fresh)
+
+    def slower_in(self, compressed: nn.Module, plan: Plan) -> list[str]:
+        """The layers whose pairs are not surely faster in the network that was made.
+
+        They are timed beside the layers they replaced; such a pair is not offered again, nor
+        are higher ranks of its slices.
+        """
+        found = slower_layers(
+            self._network.module,
+            compressed,
+            list(plan.decomposed),
+            self._before,
+            batch_size=self._goal.batch_size,
+            device=self._goal.where(),
+        )
+        self._limits += [(name, plan.decomposed[name]) for name in found]
+        return list(found)
 
     def compare(self, compressed: nn.Module) -> NetworkComparison:
         """The compressed network against the original, in turns."""
@@ -174,4 +199,11 @@ def _highest(choices: Collection[Choice]) -> dict[tuple[int, int], int]:
 def _is(choices: IntArray, choice: Choice) -> NDArray[np.bool_]:
     """Which rows (n, 3) are that choice."""
     found: NDArray[np.bool_] = np.all(choices == (choice.scheme, choice.k, choice.j), axis=1)
+    return found
+
+
+def _at_least(choices: IntArray, choice: Choice) -> NDArray[np.bool_]:
+    """Which rows (n, 3) have the same slices and no lower rank."""
+    found: NDArray[np.bool_] = np.all(choices[:, :2] == (choice.scheme, choice.k), axis=1)
+    found &= choices[:, 2] >= choice.j
     return found

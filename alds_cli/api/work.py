@@ -164,10 +164,9 @@ class Work:
             ContractError: it does not hold.
             PlanError: the network with pairs does not run.
         """
-        if self._timed:
-            made, comparison = self._fast_enough()
-        else:
-            made, comparison = self._made(in_place=last), None
+        made, comparison = (
+            self._fast_enough() if self._goal.timed else (self._made(in_place=last), None)
+        )
         reached = {"params": count_parameters(made.network.module), "macs": made.macs}
         reached["bytes"] = self._ledger.size_after(self.plan) if "bytes" in self._names else None
         for budget in self._budgets:
@@ -212,16 +211,18 @@ class Work:
             )
         return _Made(network, layers, macs)
 
-    def _fast_enough(self) -> tuple[_Made, NetworkComparison]:
-        """Make and time networks until one is as fast as asked.
+    def _fast_enough(self) -> tuple[_Made, NetworkComparison | None]:
+        """Make and time networks until one is as fast as asked, in whole and layer by layer.
 
         Raises:
             ContractError: none is; it says how fast the best one was.
         """
-        index = self._names.index("latency")
         best: NetworkComparison | None = None
         for rounds_left in reversed(range(_TIMED_ROUNDS)):
-            made = self._made(in_place=False)
+            made = self._sound_in_layers()
+            if not self._timed:
+                return made, None
+            index = self._names.index("latency")
             with self._clock("measure"):
                 comparison = self._ledger.stopwatch.compare(made.network.module)
             excess = _excess_ns(self._budgets[index], comparison)
@@ -233,13 +234,36 @@ class Work:
                 break
             if rounds_left == 1:
                 self._plan_fastest()
-                continue
-            self._expect_less(index, comparison, excess)
-            self.make_plan()
+            else:
+                self._expect_less(index, comparison, excess)
+                self.make_plan()
         assert best is not None  # noqa: S101 - there was at least one round
         raise too_slow(
             self._budgets[index], best.original.median_ms, best.compressed.median_ms, best.saved
         )
+
+    def _sound_in_layers(self) -> _Made:
+        """A network none of whose pairs is slower than its layer.
+
+        Raises:
+            ContractError: a plan that was given has such a pair, and none was to be made.
+        """
+        while True:
+            made = self._made(in_place=False)
+            with self._clock("measure"):
+                slower = self._ledger.stopwatch.slower_in(made.network.module, self.plan)
+            if not slower or (self._given and not self._goal.never_slower):
+                return made
+            if self._given:
+                raise ContractError(
+                    f"the plan makes layers that measure slower: {', '.join(slower)}",
+                    tip="let the plan keep them, or leave out --never-slower",
+                )
+            # Every round takes something off what is offered, so this ends.
+            if self._fastest:
+                self._plan_fastest()
+            else:
+                self.make_plan()
 
     def _expect_less(self, index: int, times: NetworkComparison, excess: int) -> None:
         """Tighten the budget of time by what a network saved less than foreseen."""

@@ -20,6 +20,7 @@ from alds_cli.allocation import (
     LayerOptions,
     Problem,
     alternating,
+    exactly_known,
     knapsack,
     minimax,
     refined,
@@ -121,17 +122,20 @@ def _refined(
         return refine([(name, choice) for name, choice in options if choice is not None])
 
     known = [_known(own, table) for own, table in zip(layers, problem.tables, strict=True)]
-    return refined(solve, layers, known, problem.budgets, errors_of)
+    # The truth lies between the bounds; their geometric mean is close as a rule.
+    above = [np.minimum(own.errors, 1.0) for own in problem.options("sum", SCHEMES)]
+    guesses = [np.sqrt(own.errors * high) for own, high in zip(layers, above, strict=True)]
+    return refined(solve, layers, known, problem.budgets, errors_of, guesses)
 
 
 def _known(own: LayerOptions, table: LayerTable) -> NDArray[np.bool_]:
-    """Which options' true errors are tabled already; that of keeping the layer is 0."""
+    """Which options' true errors are known already; that of keeping the layer is 0."""
     width = int(own.choices.max()) + 1
 
     def numbered(choices: IntArray) -> IntArray:
         return np.asarray((choices[:, 0] * width + choices[:, 1]) * width + choices[:, 2])
 
-    tabled = numbered(table.choices[~np.isnan(table.exact)])
+    tabled = numbered(table.choices[exactly_known(table)])
     found: NDArray[np.bool_] = np.isin(numbered(own.choices), tabled)
     found[own.choices[:, 1] == 0] = True
     return found

@@ -11,6 +11,8 @@ _APART = 4 << 20
 """While jobs run, blocks of so many bytes return to the system when they are freed."""
 
 _GLIBC_LARGEST_THRESHOLD = 32 << 20
+_GLIBC_FIRST_TRIM = 128 << 10
+_M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 
@@ -18,14 +20,18 @@ _M_MMAP_THRESHOLD = -3
 def large_blocks_apart() -> Iterator[None]:
     """Keep glibc from hoarding: its pools, one a thread, hold on to blocks of up to 32 MiB.
 
-    Its threshold grows by itself to the largest block ever freed; there it is left.
+    Its thresholds grow by themselves with the largest block ever freed; there they are left.
+    Were free memory at the top still trimmed at once, every large activation of a network
+    run later would be paid for in page faults.
     """
     mallopt = _libc("mallopt")
     mallopt(_M_MMAP_THRESHOLD, _APART)
+    mallopt(_M_TRIM_THRESHOLD, _GLIBC_FIRST_TRIM)
     try:
         yield
     finally:
         mallopt(_M_MMAP_THRESHOLD, _GLIBC_LARGEST_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, 2 * _GLIBC_LARGEST_THRESHOLD)
         give_back()
 
 

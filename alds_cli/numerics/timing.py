@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from math import comb
 from typing import TypeVar
 
@@ -114,7 +115,7 @@ def time_networks(
             return _affordable_runs(seconds / len(functions))
 
         return in_turns(
-            {name: lambda f=function: f(inputs) for name, function in functions.items()},
+            {name: partial(function, inputs) for name, function in functions.items()},
             device,
             rounds=passes if runs is None else runs,
             warmup=warmup,
