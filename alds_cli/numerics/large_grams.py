@@ -24,7 +24,7 @@ LARGE = 1024
 """Beyond this side a Gram matrix is formed and solved by itself."""
 
 _TILE = 1024
-_PANEL_BYTES = 6 << 20
+_PANEL_BYTES = 5 << 20
 
 Store = Callable[[int, int, FloatArray], None]
 """`store(k, first, eigenvalues)`: take the (b, n) of the slices from `first` on."""

@@ -19,8 +19,8 @@ from alds_cli.numerics.heap import large_blocks_apart
 
 __all__ = ["WORKING_MEMORY", "Job", "Spawn", "Task", "run_jobs", "single_threaded_blas"]
 
-WORKING_MEMORY = 288 << 20
-"""Bytes for matrices in the making: the largest two Gram matrices of a VGG16 and a little, so
+WORKING_MEMORY = 262 << 20
+"""Bytes for matrices in the making: the largest Gram matrix of a VGG16 and the next beside it, so
 that what the work takes stays below what the weights of so large a network take."""
 
 
