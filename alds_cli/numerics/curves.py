@@ -33,20 +33,18 @@ def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float =
             precision may have moved them all.
     """
     exact = np.maximum(eigenvalues, 0.0)
-    trace = exact.sum(axis=2, keepdims=True)
-    raised = exact + rounding_share(terms) * trace
+    raised = exact + rounding_share(terms) * exact.sum(axis=2, keepdims=True)
     if solved:
         raised += solved * exact[:, :, :1]
-    unit, length = ldexp(1.0, 2 * exponent), ldexp(1.0, exponent)
     sums = raised.sum(axis=1)
-    return Curve(
-        sum_squares=_closed_by_zero(sums.max(axis=0) * unit),
-        largest=_closed_by_zero(np.sqrt(raised.max(axis=(0, 1))) * length),
-        tail_energy=_closed_by_zero(exact.sum(axis=(0, 1))[::-1].cumsum()[::-1] * unit),
-        saved=_closed_by_zero(sums.sum(axis=0) * unit),
-    )
-
-
-def _closed_by_zero(values: FloatArray) -> FloatArray:
-    """One entry more for full rank, where nothing is lost."""
-    return np.append(values, 0.0)
+    # One entry more for full rank, where nothing is lost.
+    squares, largest, tails, saved = np.zeros((4, sums.shape[1] + 1))
+    sums.max(axis=0, out=squares[:-1])
+    np.sqrt(raised.max(axis=(0, 1)), out=largest[:-1])
+    exact.sum(axis=(0, 1))[::-1].cumsum(out=tails[-2::-1])
+    sums.sum(axis=0, out=saved[:-1])
+    if exponent:
+        largest *= ldexp(1.0, exponent)
+        for energies in (squares, tails, saved):
+            np.multiply(energies, ldexp(1.0, 2 * exponent), out=energies)
+    return Curve(squares, largest, tails, saved)
