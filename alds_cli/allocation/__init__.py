@@ -14,6 +14,7 @@ from alds_cli.allocation.options import (
     InfeasibleError,
     LayerOptions,
     Prices,
+    RankPrices,
     layer_options,
     smallest_cost,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "LayerOptions",
     "Prices",
     "Problem",
+    "RankPrices",
     "Refine",
     "alternating",
     "error_bound",

@@ -59,17 +59,24 @@ def _frobenius(table: LayerTable) -> FloatArray:
     return np.sqrt(_relative(table.tail_energy, _by_row(table, table.energies)))
 
 
-def _density(table: LayerTable) -> FloatArray:
-    """sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · (k·rows + columns))): what the next parameter would save.
+def density(table: LayerTable, rank_prices: FloatArray) -> FloatArray:
+    """sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · price)): what the next unit that is spent would save.
 
-    One more rank in every slice costs k·rows + columns parameters and takes Σ_i σ²_{i,j+1}
-    from the squared Frobenius error. Where the sum over the layers of their relative
-    squared errors is least for a given size, no layer's parameters save more than
-    another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
+    One more rank in every slice takes Σ_i σ²_{i,j+1} from the squared Frobenius error and has
+    its price: k·rows + columns parameters, or so many MACs. Where the sum over the layers of
+    their relative squared errors is least for what is spent, no layer's parameters save more
+    than another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
     its maximum brings that about. It is not a bound on any error.
+
+    Args:
+        table: of the layer.
+        rank_prices: (n,), of one rank more in every slice, positive.
     """
-    unit = table.costs // table.choices[:, 2]
-    return np.sqrt(_relative(table.saved / unit, _by_row(table, table.energies)))
+    return np.sqrt(_relative(table.saved / rank_prices, _by_row(table, table.energies)))
+
+
+def _density_of_parameters(table: LayerTable) -> FloatArray:
+    return density(table, np.asarray(table.costs // table.choices[:, 2], dtype=np.float64))
 
 
 def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | float:
@@ -96,7 +103,7 @@ ErrorDefinition = Callable[[LayerTable], FloatArray]
 
 ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
     {
-        "density": _density,
+        "density": _density_of_parameters,
         "sum": _sum_bound,
         "theorem1": _theorem1_bound,
         "published-code": _published_code,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation.definitions import DEFAULT_DEFINITION, ERROR_DEFINITIONS
+from alds_cli.allocation.definitions import DEFAULT_DEFINITION, ERROR_DEFINITIONS, density
 from alds_cli.numerics.costs import full_rank, pair_params
 from alds_cli.records import Choice, FloatArray, IntArray, LayerSpec, LayerTable
 
@@ -17,6 +17,10 @@ Prices = Callable[[LayerSpec, IntArray], IntArray]
 
 A row of zeros keeps the layer. A negative cost means that the option is not on offer.
 """
+
+RankPrices = Callable[[LayerSpec, IntArray], FloatArray]
+"""`rank_prices(spec, choices)`: what one rank more in every slice costs, (n,), of whatever is
+budgeted; pairs only."""
 
 
 class InfeasibleError(ValueError):
@@ -54,6 +58,7 @@ def layer_options(
     schemes: Sequence[int] = (0,),
     rank_multiple: int = 1,
     prices: Prices | None = None,
+    rank_prices: RankPrices | None = None,
 ) -> LayerOptions:
     """All options of a layer that shrink it, and the one that keeps it (error 0), cheapest first.
 
@@ -64,8 +69,12 @@ def layer_options(
         rank_multiple: only ranks j that are a multiple of this are offered.
         prices: what options cost; None counts parameters. With other resources an option
             may cost more than keeping the layer, and the order is that of the parameters.
+        rank_prices: what the definition `density` divides by; None counts parameters.
     """
-    errors = ERROR_DEFINITIONS[bound](table)
+    if bound == "density" and rank_prices is not None:
+        errors = density(table, rank_prices(table.spec, table.choices))
+    else:
+        errors = ERROR_DEFINITIONS[bound](table)
     costs, choices = table.costs, table.choices
     offered = _offered(table, schemes, rank_multiple)
     if offered is not None:

@@ -29,7 +29,7 @@ class CompressOptions(TypedDict, total=False):
     batch_size: int
     device: str | None
     method: str
-    solver: str
+    solver: str | None
     bound: str | None
     rank_multiple: int
     seed: int
@@ -57,7 +57,8 @@ class Settings:
         batch_size: samples in a forward pass whose time counts.
         device: where spectra are computed and times measured; None is CUDA where present.
         method: how to plan, a key of `methods.METHODS`.
-        solver: the method's optimiser.
+        solver: the method's optimiser; None takes `exact`, and `knapsack` where
+            MACs or time are budgeted.
         bound: what is minimised, a key of `allocation.ERROR_DEFINITIONS`; None takes the
             solver's usual one.
         rank_multiple: every rank is to be a multiple of this.
@@ -80,7 +81,7 @@ class Settings:
     batch_size: int = 1
     device: str | None = None
     method: str = "alds"
-    solver: str = "exact"
+    solver: str | None = None
     bound: str | None = None
     rank_multiple: int = 1
     seed: int = 0

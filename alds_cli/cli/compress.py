@@ -113,14 +113,16 @@ def command(
         str, typer.Option(metavar="NAME", help="How to plan: alds.", rich_help_panel=_PLANNING)
     ] = "alds",
     solver: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
-            "with a certified gap; alternating: the paper's Algorithm 1.",
+            "with a certified gap; alternating: the paper's Algorithm 1. Without it: exact; "
+            "knapsack where MACs or time are budgeted.",
             rich_help_panel=_PLANNING,
+            show_default=False,
         ),
-    ] = "exact",
+    ] = None,
     bound: Annotated[
         str | None,
         typer.Option(

@@ -9,10 +9,10 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation import LayerOptions, Prices
+from alds_cli.allocation import LayerOptions, Prices, RankPrices
 from alds_cli.compression.resources import Resource
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
-from alds_cli.records import IntArray, LayerSpec
+from alds_cli.records import FloatArray, IntArray, LayerSpec
 
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
 """`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, (n,)."""
@@ -62,6 +62,20 @@ def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | No
         return priced
 
     return prices
+
+
+def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
+    """What a rank takes of the budgets; of several, the shares of them added up."""
+    if [budget.resource.name for budget in budgets] == ["params"]:
+        return None
+    if len(budgets) == 1:
+        return budgets[0].resource.rank_prices
+
+    def shares(spec: LayerSpec, choices: IntArray) -> FloatArray:
+        parts = [b.resource.rank_prices(spec, choices) / max(b.allowed, 1) for b in budgets]
+        return np.asarray(np.sum(parts, axis=0))
+
+    return shares
 
 
 def refusal(

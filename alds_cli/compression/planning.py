@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from alds_cli.allocation import ERROR_DEFINITIONS, InfeasibleError, Problem, Refine
-from alds_cli.compression.budgets import Budget, Offered, prices_of, refusal
+from alds_cli.compression.budgets import Budget, Offered, prices_of, rank_prices_of, refusal
 from alds_cli.errors import OptionError
-from alds_cli.methods import method_named
+from alds_cli.methods import Method, method_named
 from alds_cli.records import ErrorTable, LayerSpec, Plan
 
 
@@ -18,7 +18,7 @@ def plan_within(
     budgets: Sequence[Budget],
     *,
     method: str = "alds",
-    solver: str = "exact",
+    solver: str | None = None,
     bound: str | None = None,
     seed: int = 0,
     rank_multiple: int = 1,
@@ -32,7 +32,8 @@ def plan_within(
         tables: error tables of those that may be decomposed.
         budgets: at least one.
         method: a key of `methods.METHODS`.
-        solver: one of the method's.
+        solver: one of the method's; None takes its own, and `knapsack` where MACs or time are
+            budgeted: there the least maximum keeps less of the network's accuracy.
         bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`; None takes the
             solver's usual one.
         seed: for what draws random numbers.
@@ -46,6 +47,7 @@ def plan_within(
         BudgetError: no plan keeps within an absolute limit, or within all budgets at once.
     """
     chosen = method_named(method)
+    solver = solver or _usual_solver(chosen, budgets)
     _require_known("solver", solver, chosen.solvers)
     bound = bound or chosen.solvers[solver]
     _require_known("bound", bound, ERROR_DEFINITIONS)
@@ -55,6 +57,7 @@ def plan_within(
         [replace(tables.layers[n], spec=s) for n, s in specs.items() if s.reason is None],
         [budget.for_options for budget in budgets],
         prices_of(budgets, offered),
+        rank_prices_of(budgets),
         rank_multiple,
         refine,
     )
@@ -64,6 +67,13 @@ def plan_within(
         layers = problem.options(bound, chosen.schemes)
         raise refusal(budgets, layers, faster_only=offered is not None) from error
     return replace(plan, choices={name: plan.choices.get(name) for name in specs})
+
+
+def _usual_solver(method: Method, budgets: Sequence[Budget]) -> str:
+    sizes_alone = {budget.resource.name for budget in budgets} <= {"params", "bytes"}
+    if not sizes_alone and "knapsack" in method.solvers:
+        return "knapsack"
+    return next(iter(method.solvers))
 
 
 def _require_known(option: str, value: str, known: Mapping[str, object]) -> None:

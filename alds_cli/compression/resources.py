@@ -10,7 +10,7 @@ import numpy as np
 from alds_cli.numerics.calls import LayerCall
 from alds_cli.numerics.macs import mac_prices
 from alds_cli.numerics.option_tables import option_costs
-from alds_cli.records import Choice, IntArray, LayerSpec
+from alds_cli.records import Choice, FloatArray, IntArray, LayerSpec
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
 """`price(spec, choices)`: of pairs (n, 3), whole units (n,); negative where it is not known."""
@@ -26,6 +26,7 @@ class Resource:
         fixed: what all but the layers that may be decomposed take in the result.
         kept: what each of these layers takes as it is, by name.
         price: what its pairs would take.
+        overhead: what of that a pair takes whatever its rank.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Resource:
     fixed: int
     kept: Mapping[str, int]
     price: Price
+    overhead: int = 0
 
     def prices(self, spec: LayerSpec, choices: IntArray) -> IntArray:
         """Of choices (n, 3), zeros keeping the layer: (n,)."""
@@ -41,6 +43,14 @@ class Resource:
         costs[kept] = self.kept[spec.name]
         costs[~kept] = self.price(spec, choices[~kept])
         return costs
+
+    def rank_prices(self, spec: LayerSpec, choices: IntArray) -> FloatArray:
+        """What one rank more in every slice of pairs (n, 3) takes, on the average: (n,).
+
+        Where a rank is free, as in a layer that is never called, it still counts a little.
+        """
+        spent = self.price(spec, choices) - self.overhead
+        return np.maximum(spent / choices[:, 2], 1e-3)
 
 
 def parameters(specs: Mapping[str, LayerSpec], total: int) -> Resource:
@@ -75,7 +85,7 @@ def file_bytes(
         return option_costs(spec, choices) * item_sizes[spec.name] + per_pair
 
     kept = {name: spec.weight_params * item_sizes[name] for name, spec in specs.items()}
-    return Resource("bytes", before, all_kept - sum(kept.values()), kept, price)
+    return Resource("bytes", before, all_kept - sum(kept.values()), kept, price, per_pair)
 
 
 def multiply_accumulates(
