@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
-from alds_cli.numerics.costs import divisors, pair_params
 from alds_cli.numerics.curves import rounding_share
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
 from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
 from alds_cli.numerics.pool import run_jobs
+from alds_cli.numerics.proofs import shrinking_ks
 from alds_cli.numerics.refinement import ExactErrors
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.records import Choice, Curve, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
@@ -194,17 +194,9 @@ def _slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
 
 
 def _slicings(spec: LayerSpec, scheme: int) -> list[int]:
-    """The numbers of slices with which some rank shrinks the layer; 1 gives its norm as well."""
+    """The numbers of slices to find the spectra of."""
     most = spec.max_slices or spec.in_channels
-    return [
-        k
-        for k in divisors(spec.in_channels // spec.groups)
-        if k == 1
-        or (
-            k <= most
-            and pair_params(spec.weight_shape, scheme, k, 1, spec.groups) < spec.weight_params
-        )
-    ]
+    return [k for k in shrinking_ks(spec.weight_shape, scheme, spec.groups) if k <= most]
 
 
 class TrueErrors:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from alds_cli.numerics.costs import full_rank
 from alds_cli.numerics.fold import folded_shape
 from alds_cli.records import Curve, FloatArray, IntArray, LayerSpec, LayerTable
 
@@ -35,20 +38,33 @@ def with_scheme(
         curves: by number of slices k; 1 must be among them.
         slack: by how much rounding may have moved a squared singular value.
     """
-    pieces = [_rows(table.spec, scheme, k, curve) for k, curve in curves.items()]
-    columns: dict[str, Any] = {
-        name: np.concatenate([getattr(table, name), *(piece[name] for piece in pieces)])
-        for name in _COLUMNS
+    grid = _grid(table.spec.weight_shape, table.spec.groups, scheme, tuple(sorted(curves)))
+    fresh: dict[str, FloatArray | IntArray] = {
+        "choices": grid.choices,
+        "costs": grid.costs,
+        "exact": np.full(len(grid.costs), np.nan),
     }
-    scheme_column, k, j = columns["choices"].T
-    order = np.lexsort((j, k, scheme_column, columns["costs"]))
+    for name in MEASURES:
+        column = np.concatenate([getattr(curves[k], name) for k in sorted(curves)])
+        fresh[name] = column[grid.sources]
+    columns: dict[str, Any] = fresh if not len(table.costs) else _merged(table, fresh)
     return replace(
         table,
         norms={**table.norms, scheme: norm},
         energies={**table.energies, scheme: float(curves[1].tail_energy[0])},
         slack={**table.slack, scheme: slack},
-        **{name: column[order] for name, column in columns.items()},
+        **columns,
     )
+
+
+def _merged(
+    table: LayerTable, fresh: Mapping[str, FloatArray | IntArray]
+) -> dict[str, FloatArray | IntArray]:
+    """The columns of a table with further rows, in order."""
+    columns = {name: np.concatenate([getattr(table, name), fresh[name]]) for name in _COLUMNS}
+    scheme, k, j = columns["choices"].T
+    order = np.lexsort((j, k, scheme, columns["costs"]))
+    return {name: column[order] for name, column in columns.items()}
 
 
 def with_exact(table: LayerTable, rows: Iterable[int], errors: Iterable[float]) -> LayerTable:
@@ -69,12 +85,27 @@ def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
     return costs
 
 
-def _rows(spec: LayerSpec, scheme: int, k: int, curve: Curve) -> dict[str, FloatArray | IntArray]:
-    """The columns of the ranks with which k slices shrink the layer."""
-    choices = np.empty((len(curve.largest) - 1, 3), np.int64)
-    choices[:, 0], choices[:, 1], choices[:, 2] = scheme, k, np.arange(1, len(choices) + 1)
-    costs = option_costs(spec, choices)
-    count = int(np.searchsorted(costs, spec.weight_params))  # they rise with the rank
-    measured = {name: getattr(curve, name)[1 : count + 1] for name in MEASURES}
-    unknown = np.full(count, np.nan)
-    return {"choices": choices[:count], "costs": costs[:count], **measured, "exact": unknown}
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The options of a shape and scheme: what to pick from its curves laid end to end."""
+
+    choices: IntArray
+    costs: IntArray
+    sources: IntArray
+
+
+@lru_cache(maxsize=512)
+def _grid(shape: tuple[int, ...], groups: int, scheme: int, ks: tuple[int, ...]) -> _Grid:
+    """The options that shrink a layer, cheapest first; equal layers share the arrays."""
+    lengths = np.array([full_rank(shape, scheme, k, groups) + 1 for k in ks])
+    ends = np.cumsum(lengths)
+    j = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    k = np.repeat(np.array(ks), lengths)
+    rows, columns = folded_shape(shape, scheme)
+    costs = j * (k * rows + groups * columns)
+    (smaller,) = np.nonzero((j > 0) & (costs < prod(shape)))
+    sources = smaller[np.lexsort((j[smaller], k[smaller], costs[smaller]))]
+    choices = np.stack([np.full(len(sources), scheme), k[sources], j[sources]], axis=1)
+    for array in (choices, found := costs[sources], sources):
+        array.setflags(write=False)
+    return _Grid(choices, found, sources)
