@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
+from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.curves import rounding_share
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
@@ -113,7 +114,7 @@ def _computed(
 ) -> ErrorTable:
     """The known table with what was missing."""
     layers = dict(known.layers)
-    done = 0
+    done, total = 0, len(missing)
 
     def enter(name: str, scheme: int, found: Spectra, slack: float) -> None:
         nonlocal done
@@ -122,8 +123,16 @@ def _computed(
         layers[name] = with_scheme(old, scheme, norm, curves, slack)
         done += 1
         if progress is not None:
-            progress(ProgressEvent("profile", done, len(missing)))
+            progress(ProgressEvent("profile", done, total))
 
+    worthwhile = []
+    for name, scheme in missing:
+        spec = wanted[name]
+        if pair_params(spec.weight_shape, scheme, 1, 1, spec.groups) < spec.weight_params:
+            worthwhile.append((name, scheme))
+        else:
+            enter(name, scheme, _NOTHING, 0.0)
+    missing = worthwhile
     if device.type != "cpu":
         missing = _on_device(module, wanted, missing, device, enter)
     _on_cpu(module, wanted, missing, enter)
@@ -134,6 +143,9 @@ def _computed(
 
 Spectra = tuple[float, Mapping[int, Curve]]
 """σ_1 and the curve of every k."""
+
+_NOTHING: Spectra = (0.0, {})
+"""Of a layer that no pair makes smaller: nobody will ask."""
 
 Enter = Callable[[str, int, Spectra, float], None]
 

@@ -22,6 +22,14 @@ MEASURES = ("sum_squares", "largest", "tail_energy", "saved")
 KINDS = ("gaussian", "zero", "rank 1", "rank 2", "rank 3", "orthogonal", "blocks", "one entry")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_layers_count():
+    """Proofs are otherwise sought only where much work could be spared."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(proofs, "_LEAST_WORK", 0)
+        yield
+
+
 def weight_of(kind, shape, seed):
     """A float32 weight (f, c, κ…) with that structure."""
     generator = torch.Generator().manual_seed(seed)

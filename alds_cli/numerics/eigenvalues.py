@@ -28,8 +28,10 @@ def eigenvalues(grams: Tensor) -> FloatArray:
     if grams.shape[-1] == 1:
         values = grams[:, :, 0]
     else:
-        values = torch.linalg.eigvalsh(grams.mT, UPLO="U").flip(-1)
-    found: FloatArray = values.to("cpu", torch.float64).numpy()
+        values = torch.linalg.eigvalsh(grams.mT, UPLO="U")
+    if values.dtype != torch.float64 or values.device.type != "cpu":
+        values = values.to("cpu", torch.float64)
+    found: FloatArray = values.numpy()[:, ::-1]
     return found
 
 

@@ -35,9 +35,26 @@ def with_scheme(
         table: of the layer, without that scheme.
         scheme: the folding scheme.
         norm: σ_1 of the weight so folded.
-        curves: by number of slices k; 1 must be among them.
+        curves: by number of slices k; 1 must be among them, unless there are none because no
+            pair is smaller than the layer.
         slack: by how much rounding may have moved a squared singular value.
     """
+    if not curves:
+        energy, columns = 0.0, {}
+    else:
+        energy = float(curves[1].tail_energy[0])
+        columns = _columns_of(table, scheme, curves)
+    return replace(
+        table,
+        norms={**table.norms, scheme: norm},
+        energies={**table.energies, scheme: energy},
+        slack={**table.slack, scheme: slack},
+        **columns,
+    )
+
+
+def _columns_of(table: LayerTable, scheme: int, curves: Mapping[int, Curve]) -> dict[str, Any]:
+    """The columns of a table with the options of one scheme added."""
     grid = _grid(table.spec.weight_shape, table.spec.groups, scheme, tuple(sorted(curves)))
     fresh: dict[str, FloatArray | IntArray] = {
         "choices": grid.choices,
@@ -47,14 +64,7 @@ def with_scheme(
     for name in MEASURES:
         column = np.concatenate([getattr(curves[k], name) for k in sorted(curves)])
         fresh[name] = column[grid.sources]
-    columns: dict[str, Any] = fresh if not len(table.costs) else _merged(table, fresh)
-    return replace(
-        table,
-        norms={**table.norms, scheme: norm},
-        energies={**table.energies, scheme: float(curves[1].tail_energy[0])},
-        slack={**table.slack, scheme: slack},
-        **columns,
-    )
+    return fresh if not len(table.costs) else _merged(table, fresh)
 
 
 def _merged(

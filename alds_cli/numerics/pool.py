@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -25,6 +25,9 @@ WORKING_MEMORY = 262 << 20
 that what the work takes stays below what the weights of so large a network take."""
 
 _TURN_SECONDS = 5e-4
+
+_LARGE = 32 << 20
+"""Bytes of a job from which on what it frees should leave the process at once."""
 
 
 @contextmanager
@@ -58,7 +61,10 @@ def run_jobs(
     Raises:
         Exception: the first that a job or task raised, after all threads have stopped.
     """
-    with single_threaded_blas() as threads, large_blocks_apart(), _quick_turns():
+    # Giving memory back and asking for it again costs page faults; it pays for large blocks.
+    large = max((job.nbytes for job in jobs), default=0) > _LARGE
+    heap = large_blocks_apart() if large else nullcontext()
+    with single_threaded_blas() as threads, heap, _quick_turns():
         crew = Crew(jobs, memory)
         workers = [
             threading.Thread(target=_work, args=(crew,), name=f"alds-worker-{number}", daemon=True)

@@ -26,6 +26,9 @@ from alds_cli.numerics.scaling import even_exponent
 from alds_cli.records import FloatArray
 
 _SAMPLE = 32
+_LEAST_WORK = 2e9
+"""Sums of cubed sides below which even a look at a sample takes too long."""
+
 _WORTH_A_PROOF = 0.1
 """Share of the work that must be at stake before one slice is done ahead of the others."""
 
@@ -65,6 +68,8 @@ def worth_a_proof(slicing: Slicing, ks: Sequence[int]) -> bool:
     The rank of a few rows and columns of the first group is no larger than the matrix's.
     """
     work = {k: k * slicing.side(k) ** 3 for k in ks}
+    if len(slicing.matrix) * sum(work.values()) < _LEAST_WORK:
+        return False
     least = _unit(slicing, 1) * max(1, _rank_of_a_sample(slicing))
     at_stake = sum(work[k] for k in ks if k > 1 and _unit(slicing, k) >= least)
     return at_stake > _WORTH_A_PROOF * sum(work.values())
