@@ -18,7 +18,7 @@ from alds_cli.numerics.curves import rounding_share
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
 from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
-from alds_cli.numerics.pool import run_jobs
+from alds_cli.numerics.pool import run_jobs, working_memory
 from alds_cli.numerics.proofs import shrinking_ks
 from alds_cli.numerics.refinement import ExactErrors
 from alds_cli.numerics.spectra import SpectraJob
@@ -169,7 +169,8 @@ def _on_cpu(
         curves = job.curves()
         enter(name, scheme, (job.norm, curves), _slack(wanted[name], scheme, curves[1]))
 
-    run_jobs([job for _, _, job in jobs], on_done=finished)
+    weights = sum(parameter.nbytes for parameter in module.parameters())
+    run_jobs([job for _, _, job in jobs], memory=working_memory(weights), on_done=finished)
 
 
 def _on_device(

@@ -91,13 +91,13 @@ def seconds_of_tables(
 
 
 def measure(
-    name: str, repeats: int, svd_repeats: int, schemes: tuple[int, ...]
+    name: str, repeats: int, svd_repeats: int, schemes: tuple[int, ...], dtype: torch.dtype
 ) -> tuple[list[str], list[tuple[str, bool]]]:
     """A network's row of the table, and its bars."""
     network = fresh_network(name)
     module, specs = network.module, find_layers(network.module, trace_network(network))
     matrices = {
-        own: (fold(weight_at(module, own), 0), spec.groups)
+        own: (fold(weight_at(module, own), 0).to(dtype), spec.groups)
         for own, spec in specs.items()
         if spec.reason is None
     }
@@ -143,12 +143,16 @@ def main() -> None:
     parser.add_argument("--svdvals-repeats", type=int, help="--repeats, if not given; 0 for none")
     parser.add_argument("--schemes", default="0", help="also time these together, like 0,1,2,3")
     parser.add_argument("--threads", type=int, help="as many as torch takes, if not given")
+    parser.add_argument("--dtype", default="float32", help="of svdvals; the tables use float64")
     options = parser.parse_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     svd_repeats = options.repeats if options.svdvals_repeats is None else options.svdvals_repeats
     schemes = tuple(int(scheme) for scheme in options.schemes.split(","))
-    found = [measure(name, options.repeats, svd_repeats, schemes) for name in options.networks]
+    dtype = getattr(torch, options.dtype)
+    found = [
+        measure(name, options.repeats, svd_repeats, schemes, dtype) for name in options.networks
+    ]
     header = ["network", "tables s", "range", "svdvals s", "times", "apart"]
     header += [f"schemes {options.schemes} s", "times scheme 0"]
     print_table(header, [row for row, _ in found])

@@ -15,7 +15,6 @@ VERBS = (
     "profiling",
     "compression",
     "evaluation",
-    "budgets",
     "latency",
     "retraining",
     "exporting",

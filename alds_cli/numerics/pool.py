@@ -18,11 +18,22 @@ from threadpoolctl import threadpool_limits
 from alds_cli.numerics.crew import Crew, Job, Spawn, Task
 from alds_cli.numerics.heap import large_blocks_apart
 
-__all__ = ["WORKING_MEMORY", "Job", "Spawn", "Task", "run_jobs", "single_threaded_blas"]
+__all__ = [
+    "WORKING_MEMORY",
+    "Job",
+    "Spawn",
+    "Task",
+    "run_jobs",
+    "single_threaded_blas",
+    "working_memory",
+]
 
 WORKING_MEMORY = 262 << 20
-"""Bytes for matrices in the making: the largest Gram matrix of a VGG16 and the next beside it, so
-that what the work takes stays below what the weights of so large a network take."""
+"""Bytes for matrices in the making, at least: the largest Gram matrix of a VGG16 and the next
+beside it, so that what the work takes stays below what the weights of so large a network take."""
+
+_TOGETHER = 790 << 20
+"""Bytes for weights and matrices in the making: beside smaller networks more of them find room."""
 
 _TURN_SECONDS = 5e-4
 
@@ -40,6 +51,11 @@ def single_threaded_blas() -> Iterator[int]:
             yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+def working_memory(weights: int) -> int:
+    """Bytes for matrices in the making beside so many bytes of weights."""
+    return max(WORKING_MEMORY, _TOGETHER - weights)
 
 
 def run_jobs(
