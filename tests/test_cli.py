@@ -52,6 +52,26 @@ def test_help_and_version_import_no_torch(arguments):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        ("compress model.pt --ratio 0.5", "PASSIVE"),
+        ("profile model.pt", "PASSIVE"),
+        ("compress model.pt --target latency --ratio 0.5", None),
+        ("compress model.pt --target=latency --ratio 0.5", None),
+        ("compress model.pt --max-latency 3ms", None),
+        ("compress model.pt --ratio 0.5 --never-slower", None),
+        ("evaluate model.pt --data x", None),
+        ("retrain model.pt --data x", None),
+    ],
+)
+def test_threads_wait_as_everywhere_where_time_counts(arguments, policy, monkeypatch, run):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    code, _, _ = run(*arguments.split())  # there is no such file
+    assert code == 2
+    assert os.environ.pop("OMP_WAIT_POLICY", None) == policy
+
+
 def test_version():
     shown = alds("--version")
     assert shown.stdout.decode() == f"alds {alds_cli.__version__}\n"
