@@ -25,10 +25,8 @@ def eigenvalues(grams: Tensor) -> FloatArray:
     The upper triangle of the transpose is the same numbers, in the order that LAPACK works
     in, and there MKL is a sixth faster than on the lower one.
     """
-    if grams.shape[-1] == 1:
-        values = grams[:, :, 0]
-    else:
-        values = torch.linalg.eigvalsh(grams.mT, UPLO="U")
+    single = grams.shape[-1] == 1
+    values = grams[:, :, 0] if single else torch.linalg.eigvalsh(grams.mT, UPLO="U")
     if values.dtype != torch.float64 or values.device.type != "cpu":
         values = values.to("cpu", torch.float64)
     found: FloatArray = values.numpy()[:, ::-1]
