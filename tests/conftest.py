@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // _WO
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from small_networks import digits_network  # noqa: E402
 
 from alds_cli import architectures  # noqa: E402
 from alds_cli.cli.app import main  # noqa: E402
@@ -93,3 +94,11 @@ def digits(tmp_path_factory):
     images = torch.randint(0, 256, (64, 8, 8, 1), generator=generator, dtype=torch.uint8)
     save_file({"images": images, "labels": torch.arange(64) % 10}, folder / "data.safetensors")
     return folder
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A checkpoint of a small network, alone in the test's folder."""
+    path = tmp_path / "model.pt"
+    torch.save(digits_network().state_dict(), path)
+    return path

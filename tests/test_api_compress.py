@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_networks import digits_network
 from torchvision.models import mobilenet_v2, resnet18
 
 from alds_cli import api
-from alds_cli.architectures import build
 from alds_cli.errors import ContractError, OptionError, OutputError
 from alds_cli.numerics.counting import count_parameters
-from alds_cli.records import Architecture
-
-
-def digits():
-    torch.manual_seed(0)
-    return build(Architecture("digits_cnn")).eval()
-
-
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save(digits().state_dict(), path)
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -57,7 +44,7 @@ def test_in_place(model):
 
 
 def test_the_network_handed_in_is_left_alone():
-    net = digits().train()
+    net = digits_network().train()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     result = api.compress(net, ratio=0.5)
     assert net.training
@@ -113,7 +100,7 @@ def test_a_profile_is_what_compress_starts_from(model, tmp_path):
 
 @pytest.mark.parametrize("bound", ["density", "sum", "theorem1", "published-code"])
 def test_true_errors_stay_within_the_bounds(bound):
-    report = api.compress(digits(), ratio=0.6, bound=bound).report
+    report = api.compress(digits_network(), ratio=0.6, bound=bound).report
     assert report.max_relative_error > 0
     for layer in report.layers:
         assert layer.error <= layer.error_bound * (1 + 1e-6) + 1e-6

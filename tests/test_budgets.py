@@ -6,26 +6,13 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from small_networks import digits_network
 from torchvision.models import resnext50_32x4d
 
 from alds_cli import api
-from alds_cli.architectures import build
 from alds_cli.errors import BudgetError, ContractError, OptionError, RatioUnreachableError
 from alds_cli.numerics.counting import count_macs, count_parameters
-from alds_cli.records import Architecture, Choice, Plan
-
-
-def digits():
-    torch.manual_seed(0)
-    return build(Architecture("digits_cnn")).eval()
-
-
-@pytest.fixture
-def model(tmp_path):
-    path = tmp_path / "model.pt"
-    torch.save(digits().state_dict(), path)
-    return path
-
+from alds_cli.records import Choice, Plan
 
 SHAPE = (1, 8, 8)
 
@@ -56,7 +43,7 @@ def test_a_ratio_of_the_macs_is_one_of_what_pytorch_counts(model, ratio):
     result = api.compress(model, target="macs", ratio=ratio)
     counted = count_macs(result.network.module, SHAPE)
     assert result.report.macs_after == counted
-    assert result.report.macs_before == count_macs(digits(), SHAPE)
+    assert result.report.macs_before == count_macs(digits_network(), SHAPE)
     assert counted <= (1 - float(ratio)) * result.report.macs_before
 
 
@@ -112,7 +99,7 @@ def test_density_is_that_of_what_is_spent(model):
 
 
 def test_the_tighter_of_a_ratio_and_a_limit_counts(model):
-    total = count_parameters(digits())
+    total = count_parameters(digits_network())
     loose = api.compress(model, ratio=0.5, max_params=total)
     tight = api.compress(model, ratio=0.1, max_params=total // 2)
     assert loose.report.params_after <= total / 2

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_networks import digits_network
 from torch import nn
 
 from alds_cli import api
@@ -28,11 +29,6 @@ from alds_cli.numerics.counting import count_parameters
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import find_layers
-
-
-def digits():
-    torch.manual_seed(0)
-    return build(Architecture("digits_cnn")).eval()
 
 
 def plan_for_ratio(net, specs, tables, ratio, **options):
@@ -90,7 +86,7 @@ def test_ratios_are_what_their_digits_say(value, exact):
 
 @pytest.fixture(scope="module")
 def profiled():
-    net = digits()
+    net = digits_network()
     specs = find_layers(net)
     return net, specs, error_tables(net, specs, cache=False)[0]
 
@@ -119,7 +115,7 @@ def test_never_less_is_removed_than_asked(profiled, text, how):
 @given(st.decimals("0.01", "0.9", places=3).map(str))
 def test_the_report_counts_what_the_artefact_holds(tmp_path_factory, text):
     path = tmp_path_factory.getbasetemp() / "counted.pt"
-    report = api.compress(digits(), ratio=text, output=path, cache=False).report
+    report = api.compress(digits_network(), ratio=text, output=path, cache=False).report
     assert report.params_after == count_parameters(api.load(path))
     assert report.params_after <= (1 - Fraction(text)) * report.params_before
     assert report.bytes_after == path.stat().st_size
@@ -137,17 +133,20 @@ def test_the_report_counts_what_the_artefact_holds(tmp_path_factory, text):
 )
 def test_the_largest_ratio_can_be_had(solver, options):
     with pytest.raises(RatioUnreachableError) as caught:
-        api.compress(digits(), ratio="0.999", solver=solver, **options)
+        api.compress(digits_network(), ratio="0.999", solver=solver, **options)
     largest = caught.value.largest
     assert f"{largest:.4f}" in caught.value.message
     assert caught.value.exit_code == 1
-    assert api.compress(digits(), ratio=largest, solver=solver, **options).report.ratio >= largest
+    assert (
+        api.compress(digits_network(), ratio=largest, solver=solver, **options).report.ratio
+        >= largest
+    )
     with pytest.raises(RatioUnreachableError):
-        api.compress(digits(), ratio=largest + 1e-3, solver=solver, **options)
+        api.compress(digits_network(), ratio=largest + 1e-3, solver=solver, **options)
 
 
 def test_patterns_choose_layers():
-    specs = find_layers(digits())
+    specs = find_layers(digits_network())
     chosen = select_layers(specs, ["features.*"], ["features.3"])
     open_layers = {name for name, spec in chosen.items() if spec.reason is None}
     assert open_layers == {name for name in specs if name.startswith("features")} - {"features.3"}
@@ -155,29 +154,31 @@ def test_patterns_choose_layers():
     for include, exclude in ((["nothing*"], []), ([], ["features.99"])):
         with pytest.raises(OptionError, match="matches no layer"):
             select_layers(specs, include, exclude)
-    result = api.compress(digits(), ratio=0.3, include=["features.*"], exclude=["features.3"])
+    result = api.compress(
+        digits_network(), ratio=0.3, include=["features.*"], exclude=["features.3"]
+    )
     assert set(result.plan.decomposed) <= open_layers
 
 
 @pytest.mark.parametrize("option", ["method", "solver", "bound"])
 def test_unknown_names(option):
     with pytest.raises(OptionError, match="nonsense") as caught:
-        api.compress(digits(), ratio=0.5, **{option: "nonsense"})
+        api.compress(digits_network(), ratio=0.5, **{option: "nonsense"})
     assert "choose from" in caught.value.tip
 
 
 def test_a_plan_is_replayed_and_may_be_edited(tmp_path):
     path = tmp_path / "plan.json"
-    first = api.compress(digits(), ratio=0.5, plan_output=path)
-    again = api.compress(digits(), plan=path)
+    first = api.compress(digits_network(), ratio=0.5, plan_output=path)
+    again = api.compress(digits_network(), plan=path)
     for name, tensor in first.network.module.state_dict().items():
         assert torch.equal(again.network.module.state_dict()[name], tensor)
     [name, *_] = first.plan.decomposed
     choice = first.plan.decomposed[name]
     edited = Plan({**first.plan.choices, name: Choice(choice.scheme, choice.k, 1)})
-    assert api.compress(digits(), plan=edited, ratio=0.5).report.ratio > first.report.ratio
+    assert api.compress(digits_network(), plan=edited, ratio=0.5).report.ratio > first.report.ratio
     with pytest.raises(ContractError, match="less than the"):
-        api.compress(digits(), plan=edited, ratio=0.99)
+        api.compress(digits_network(), plan=edited, ratio=0.99)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +193,7 @@ def test_a_plan_is_replayed_and_may_be_edited(tmp_path):
     ],
 )
 def test_plans_that_do_not_fit(choices, complaint, tmp_path):
-    net = digits()
+    net = digits_network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     with pytest.raises(PlanError, match=complaint):
         api.compress(net, plan=Plan(choices), output=tmp_path / "out.pt")
@@ -206,7 +207,7 @@ def test_plans_that_do_not_fit(choices, complaint, tmp_path):
     [{}, {"features.0": None}, {"features.3": Choice(1, 1, 2)}, {"features.3": Choice(3, 2, 1)}],
 )
 def test_plans_that_leave_layers_alone(choices, cache):
-    report = api.compress(digits(), plan=Plan(choices), cache=cache).report
+    report = api.compress(digits_network(), plan=Plan(choices), cache=cache).report
     changed = {name for name, choice in choices.items() if choice}
     assert {layer.name for layer in report.layers if layer.choice} == changed
     assert all(layer.reason for layer in report.layers if not layer.choice)
@@ -215,7 +216,7 @@ def test_plans_that_leave_layers_alone(choices, cache):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("form", ["module", "file"])
 def test_weights_that_are_not_finite_are_named(value, form, tmp_path):
-    net = digits()
+    net = digits_network()
     with torch.no_grad():
         net.features[3].weight[0, 0, 0, 0] = value
     model = net
@@ -229,7 +230,7 @@ def test_weights_that_are_not_finite_are_named(value, form, tmp_path):
 
 
 def test_weights_that_are_integers_or_absent_are_named(tmp_path):
-    state = digits().state_dict()
+    state = digits_network().state_dict()
     state["classifier.0.weight"] = state["classifier.0.weight"].to(torch.int8)
     path = tmp_path / "model.pt"
     torch.save(state, path)

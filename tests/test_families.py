@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from small_networks import digits_network
 
 from alds_cli import api
 from alds_cli.api import workshop
-from alds_cli.architectures import build
 from alds_cli.errors import OptionError, RatioUnreachableError
-from alds_cli.records import Architecture
-
-
-@pytest.fixture
-def model(tmp_path):
-    torch.manual_seed(0)
-    path = tmp_path / "model.pt"
-    torch.save(build(Architecture("digits_cnn")).state_dict(), path)
-    return path
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -49,8 +40,7 @@ def test_the_spectra_are_found_once(model, monkeypatch):
 
 
 def test_the_network_handed_in_is_left_alone():
-    torch.manual_seed(0)
-    net = build(Architecture("digits_cnn")).eval()
+    net = digits_network()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     results = api.compress_family(net, ratios=[0.2, 0.4])
     assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in before.items())

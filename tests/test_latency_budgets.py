@@ -5,27 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from small_networks import digits_network
 
 from alds_cli import api
 from alds_cli.api import stopwatch
-from alds_cli.architectures import build
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import trace
 from alds_cli.numerics.macs import pair_macs
 from alds_cli.numerics.timing import as_latency, paired
-from alds_cli.records import Architecture, Choice
+from alds_cli.records import Choice
 from alds_cli.surgery import find_layers
 
 CPU = torch.device("cpu")
 
 SHAPE = (1, 8, 8)
-
-
-def digits():
-    torch.manual_seed(0)
-    return build(Architecture("digits_cnn")).eval()
 
 
 class Machine:
@@ -61,7 +56,7 @@ class Machine:
 
     def whole_ns(self, module):
         """From the widths of its pairs: the original's time less what each of them saves."""
-        original = digits()
+        original = digits_network()
         traced = trace(original, SHAPE)
         specs = find_layers(original, traced)
         total = saved = 0
@@ -113,8 +108,8 @@ def machine(monkeypatch):
 @pytest.mark.parametrize("bias", [0.9, 1.0, 1.3])
 def test_a_ratio_of_the_latency_is_one_of_the_measured_time(machine, ratio, bias):
     there = machine(bias=bias)
-    result = api.compress(digits(), target="latency", ratio=ratio)
-    assert there.whole_ns(result.network.module) <= (1 - ratio) * there.whole_ns(digits())
+    result = api.compress(digits_network(), target="latency", ratio=ratio)
+    assert there.whole_ns(result.network.module) <= (1 - ratio) * there.whole_ns(digits_network())
     report = result.report
     assert report.latency_saved >= ratio
     assert report.latency_after.median_ms <= (1 - ratio) * report.latency_before.median_ms * 1.0001
@@ -123,14 +118,14 @@ def test_a_ratio_of_the_latency_is_one_of_the_measured_time(machine, ratio, bias
 
 def test_a_plan_that_came_out_slower_than_foreseen_is_tightened(machine):
     there = machine(worth=0.8)
-    result = api.compress(digits(), target="latency", ratio=0.4)
+    result = api.compress(digits_network(), target="latency", ratio=0.4)
     assert there.compared > 1
     assert result.report.latency_saved >= 0.4
 
 
 def test_what_is_faster_than_foreseen_need_not_be_given_up(machine):
     there = machine(worth=1.4)
-    reachable = api.compress(digits(), target="latency", ratio=0.3).report
+    reachable = api.compress(digits_network(), target="latency", ratio=0.3).report
     assert there.compared == 1
     assert reachable.latency_saved >= 0.3
 
@@ -139,40 +134,40 @@ def test_what_is_faster_than_foreseen_need_not_be_given_up(machine):
 def test_what_cannot_be_had_says_how_fast_the_best_was(machine, limit, tmp_path):
     there = machine(worth=0.3)
     with pytest.raises((RatioUnreachableError, BudgetError), match="fastest network") as caught:
-        api.compress(digits(), output=tmp_path / "small.pt", **limit)
+        api.compress(digits_network(), output=tmp_path / "small.pt", **limit)
     assert caught.value.exit_code == 1
     assert not list(tmp_path.iterdir())
-    assert f"{there.whole_ns(digits()) / 1e6:.3f} ms" in caught.value.message
+    assert f"{there.whole_ns(digits_network()) / 1e6:.3f} ms" in caught.value.message
     if "ratio" in limit:
         assert 0 < caught.value.largest <= 0.3
         machine(worth=0.3)
-        again = api.compress(digits(), target="latency", ratio=0.8 * caught.value.largest)
+        again = api.compress(digits_network(), target="latency", ratio=0.8 * caught.value.largest)
         assert again.report.latency_saved >= 0.8 * caught.value.largest
 
 
 def test_an_absolute_limit_holds(machine):
     there = machine(bias=1.2)
-    half = there.whole_ns(digits()) / 2
-    report = api.compress(digits(), max_latency=f"{half / 1e6:.6f}ms").report
+    half = there.whole_ns(digits_network()) / 2
+    report = api.compress(digits_network(), max_latency=f"{half / 1e6:.6f}ms").report
     assert report.latency_after.median_ms * 1e6 <= half
     assert report.limits == {"latency": int(f"{half / 1e6:.6f}".replace(".", ""))}
 
 
 def test_time_and_parameters_together(machine):
     there = machine()
-    total = api.compress(digits(), ratio=0.01).report.params_before
-    result = api.compress(digits(), target="latency", ratio=0.3, max_params=total // 3)
+    total = api.compress(digits_network(), ratio=0.01).report.params_before
+    result = api.compress(digits_network(), target="latency", ratio=0.3, max_params=total // 3)
     assert result.report.params_after <= total // 3
-    assert there.whole_ns(result.network.module) <= 0.7 * there.whole_ns(digits())
+    assert there.whole_ns(result.network.module) <= 0.7 * there.whole_ns(digits_network())
 
 
 @pytest.mark.parametrize("target", ["latency", "params", "macs"])
 def test_no_layer_becomes_slower(machine, target):
     there = machine(per_slice=20_000.0)
-    free = api.compress(digits(), target="params", ratio=0.5)
-    result = api.compress(digits(), target=target, ratio=0.3, never_slower=True)
-    traced = trace(digits(), SHAPE)
-    specs = find_layers(digits(), traced)
+    free = api.compress(digits_network(), target="params", ratio=0.5)
+    result = api.compress(digits_network(), target=target, ratio=0.3, never_slower=True)
+    traced = trace(digits_network(), SHAPE)
+    specs = find_layers(digits_network(), traced)
 
     def slower(plan):
         return [
@@ -189,7 +184,7 @@ def test_no_layer_becomes_slower(machine, target):
 
 def test_a_pair_between_the_measured_ones_is_measured_too(machine):
     there = machine()
-    result = api.compress(digits(), ratio=0.5, never_slower=True)
+    result = api.compress(digits_network(), ratio=0.5, never_slower=True)
     asked = {
         (name, choice)
         for candidates in there.measured
@@ -205,12 +200,12 @@ def test_a_pair_between_the_measured_ones_is_measured_too(machine):
 def test_a_pair_that_is_slower_in_the_network_is_replaced(machine, target):
     there = machine()
     options = {"target": target, "ratio": 0.3, "never_slower": True}
-    first = api.compress(digits(), **options)
+    first = api.compress(digits_network(), **options)
     name, choice = max(first.plan.decomposed.items(), key=lambda item: item[1].j)
     assert choice.j > 1
     there.suspects = {name: choice.j - 1}
     there.checked = []
-    second = api.compress(digits(), **options)
+    second = api.compress(digits_network(), **options)
     assert len(there.checked) > 1
     assert there.checked[-1] == {n: c.j for n, c in second.plan.decomposed.items()}
     kept = second.plan.choices[name]
@@ -219,28 +214,28 @@ def test_a_pair_that_is_slower_in_the_network_is_replaced(machine, target):
 
 def test_a_given_plan_with_a_slower_pair_is_refused_only_where_that_matters(machine):
     there = machine()
-    plan = api.compress(digits(), target="latency", ratio=0.2).plan
+    plan = api.compress(digits_network(), target="latency", ratio=0.2).plan
     there.suspects = dict.fromkeys(plan.decomposed, 0)
-    assert api.compress(digits(), plan=plan, target="latency", ratio=0.2).plan == plan
+    assert api.compress(digits_network(), plan=plan, target="latency", ratio=0.2).plan == plan
     with pytest.raises(ContractError, match="measure slower"):
-        api.compress(digits(), plan=plan, max_params="1M", never_slower=True)
+        api.compress(digits_network(), plan=plan, max_params="1M", never_slower=True)
 
 
 def test_where_every_pair_is_slower_nothing_is_made(machine, tmp_path):
     machine(per_slice=1e9)
     with pytest.raises(RatioUnreachableError, match="measure faster") as caught:
-        api.compress(digits(), ratio=0.2, never_slower=True, output=tmp_path / "small.pt")
+        api.compress(digits_network(), ratio=0.2, never_slower=True, output=tmp_path / "small.pt")
     assert caught.value.exit_code == 1
     assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_that_is_too_slow_is_refused(machine):
     there = machine()
-    plan = api.compress(digits(), target="latency", ratio=0.2).plan
+    plan = api.compress(digits_network(), target="latency", ratio=0.2).plan
     there.compared = 0
-    assert api.compress(digits(), plan=plan, target="latency", ratio=0.2).plan == plan
+    assert api.compress(digits_network(), plan=plan, target="latency", ratio=0.2).plan == plan
     with pytest.raises(RatioUnreachableError):
-        api.compress(digits(), plan=plan, target="latency", ratio=0.9)
+        api.compress(digits_network(), plan=plan, target="latency", ratio=0.9)
     assert there.compared == 2
 
 
@@ -260,13 +255,13 @@ def test_budgets_that_exclude_each_other(monkeypatch, tmp_path):
     monkeypatch.setattr(stopwatch, "slower_layers", made.slower)
     fast = {"target": "latency", "ratio": 0.3}
     with pytest.raises(BudgetError, match="measure faster") as caught:
-        api.compress(digits(), max_params=1, **fast)
+        api.compress(digits_network(), max_params=1, **fast)
     least = int(caught.value.tip.split(",")[0].split()[1])
     small = {"max_params": least + 500, "never_slower": True}
-    assert api.compress(digits(), **small).report.params_after <= least + 500
-    assert api.compress(digits(), **fast).report.latency_saved >= 0.3
+    assert api.compress(digits_network(), **small).report.params_after <= least + 500
+    assert api.compress(digits_network(), **fast).report.latency_saved >= 0.3
     with pytest.raises(ContractError, match="within all of these together") as caught:
-        api.compress(digits(), output=tmp_path / "small.pt", **small, **fast)
+        api.compress(digits_network(), output=tmp_path / "small.pt", **small, **fast)
     assert f"--max-params {least + 500}" in caught.value.message
     assert caught.value.exit_code == 1
     assert not list(tmp_path.iterdir())
@@ -276,7 +271,7 @@ def test_really_measured(tmp_path):
     """The whole chain with real times; how fast this machine is proves nothing."""
     path = tmp_path / "small.pt"
     try:
-        report = api.compress(digits(), target="latency", ratio=0.01, output=path).report
+        report = api.compress(digits_network(), target="latency", ratio=0.01, output=path).report
     except RatioUnreachableError:
         assert not path.exists()
     else:

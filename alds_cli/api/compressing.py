@@ -10,6 +10,7 @@ from typing import Unpack
 from alds_cli.api.goals import Goal
 from alds_cli.api.models import AS_IT_IS, Model, Source, require_target
 from alds_cli.api.settings import CompressOptions, Ratio, Settings
+from alds_cli.api.work import planned
 from alds_cli.api.workshop import Workshop
 from alds_cli.checkpoint import read_plan, write_plan
 from alds_cli.errors import OptionError
@@ -94,7 +95,7 @@ def compress_family(
             require_target(name)
     workshop = Workshop(model, source, settings, settings.schemes(given))
     works = [
-        workshop.planned(goal, name or "artefact.pt", given)
+        planned(workshop, goal, name or "artefact.pt", given)
         for goal, name in zip(goals, outputs, strict=True)
     ]
     for work, name in zip(works, plans, strict=True):

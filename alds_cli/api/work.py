@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from alds_cli.api.goals import Goal
 from alds_cli.api.ledger import Ledger
 from alds_cli.api.models import trace_network, write_network
 from alds_cli.api.timing import Clock
+from alds_cli.api.workshop import Workshop
 from alds_cli.compression import (
     Budget,
     broken,
@@ -24,15 +24,36 @@ from alds_cli.latency import NetworkComparison
 from alds_cli.loading import Network
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.records import CompressionReport, LayerReport, Plan
-
-if TYPE_CHECKING:
-    from alds_cli.api.workshop import Workshop
+from alds_cli.surgery import require_fitting
 
 _ROUNDS = 30
 """So often at most a plan is made again because what was predicted did not come out."""
 
 _TIMED_ROUNDS = 6
 """The same where whole networks have to be made and timed to find that out."""
+
+
+def planned(workshop: Workshop, goal: Goal, output: str, given: Plan | None) -> Work:
+    """A plan that reaches a goal, as far as can be told without carrying it out.
+
+    Args:
+        workshop: the network, its tables and how to plan.
+        goal: what is asked.
+        output: the artefact's name, for its format.
+        given: the plan to carry out, instead of making one.
+
+    Raises:
+        ContractError: the goal cannot be had.
+        PlanError: the plan given does not fit the network.
+    """
+    work = Work(workshop, goal, workshop.ledger(goal, output))
+    if given is None:
+        work.make_plan()
+    else:
+        require_fitting(workshop.specs, given.choices)
+        work.replay(given)
+    work.require_predicted()
+    return work
 
 
 class Work:

@@ -11,14 +11,13 @@ from alds_cli.api.models import Model, Source, open_network, trace_network
 from alds_cli.api.settings import Settings
 from alds_cli.api.stopwatch import Stopwatch
 from alds_cli.api.timing import Clock
-from alds_cli.api.work import Work
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression import select_layers
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import TrueErrors, error_tables
-from alds_cli.records import ErrorTable, Plan
-from alds_cli.surgery import find_layers, require_fitting
+from alds_cli.records import ErrorTable
+from alds_cli.surgery import find_layers
 
 
 class Workshop:
@@ -62,17 +61,12 @@ class Workshop:
         """The error tables, with all true errors that were needed so far."""
         return self.true_errors.tables
 
-    def planned(self, goal: Goal, output: str, given: Plan | None = None) -> Work:
-        """A plan that reaches the goal as far as can be told without carrying it out.
+    def ledger(self, goal: Goal, output: str) -> Ledger:
+        """What the network costs in the currencies of a goal.
 
         Args:
             goal: what is asked.
             output: the artefact's name, for its format.
-            given: the plan to carry out, instead of making one.
-
-        Raises:
-            ContractError: the goal cannot be had.
-            PlanError: the plan given does not fit the network.
         """
         stopwatch = Stopwatch(
             self.network,
@@ -84,7 +78,7 @@ class Workshop:
             cache=self.settings.cache,
             progress=self.settings.progress,
         )
-        ledger = Ledger(
+        return Ledger(
             self.network,
             self.specs,
             self.before,
@@ -93,14 +87,6 @@ class Workshop:
             output=output,
             stopwatch=stopwatch,
         )
-        work = Work(self, goal, ledger)
-        if given is None:
-            work.make_plan()
-        else:
-            require_fitting(self.specs, given.choices)
-            work.replay(given)
-        work.require_predicted()
-        return work
 
     def keep_tables(self) -> None:
         """Keep true errors that were computed in the cache, for later runs."""
