@@ -98,6 +98,17 @@ def test_density_is_that_of_what_is_spent(model):
     assert cheapest.decomposed == by_macs.decomposed
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_smallest_file_is_named_to_the_byte(model, tmp_path, suffix):
+    path = tmp_path / f"small{suffix}"
+    with pytest.raises(BudgetError) as caught:
+        api.compress(model, max_size=1, output=path)
+    least = int(caught.value.tip.partition(",")[0].split(" ")[1])
+    assert api.compress(model, max_size=least, output=path).report.bytes_after == least
+    with pytest.raises(BudgetError):
+        api.compress(model, max_size=least - 1, output=path)
+
+
 def test_the_tighter_of_a_ratio_and_a_limit_counts(model):
     total = count_parameters(digits_network())
     loose = api.compress(model, ratio=0.5, max_params=total)
@@ -128,8 +139,7 @@ def test_what_cannot_be_had_is_refused_with_what_can(model, tmp_path, options, k
         again = {**options, "ratio": value}
     else:
         again = {**options, option.removeprefix("--").replace("-", "_"): value}
-    if options.get("target") != "bytes" and "max_size" not in options:
-        assert api.compress(model, **again).report.params_after > 0
+    assert api.compress(model, **again).report.params_after > 0
 
 
 @pytest.mark.parametrize(

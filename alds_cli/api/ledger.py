@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,12 +21,10 @@ from alds_cli.compression import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.loading import Network
+from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import Trace, count_parameters, meta_copy
-from alds_cli.records import LayerSpec, Plan
+from alds_cli.records import Choice, LayerSpec, Plan
 from alds_cli.surgery import reshape_network, weight_at
-
-_PER_PAIR = 600
-"""About what the names and entries of a pair take in a file, beside its numbers."""
 
 
 class Ledger:
@@ -37,6 +36,7 @@ class Ledger:
         before: a forward pass.
         goal: what is asked.
         weights_hash: of the layers' weights, which an artefact holds.
+        naming: a plan without choices, with the names of what will make the choices.
         output: the artefact's name, which says its format.
         stopwatch: measures times, where they count.
     """
@@ -49,6 +49,7 @@ class Ledger:
         goal: Goal,
         *,
         weights_hash: str,
+        naming: Plan,
         output: str,
         stopwatch: Stopwatch,
     ) -> None:
@@ -58,6 +59,7 @@ class Ledger:
         self._before = before
         self._goal = goal
         self._weights_hash = weights_hash
+        self._naming = naming
         self._output = output
         # The network may be taken apart later: its shapes and size are kept.
         self._skeleton = meta_copy(network.module)
@@ -107,12 +109,21 @@ class Ledger:
         all_kept = self.size_after(Plan({}))
         sizes = {name: weight_at(self._skeleton, name).itemsize for name in self._specs}
         before = self._network.nbytes or all_kept
-        return file_bytes(self._specs, before, all_kept, sizes, _PER_PAIR)
+        pairs = {
+            name: Choice(0, 1, 1)
+            for name, spec in self._specs.items()
+            if pair_params(spec.weight_shape, 0, 1, 1, spec.groups) < spec.weight_params
+        }
+        # What names and entries take is told from the smallest network there is, so that its
+        # size is foreseen exactly; other plans come close, and are made to fit.
+        bare = file_bytes(self._specs, before, all_kept, sizes, 0)
+        smallest = Plan(dict(pairs))
+        beside = self.size_after(replace(self._naming, choices=pairs)) - self.after(bare, smallest)
+        per_pair, rest = divmod(max(0, beside), max(1, len(pairs)))
+        return file_bytes(self._specs, before, all_kept + rest, sizes, per_pair)
 
     def after(self, resource: Resource, plan: Plan) -> int:
-        """What the network takes after a plan, to the unit; times are predicted."""
-        if resource.name == "bytes":
-            return self.size_after(plan)
+        """What the network takes after a plan by the sum of its layers' prices."""
         spent = resource.fixed
         for name, spec in self._specs.items():
             choice = plan.choices.get(name)

@@ -165,7 +165,12 @@ class Work:
         """A budget that the plan is certain not to keep, and what it would take."""
         for budget in self._budgets:
             if budget.resource.name != "latency":
-                reached = self._ledger.after(budget.resource, self.plan)
+                sized = budget.resource.name == "bytes"
+                reached = (
+                    self._ledger.size_after(self.plan)
+                    if sized
+                    else self._ledger.after(budget.resource, self.plan)
+                )
                 if reached > budget.allowed:
                     return budget, reached
         return None

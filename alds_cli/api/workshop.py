@@ -12,11 +12,11 @@ from alds_cli.api.settings import Settings
 from alds_cli.api.stopwatch import Stopwatch
 from alds_cli.api.timing import Clock
 from alds_cli.checkpoint import store_cached
-from alds_cli.compression import select_layers
+from alds_cli.compression import select_layers, settled_names
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import TrueErrors, error_tables
-from alds_cli.records import ErrorTable
+from alds_cli.records import ErrorTable, Plan
 from alds_cli.surgery import find_layers
 
 
@@ -68,6 +68,8 @@ class Workshop:
             goal: what is asked.
             output: the artefact's name, for its format.
         """
+        own = self.settings
+        solver, bound = settled_names(own.method, own.solver, own.bound, goal.resources)
         stopwatch = Stopwatch(
             self.network,
             self.specs,
@@ -84,6 +86,7 @@ class Workshop:
             self.before,
             goal,
             weights_hash=self.tables.weights_hash,
+            naming=Plan({}, method=own.method, solver=solver, bound=bound, seed=own.seed),
             output=output,
             stopwatch=stopwatch,
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from alds_cli.allocation import ERROR_DEFINITIONS, InfeasibleError, Problem, Refine
 from alds_cli.compression.budgets import Budget, Offered, prices_of, rank_prices_of, refusal
 from alds_cli.errors import OptionError
-from alds_cli.methods import Method, method_named
+from alds_cli.methods import method_named
 from alds_cli.records import ErrorTable, LayerSpec, Plan
 
 
@@ -47,10 +47,9 @@ def plan_within(
         BudgetError: no plan keeps within an absolute limit, or within all budgets at once.
     """
     chosen = method_named(method)
-    solver = solver or _usual_solver(chosen, budgets)
-    _require_known("solver", solver, chosen.solvers)
-    bound = bound or chosen.solvers[solver]
-    _require_known("bound", bound, ERROR_DEFINITIONS)
+    solver, bound = settled_names(
+        method, solver, bound, [budget.resource.name for budget in budgets]
+    )
     if rank_multiple < 1:
         raise OptionError(f"a rank cannot be a multiple of {rank_multiple}")
     problem = Problem(
@@ -69,11 +68,29 @@ def plan_within(
     return replace(plan, choices={name: plan.choices.get(name) for name in specs})
 
 
-def _usual_solver(method: Method, budgets: Sequence[Budget]) -> str:
-    sizes_alone = {budget.resource.name for budget in budgets} <= {"params", "bytes"}
-    if not sizes_alone and "knapsack" in method.solvers:
-        return "knapsack"
-    return next(iter(method.solvers))
+def settled_names(
+    method: str, solver: str | None, bound: str | None, resources: Collection[str]
+) -> tuple[str, str]:
+    """The solver and the error definition, the usual ones where none is named.
+
+    Args:
+        method: a key of `methods.METHODS`.
+        solver: one of the method's, or None.
+        bound: a key of `allocation.ERROR_DEFINITIONS`, or None.
+        resources: what is budgeted.
+
+    Raises:
+        OptionError: a name is unknown.
+    """
+    solvers = method_named(method).solvers
+    usual = next(iter(solvers))
+    if not set(resources) <= {"params", "bytes"} and "knapsack" in solvers:
+        usual = "knapsack"
+    solver = solver or usual
+    _require_known("solver", solver, solvers)
+    bound = bound or solvers[solver]
+    _require_known("bound", bound, ERROR_DEFINITIONS)
+    return solver, bound
 
 
 def _require_known(option: str, value: str, known: Mapping[str, object]) -> None:
