@@ -37,8 +37,8 @@ _TOGETHER = 790 << 20
 
 _TURN_SECONDS = 5e-4
 
-_LARGE = 32 << 20
-"""Bytes of a job from which on what it frees should leave the process at once."""
+_LARGE = 24 << 20
+"""Bytes of a block from which on what is freed should leave the process at once."""
 
 
 @contextmanager
@@ -78,7 +78,7 @@ def run_jobs(
         Exception: the first that a job or task raised, after all threads have stopped.
     """
     # Giving memory back and asking for it again costs page faults; it pays for large blocks.
-    large = max((job.nbytes for job in jobs), default=0) > _LARGE
+    large = max((_largest_block(job) for job in jobs), default=0) > _LARGE
     heap = large_blocks_apart() if large else nullcontext()
     with single_threaded_blas() as threads, heap, _quick_turns():
         crew = Crew(jobs, memory)
@@ -96,6 +96,11 @@ def run_jobs(
                 worker.join()
     if crew.failure is not None:
         raise crew.failure
+
+
+def _largest_block(job: Job) -> int:
+    """Bytes of the largest block that a job or its pieces may take, where a job tells."""
+    return int(getattr(job, "largest_block", job.nbytes))
 
 
 @contextmanager

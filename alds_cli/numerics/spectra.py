@@ -72,6 +72,11 @@ class SpectraJob:
         _, small = self._by_size(self._ks)
         return max((family_bytes(self._slicing, *family) for family in small), default=0)
 
+    @property
+    def largest_block(self) -> int:
+        """Bytes of the largest Gram matrix, be it the job's own or that of a piece."""
+        return max(8 * self._slicing.side(k) ** 2 for k in self._ks)
+
     def __call__(self, spawn: Spawn) -> None:
         """Form the Gram matrices; long batches of eigenvalues become tasks of their own."""
         exponent = even_exponent(self._slicing.matrix)
