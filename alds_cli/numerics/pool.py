@@ -28,11 +28,11 @@ __all__ = [
     "working_memory",
 ]
 
-WORKING_MEMORY = 262 << 20
+WORKING_MEMORY = 230 << 20
 """Bytes for matrices in the making, at least: the largest Gram matrix of a VGG16 and the next
 beside it, so that what the work takes stays below what the weights of so large a network take."""
 
-_TOGETHER = 790 << 20
+_TOGETHER = 758 << 20
 """Bytes for weights and matrices in the making: beside smaller networks more of them find room."""
 
 _TURN_SECONDS = 5e-4
