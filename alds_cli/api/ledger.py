@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from torch import nn
 
 from alds_cli.api.goals import Goal
 from alds_cli.api.stopwatch import Stopwatch
@@ -32,7 +33,7 @@ class Ledger:
 
     Args:
         network: as it is before anything is decomposed; not changed.
-        specs: its layers.
+        specs: its layers that may be decomposed.
         before: a forward pass.
         goal: what is asked.
         weights_hash: of the layers' weights, which an artefact holds.
@@ -55,15 +56,14 @@ class Ledger:
     ) -> None:
         self.stopwatch = stopwatch
         self._network = network
-        self._specs = {name: spec for name, spec in specs.items() if spec.reason is None}
+        self._specs = specs
         self._before = before
         self._goal = goal
         self._weights_hash = weights_hash
         self._naming = naming
         self._output = output
-        # The network may be taken apart later: its shapes and size are kept.
-        self._skeleton = meta_copy(network.module)
         self._params = count_parameters(network.module)
+        self._sized: tuple[Plan, int] | None = None
 
     def budgets(self) -> list[Budget]:
         """What the goal allows, a ratio and an absolute limit of the same thing as their minimum.
@@ -92,6 +92,11 @@ class Ledger:
             "bytes": lambda: self._bytes,
             "latency": lambda: self._latency,
         }[name]()
+
+    @cached_property
+    def _skeleton(self) -> nn.Module:
+        """The network's shapes, kept because it may be taken apart once its budgets are known."""
+        return meta_copy(self._network.module)
 
     @cached_property
     def _parameters(self) -> Resource:
@@ -137,10 +142,14 @@ class Ledger:
         Raises:
             ArchitectureError: it is not known how to build the network.
         """
-        skeleton = meta_copy(self._skeleton)
-        reshape_network(skeleton, plan.decomposed)
-        network = self._network.compressed_by(plan, self._weights_hash, self._params)
-        return artefact_size(skeleton.state_dict(), network.document(), self._output)
+        if self._sized is None or self._sized[0] is not plan:
+            skeleton = meta_copy(self._skeleton)
+            reshape_network(skeleton, plan.decomposed)
+            document = self._network.compressed_by(
+                plan, self._weights_hash, self._params
+            ).document()
+            self._sized = plan, artefact_size(skeleton.state_dict(), document, self._output)
+        return self._sized[1]
 
     @cached_property
     def _latency(self) -> Resource:

@@ -35,7 +35,7 @@ class Stopwatch:
 
     Args:
         network: as it is before anything is decomposed; not changed.
-        specs: its layers.
+        specs: its layers that may be decomposed.
         before: a forward pass.
         goal: says on which device, and with how many samples at a time.
         schemes: folding schemes of the pairs to time.
@@ -57,7 +57,7 @@ class Stopwatch:
         progress: ProgressCallback | None,
     ) -> None:
         self._network = network
-        self._specs = {name: spec for name, spec in specs.items() if spec.reason is None}
+        self._specs = specs
         self._before = before
         self._goal = goal
         self._schemes = schemes

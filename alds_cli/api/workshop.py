@@ -70,9 +70,10 @@ class Workshop:
         """
         own = self.settings
         solver, bound = settled_names(own.method, own.solver, own.bound, goal.resources)
+        specs = {name: spec for name, spec in self.specs.items() if spec.reason is None}
         stopwatch = Stopwatch(
             self.network,
-            self.specs,
+            specs,
             self.before,
             goal,
             schemes=self.schemes,
@@ -82,7 +83,7 @@ class Workshop:
         )
         return Ledger(
             self.network,
-            self.specs,
+            specs,
             self.before,
             goal,
             weights_hash=self.tables.weights_hash,
