@@ -21,6 +21,7 @@ from alds_cli.errors import (
     OptionError,
     UnsafeCheckpointError,
 )
+from alds_cli.inputs import InputSpec
 from alds_cli.records import Architecture, Plan, Preprocessing
 from alds_cli.surgery import (
     dense_pruned_state,
@@ -55,12 +56,17 @@ class Network:
     architecture: Architecture | None
     plan: Plan
     name: str = "network"
-    input_shape: tuple[int, ...] | None = None
+    inputs: InputSpec | None = None
     preprocessing: Preprocessing | None = None
     nbytes: int | None = None
     source_hash: str | None = None
     params_before: int | None = None
     training: Mapping[str, Any] | None = None
+
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one sample, where the network takes one tensor of them; else None."""
+        return None if self.inputs is None else self.inputs.sample_shape
 
     def compressed_by(self, plan: Plan, source_hash: str | None, params_before: int) -> Network:
         """The same network said to be compressed by a plan; its module is not changed."""
@@ -82,7 +88,7 @@ class Network:
         return Document(
             architecture=self.architecture,
             plan=replace(self.plan, choices=self.plan.decomposed),
-            input_shape=self.input_shape,
+            inputs=self.inputs,
             preprocessing=self.preprocessing,
             source_hash=self.source_hash,
             params_before=self.params_before,
@@ -94,7 +100,7 @@ def load_network(
     source: str | Path,
     *,
     arch: Architecture | None = None,
-    input_shape: tuple[int, ...] | None = None,
+    inputs: InputSpec | None = None,
     allow_pickle: bool = False,
     state_key: str | None = None,
     multiply_back: bool = False,
@@ -104,7 +110,7 @@ def load_network(
     Args:
         source: a path, or `-` for standard input.
         arch: how to build the network; None recognises it.
-        input_shape: of one sample, where it differs from the architecture's usual one.
+        inputs: what the network takes, where that differs from the architecture's usual.
         allow_pickle: also load pickled code.
         state_key: which entry of a training checkpoint to use.
         multiply_back: turn the pairs of an artefact back into dense layers.
@@ -121,8 +127,8 @@ def load_network(
         network = _open_artefact(checkpoint, checkpoint.document, trusted, multiply_back)
     else:
         network = _open_state_dict(checkpoint, arch)
-    if input_shape is not None:
-        network.input_shape = tuple(input_shape)
+    if inputs is not None:
+        network.inputs = inputs
     require_sound(network.module, checkpoint.name)
     network.module.eval()
     return network
@@ -154,8 +160,9 @@ def _described(network: Network) -> Network:
     """Fill in the architecture's input shape and preprocessing where nothing else says."""
     arch = network.architecture
     if arch is not None:
-        if network.input_shape is None:
-            network.input_shape = architectures.input_shape(arch, network.module)
+        if network.inputs is None:
+            shape = architectures.input_shape(arch, network.module)
+            network.inputs = None if shape is None else InputSpec.of_sample(shape)
         if network.preprocessing is None:
             network.preprocessing = architectures.default_preprocessing(arch)
     return network
@@ -195,7 +202,7 @@ def _open_artefact(
     plan = document.plan
     module = architectures.build(arch, device="meta")
     reshape_network(module, plan.decomposed)
-    prune_network(module, plan.pruned, input_shape=document.input_shape)
+    prune_network(module, plan.pruned, input_shape=_sample_shape(document))
     tensors = checkpoint.tensors
     architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
     if multiply_back and _changed(plan):
@@ -209,7 +216,7 @@ def _open_artefact(
             arch,
             Plan({}) if multiply_back else plan,
             name=checkpoint.name,
-            input_shape=document.input_shape,
+            inputs=document.inputs,
             preprocessing=document.preprocessing,
             nbytes=checkpoint.nbytes,
             source_hash=document.source_hash,
@@ -217,6 +224,10 @@ def _open_artefact(
             training=None if multiply_back else document.training,
         )
     )
+
+
+def _sample_shape(document: Document) -> tuple[int, ...] | None:
+    return None if document.inputs is None else document.inputs.sample_shape
 
 
 def _changed(plan: Plan) -> bool:

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 from alds_cli.checkpoint import Document, name_variants, read_checkpoint, write_artefact
 from alds_cli.checkpoint.document import dump_document
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError
+from alds_cli.inputs import InputSpec
 from alds_cli.records import Architecture, Choice, Plan, Preprocessing
 
 
@@ -221,7 +222,7 @@ def test_standard_input(tmp_path, monkeypatch):
 DOCUMENT = Document(
     Architecture("digits_cnn", {"num_classes": 3}),
     Plan({"a": Choice(1, 2, 3)}, method="alds", solver="exact", bound="sum", seed=4),
-    input_shape=(1, 8, 8),
+    inputs=InputSpec.of_sample((1, 8, 8)),
     preprocessing=Preprocessing((0.5,), (0.25,), resize=9, crop=8),
     source_hash="abc",
     params_before=5,
@@ -468,8 +469,8 @@ def changed(**changes):
         (changed(plan=None), "damaged"),
         (changed(plan={"layers": {"a": 3}}), "layer a"),
         (changed(plan={"layers": {"a": {"k": 1, "j": 1.5}}}), "layer a"),
-        (changed(input_shape="abc"), "damaged"),
-        (changed(input_shape=3), "damaged"),
+        (changed(inputs="abc"), "damaged"),
+        (changed(inputs=3), "damaged"),
         (changed(preprocessing={"mean": [1], "std": [0], "resize": None, "crop": None}), "std"),
         (changed(preprocessing={"mean": [1]}), "damaged"),
         (changed(preprocessing=[1]), "damaged"),

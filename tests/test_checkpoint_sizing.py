@@ -13,6 +13,7 @@ from torch import nn
 
 from alds_cli.checkpoint import Document, artefact_size, write_artefact
 from alds_cli.numerics.counting import meta_copy
+from alds_cli.inputs import InputSpec
 from alds_cli.records import Architecture, Choice, Plan
 
 TYPES = (torch.float32, torch.float16, torch.float64, torch.bfloat16, torch.int64, torch.bool)
@@ -33,7 +34,9 @@ def states(draw):
 
 def document(layers=3):
     plan = Plan({f"layer{n}.conv": Choice(0, 2, n + 1) for n in range(layers)})
-    return Document(Architecture("resnet18", {"num_classes": 7}), plan, input_shape=(3, 8, 8))
+    return Document(
+        Architecture("resnet18", {"num_classes": 7}), plan, inputs=InputSpec.of_sample((3, 8, 8))
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

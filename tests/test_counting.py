@@ -210,7 +210,7 @@ class NeedsValues(nn.Module):
         self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x):
-        if float(x.sum()) >= 0:
+        if float(x.sum()) > -1e6:
             x = self.layer(x)
         return self.attention(x, x, x, need_weights=False)[0]
 
@@ -255,7 +255,7 @@ def test_a_network_that_cannot_run_has_no_macs_and_says_why(caplog):
         seen = trace(module, (5,))
     assert seen.macs is None
     assert not seen.calls
-    assert "(1, 5)" in caplog.text
+    assert "float[1,5]" in caplog.text
     assert not module._forward_hooks
     assert module.training
 

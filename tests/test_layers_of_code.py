@@ -35,6 +35,7 @@ ORDER = (
     ("datasets",),
     ("checkpoint",),
     ("numerics",),
+    ("inputs",),
     ("records",),
     ("errors",),
 )

@@ -40,7 +40,8 @@ class Filters:
         network, settings = examined.network, examined.settings
         if network.input_shape is None:
             raise OptionError(
-                "removing filters takes a forward pass, and the input's shape is not known",
+                "removing filters takes a forward pass on one image, and the shape of such an "
+                "input is not known",
                 tip="--input-shape C,H,W",
             )
         self.specs = examined.specs

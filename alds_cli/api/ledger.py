@@ -22,6 +22,7 @@ from alds_cli.compression import (
     pruned_amount,
 )
 from alds_cli.errors import OptionError
+from alds_cli.inputs import inputs_tip
 from alds_cli.loading import Network
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import Trace, count_parameters, meta_copy
@@ -119,7 +120,10 @@ class Ledger:
     def _macs(self) -> Resource:
         macs = self._before.macs
         if macs is None:
-            raise OptionError("the network's MACs are not known", tip="--input-shape C,H,W")
+            raise OptionError(
+                f"the network's MACs are not known: {self._before.failure}",
+                tip=inputs_tip(self._network.inputs),
+            )
         return multiply_accumulates(self._specs, macs, self._before.calls)
 
     @cached_property

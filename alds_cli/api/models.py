@@ -13,6 +13,7 @@ from torch import nn
 from alds_cli import architectures
 from alds_cli.checkpoint import require_writable, write_artefact
 from alds_cli.errors import OptionError
+from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.loading import Network, densified, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
@@ -28,13 +29,15 @@ class Source:
     """How to read a model file, where that is not plain.
 
     `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
-    `input_shape` that of one sample; `state_key` the entry of a training checkpoint;
-    `allow_pickle` permits code in the file to run.
+    `input_shape` that of one sample, `input_spec` all that it takes (see
+    `alds_cli.inputs`), where it is more than that; `state_key` the entry of a training
+    checkpoint; `allow_pickle` permits code in the file to run.
     """
 
     arch: str | None = None
     arch_args: Mapping[str, ArgumentValue] | Sequence[str] = ()
     input_shape: tuple[int, ...] | None = None
+    input_spec: str | InputSpec | None = None
     state_key: str | None = None
     allow_pickle: bool = False
 
@@ -59,6 +62,23 @@ class Source:
             architectures.require_plain(arch)
             return arch
         return architectures.parse_architecture(self.arch, self.arch_args)
+
+    def inputs(self) -> InputSpec | None:
+        """What the network takes, where that is stated.
+
+        Raises:
+            OptionError: it is stated twice, or makes no sense.
+        """
+        if self.input_shape is not None and self.input_spec is not None:
+            raise OptionError(
+                "an input shape and an input specification are given",
+                tip="leave one of the two out",
+            )
+        if self.input_shape is not None:
+            return InputSpec.of_sample(tuple(self.input_shape))
+        return (
+            parse_inputs(self.input_spec) if isinstance(self.input_spec, str) else self.input_spec
+        )
 
 
 AS_IT_IS = Source()
@@ -108,12 +128,12 @@ def open_network(
     Raises:
         AldsError: the file cannot be read, no network fits it, or its weights are unusable.
     """
-    arch = source.architecture()
+    arch, inputs = source.architecture(), source.inputs()
     if isinstance(model, (str, Path)):
         return load_network(
             model,
             arch=arch,
-            input_shape=source.input_shape,
+            inputs=inputs,
             allow_pickle=source.allow_pickle,
             state_key=source.state_key,
             multiply_back=multiply_back,
@@ -124,8 +144,8 @@ def open_network(
         network = replace(model, module=copy.deepcopy(model.module))
     require_sound(network.module, network.name)
     network.module.cpu()
-    if source.input_shape is not None:
-        network.input_shape = source.input_shape
+    if inputs is not None:
+        network.inputs = inputs
     return densified(network) if multiply_back else network
 
 
@@ -157,7 +177,7 @@ def require_target(target: str | Path) -> None:
 
 
 def trace_network(network: Network) -> Trace:
-    """One forward pass on the network's own input shape; empty where that is unknown."""
-    if network.input_shape is None:
-        return Trace(None)
-    return trace(network.module, network.input_shape)
+    """One forward pass on the network's own inputs; empty where those are unknown."""
+    if network.inputs is None:
+        return Trace(None, failure="what the network takes as input is not known")
+    return trace(network.module, network.inputs)

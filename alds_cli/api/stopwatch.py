@@ -11,6 +11,7 @@ from torch import nn
 
 from alds_cli.api.goals import Goal
 from alds_cli.errors import OptionError
+from alds_cli.inputs import InputSpec, inputs_tip
 from alds_cli.latency import (
     LayerLatency,
     NetworkComparison,
@@ -73,7 +74,7 @@ class Stopwatch:
         """The whole network's time of one forward pass."""
         times = time_networks(
             {"network": self._network.module},
-            self._input_shape(),
+            self._inputs(),
             batch_size=self._goal.batch_size,
             device=self._goal.where(),
         )
@@ -160,13 +161,13 @@ class Stopwatch:
         return compare_latency(
             self._network.module,
             compressed,
-            self._input_shape(),
+            self._inputs(),
             batch_size=self._goal.batch_size,
             device=self._goal.where(),
         )
 
     def _measure(self, candidates: Mapping[str, Sequence[Choice]]) -> dict[str, LayerLatency]:
-        self._input_shape()
+        self._inputs()
         return layer_latencies(
             self._network.module,
             self._specs,
@@ -178,13 +179,14 @@ class Stopwatch:
             progress=self._progress,
         )
 
-    def _input_shape(self) -> tuple[int, ...]:
-        shape = self._network.input_shape
-        if shape is None or self._before.macs is None:
+    def _inputs(self) -> InputSpec:
+        inputs = self._network.inputs
+        if inputs is None or self._before.macs is None:
             raise OptionError(
-                "times can only be measured of a network that runs", tip="--input-shape C,H,W"
+                f"times can only be measured of a network that runs: {self._before.failure}",
+                tip=inputs_tip(inputs),
             )
-        return shape
+        return inputs
 
 
 def _highest(choices: Collection[Choice]) -> dict[tuple[int, int], int]:

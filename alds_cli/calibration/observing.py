@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from alds_cli.datasets import Batch, Batches, LabelledImages
 from alds_cli.errors import DataError, OptionError
-from alds_cli.numerics.devices import accepted, accepted_dtype, placed
+from alds_cli.inputs import floating_type
+from alds_cli.numerics.devices import accepted, placed
 from alds_cli.numerics.pool import Spawn, run_jobs
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 
@@ -178,7 +179,7 @@ class _Runner:
 
     def __init__(self, network: nn.Module, names: Sequence[str], device: torch.device) -> None:
         self._module = sharing_copy(network).eval()
-        self._device, self._dtype = device, accepted_dtype(network)
+        self._device, self._dtype = device, floating_type(network)
         self._look: Any = None
         parts = dict(self._module.named_modules())
         for name in names:

@@ -11,7 +11,8 @@ import torch
 
 from alds_cli._version import __version__
 from alds_cli.checkpoint.plans import plan_from_json, plan_to_json
-from alds_cli.errors import CheckpointError, PlanError
+from alds_cli.errors import CheckpointError, OptionError, PlanError
+from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.records import Architecture, Plan, Preprocessing
 
 DOCUMENT_KEY = "alds"
@@ -31,7 +32,7 @@ class Document:
 
     architecture: Architecture
     plan: Plan
-    input_shape: tuple[int, ...] | None = None
+    inputs: InputSpec | None = None
     preprocessing: Preprocessing | None = None
     source_hash: str | None = None
     params_before: int | None = None
@@ -50,7 +51,7 @@ def dump_document(document: Document) -> str:
             "arguments": dict(document.architecture.arguments),
         },
         "plan": plan_to_json(document.plan),
-        "input_shape": document.input_shape,
+        "inputs": None if document.inputs is None else str(document.inputs),
         "preprocessing": document.preprocessing and asdict(document.preprocessing),
         "source_hash": document.source_hash,
         "params_before": document.params_before,
@@ -75,19 +76,27 @@ def parse_document(text: str, name: str) -> Document:
                 tip="install the version of alds that wrote it, or a newer one",
             )
         return _document(content)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, PlanError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        OptionError,
+        PlanError,
+    ) as error:
         raise CheckpointError(f"{name}: the artefact's document is damaged ({error})") from error
 
 
 def _document(content: Mapping[str, Any]) -> Document:
     architecture = content["architecture"]
-    shape = content["input_shape"]
+    inputs = content["inputs"]
     if not isinstance(architecture["name"], str) or not isinstance(architecture["arguments"], dict):
         raise TypeError("an architecture is a name and an object of arguments")
     return Document(
         architecture=Architecture(architecture["name"], architecture["arguments"]),
         plan=plan_from_json(content["plan"]),
-        input_shape=None if shape is None else tuple(int(extent) for extent in shape),
+        inputs=None if inputs is None else parse_inputs(inputs),
         preprocessing=_preprocessing(content["preprocessing"]),
         source_hash=content["source_hash"],
         params_before=content["params_before"],

@@ -263,6 +263,7 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     input_shape: options.InputShape = None,
+    input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
@@ -301,7 +302,7 @@ def command(
     with interface.progress() as progress:
         results = api.compress_family(
             model,
-            options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle),
+            options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle),
             ratios=ratios,
             plan=plan,
             output=output,

@@ -118,6 +118,7 @@ def inspection(found: Inspection) -> dict[str, Any]:
         "macs": found.macs,
         "bytes": network.nbytes,
         "input_shape": network.input_shape and list(network.input_shape),
+        "inputs": None if network.inputs is None else str(network.inputs),
         "preprocessing": network.preprocessing and asdict(network.preprocessing),
         "source_hash": network.source_hash,
         "training": network.training,

@@ -58,7 +58,7 @@ def command(
     if model == baseline == "-":
         raise OptionError("only one model can come from standard input")
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
-    source = options.source_of(arch, arch_arg, None, state_key, allow_pickle)
+    source = options.source_of(arch, arch_arg, None, None, state_key, allow_pickle)
     with interface.progress() as progress:
         result = api.evaluate(
             model,

@@ -10,6 +10,7 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     input_shape: options.InputShape = None,
+    input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
     allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
@@ -23,7 +24,7 @@ def command(
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose)
     found = api.inspect(
-        model, options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle)
+        model, options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle)
     )
     interface.show(rendering.inspection(found))
     interface.show_json(documents.inspection(found))

@@ -50,6 +50,17 @@ InputShape = Annotated[
         show_default=False,
     ),
 ]
+InputSpec = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="What the network takes, where that is not one image: "
+        "'ids:int64\\[1,128]<30522,mask:int64\\[1,128]' (arguments of forward by name, or without; "
+        "types and shapes, <n for whole numbers below n; {…} a dictionary, \\[…] a list).",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
 StateKey = Annotated[
     str | None,
     typer.Option(
@@ -165,6 +176,7 @@ def source_of(
     arch: str | None,
     arch_arg: list[str] | None,
     input_shape: str | None,
+    input_spec: str | None,
     state_key: str | None,
     allow_pickle: bool,
 ) -> Source:
@@ -187,7 +199,7 @@ def source_of(
                 f"an input shape is a list of whole numbers, not '{input_shape}'",
                 tip="--input-shape 3,224,224",
             )
-    return Source(arch, tuple(arch_arg or ()), shape, state_key, allow_pickle)
+    return Source(arch, tuple(arch_arg or ()), shape, input_spec, state_key, allow_pickle)
 
 
 def preprocessing_of(

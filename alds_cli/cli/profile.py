@@ -33,6 +33,7 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     input_shape: options.InputShape = None,
+    input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
@@ -50,7 +51,7 @@ def command(
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
-    source = options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle)
+    source = options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle)
     with interface.progress() as progress:
         result = api.profile(
             model,

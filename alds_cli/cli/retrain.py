@@ -104,7 +104,7 @@ def command(
         label_smoothing=label_smoothing,
         seed=seed,
     )
-    source = options.source_of(arch, arch_arg, None, state_key, allow_pickle)
+    source = options.source_of(arch, arch_arg, None, None, state_key, allow_pickle)
     with interface.progress() as progress:
         result = api.retrain(
             model,

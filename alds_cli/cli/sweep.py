@@ -140,6 +140,7 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     input_shape: options.InputShape = None,
+    input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
@@ -181,7 +182,7 @@ def command(
         result = api.sweep(
             model,
             data,
-            options.source_of(arch, arch_arg, input_shape, state_key, allow_pickle),
+            options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle),
             methods=_listed(methods, str, "--methods alds,svd"),
             output=output,
             alpha=alpha,

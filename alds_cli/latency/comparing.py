@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alds_cli.inputs import InputSpec
 from alds_cli.latency.configurations import Filler, configurations_of
 from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.devices import pick_device, ready
@@ -42,7 +43,7 @@ class NetworkComparison:
 def compare_latency(
     original: nn.Module,
     compressed: nn.Module,
-    input_shape: tuple[int, ...],
+    inputs: InputSpec | tuple[int, ...],
     *,
     batch_size: int = 1,
     device: torch.device | None = None,
@@ -54,7 +55,7 @@ def compare_latency(
     Args:
         original: the reference.
         compressed: what is compared with it.
-        input_shape: shape of one sample, e.g. (3, 224, 224).
+        inputs: what they take, or the shape of one sample, e.g. (3, 224, 224).
         batch_size: samples in one forward pass.
         device: where to compute; None is `pick_device()`.
         runs: timed passes of each; None takes as many as go into two seconds a network.
@@ -67,7 +68,7 @@ def compare_latency(
     device = device or pick_device()
     times = time_networks(
         {"original": original, "compressed": compressed},
-        input_shape,
+        inputs,
         batch_size=batch_size,
         device=device,
         runs=runs,

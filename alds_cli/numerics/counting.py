@@ -19,9 +19,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from alds_cli.errors import first_line
+from alds_cli.inputs import InputSpec, as_inputs, example_call, floating_type
 from alds_cli.numerics.calls import FLOPS_PER_MAC, LayerCall, watch_calls
 
 _log = logging.getLogger(__name__)
+
+
+_MOST_REAL_MACS = 1 << 36
+"""Beyond it a network that the meta device cannot run is not run for real: it might take
+minutes and fail as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,12 @@ class Trace:
         calls: every leaf module that was called as a module, by name, and the two
             projections of every `nn.MultiheadAttention` that was. A layer whose weight the
             network uses without calling it is not among them.
+        failure: why no forward pass succeeded, None where one did.
     """
 
     macs: int | None
     calls: Mapping[str, LayerCall] = field(default_factory=dict)
+    failure: str | None = None
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -45,12 +53,12 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def count_macs(module: nn.Module, input_shape: tuple[int, ...]) -> int | None:
+def count_macs(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> int | None:
     """Multiply-accumulates of one sample; see `trace`."""
-    return trace(module, input_shape).macs
+    return trace(module, inputs).macs
 
 
-def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
     """Observe one forward pass in evaluation mode, without touching the network.
 
     Where the network cannot run on the meta device, it runs for real on its own device;
@@ -58,34 +66,55 @@ def trace(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
 
     Args:
         module: the network; its flags, weights and hooks are left as they are.
-        input_shape: shape of one sample, no batch axis in front, e.g. (3, 224, 224).
+        inputs: what it takes, or the shape of one sample, no batch axis in front, e.g.
+            (3, 224, 224).
     """
+    spec = as_inputs(inputs)
+    counter = FlopCounterMode(display=False)
     try:
-        return _observe(meta_copy(module), torch.device("meta"), input_shape)
+        return _observe(meta_copy(module), torch.device("meta"), spec, counter)
     except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
         _log.debug("the meta device cannot run this network: %s", error)
-    try:
-        return _trace_for_real(module, input_shape)
-    except Exception as error:  # noqa: BLE001
-        _log.warning(
-            "MACs could not be counted: the network does not run on an input of shape %s: %s",
-            (1, *input_shape),
-            first_line(error),
-        )
-        return Trace(None)
+        failure = first_line(error)
+    if counter.get_total_flops() // FLOPS_PER_MAC <= _MOST_REAL_MACS:
+        try:
+            return _trace_for_real(module, spec)
+        except Exception as error:  # noqa: BLE001
+            failure = first_line(error)
+    failure = f"the network does not run on the input {spec}: {failure}"
+    _log.warning("MACs could not be counted: %s", failure)
+    return Trace(None, failure=failure)
 
 
-def _trace_for_real(module: nn.Module, input_shape: tuple[int, ...]) -> Trace:
+def _trace_for_real(module: nn.Module, inputs: InputSpec) -> Trace:
     tensor = next(module.parameters(), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     fused = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(module))
+        stack.enter_context(_without_gradients(module))
         # Fused attention hides its matrix products from the counter.
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        return _observe(module, device, input_shape)
+        return _observe(module, device, inputs, FlopCounterMode(display=False))
+
+
+@contextmanager
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient, and have them ask as before afterwards.
+
+    The counter follows gradients from what a module is given, and fails where that is a
+    parameter itself and gradients are off.
+    """
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
 
 
 @contextmanager
@@ -131,22 +160,21 @@ class _ToMeta(TorchFunctionMode):
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy with shapes and no storage, in evaluation mode."""
+    """A copy with shapes and no storage, in evaluation mode, that asks for no gradients."""
     with _ToMeta():
-        return copy.deepcopy(module).eval()
+        copied = copy.deepcopy(module).eval()
+    return copied.requires_grad_(requires_grad=False)
 
 
-def _observe(module: nn.Module, device: torch.device, input_shape: tuple[int, ...]) -> Trace:
-    dtypes = [tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()]
-    sample = torch.zeros(
-        (1, *input_shape), device=device, dtype=dtypes[0] if dtypes else torch.float32
-    )
-    counter = FlopCounterMode(display=False)
+def _observe(
+    module: nn.Module, device: torch.device, inputs: InputSpec, counter: FlopCounterMode
+) -> Trace:
+    call = example_call(inputs, dtype=floating_type(module), device=device)
     calls: dict[str, LayerCall] = {}
     with ExitStack() as stack:
         for handle in watch_calls(module, counter, calls):
             stack.callback(handle.remove)
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
-        module(sample)
+        call(module)
     return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls)

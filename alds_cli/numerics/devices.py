@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.errors import DataError, OptionError, first_line
+from alds_cli.inputs import floating_type
 from alds_cli.numerics.counting import evaluation_mode
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -57,10 +58,12 @@ def placed(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
-def accepted_dtype(module: nn.Module) -> torch.dtype:
-    """The dtype of a network's inputs: that of its first floating-point parameter."""
-    floats = (tensor.dtype for tensor in module.parameters() if tensor.is_floating_point())
-    return next(floats, torch.float32)
+@contextmanager
+def evaluating(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    """The network on `device` in evaluation mode; it is left as it was found, see `placed`."""
+    module = placed(module, device)
+    with evaluation_mode(module):
+        yield module
 
 
 @contextmanager
@@ -69,29 +72,40 @@ def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor]
 
     The network is left as it was found, see `placed`.
     """
-    module = placed(module, device)
-    dtype = accepted_dtype(module)
+    with evaluating(module, device) as network:
+        dtype = floating_type(network)
 
-    def run(inputs: Tensor) -> object:
-        return module(inputs.to(device, dtype))
+        def run(inputs: Tensor) -> object:
+            return network(inputs.to(device, dtype))
 
-    with evaluation_mode(module):
         yield run
 
 
 def accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
     """The network's output; its refusal of the inputs becomes a `DataError`."""
-    try:
+    with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs)):
         return run(inputs)
+
+
+@contextmanager
+def refusals_told(inputs: str, samples: int) -> Iterator[None]:
+    """Make a `DataError` of a network's refusal of its inputs.
+
+    Args:
+        inputs: what they are, for the message.
+        samples: how many at a time.
+    """
+    try:
+        yield
     except torch.OutOfMemoryError as error:
         raise DataError(
-            f"a batch of {len(inputs)} images does not fit into memory",
+            f"a batch of {samples} images does not fit into memory",
             tip="use a smaller --batch-size",
         ) from error
     except (RuntimeError, ValueError, AssertionError) as error:
         # A network refuses a wrong size in whatever way its author chose.
         raise DataError(
-            f"the network does not take inputs of shape {tuple(inputs.shape)}: {first_line(error)}",
+            f"the network does not take inputs {inputs}: {first_line(error)}",
             tip="give the images the size it was trained with: --preprocess, --resize, --crop",
         ) from error
 

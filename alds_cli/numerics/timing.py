@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from alds_cli.errors import OptionError
-from alds_cli.numerics.devices import accepted, ready
+from alds_cli.inputs import InputSpec, as_inputs, example_call, floating_type
+from alds_cli.numerics.devices import evaluating, refusals_told
 from alds_cli.records import FloatArray, Latency
 
 Key = TypeVar("Key")
@@ -74,7 +75,7 @@ def _wait(device: torch.device) -> None:
 
 def time_networks(
     modules: Mapping[str, nn.Module],
-    input_shape: tuple[int, ...],
+    inputs: InputSpec | tuple[int, ...],
     *,
     batch_size: int,
     device: torch.device,
@@ -85,7 +86,7 @@ def time_networks(
 
     Args:
         modules: networks by name; they are left as they were found.
-        input_shape: shape of one sample, e.g. (3, 224, 224).
+        inputs: what they take, or the shape of one sample, e.g. (3, 224, 224).
         batch_size: samples in one forward pass.
         device: where to compute.
         runs: timed passes of each; None takes as many as go into two seconds a network,
@@ -103,19 +104,25 @@ def time_networks(
         )
     if not modules:
         return {}
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn((batch_size, *input_shape), generator=generator).to(device)
+    spec = as_inputs(inputs)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        functions = {name: stack.enter_context(ready(m, device)) for name, m in modules.items()}
+        functions: dict[str, Callable[[], object]] = {}
+        for name, module in modules.items():
+            network = stack.enter_context(evaluating(module, device))
+            call = example_call(
+                spec, dtype=floating_type(network), device=device, batch_size=batch_size
+            )
+            functions[name] = partial(call, network)
         for function in functions.values():
-            accepted(function, inputs)
+            with refusals_told(f"{spec} in batches of {batch_size}", batch_size):
+                function()
 
         def passes(seconds: float) -> int:
             return _affordable_runs(seconds / len(functions))
 
         return in_turns(
-            {name: partial(function, inputs) for name, function in functions.items()},
+            functions,
             device,
             rounds=passes if runs is None else runs,
             warmup=warmup,
