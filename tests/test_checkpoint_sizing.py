@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alds_cli.checkpoint import Document, artefact_size, write_artefact
-from alds_cli.numerics.counting import meta_copy
 from alds_cli.inputs import InputSpec
+from alds_cli.numerics.counting import meta_copy
 from alds_cli.records import Architecture, Choice, Plan
 
 TYPES = (torch.float32, torch.float16, torch.float64, torch.bfloat16, torch.int64, torch.bool)
