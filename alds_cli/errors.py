@@ -14,6 +14,7 @@
     ├── OutputError               a result cannot be written
     ├── RunFolderError            a sweep's folder, or a file in it, cannot be used
     ├── MissingExtraError         an optional dependency is not installed
+    ├── VerificationError         exit code 1: the result computes something else, or does not run
     └── ContractError             exit code 1: what was asked for cannot be had
         ├── RatioUnreachableError   names the largest ratio that can
         └── BudgetError             an absolute limit, or several budgets at once, cannot hold
@@ -81,6 +82,12 @@ class MissingExtraError(AldsError):
             f"{purpose} needs the optional extra '{extra}'",
             tip=f"pip install 'alds-cli[{extra}]'",
         )
+
+
+class VerificationError(AldsError):
+    """A compressed network computes something else than its weights stand for, or does not run."""
+
+    exit_code = 1
 
 
 class ContractError(AldsError):

@@ -327,6 +327,7 @@ def example_call(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     batch_size: int = 1,
+    widen: torch.dtype | None = None,
     seed: int = 0,
 ) -> Call:
     """Random tensors to call a network with; on the meta device they have no values.
@@ -339,13 +340,15 @@ def example_call(
         dtype: the network's own floating-point type; see `floating_type`.
         device: where the tensors lie.
         batch_size: how many samples: first axes of 1 are so long.
+        widen: give all real numbers this type, whatever the specification says of theirs.
         seed: of the random numbers.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def make(value: InputValue) -> Any:
         if isinstance(value, InputTensor):
-            return _random(value, dtype, torch.device(device), batch_size, generator)
+            drawn = _random(value, dtype, torch.device(device), batch_size, generator)
+            return drawn.to(widen) if widen is not None and value.is_floating else drawn
         if value.kind == "list":
             return [make(item) for _, item in value.items]
         return {name: make(item) for name, item in value.items}

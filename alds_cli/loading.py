@@ -47,7 +47,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class Network:
     """A network that runs, with what is known about it.
 
-    `plan` tells which of its layers are pairs. `nbytes` is the size of the file it came
+    `plan` tells which of its layers are pairs. `foreign` says that the module was handed in,
+    not built from its architecture. `nbytes` is the size of the file it came
     from, `source_hash` and `params_before` belong to the network that was once compressed,
     `training` describes a retraining.
     """
@@ -62,6 +63,7 @@ class Network:
     source_hash: str | None = None
     params_before: int | None = None
     training: Mapping[str, Any] | None = None
+    foreign: bool = False
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
@@ -147,7 +149,7 @@ def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
             logger.info("the network's architecture is not recognised: %s", error.message)
     else:
         _require_belonging(arch, module)
-    return _described(Network(module, arch, Plan({})))
+    return _described(Network(module, arch, Plan({}), foreign=True))
 
 
 def _require_belonging(arch: Architecture, module: nn.Module) -> None:
@@ -224,6 +226,19 @@ def _open_artefact(
             training=None if multiply_back else document.training,
         )
     )
+
+
+def reopened(network: Network) -> Network:
+    """The network as it comes back from its artefact: built anew, with the same tensors.
+
+    Raises:
+        ArchitectureError: it is not known how to build it, or its tensors do not fit then.
+    """
+    document = network.document()
+    checkpoint = Checkpoint(network.name, network.module.state_dict(), document, 0)
+    found = _open_artefact(checkpoint, document, document.architecture, multiply_back=False)
+    found.module.eval()
+    return found
 
 
 def _sample_shape(document: Document) -> tuple[int, ...] | None:

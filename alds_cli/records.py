@@ -277,7 +277,9 @@ class CompressionReport:
     `ratio_asked` is the fraction of the `target` to remove, `limits` are the absolute ones,
     latency in nanoseconds. `objective` is what the allocation minimised, `bound` its name, and
     `objective_bound` what no plan within the same budgets can fall below. `latency_saved` is
-    the fraction of time saved, measured in turns.
+    the fraction of time saved, measured in turns. `verified` says whether the result was run
+    beside the network that it stands for (None before it is made), and `verified_difference` by
+    what fraction of the largest number it differed.
     """
 
     method: str
@@ -301,6 +303,8 @@ class CompressionReport:
     latency_after: Latency | None = None
     latency_saved: float | None = None
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
+    verified: bool | None = None
+    verified_difference: float | None = None
 
     @property
     def ratio(self) -> float:

@@ -27,6 +27,7 @@ ORDER = (
     ("api",),
     VERBS,
     ("calibration",),
+    ("verification",),
     ("loading",),
     ("methods",),
     ("allocation",),

@@ -17,6 +17,7 @@ from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.loading import Network, densified, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.verification import Verification, verify
 
 Model = str | Path | Network | nn.Module
 
@@ -109,10 +110,12 @@ def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
 
     Raises:
         ArchitectureError: nobody could build the network again.
+        VerificationError: built again it computes something else.
         OutputError: the file cannot be written.
     """
     require_target(path)
-    return write_network(open_network(model, Source(**source)), path)
+    network = open_network(model, Source(**source))
+    return write_network(network, path, verify(network))
 
 
 def open_network(
@@ -165,8 +168,15 @@ def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing
     return settled
 
 
-def write_network(network: Network, target: str | Path) -> int:
-    """Write an artefact; returns its number of bytes."""
+def write_network(network: Network, target: str | Path, verification: Verification) -> int:
+    """Write an artefact; returns its number of bytes.
+
+    Args:
+        network: what to write.
+        target: where to.
+        verification: what `verify` found of it: nothing is written without.
+    """
+    del verification
     return write_artefact(network.module.state_dict(), network.document(), target)
 
 

@@ -22,12 +22,14 @@ from alds_cli.api.models import (
     write_network,
 )
 from alds_cli.checkpoint import hash_tensors, read_state, state_path, write_state
-from alds_cli.datasets import LabelledImages, opened
+from alds_cli.datasets import Batches, LabelledImages, opened
 from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.evaluation import pick_device
+from alds_cli.inputs import InputSpec
 from alds_cli.loading import Network
 from alds_cli.records import ProgressCallback
 from alds_cli.retraining import EpochRecord, RetrainSettings, TrainingState
+from alds_cli.verification import verify
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,11 @@ def retrain(
         training=_described(settings, len(images), result.history),
         nbytes=None,
     )
-    trained.nbytes = None if output is None else write_network(trained, output)
+    if trained.inputs is None:
+        shape = Batches(images, prepared, batch_size=1).input_shape
+        trained.inputs = InputSpec.of_sample(shape)
+    if output is not None:
+        trained.nbytes = write_network(trained, output, verify(trained))
     keeper.forget()
     return RetrainResult(
         trained,

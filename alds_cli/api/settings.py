@@ -46,6 +46,7 @@ class CompressOptions(TypedDict, total=False):
     table: str | Path | None
     cache: bool
     dry_run: bool
+    unverified: bool
     progress: ProgressCallback | None
 
 
@@ -83,6 +84,8 @@ class Settings:
         table: an error table written by `profile`.
         cache: use the cache in the user's folder.
         dry_run: plan only; no artefact is written.
+        unverified: accept a network that no forward pass can be made of, so that nobody knows
+            whether the result runs.
         progress: told how far it is.
     """
 
@@ -111,6 +114,7 @@ class Settings:
     table: str | Path | None = None
     cache: bool = True
     dry_run: bool = False
+    unverified: bool = False
     progress: ProgressCallback | None = None
 
     def goal(self, ratio: Ratio) -> Goal:

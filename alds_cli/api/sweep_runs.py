@@ -32,6 +32,7 @@ from alds_cli.records import (
 )
 from alds_cli.retraining import RetrainSettings
 from alds_cli.sweeping import RETRAINING
+from alds_cli.verification import verify
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,7 @@ class Bench:
             measured = self._measured(network)
         latency, before = self._times(network, clock)
         if self.artefacts is not None:
-            write_network(network, self.artefacts.artefact_file(key))
+            write_network(network, self.artefacts.artefact_file(key), verify(network))
         return replace(
             record,
             reached=True,

@@ -16,11 +16,12 @@ from alds_cli.compression import (
     broken,
     too_slow,
 )
-from alds_cli.errors import ContractError, PlanError
+from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
 from alds_cli.loading import Network
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.records import CompressionReport, LayerReport, Plan
+from alds_cli.verification import Verification, verify
 
 _ROUNDS = 30
 """So often at most a plan is made again because what was predicted did not come out."""
@@ -171,20 +172,34 @@ class Work:
 
         Raises:
             ContractError: it does not hold.
-            PlanError: the network with pairs does not run.
+            VerificationError: the network with pairs does not run, or computes something else.
         """
-        made, comparison = (
-            self._fast_enough() if self._goal.timed else (self._made(in_place=last), None)
-        )
+        comparison: NetworkComparison | None = None
+        if self._goal.timed:
+            made, comparison = self._fast_enough()
+        else:
+            made = self._made(in_place=last and self._rebuildable)
         reached = {"params": count_parameters(made.network.module), "macs": made.macs}
         reached["bytes"] = self._ledger.size_after(self.plan) if "bytes" in self._names else None
         for budget in self._budgets:
             after = reached.get(budget.resource.name)
             if after is not None and after > budget.allowed:
                 raise broken(budget, after)
+        with self._clock("verify"):
+            verification = verify(
+                made.network,
+                original=self._workshop.network.module,
+                unverified=self._workshop.settings.unverified,
+            )
         with self._clock("save"):
-            nbytes = None if output is None else write_network(made.network, output)
-        report = self._report(made.layers, macs_after=made.macs, nbytes=nbytes, times=comparison)
+            nbytes = None if output is None else write_network(made.network, output, verification)
+        report = self._report(
+            made.layers,
+            macs_after=made.macs,
+            nbytes=nbytes,
+            times=comparison,
+            verification=verification,
+        )
         if reached["params"] != report.params_after:
             raise AssertionError(
                 f"reported {report.params_after} parameters, but has {reached['params']}"
@@ -193,6 +208,11 @@ class Work:
             raise AssertionError(f"foresaw {reached['bytes']} bytes, but wrote {nbytes}")
         made.network.nbytes = nbytes
         return made.network, report
+
+    @property
+    def _rebuildable(self) -> bool:
+        """Whether the dense network can be built again once this one is taken apart."""
+        return self._workshop.network.architecture is not None
 
     def _made(self, *, in_place: bool) -> _Made:
         """The network with its pairs."""
@@ -207,9 +227,9 @@ class Work:
             )
             macs = trace_network(network).macs
         if workshop.before.macs is not None and macs is None:
-            raise PlanError(
-                "the compressed network does not run: its code reaches into a layer that was "
-                "replaced",
+            raise VerificationError(
+                "nothing is written: the compressed network does not run: its code reaches into "
+                "a layer that was replaced",
                 tip="find the layer with -v, and keep it: --exclude NAME",
             )
         return _Made(network, layers, macs)
@@ -286,6 +306,7 @@ class Work:
         macs_after: int | None = None,
         nbytes: int | None = None,
         times: NetworkComparison | None = None,
+        verification: Verification | None = None,
     ) -> CompressionReport:
         """The figures of the work so far."""
         workshop, ratio = self._workshop, self._goal.ratio
@@ -309,6 +330,8 @@ class Work:
             latency_before=None if times is None else times.original,
             latency_after=None if times is None else times.compressed,
             latency_saved=None if times is None else times.saved,
+            verified=None if verification is None else verification.difference is not None,
+            verified_difference=None if verification is None else verification.difference,
             arguments=self.plan.arguments,
             objective=self.plan.objective,
             objective_bound=self.plan.objective_bound,

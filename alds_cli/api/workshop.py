@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from alds_cli.api.crafts import craft_for
 from alds_cli.api.examined import Examined
 from alds_cli.api.goals import Goal
@@ -11,9 +13,13 @@ from alds_cli.api.settings import Settings
 from alds_cli.api.stopwatch import Stopwatch
 from alds_cli.api.timing import Clock
 from alds_cli.compression import select_layers, settled_names
+from alds_cli.errors import OptionError
+from alds_cli.inputs import inputs_tip
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.records import Plan
 from alds_cli.surgery import find_layers
+
+logger = logging.getLogger(__name__)
 
 
 class Workshop:
@@ -35,12 +41,32 @@ class Workshop:
         with self.clock("load"):
             self.network = open_network(model, source, multiply_back=True)
             self.before = trace_network(self.network)
+            self._require_run()
             specs = select_layers(
                 find_layers(self.network.module, self.before), settings.include, settings.exclude
             )
             self.params = count_parameters(self.network.module)
         examined = Examined(self.network, self.before, specs, settings, given, self.clock)
         self.craft = craft_for(examined)
+
+    def _require_run(self) -> None:
+        """Refuse a network that was not run, unless the user knows that it will not be.
+
+        Raises:
+            OptionError: no forward pass could be made of it.
+        """
+        if self.before.failure is None:
+            return
+        if self.settings.dry_run or self.settings.unverified:
+            logger.warning(
+                "nothing was run, so linear layers take one slice: %s", self.before.failure
+            )
+            return
+        raise OptionError(
+            f"the result could not be verified, so nothing is written: {self.before.failure}",
+            tip=f"{inputs_tip(self.network.inputs)}; or accept a network that nobody has run: "
+            "--unverified",
+        )
 
     def ledger(self, goal: Goal, output: str) -> Ledger:
         """What the network costs in the currencies of a goal.

@@ -259,6 +259,14 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and write no artefact.")
     ] = False,
+    unverified: Annotated[
+        bool,
+        typer.Option(
+            "--unverified",
+            help="Write the result even if no forward pass can be made, so that nobody knows "
+            "whether it runs.",
+        ),
+    ] = False,
     no_cache: options.NoCache = False,
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
@@ -331,6 +339,7 @@ def command(
             table=table,
             cache=not no_cache,
             dry_run=dry_run or output is None,
+            unverified=unverified,
             progress=progress,
         )
     for result in results:

@@ -43,6 +43,8 @@ def compression(result: CompressionResult) -> dict[str, Any]:
         "latency_before": report.latency_before and asdict(report.latency_before),
         "latency_after": report.latency_after and asdict(report.latency_after),
         "latency_saved": report.latency_saved,
+        "verified": report.verified,
+        "verified_difference": report.verified_difference,
         "objective": report.objective,
         "objective_bound": report.objective_bound,
         "seconds": dict(report.seconds),

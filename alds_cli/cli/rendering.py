@@ -86,7 +86,11 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
     if report.latency_before and report.latency_after and report.latency_saved is not None:
         saved = f"{100 * report.latency_saved:.2f} %"
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
-    return Group(made, *(Text(line) for line in _facts(report)))
+    lines = [Text(line) for line in _facts(report)]
+    if report.verified is False:
+        warning = "not verified: no forward pass was made, so nobody knows whether the result runs"
+        return Group(Text(warning, style="bold red"), made, *lines)
+    return Group(made, *lines)
 
 
 def family(name: str, results: Sequence[CompressionResult]) -> Group:
@@ -135,6 +139,11 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     elif error is not None:
         proven = "" if bound is None else f" (proven bound {bound:.4f})"
         yield f"largest relative error: {error:.4f}{proven}"
+    if report.verified:
+        yield (
+            "verified: it runs, and agrees with the weights it stands for to "
+            f"{report.verified_difference:.1e}"
+        )
     if gap := _gap(report):
         yield gap
     yield f"time: {seconds(report.seconds)}"

@@ -11,7 +11,13 @@ from alds_cli.surgery.clustered import (
     reason_against_clusters,
 )
 from alds_cli.surgery.fitting import require_fitting
-from alds_cli.surgery.installing import dense_state, install_pair, put_at, reshape_network
+from alds_cli.surgery.installing import (
+    dense_copy,
+    dense_state,
+    install_pair,
+    put_at,
+    reshape_network,
+)
 from alds_cli.surgery.layers import find_layers
 from alds_cli.surgery.pairs import make_pair
 from alds_cli.surgery.pruning import dense_pruned_state, prune_network
@@ -21,6 +27,7 @@ __all__ = [
     "ClusteredConv2d",
     "ClusteredLinear",
     "PairedAttention",
+    "dense_copy",
     "dense_pruned_state",
     "dense_state",
     "find_layers",

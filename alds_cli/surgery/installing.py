@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -109,6 +110,21 @@ def dense_state(
                 if f"{owner}.in_proj.{kind}" in dense:
                     dense[f"{owner}.in_proj_{kind}"] = dense.pop(f"{owner}.in_proj.{kind}")
     return dense
+
+
+def dense_copy(
+    original: nn.Module, tensors: Mapping[str, Tensor], choices: Mapping[str, Choice]
+) -> nn.Module:
+    """A copy of a dense network with the weights that the pairs stand for.
+
+    Args:
+        original: the dense network.
+        tensors: the state dict of the network with pairs.
+        choices: which layers are pairs.
+    """
+    copied = copy.deepcopy(original)
+    copied.load_state_dict(dense_state(copied, tensors, choices), assign=True)
+    return copied
 
 
 def _product(layer: nn.Module, choice: Choice, tensors: dict[str, Tensor], name: str) -> Tensor:

@@ -165,6 +165,11 @@ def _can_shrink(spec: LayerSpec) -> bool:
 
 
 def _slice_limit(name: str, trace: Trace | None) -> int | None:
-    """A grouped product on sequences would need a transposition, which no torch.nn part does."""
-    call = trace.calls.get(name) if trace is not None else None
-    return 1 if call is not None and any(len(given) > 2 for given, _ in call.shapes) else None
+    """A grouped product on sequences would need a transposition, which no torch.nn part does.
+
+    What a trace did not see may be given sequences, too.
+    """
+    if trace is None:
+        return None
+    call = trace.calls.get(name)
+    return 1 if call is None or any(len(given) > 2 for given, _ in call.shapes) else None
