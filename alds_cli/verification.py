@@ -286,12 +286,22 @@ def _observed(module: nn.Module, call: Any, names: Iterable[str]) -> _Observed:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluation_mode(module))
         made = call(module)
-    return _Observed([tensor.detach().clone() for tensor in _tensors(made)], layers)
+    return _Observed([_plain(tensor) for tensor in _tensors(made)], layers)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy without gaps: padded where it is ragged, dense where it is sparse."""
+    if tensor.is_nested:
+        return tensor.to_padded_tensor(0.0)
+    return tensor.to_dense() if tensor.layout != torch.strided else tensor.detach().clone()
 
 
 def _sampling(samples: list[Tensor]) -> Any:
     def sample(_module: nn.Module, _given: object, made: object) -> None:
         for tensor in _tensors(made):
+            # Of a ragged batch a fused encoder leaves the padding out, one with pairs does not.
+            if tensor.is_nested:
+                continue
             flat = tensor.detach().flatten()
             samples.append(flat[:: max(1, flat.numel() // _SAMPLED)].clone())
 
