@@ -22,7 +22,7 @@ from alds_cli.errors import (
     UnsafeCheckpointError,
 )
 from alds_cli.inputs import InputSpec
-from alds_cli.records import Architecture, Plan, Preprocessing
+from alds_cli.records import Architecture, Plan, Preprocessing, Training
 from alds_cli.surgery import (
     dense_pruned_state,
     dense_state,
@@ -62,7 +62,7 @@ class Network:
     nbytes: int | None = None
     source_hash: str | None = None
     params_before: int | None = None
-    training: Mapping[str, Any] | None = None
+    training: Training | None = None
     foreign: bool = False
 
     @property

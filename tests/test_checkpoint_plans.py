@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.checkpoint import plan_from_json, plan_to_json, read_plan, write_plan
+from alds_cli.checkpoint import read_plan, write_plan
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice, Plan
 
@@ -21,7 +21,7 @@ PLANS = st.builds(
     method=st.text(min_size=1, max_size=8),
     solver=st.none() | st.text(max_size=8),
     bound=st.none() | st.text(max_size=8),
-    seed=st.none() | st.integers(),
+    seed=st.none() | st.integers(-(2**63), 2**64 - 1),
 )
 
 
@@ -32,7 +32,6 @@ def test_plans_survive_files(tmp_path_factory, plan):
     write_plan(plan, path)
     assert read_plan(path) == plan
     assert list(read_plan(path).choices) == list(plan.choices)
-    assert json.loads(path.read_text(encoding="utf-8")) == plan_to_json(plan)
 
 
 def test_files_have_one_layer_a_line(tmp_path):
@@ -43,9 +42,10 @@ def test_files_have_one_layer_a_line(tmp_path):
     assert '    "c": "keep"' in lines
 
 
-def test_what_may_be_left_out():
-    plan = plan_from_json({"layers": {"a": {"k": 1, "j": 2}, "b": None, "c": "keep"}})
-    assert plan == Plan({"a": Choice(0, 1, 2), "b": None, "c": None})
+def test_what_may_be_left_out(tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text('{"layers": {"a": {"k": 1, "j": 2}, "b": null, "c": "keep"}}')
+    assert read_plan(path) == Plan({"a": Choice(0, 1, 2), "b": None, "c": None})
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_may_be_left_out():
 def test_mistakes_in_a_choice_name_the_layer(choice, tmp_path):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps({"layers": {"fine": "keep", "features.3": choice}}))
-    with pytest.raises(PlanError, match=r"plan\.json: layer features\.3"):
+    with pytest.raises(PlanError, match=r"plan\.json is not a plan: layers\.features\.3"):
         read_plan(path)
 
 
@@ -83,12 +83,12 @@ def test_mistakes_in_a_choice_name_the_layer(choice, tmp_path):
         ("{", "not JSON"),
         ("layers: {}", "not JSON"),
         ("[" * 100_000, "not JSON"),
-        ("[]", "object 'layers'"),
-        ("null", "object 'layers'"),
-        ("{}", "object 'layers'"),
-        ('{"layers": []}', "object 'layers'"),
+        ("[]", "should be an object"),
+        ("null", "should be an object"),
+        ("{}", "layers is missing"),
+        ('{"layers": []}', "layers should be"),
         ('{"schema": 2, "layers": {}}', "schema 2"),
-        ('{"schema": "1", "layers": {}}', "schema 1"),
+        ('{"schema": "1", "layers": {}}', "schema '1'"),
         ('{"method": [1], "layers": {}}', "method"),
         ('{"seed": "x", "layers": {}}', "seed"),
         ('{"seed": true, "layers": {}}', "seed"),
@@ -109,5 +109,5 @@ def test_files_that_cannot_be_read(tmp_path):
             read_plan(path)
     path = tmp_path / "binary.json"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(PlanError, match="not JSON"):
+    with pytest.raises(PlanError, match="not UTF-8"):
         read_plan(path)

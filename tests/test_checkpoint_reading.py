@@ -26,7 +26,7 @@ from alds_cli.checkpoint import Document, name_variants, read_checkpoint, write_
 from alds_cli.checkpoint.document import dump_document
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError
 from alds_cli.inputs import InputSpec
-from alds_cli.records import Architecture, Choice, Plan, Preprocessing
+from alds_cli.records import Architecture, Choice, Plan, Preprocessing, RetrainSettings, Training
 
 
 def network():
@@ -226,7 +226,7 @@ DOCUMENT = Document(
     preprocessing=Preprocessing((0.5,), (0.25,), resize=9, crop=8),
     source_hash="abc",
     params_before=5,
-    training={"epochs": 3},
+    training=Training(RetrainSettings(3), images=7, loss=0.5, accuracy=75.0),
 )
 
 
@@ -461,14 +461,13 @@ def changed(**changes):
         ("[" * 100_000, "damaged"),
         (dump_document(DOCUMENT)[:-20], "damaged"),
         (changed(schema=2), "schema 2; this version reads 1"),
-        (changed(schema="1"), "schema 1; this"),
+        (changed(schema="1"), "schema '1'; this"),
         (changed(architecture=None), "damaged"),
         (changed(architecture={"name": 5, "arguments": {}}), "damaged"),
         (changed(architecture={"name": "x", "arguments": [1]}), "damaged"),
-        (changed(architecture={"name": "x"}), "damaged"),
         (changed(plan=None), "damaged"),
-        (changed(plan={"layers": {"a": 3}}), "layer a"),
-        (changed(plan={"layers": {"a": {"k": 1, "j": 1.5}}}), "layer a"),
+        (changed(plan={"layers": {"a": 3}}), "plan.layers.a should be"),
+        (changed(plan={"layers": {"a": {"k": 1, "j": 1.5}}}), "plan.layers.a.j should be"),
         (changed(inputs="abc"), "damaged"),
         (changed(inputs=3), "damaged"),
         (changed(preprocessing={"mean": [1], "std": [0], "resize": None, "crop": None}), "std"),

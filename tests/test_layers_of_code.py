@@ -37,7 +37,9 @@ ORDER = (
     ("checkpoint",),
     ("numerics",),
     ("inputs",),
+    ("schemas",),
     ("records",),
+    ("scalars",),
     ("errors",),
 )
 """Top to bottom: a room imports itself and what stands below it, never beside or above."""

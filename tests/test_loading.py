@@ -160,7 +160,7 @@ def test_own_factories_from_checkpoint_to_artefact(factory, tmp_path):
         ({"features.3": Choice(0, 3, 1)}, PlanError),
         ({"features.3": Choice(0, 1, 5)}, ArchitectureError),
         ({"nowhere": Choice(0, 1, 1)}, PlanError),
-        ({"features.3": Choice(0, 10**20, 10**20)}, PlanError),
+        ({"features.3": Choice(0, 2**53, 2**53)}, PlanError),
     ],
 )
 def test_artefacts_whose_plan_does_not_fit(choices, error, tmp_path):

@@ -6,9 +6,8 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from alds_cli import retraining
 from alds_cli.api.models import (
@@ -27,8 +26,8 @@ from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.evaluation import pick_device
 from alds_cli.inputs import InputSpec
 from alds_cli.loading import Network
-from alds_cli.records import ProgressCallback
-from alds_cli.retraining import EpochRecord, RetrainSettings, TrainingState
+from alds_cli.records import EpochRecord, ProgressCallback, RetrainSettings, Training
+from alds_cli.retraining import TrainingState
 from alds_cli.verification import verify
 
 logger = logging.getLogger(__name__)
@@ -130,17 +129,9 @@ def retrain(
     )
 
 
-def _described(
-    settings: RetrainSettings, images: int, history: Sequence[EpochRecord]
-) -> Mapping[str, Any]:
+def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRecord]) -> Training:
     """What an artefact says of its training; no times, so that equal runs give equal bytes."""
-    last = history[-1]
-    return {
-        "settings": asdict(settings),
-        "images": images,
-        "loss": last.loss,
-        "accuracy": last.accuracy,
-    }
+    return Training(settings, images, history[-1].loss, history[-1].accuracy)
 
 
 @dataclass(frozen=True, slots=True)

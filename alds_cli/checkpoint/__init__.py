@@ -3,7 +3,7 @@
 from alds_cli.checkpoint.atomic import replacing, require_writable
 from alds_cli.checkpoint.document import Document
 from alds_cli.checkpoint.hashing import hash_tensors
-from alds_cli.checkpoint.plans import plan_from_json, plan_to_json, read_plan, write_plan
+from alds_cli.checkpoint.plans import read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
 from alds_cli.checkpoint.runs import RunFolder, RunKey
 from alds_cli.checkpoint.sizing import artefact_size
@@ -31,8 +31,6 @@ __all__ = [
     "hash_tensors",
     "load_cached",
     "name_variants",
-    "plan_from_json",
-    "plan_to_json",
     "read_checkpoint",
     "read_plan",
     "read_state",

@@ -123,7 +123,7 @@ def inspection(found: Inspection) -> dict[str, Any]:
         "inputs": None if network.inputs is None else str(network.inputs),
         "preprocessing": network.preprocessing and asdict(network.preprocessing),
         "source_hash": network.source_hash,
-        "training": network.training,
+        "training": network.training and asdict(network.training),
         "layers": layers(found.layers),
     }
 

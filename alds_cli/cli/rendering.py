@@ -227,8 +227,8 @@ def inspection(found: Inspection) -> Group:
             f"{count(found.params_before)} parameters removed ({network.plan.method})"
         )
     if network.training is not None:
-        settings = network.training["settings"]
-        lines.append(f"retrained for {settings['epochs']} epochs at lr {settings['lr']:g}")
+        settings = network.training.settings
+        lines.append(f"retrained for {settings.epochs} epochs at lr {settings.lr:g}")
     return Group(*(Text(line) for line in lines), layer_table(found.layers, errors=False))
 
 

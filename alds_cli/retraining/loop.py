@@ -23,9 +23,15 @@ from torch.nn import functional as F
 from alds_cli.datasets import Batches, LabelledImages, check_labels, choose_augmentation
 from alds_cli.errors import CheckpointError, ContractError, DataError, first_line
 from alds_cli.numerics.counting import training_mode
-from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
-from alds_cli.retraining.settings import RetrainSettings, learning_rate
-from alds_cli.retraining.state import EpochRecord, TrainingState
+from alds_cli.records import (
+    EpochRecord,
+    Preprocessing,
+    ProgressCallback,
+    ProgressEvent,
+    RetrainSettings,
+)
+from alds_cli.retraining.settings import learning_rate
+from alds_cli.retraining.state import TrainingState
 
 _HALVES = (torch.float16, torch.bfloat16)
 

@@ -9,21 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from alds_cli.errors import AldsError, CheckpointError, OptionError
-from alds_cli.records import Preprocessing
-from alds_cli.retraining.settings import RetrainSettings
+from alds_cli.records import EpochRecord, Preprocessing, RetrainSettings
 
 _FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent."""
-
-    epoch: int
-    lr: float
-    loss: float
-    accuracy: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,187 @@
+"""Reading and making documents by their forms; what is wrong is said in one line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from reprlib import Repr
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from alds_cli.errors import AldsError
+
+F = TypeVar("F", bound="Form")
+
+SCHEMA: Final = 1
+"""Version of the documents: raised when a field changes its meaning."""
+
+MOST_BYTES = 1 << 24
+"""Of a document's text; the largest that networks give have a tenth of it."""
+
+
+class Form(BaseModel):
+    """What all documents have in common: no unknown fields, no conversions, finite numbers."""
+
+    model_config = ConfigDict(
+        strict=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
+
+    def content(self) -> dict[str, Any]:
+        """The document as JSON holds it."""
+        return self.model_dump(mode="json", warnings=False)
+
+
+class MalformedError(ValueError):
+    """A text is not the document it should be."""
+
+
+class UnknownSchemaError(MalformedError):
+    """A document was written by another version, whose schema this one does not know."""
+
+    def __init__(self, found: object) -> None:
+        super().__init__(f"it has schema {shortened(found)}; this version reads {SCHEMA}")
+
+
+def parsed(kind: type[F], text: str | bytes) -> F:
+    """Read a document.
+
+    Raises:
+        UnknownSchemaError: it says that it has another schema.
+        MalformedError: it is not JSON, or not of the form; the message names the first field
+            that is wrong.
+    """
+    content = _json(text)
+    declared = kind.model_fields.get("schema_")
+    if declared is not None and isinstance(content, dict):
+        found = content.get("schema")
+        if "schema" in content and (type(found) is not int or found != SCHEMA):
+            raise UnknownSchemaError(found)
+    return _held(lambda: kind.model_validate_json(text))
+
+
+def held(kind: type[F], **values: Any) -> F:
+    """Make a document of values of our own.
+
+    Raises:
+        MalformedError: a value is out of its bounds.
+    """
+    return _held(lambda: kind(**values))
+
+
+def plain_text(value: object) -> str:
+    """Plain values from a file of another kind as JSON, to be read as a document.
+
+    Raises:
+        MalformedError: they hold other things, or more than a document may.
+    """
+    pieces: list[str] = []
+    size = 0
+    try:
+        # Piece by piece: a few bytes of pickle can stand for endless lists.
+        for piece in json.JSONEncoder(allow_nan=False).iterencode(value):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise MalformedError(f"it has more than {MOST_BYTES:,} characters")
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        if isinstance(error, MalformedError):
+            raise
+        raise MalformedError(f"it holds other than plain values ({error})") from error
+    return "".join(pieces)
+
+
+def shortened(value: object) -> str:
+    """A value from a file, short enough for a message."""
+    written = Repr()
+    written.maxstring = written.maxother = written.maxlong = 40
+    written.maxlevel = 1
+    return written.repr(value)
+
+
+def _json(text: str | bytes) -> Any:
+    if len(text) > MOST_BYTES:
+        raise MalformedError(
+            f"it has {len(text):,} characters, more than the {MOST_BYTES:,} of any document"
+        )
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    except MalformedError:
+        raise
+    except RecursionError as error:
+        raise MalformedError("it is not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:
+        raise MalformedError(f"it is not JSON: {error}") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MalformedError(f"it is not JSON: {name} is not a number there")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise MalformedError(f"{_printable(twice)} is there twice")
+    return found
+
+
+def _held(make: Callable[[], F]) -> F:
+    try:
+        return make()
+    except ValidationError as error:
+        raise MalformedError(_told(error)) from error
+    except AldsError as error:  # a record's own rules
+        raise MalformedError(error.message) from error
+
+
+def _told(error: ValidationError) -> str:
+    """The first complaint with its field, and how many more there are."""
+    details = error.errors(include_url=False, include_context=False)
+    # What holds a wrong value is complained of too, as though the value were not there.
+    inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    own = [detail for detail in details if detail["loc"] not in inner] or details
+    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
+    return _complaint(own[0]) + more
+
+
+def _complaint(detail: ErrorDetails) -> str:
+    where = _path(detail["loc"])
+    kind, message = detail["type"], detail["msg"]
+    if kind == "missing":
+        return f"{where} is missing"
+    if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
+        return f"{where} is no field that is known"
+    if kind == "value_error":
+        said = message.removeprefix("Value error, ")
+        if said.startswith("should be"):
+            return f"{where} {said}, not {shortened(detail['input'])}"
+        return f"{where}: {said}"
+    if message.startswith("Input should"):
+        return f"{where} {message.removeprefix('Input ')}, not {shortened(detail['input'])}"
+    return f"{where}: {message[:1].lower()}{message[1:]}"
+
+
+def _path(parts: Iterable[int | str]) -> str:
+    joined = ".".join(_printable(str(part)) for part in parts) or "it"
+    return joined if len(joined) <= 200 else f"{joined[:100]}…{joined[-99:]}"
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def described(kind: type[Form], *, printed: bool) -> Mapping[str, Any]:
+    """The JSON Schema of a form: of what is read, or of what a command prints."""
+    mode: Any = "serialization" if printed else "validation"
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **kind.model_json_schema(by_alias=True, mode=mode),
+    }
