@@ -142,8 +142,8 @@ def test_layers_that_must_be_kept_carry_their_reason():
     assert reasons["depthwise"] == "depthwise convolution"
     assert "more than its input" in reasons["sized"]
     assert "Odd" in reasons["odd"]
-    assert "parametrization" in reasons["normed"]
-    assert "no parameter" in reasons["pruned"]
+    assert "masked" in reasons["pruned"]
+    assert "weight norm" in reasons["normed"]
     assert "shared" in reasons["tied_a"]
     assert "without calling" in reasons["unused"]
     assert layers["tokens"].max_slices == 1

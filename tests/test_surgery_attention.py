@@ -356,10 +356,10 @@ def test_shared_and_computed_weights_of_attentions_are_kept():
     assert "OwnAttention" in reasons["own.in_proj"]
     assert "shared" in reasons["one.in_proj"]
     assert "shared" in reasons["same.out_proj"]
-    assert "parametrization" in reasons["normed.out_proj"]
-    assert "parametrization" in reasons["normed_inside.out_proj"]
+    assert "weight norm" in reasons["normed.out_proj"]
+    assert "weight norm" in reasons["normed_inside.out_proj"]
     assert "pruned.in_proj" not in reasons
-    assert "from others" in reasons["pruned.out_proj"]
+    assert "masked" in reasons["pruned.out_proj"]
     assert "without calling" in reasons["unused.in_proj"]
     expected = network(torch.ones(1, WIDTH))
     decompose(network, "normed_inside.in_proj", 0, 1, WIDTH)

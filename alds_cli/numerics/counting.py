@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from alds_cli.errors import first_line
 from alds_cli.inputs import InputSpec, as_inputs, example_call, floating_type
 from alds_cli.numerics.calls import FLOPS_PER_MAC, LayerCall, watch_calls
+from alds_cli.numerics.reading import Read, watch_reads
 
 _log = logging.getLogger(__name__)
 
@@ -41,11 +42,14 @@ class Trace:
             projections of every `nn.MultiheadAttention` that was. A layer whose weight the
             network uses without calling it is not among them.
         failure: why no forward pass succeeded, None where one did.
+        reads: what the network's code read of a layer that a pair in its place would not
+            have, by the layer's name.
     """
 
     macs: int | None
     calls: Mapping[str, LayerCall] = field(default_factory=dict)
     failure: str | None = None
+    reads: Mapping[str, Read] = field(default_factory=dict)
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -171,10 +175,12 @@ def _observe(
 ) -> Trace:
     call = example_call(inputs, dtype=floating_type(module), device=device)
     calls: dict[str, LayerCall] = {}
+    reads: dict[str, Read] = {}
     with ExitStack() as stack:
         for handle in watch_calls(module, counter, calls):
             stack.callback(handle.remove)
+        stack.enter_context(watch_reads(module, reads))
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         call(module)
-    return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls)
+    return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls, reads=reads)

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alds_cli.surgery.attention import packed_projection
+from alds_cli.surgery.attention import linear_of, packed_projection
+from alds_cli.surgery.recurrent import RECURRENT, recurrent_matrices
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -15,12 +16,19 @@ def layer_at(network: nn.Module, name: str) -> nn.Module:
     """The layer of a dotted name, as `find_layers` gives it.
 
     `NAME.in_proj` of an `nn.MultiheadAttention` is no module there: the linear layer
-    returned holds the very parameters of the packed projection.
+    returned holds the very parameters of the packed projection. The same goes for
+    `NAME.weight_ih_l0` and its like of a recurrent layer.
     """
     owner_name, _, own = name.rpartition(".")
     owner = network.get_submodule(owner_name)
     if isinstance(owner, nn.MultiheadAttention) and own == "in_proj":
         return packed_projection(owner)
+    if isinstance(owner, RECURRENT):
+        return next(
+            linear_of(weight, bias)
+            for matrix, weight, bias in recurrent_matrices(owner)
+            if matrix == own
+        )
     return network.get_submodule(name)
 
 

@@ -1,0 +1,118 @@
+"""What a network's code reads of its layers, apart from calling them.
+
+A pair in a layer's place can be called as the layer was, but has no weight, no number of
+features and another type. Code that asks for any of these must find the layer itself.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from torch import nn
+
+_WATCHED: tuple[type[nn.Module], ...] = (
+    nn.Linear,
+    nn.modules.linear.NonDynamicallyQuantizableLinear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.MultiheadAttention,
+)
+
+_IN_ATTENTION_TOO = frozenset({"embed_dim", "num_heads", "dropout", "batch_first", "out_proj"})
+"""What an attention that has pairs tells as before."""
+
+_TELLING = frozenset(
+    {"__class__", "__dict__", "_parameters", "state_dict", "named_parameters", "get_parameter"}
+)
+"""What a pair has as well, but with other contents. `parameters()` is asked for types and
+devices, which are the same."""
+
+_SILENT = ("torch.nn.modules", "torch.utils", "torch._", "alds_cli")
+"""Whose reading does not count: the layers' own code and PyTorch's machinery, which a pair
+serves as well. Of PyTorch's modules only those around attention read the layers in them, for
+kernels that `surgery` turns off where a pair stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An attribute of a layer that was read, and the code that did, as `Net.forward`."""
+
+    attribute: str
+    reader: str
+
+
+@contextmanager
+def watch_reads(network: nn.Module, reads: MutableMapping[str, Read]) -> Iterator[None]:
+    """Enter in `reads`, by the layer's (first) dotted name, what is first read of each.
+
+    Meanwhile the layers are of another class that computes the same; `isinstance` still says
+    yes, and is noticed. Only layers of PyTorch's own types are watched.
+    """
+    classes = {kind: _watching(kind, reads) for kind in _WATCHED}
+    watched: list[tuple[nn.Module, type[nn.Module]]] = []
+    try:
+        for name, part in network.named_modules():
+            kind = type(part)
+            if kind in classes:
+                object.__setattr__(part, _NAME, name)
+                object.__setattr__(part, "__class__", classes[kind])
+                watched.append((part, kind))
+        yield
+    finally:
+        for part, kind in watched:
+            object.__setattr__(part, "__class__", kind)
+            object.__delattr__(part, _NAME)
+
+
+_NAME = "_alds_watched_name"
+
+
+def _watching(kind: type[nn.Module], reads: MutableMapping[str, Read]) -> type[nn.Module]:
+    """A class that does what `kind` does and enters what is read of its instances.
+
+    It does not inherit from `kind`, because `isinstance` asks an object for its `__class__`,
+    which can be noticed, only where its type alone is not answer enough.
+    """
+    harmless = frozenset(dir(nn.Sequential())) - _TELLING
+    if kind is nn.MultiheadAttention:
+        harmless |= _IN_ATTENTION_TOO
+
+    def get(self: nn.Module, name: str) -> Any:
+        if name == "__class__":
+            value: Any = kind
+        else:
+            try:
+                value = object.__getattribute__(self, name)
+            except AttributeError:
+                value = nn.Module.__getattr__(self, name)
+        if name not in harmless and (reader := _reader(sys._getframe(1), name)):  # noqa: SLF001
+            own = object.__getattribute__(self, _NAME)
+            reads.setdefault(own, Read(name, reader))
+        return value
+
+    body: dict[str, Any] = {}
+    for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
+        body |= vars(base)
+    for own in ("__dict__", "__weakref__"):
+        body.pop(own, None)
+    return type(kind.__name__, (nn.Module,), {**body, "__getattribute__": get})
+
+
+def _reader(frame: FrameType, name: str) -> str | None:
+    """The code that reads an attribute; None where its reading does not count."""
+    module = str(frame.f_globals.get("__name__", ""))
+    if module.startswith(_SILENT):
+        return None
+    root = module.partition(".")[0]
+    if name in _TELLING and (root == "torch" or root in sys.stdlib_module_names):
+        return None
+    return frame.f_code.co_qualname
