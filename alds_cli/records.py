@@ -436,7 +436,7 @@ class SweepRun:
 class SweepRecord(SweepRun):
     """A run and, in `layers`, what became of every layer."""
 
-    layers: Sequence[LayerReport] = ()
+    layers: tuple[LayerReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

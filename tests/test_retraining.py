@@ -365,6 +365,80 @@ def test_a_state_of_another_run_is_refused(dataset):
 
 
 @pytest.mark.parametrize(
+    ("part", "damage"),
+    [
+        ("model", lambda m: {}),
+        ("model", lambda m: {**m, "more": torch.ones(1)}),
+        ("model", lambda m: {**m, 3: torch.ones(1)}),
+        ("model", lambda m: dict.fromkeys(m, 5)),
+        ("model", lambda m: {name: t.to(torch.float64) for name, t in m.items()}),
+        ("model", lambda m: {name: t.to("meta") for name, t in m.items()}),
+        ("model", lambda m: {name: t[None] for name, t in m.items()}),
+        ("model", lambda m: {name: torch.full_like(t, 2) / 0 for name, t in m.items()}),
+        ("model", lambda m: {name: t * math.nan for name, t in m.items()}),
+        ("model", lambda m: {name: t.to_sparse() for name, t in m.items()}),
+        ("optimiser", lambda o: {}),
+        ("optimiser", lambda o: {**o, "state": None}),
+        ("optimiser", lambda o: {**o, "state": {**o["state"], 1: None}}),
+        ("optimiser", lambda o: {**o, "state": {99: o["state"][0]}}),
+        ("optimiser", lambda o: {**o, "state": {"0": o["state"][0]}}),
+        ("optimiser", lambda o: {**o, "state": {0: {"momentum_buffer": 3}}}),
+        ("optimiser", lambda o: {**o, "state": {0: {"momentum_buffer": torch.ones(3)}}}),
+        ("optimiser", lambda o: {**o, "state": {0: {**o["state"][0], "step": torch.ones(1)}}}),
+        (
+            "optimiser",
+            lambda o: {
+                **o,
+                "state": {0: {"momentum_buffer": o["state"][0]["momentum_buffer"] * math.inf}},
+            },
+        ),
+    ],
+)
+def test_a_state_with_other_tensors_is_refused_and_changes_nothing(dataset, part, damage):
+    states = []
+    settings = replace(SETTINGS, epochs=1, momentum=0.9)
+    train(network(), dataset, settings, on_epoch_end=states.append)
+    damaged = replace(states[0], **{part: damage(getattr(states[0], part))})
+    module = network()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    with pytest.raises(CheckpointError, match="training state"):
+        train(module, dataset, settings, resume=damaged)
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_a_state_does_not_decide_the_settings_of_the_optimiser(dataset):
+    states, whole, resumed = [], network(), network()
+    settings = replace(SETTINGS, epochs=2)
+    train(whole, dataset, settings, on_epoch_end=states.append)
+    groups = [{**group, "momentum": 0.1} for group in states[0].optimiser["param_groups"]]
+    changed = {**states[0].optimiser, "param_groups": groups}
+    train(resumed, dataset, settings, resume=replace(states[0], optimiser=changed))
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+
+
+def nested(depth):
+    found = {}
+    for _ in range(depth):
+        found = {"": found}
+    return found
+
+
+def doubled(times):
+    found = []
+    for _ in range(times):
+        found = [found, found]
+    return found
+
+
+def cyclic():
+    found = {}
+    found["settings"] = found
+    return found
+
+
+@pytest.mark.parametrize(
     "damage",
     [
         lambda _: None,
@@ -375,8 +449,17 @@ def test_a_state_of_another_run_is_refused(dataset):
         lambda d: {key: value for key, value in d.items() if key != "images"},
         lambda d: {**d, "history": [{"epoch": 1}]},
         lambda d: {**d, "preprocessing": {"mean": (0.5,), "std": (0.0,)}},
-        lambda d: {**d, "model": {"weight": "none"}},
+        lambda d: {**d, "images": float("inf")},
+        lambda d: {**d, "images": True},
+        lambda d: {**d, "history": []},
+        lambda d: {**d, "history": [{**d["history"][0], "seconds": [1]}]},
+        lambda d: {**d, "history": 2 * d["history"]},
+        lambda d: {**d, "settings": nested(10**5)},
+        lambda d: {**d, "settings": doubled(60)},
+        lambda d: {**d, "settings": cyclic()},
+        lambda d: {**d, "images": torch.ones(1)},
         lambda d: {**d, "model": 5},
+        lambda d: {**d, "optimiser": None},
     ],
 )
 def test_a_damaged_state_is_refused(dataset, damage):

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_cli.checkpoint import RunFolder, RunKey
-from alds_cli.checkpoint.plain import from_plain, to_plain
 from alds_cli.errors import OutputError, RunFolderError
 from alds_cli.records import (
     Choice,
@@ -22,11 +21,15 @@ from alds_cli.records import (
     Kept,
     Latency,
     LayerReport,
-    SweepBaseline,
     SweepRecord,
 )
+from alds_cli.schemas import parsed
+from alds_cli.schemas.sweep import RecordForm, SettingsForm, SweepForm
 
 numbers = st.floats(allow_nan=False)
+times = st.floats(0, 1e300)
+shares = st.floats(0, 100)
+positive = st.integers(1, 2**40)
 names = st.text(min_size=1, max_size=20)
 counts = st.integers(0, 2**40)
 indices = st.none() | st.lists(counts, max_size=3).map(tuple)
@@ -36,14 +39,14 @@ layers = st.builds(
     shape=st.lists(counts, max_size=4).map(tuple),
     params_before=counts,
     params_after=counts,
-    choice=st.none() | st.builds(Choice, counts, counts, counts),
+    choice=st.none() | st.builds(Choice, st.integers(0, 4), positive, positive),
     error=st.none() | numbers,
     error_bound=st.none() | numbers,
     reason=st.none() | names,
     kept=st.none() | st.builds(Kept, indices, indices),
 )
-latencies = st.builds(Latency, numbers, numbers, numbers, counts, counts, names)
-qualities = st.builds(Evaluation, numbers, st.none() | numbers, numbers, counts)
+latencies = st.builds(Latency, times, times, times, positive, positive, names)
+qualities = st.builds(Evaluation, shares, st.none() | shares, numbers, positive)
 records = st.builds(
     SweepRecord,
     method=names,
@@ -60,7 +63,7 @@ records = st.builds(
     latency=st.none() | latencies,
     latency_before=st.none() | latencies,
     layers=st.lists(layers, max_size=3).map(tuple),
-    seconds=st.dictionaries(names, numbers, max_size=3),
+    seconds=st.dictionaries(names, times, max_size=3),
 )
 
 
@@ -86,8 +89,8 @@ def file_of(folder, own=None):
 
 @given(records)
 def test_a_record_becomes_json_and_back(record):
-    text = json.dumps(to_plain(record), allow_nan=False)
-    assert from_plain(SweepRecord, json.loads(text)) == record
+    text = RecordForm(schema=1, record=record).text()
+    assert parsed(RecordForm, text).record == record
 
 
 def test_what_is_no_number_survives(folder):
@@ -150,11 +153,13 @@ def test_equal_runs_give_equal_bytes(folder, tmp_path):
     [
         ("", "is damaged"),
         ('{"schema": 1, "record": {', "is damaged"),
-        ("[]", "it is not a file of a sweep"),
-        ('{"record": {}}', "it is not a file of a sweep"),
+        ("[]", "it should be an object"),
+        ('{"record": {}}', "schema is missing"),
         ('{"schema": 9, "record": {}}', "has schema 9; this version reads 1"),
-        ('{"schema": 1}', "SweepRecord is not an object"),
-        ('{"schema": 1, "record": {}}', "SweepRecord has no field 'method'"),
+        ('{"schema": 1}', "record is missing"),
+        ('{"schema": 1, "record": {}}', "record.method is missing (and 5 more)"),
+        ('{"schema": 1, "record": NaN}', "NaN is not a number"),
+        ('{"schema": 1, "schema": 1}', "schema is there twice"),
     ],
 )
 def test_a_damaged_record_is_named(folder, text, reason):
@@ -171,15 +176,21 @@ def test_a_damaged_record_is_named(folder, text, reason):
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("params", "many", "SweepRecord.params is not of type int, but 'many'"),
-        ("params", True, "SweepRecord.params is not of type int"),
-        ("reached", 1, "SweepRecord.reached is not of type bool"),
-        ("seconds", [], "SweepRecord.seconds is not an object"),
-        ("layers", {}, "SweepRecord.layers is not a list"),
-        ("quality", {"top1": "good"}, "SweepRecord.quality.top1 is not a number"),
-        ("colour", "red", "SweepRecord has an unknown field 'colour'"),
-        ("ratio", "half", "Invalid literal"),
-        ("ratio", "1/0", "Fraction(1, 0)"),
+        ("params", "many", "record.params should be a valid integer, not 'many'"),
+        ("params", True, "record.params should be a valid integer, not True"),
+        ("params", -1, "record.params should be greater than or equal to 0, not -1"),
+        ("params", 2**64, "record.params should be less than"),
+        ("reached", 1, "record.reached should be a valid boolean, not 1"),
+        ("seconds", [], "record.seconds should be an object"),
+        ("layers", {}, "record.layers should be a valid array"),
+        ("quality", {"top1": "good"}, "record.quality.top1 should be a valid number"),
+        ("colour", "red", "record.colour is no field that is known"),
+        ("ratio", "half", "record.ratio"),
+        ("ratio", "1/0", "record.ratio: 1/0 is not a ratio"),
+        ("ratio", "5/3", "record.ratio: 5/3 is not a ratio"),
+        ("ratio", "1e999999999", "record.ratio"),
+        ("ratio", "1e-999999999", "record.ratio"),
+        ("ratio", "0." + "1" * 10**6, "record.ratio"),
         ("method", "svd", "it holds the run svd-0.5-e0-r0"),
     ],
 )
@@ -328,7 +339,8 @@ def test_the_claim_of_a_process_ends_with_it(folder, end):
 
 def test_the_baseline_is_a_dataclass_as_well():
     base = sweep_cases.baseline()
-    assert from_plain(SweepBaseline, to_plain(base)) == base
+    form = SweepForm(schema=1, baseline=base, settings=SettingsForm())
+    assert parsed(SweepForm, form.text()).baseline == base
 
 
 def test_runs_that_were_asked_for_are_counted_until_they_are_finished(folder):

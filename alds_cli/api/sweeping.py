@@ -27,11 +27,9 @@ from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import error_tables
 from alds_cli.records import ProgressCallback, SweepBaseline, SweepRecord
 from alds_cli.retraining import RetrainSettings
+from alds_cli.schemas.sweep import BY_RUN
 from alds_cli.surgery import find_layers
 from alds_cli.sweeping import Watcher, agreed, geometric_ratios, planned_runs, work_off, written
-
-_BY_RUN = ("epochs", "seed")
-"""What differs between the retrainings of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +227,7 @@ def _settings(bench: Bench, *, retrains: bool) -> dict[str, object]:
     hyperparameters = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(bench.retraining).items()
-        if key not in _BY_RUN
+        if key not in BY_RUN
     }
     looks = any(contender.method.needs for contender in bench.contenders.values())
     own = bench.preprocessing

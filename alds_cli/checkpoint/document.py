@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,7 +48,7 @@ def dump_document(document: Document) -> str:
         OutputError: something in it is out of all bounds, and nobody could read it again.
     """
     try:
-        form = held(
+        return held(
             ArtefactForm,
             schema_=SCHEMA,
             architecture=document.architecture,
@@ -60,10 +59,9 @@ def dump_document(document: Document) -> str:
             params_before=document.params_before,
             training=document.training,
             versions=dict(document.versions),
-        )
+        ).text(separators=(",", ":"))
     except MalformedError as error:
         raise OutputError(f"the artefact's document cannot be written: {error}") from error
-    return json.dumps(form.content(), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def parse_document(text: str, name: str) -> Document:

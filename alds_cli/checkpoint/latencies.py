@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from alds_cli.checkpoint.atomic import replacing
+from alds_cli.checkpoint.regular import require_regular
 from alds_cli.checkpoint.tables import cache_folder
-from alds_cli.errors import OutputError
+from alds_cli.errors import OutputError, TableError
 from alds_cli.records import Choice
+from alds_cli.schemas import MalformedError, held, parsed
+from alds_cli.schemas.caches import LatencyForm, TimesForm
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +31,6 @@ LATENCY_VERSION = 1
 
 MAX_AGE = 30 * 24 * 3600.0
 """Seconds for which times are believed: drivers, firmware and cooling change."""
-
-_NONSENSE = (LookupError, ValueError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +77,20 @@ def load_latencies(
     path = latency_path(conditions)
     now = time.time() if now is None else now
     try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, UnicodeDecodeError) as error:
+        if not path.exists():
+            return {}
+        require_regular(path, TableError, most=LatencyForm.most_bytes)
+        form = parsed(LatencyForm, path.read_bytes())
+    except (TableError, OSError) as error:
         logger.warning("the measured times %s cannot be read: %s", path, error)
         return {}
-    try:
-        content = json.loads(text)
-        if content["conditions"] != json.loads(json.dumps(conditions)):
-            raise ValueError("taken under other conditions")
-        entries = {key: _times(entry) for key, entry in content["layers"].items()}
-    except _NONSENSE as error:
+    except MalformedError as error:
         logger.warning("the measured times %s are damaged (%s); measured anew", path, error)
         return {}
+    if form.conditions != json.loads(json.dumps(conditions)):
+        logger.warning("the measured times %s are damaged; measured anew", path)
+        return {}
+    entries = {key: _times(own) for key, own in form.layers.items()}
     # A clock that was set back must not make times immortal.
     return {k: entry for k, entry in entries.items() if 0 <= now - entry.measured <= MAX_AGE}
 
@@ -101,46 +101,32 @@ def store_latencies(
     """Add times to those on disk; a cache that cannot be written is only a warning."""
     path = latency_path(conditions)
     merged = {**load_latencies(conditions, now=now), **times}
-    content = {
-        "conditions": conditions,
-        "layers": {key: _entry(own) for key, own in merged.items()},
-    }
     try:
+        layers = {key: _form(own) for key, own in merged.items()}
+        text = held(LatencyForm, conditions=dict(conditions), layers=layers).text()
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, sort_keys=True), encoding="utf-8")
-    except (OutputError, OSError) as error:
+            temporary.write_text(text, encoding="utf-8")
+    except (OutputError, MalformedError, OSError) as error:
         logger.warning("the measured times were not cached: %s", error)
         return None
     return path
 
 
-def _entry(times: LayerTimes) -> dict[str, Any]:
-    return {
-        "dense_ns": times.dense_ns,
-        "measured": times.measured,
-        "pairs": [
-            [c.scheme, c.k, c.j, *((pair.median, pair.at_most) if pair is not None else ())]
-            for c, pair in times.pairs.items()
+def _form(times: LayerTimes) -> TimesForm:
+    return held(
+        TimesForm,
+        dense_ns=times.dense_ns,
+        measured=times.measured,
+        pairs=[
+            TimesForm.entry(choice, None if own is None else (own.median, own.at_most))
+            for choice, own in times.pairs.items()
         ],
+    )
+
+
+def _times(form: TimesForm) -> LayerTimes:
+    pairs = {
+        Choice(scheme, k, j): PairTime(*own) if own else None for scheme, k, j, *own in form.pairs
     }
-
-
-def _times(entry: Mapping[str, Any]) -> LayerTimes:
-    pairs: dict[Choice, PairTime | None] = {}
-    for scheme, k, j, *own in entry["pairs"]:
-        choice = Choice(_whole(scheme), _whole(k), _whole(j))
-        pairs[choice] = PairTime(*(_positive(value) for value in own)) if own else None
-    return LayerTimes(_positive(entry["dense_ns"]), pairs, _positive(entry["measured"]))
-
-
-def _whole(value: object) -> int:
-    if type(value) is not int:
-        raise ValueError(f"{value!r} is no whole number")
-    return value
-
-
-def _positive(value: object) -> float:
-    if type(value) not in {int, float} or not 0 < (number := float(value)) < math.inf:  # type: ignore[arg-type]
-        raise ValueError(f"{value!r} is no positive number")
-    return number
+    return LayerTimes(form.dense_ns, pairs, form.measured)

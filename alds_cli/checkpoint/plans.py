@@ -12,7 +12,6 @@ from alds_cli.checkpoint.regular import require_regular
 from alds_cli.errors import OutputError, PlanError
 from alds_cli.records import Plan
 from alds_cli.schemas import MalformedError, parsed
-from alds_cli.schemas.form import MOST_BYTES
 from alds_cli.schemas.plan import PlanForm
 
 
@@ -23,9 +22,11 @@ def write_plan(plan: Plan, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     try:
-        content = PlanForm.of(plan).content()
+        form = PlanForm.of(plan)
+        form.text()
     except MalformedError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
+    content = form.content()
     nested = {key: content.pop(key) for key in ("layers", "pruned") if key in content}
     head = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     parts = [f"  {json.dumps(key)}: {_by_line(entries)}" for key, entries in nested.items()]
@@ -47,7 +48,7 @@ def read_plan(path: Path) -> Plan:
     Raises:
         PlanError: there is none, or it is not a plan.
     """
-    require_regular(path, PlanError, most=MOST_BYTES)
+    require_regular(path, PlanError, most=PlanForm.most_bytes)
     try:
         return parsed(PlanForm, path.read_text(encoding="utf-8")).plan()
     except OSError as error:

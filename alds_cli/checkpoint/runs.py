@@ -15,23 +15,25 @@ folder sees finished runs only. Equal runs give equal bytes, but for measured ti
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from alds_cli.checkpoint.atomic import make_folder, replacing
 from alds_cli.checkpoint.claims import claimed
-from alds_cli.checkpoint.plain import from_plain, to_plain
+from alds_cli.checkpoint.regular import require_regular
 from alds_cli.errors import OutputError, RunFolderError
 from alds_cli.records import SweepBaseline, SweepRecord
+from alds_cli.schemas import Form, MalformedError, UnknownSchemaError, held, parsed
+from alds_cli.schemas.form import SCHEMA, plain_text
+from alds_cli.schemas.sweep import AskedForm, RecordForm, SettingsForm, SweepForm
 
-SCHEMA = 1
+F = TypeVar("F", bound=Form)
 
 _SWEEP = "sweep.json"
 _ASKED = "asked.json"
@@ -130,8 +132,11 @@ class RunFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        content = {"baseline": to_plain(baseline), "settings": to_plain(settings)}
-        _write(self.path / _SWEEP, content)
+        path = self.path / _SWEEP
+        with _unwritable(path):
+            stated = parsed(SettingsForm, plain_text(settings))
+            form = held(SweepForm, schema_=SCHEMA, baseline=baseline, settings=stated)
+        _write(path, form)
 
     def baseline(self) -> SweepBaseline:
         """The network that is compressed.
@@ -139,11 +144,7 @@ class RunFolder:
         Raises:
             RunFolderError: there is no sweep in the folder, or its file is damaged.
         """
-        path, content = self._sweep()
-        try:
-            return from_plain(SweepBaseline, content.get("baseline"))
-        except ValueError as error:
-            raise _damaged(path, error) from error
+        return self._sweep().baseline
 
     def settings(self) -> Mapping[str, Any]:
         """What all runs have in common.
@@ -151,19 +152,15 @@ class RunFolder:
         Raises:
             RunFolderError: there is no sweep in the folder, or its file is damaged.
         """
-        path, content = self._sweep()
-        settings = content.get("settings")
-        if not isinstance(settings, dict):
-            raise _damaged(path, "it has no settings")
-        return settings
+        return self._sweep().known()
 
-    def _sweep(self) -> tuple[Path, dict[str, Any]]:
+    def _sweep(self) -> SweepForm:
         path = self.path / _SWEEP
         if not path.exists():
             raise RunFolderError(
                 f"there is no sweep in {self.path}", tip=f"alds sweep MODEL … -o {self.path}"
             )
-        return path, _read(path)
+        return _read(SweepForm, path)
 
     def ask(self, keys: Iterable[RunKey]) -> None:
         """Note which runs are asked for, beside those that were before; hold the start meanwhile.
@@ -175,7 +172,10 @@ class RunFolder:
         before = self._asked()
         asked = before | {key.slug for key in keys}
         if asked != before:
-            _write(self.path / _ASKED, {"runs": sorted(asked)})
+            path = self.path / _ASKED
+            with _unwritable(path):
+                form = held(AskedForm, schema_=SCHEMA, runs=sorted(asked))
+            _write(path, form)
 
     def unfinished(self) -> int:
         """How many of the runs that were asked for so far are not finished.
@@ -187,10 +187,7 @@ class RunFolder:
 
     def _asked(self) -> set[str]:
         path = self.path / _ASKED
-        runs = _read(path).get("runs") if path.exists() else []
-        if not isinstance(runs, list) or not all(isinstance(slug, str) for slug in runs):
-            raise _damaged(path, "it has no list of runs")
-        return set(runs)
+        return set(_read(AskedForm, path).runs) if path.exists() else set()
 
     def write(self, record: SweepRecord) -> None:
         """Keep a finished run.
@@ -198,7 +195,9 @@ class RunFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        _write(self._record_path(RunKey.of(record)), {"record": to_plain(record)})
+        _write(
+            self._record_path(RunKey.of(record)), held(RecordForm, schema_=SCHEMA, record=record)
+        )
 
     def has(self, key: RunKey) -> bool:
         """Whether a run is finished."""
@@ -258,37 +257,42 @@ class RunFolder:
         return self._records / f"{key.slug}.json"
 
 
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    text = json.dumps({"schema": SCHEMA, **content}, sort_keys=True, indent=1, allow_nan=False)
+def _write(path: Path, form: Form) -> None:
+    with _unwritable(path):
+        text = form.text(indent=1)
     make_folder(path.parent)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _read(path: Path) -> dict[str, Any]:
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    """What could not be read again is not written."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        yield
+    except MalformedError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _read(kind: type[F], path: Path) -> F:
+    require_regular(path, RunFolderError, most=kind.most_bytes)
+    try:
+        return parsed(kind, path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
-    if not isinstance(content, dict) or "schema" not in content:
-        raise _damaged(path, "it is not a file of a sweep")
-    if content["schema"] != SCHEMA:
+    except UnknownSchemaError as error:
         raise RunFolderError(
-            f"{path} has schema {content['schema']}; this version reads {SCHEMA}",
+            f"{path} cannot be read: {error}",
             tip="install the version of alds that wrote it, or a newer one",
-        )
-    return content
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "it is not UTF-8 text") from error
+    except MalformedError as error:
+        raise _damaged(path, error) from error
 
 
 def _read_record(path: Path) -> SweepRecord:
-    content = _read(path)
-    try:
-        record = from_plain(SweepRecord, content.get("record"))
-        Fraction(record.ratio)
-    except (ValueError, ZeroDivisionError) as error:
-        raise _damaged(path, error) from error
+    record = _read(RecordForm, path).record
     if RunKey.of(record).slug != path.stem:
         raise _damaged(path, f"it holds the run {RunKey.of(record).slug}")
     return record

@@ -18,9 +18,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from alds_cli.checkpoint.atomic import replacing
+from alds_cli.checkpoint.regular import require_regular
 from alds_cli.errors import OutputError, TableError
 from alds_cli.numerics.option_tables import MEASURES, option_costs
 from alds_cli.records import ErrorTable, LayerSpec, LayerTable
+from alds_cli.schemas import MalformedError, held, parsed
+from alds_cli.schemas.caches import SchemeForm, TableForm, TableLayerForm
 
 logger = logging.getLogger(__name__)
 
@@ -85,34 +88,44 @@ def write_table(table: ErrorTable, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     arrays: dict[str, Array] = {}
-    layers: dict[str, Any] = {}
     for name, layer in table.layers.items():
         arrays[f"{name}:choices"] = layer.choices.astype(np.int32)
         arrays[f"{name}:errors"] = np.stack([getattr(layer, column) for column in _ERRORS])
-        layers[name] = {
-            "shape": layer.spec.weight_shape,
-            "groups": layer.spec.groups,
-            "max_slices": layer.spec.max_slices,
-            "schemes": {
-                str(scheme): {
-                    "norm": norm.hex(),
-                    "energy": layer.energies[scheme].hex(),
-                    "slack": layer.slack[scheme].hex(),
-                }
-                for scheme, norm in layer.norms.items()
-            },
-        }
-    content = {
-        "version": TABLE_VERSION,
-        "weights_hash": table.weights_hash,
-        "layers": layers,
-        "sha256": _checksum(arrays, layers),
-    }
+    try:
+        head = _head(table, arrays)
+    except MalformedError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
     with replacing(path) as temporary:
         try:
-            save_file(arrays, temporary, metadata={_KEY: json.dumps(content, sort_keys=True)})
+            save_file(arrays, temporary, metadata={_KEY: head})
         except SafetensorError as error:
             raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _head(table: ErrorTable, arrays: Mapping[str, Array]) -> str:
+    layers = {name: _layer_form(layer) for name, layer in table.layers.items()}
+    return held(
+        TableForm,
+        version=TABLE_VERSION,
+        weights_hash=table.weights_hash,
+        layers=layers,
+        sha256=_checksum(arrays, layers),
+    ).text()
+
+
+def _layer_form(layer: LayerTable) -> TableLayerForm:
+    return held(
+        TableLayerForm,
+        shape=layer.spec.weight_shape,
+        groups=layer.spec.groups,
+        max_slices=layer.spec.max_slices,
+        schemes={
+            str(scheme): held(
+                SchemeForm, norm=norm, energy=layer.energies[scheme], slack=layer.slack[scheme]
+            )
+            for scheme, norm in layer.norms.items()
+        },
+    )
 
 
 def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable:
@@ -126,19 +139,21 @@ def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) ->
     Raises:
         TableError: it is damaged, of another version, or another network's.
     """
+    require_regular(path, TableError)
     try:
         with safe_open(str(path), framework="np") as file:
-            content = json.loads((file.metadata() or {})[_KEY])
+            form = parsed(TableForm, (file.metadata() or {})[_KEY])
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        _require(content["version"] == TABLE_VERSION, path, "is of another version")
-        _require(content["sha256"] == _checksum(arrays, content["layers"]), path, "is damaged")
-        _require(content["weights_hash"] == weights_hash, path, "belongs to other weights")
+        _require(form.version == TABLE_VERSION, path, "is of another version")
+        _require(form.sha256 == _checksum(arrays, form.layers), path, "is damaged")
+        _require(form.weights_hash == weights_hash, path, "belongs to other weights")
         layers = {
-            name: _layer_table(specs[name], entry, arrays, name)
-            for name, entry in content["layers"].items()
+            name: _layer_table(specs[name], own, arrays, name) for name, own in form.layers.items()
         }
     except TableError:
         raise
+    except MalformedError as error:
+        raise TableError(f"the error table {path} is damaged: {error}") from error
     # A damaged file makes its reader fail in any way it likes.
     except (SafetensorError, OSError, LookupError, RecursionError, *_NONSENSE) as error:
         raise TableError(f"the error table {path} cannot be read: {error!r}") from error
@@ -151,30 +166,40 @@ def _require(condition: bool, path: Path, complaint: str) -> None:
 
 
 def _layer_table(
-    spec: LayerSpec, entry: Mapping[str, Any], arrays: Mapping[str, Array], name: str
+    spec: LayerSpec, form: TableLayerForm, arrays: Mapping[str, Array], name: str
 ) -> LayerTable:
-    if (tuple(entry["shape"]), entry["groups"]) != (spec.weight_shape, spec.groups):
+    if (form.shape, form.groups) != (spec.weight_shape, spec.groups):
         raise ValueError(f"layer {name} has another shape")
-    choices = arrays[f"{name}:choices"].astype(np.int64)
-    columns = dict(zip(_ERRORS, arrays[f"{name}:errors"], strict=True))
-    if any(column.shape != (len(choices),) for column in columns.values()):
+    choices, errors = arrays[f"{name}:choices"], arrays[f"{name}:errors"]
+    if choices.dtype != np.int32 or errors.dtype != np.float64:
+        raise ValueError(f"layer {name}: the table is of other types")
+    if choices.shape != (len(choices), 3) or errors.shape != (len(_ERRORS), len(choices)):
         raise ValueError(f"layer {name}: the table is not whole")
-    if not all(np.isfinite(column).all() for key, column in columns.items() if key != "exact"):
+    columns = dict(zip(_ERRORS, errors, strict=True))
+    if not all(_is_error(column) for key, column in columns.items() if key != "exact"):
         raise ValueError(f"layer {name}: an error is not a number")
-    schemes = {int(text): part for text, part in entry["schemes"].items()}
+    choices = choices.astype(np.int64)
+    schemes = {int(number): own for number, own in form.schemes.items()}
+    if not (choices[:, 1:] >= 1).all() or not set(choices[:, 0].tolist()) <= set(schemes):
+        raise ValueError(f"layer {name}: a choice makes no sense")
     return LayerTable(
-        replace(spec, max_slices=entry["max_slices"]),
-        norms={scheme: float.fromhex(part["norm"]) for scheme, part in schemes.items()},
-        energies={scheme: float.fromhex(part["energy"]) for scheme, part in schemes.items()},
-        slack={scheme: float.fromhex(part["slack"]) for scheme, part in schemes.items()},
+        replace(spec, max_slices=form.max_slices),
+        norms={scheme: own.norm for scheme, own in schemes.items()},
+        energies={scheme: own.energy for scheme, own in schemes.items()},
+        slack={scheme: own.slack for scheme, own in schemes.items()},
         choices=choices,
         costs=option_costs(spec, choices),
         **columns,
     )
 
 
-def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(layers, sort_keys=True).encode())
+def _is_error(column: Array) -> bool:
+    return bool((np.isfinite(column) & (column >= 0)).all())
+
+
+def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, TableLayerForm]) -> str:
+    content = {name: form.content() for name, form in layers.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
     for key in sorted(arrays):
         digest.update(f"{key}\0{arrays[key].shape}\0".encode())
         digest.update(np.ascontiguousarray(arrays[key]).data)

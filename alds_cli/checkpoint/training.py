@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from alds_cli.checkpoint.atomic import replacing
+from alds_cli.checkpoint.regular import require_regular
 from alds_cli.checkpoint.writing import dump_torch
 from alds_cli.errors import CheckpointError, first_line
 
@@ -34,6 +35,7 @@ def read_state(path: Path) -> object:
     Raises:
         CheckpointError: the file is damaged or something else.
     """
+    require_regular(path, CheckpointError)
     try:
         return torch.load(str(path), map_location="cpu", weights_only=True)
     except Exception as error:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.datasets import Batches, LabelledImages, check_labels, choose_augmentation
-from alds_cli.errors import CheckpointError, ContractError, DataError, first_line
+from alds_cli.errors import ContractError, DataError, first_line
 from alds_cli.numerics.counting import training_mode
 from alds_cli.records import (
     EpochRecord,
@@ -210,15 +210,11 @@ class _Run:
 
     def restore(self, state: TrainingState) -> tuple[EpochRecord, ...]:
         """Put network and optimiser where `state` left them."""
-        try:
-            self._module.load_state_dict(state.model)
-            self._optimiser.load_state_dict(_copied(state.optimiser))
-        except (KeyError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                "the training state belongs to another network: "
-                + " ".join(str(error).split())[:200],
-                tip="resume with the network the run was started with",
-            ) from error
+        # All is looked at before anything is changed.
+        model = state.model_like(self._module.state_dict())
+        optimiser = state.optimiser_like(self._optimiser.state_dict(), self._parameters)
+        self._module.load_state_dict(model)
+        self._optimiser.load_state_dict(optimiser)
         return state.history
 
 

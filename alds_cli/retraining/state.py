@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-from alds_cli.errors import AldsError, CheckpointError, OptionError
+from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.records import EpochRecord, Preprocessing, RetrainSettings
+from alds_cli.schemas import MalformedError, parsed
+from alds_cli.schemas.form import plain_text
+from alds_cli.schemas.training import TrainingForm
 
 _FORMAT = 1
+
+_WITH_TENSORS = ("model", "optimiser")
+
+_MOMENTUM = "momentum_buffer"
+"""What `torch.optim.SGD` keeps of a parameter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,32 +64,75 @@ class TrainingState:
 
     @classmethod
     def from_dict(cls, values: object) -> TrainingState:
-        """The state that `to_dict` wrote.
+        """The state that `to_dict` wrote; its tensors are not looked at yet.
 
         Raises:
             CheckpointError: `values` is something else, or of another version.
         """
         if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
             raise _unreadable(f"it is not of format {_FORMAT}")
+        plain = {key: value for key, value in values.items() if key not in _WITH_TENSORS}
         try:
-            settings = dict(values["settings"])
-            settings["milestones"] = tuple(settings["milestones"])
-            preprocessing = dict(values["preprocessing"])
-            for name in ("mean", "std"):
-                preprocessing[name] = tuple(preprocessing[name])
-            state = cls(
-                settings=RetrainSettings(**settings),
-                preprocessing=Preprocessing(**preprocessing),
-                images=int(values["images"]),
-                history=tuple(EpochRecord(**record) for record in values["history"]),
-                model=dict(values["model"]),
-                optimiser=dict(values["optimiser"]),
-            )
-        except (KeyError, TypeError, ValueError, AldsError) as error:
-            raise _unreadable(f"{type(error).__name__}: {error}") from error
-        if not all(isinstance(tensor, Tensor) for tensor in state.model.values()):
-            raise _unreadable("its model holds values that are not tensors")
-        return state
+            form = parsed(TrainingForm, plain_text(plain))
+        except MalformedError as error:
+            raise _unreadable(str(error)) from error
+        if len(form.history) > form.settings.epochs:
+            raise _unreadable("its history is longer than the run")
+        model, optimiser = (values.get(key) for key in _WITH_TENSORS)
+        if not isinstance(model, Mapping) or not isinstance(optimiser, Mapping):
+            raise _unreadable("it has no model and no optimiser")
+        return cls(
+            settings=form.settings,
+            preprocessing=form.preprocessing,
+            images=form.images,
+            history=form.history,
+            model=model,
+            optimiser=optimiser,
+        )
+
+    def model_like(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's tensors.
+
+        Args:
+            expected: the state dict of the network that is trained.
+
+        Raises:
+            CheckpointError: other names, shapes or types, or numbers that are not finite.
+        """
+        if set(self.model) != set(expected):
+            others = sorted(map(str, set(self.model) ^ set(expected)))
+            raise _foreign(f"'{others[0][:100]}' is in one of the two only")
+        return {
+            name: _alike(self.model[name], tensor, f"the tensor '{name}'")
+            for name, tensor in expected.items()
+        }
+
+    def optimiser_like(
+        self, fresh: Mapping[str, Any], parameters: Sequence[Tensor]
+    ) -> dict[str, Any]:
+        """The optimiser's state dict: its own settings, and the momentum of the state.
+
+        Args:
+            fresh: the state dict of an optimiser with the run's settings.
+            parameters: what it trains, in its order.
+
+        Raises:
+            CheckpointError: the state has momentum for other parameters, or none that is finite.
+        """
+        momenta = self.optimiser.get("state")
+        if not isinstance(momenta, Mapping):
+            raise _unreadable("its optimiser has no state")
+        state: dict[int, dict[str, Tensor | None]] = {}
+        for index, entry in momenta.items():
+            if type(index) is not int or not 0 <= index < len(parameters):
+                raise _foreign(f"there is momentum for a parameter {str(index)[:40]}")
+            if not isinstance(entry, Mapping) or set(entry) != {_MOMENTUM}:
+                raise _unreadable(f"the momentum of parameter {index} is no such thing")
+            buffer = entry[_MOMENTUM]
+            named = f"the momentum of parameter {index}"
+            alike = None if buffer is None else _alike(buffer, parameters[index], named)
+            state[index] = {_MOMENTUM: alike}
+        return {**fresh, "state": state}
 
     def check_continues(
         self, settings: RetrainSettings, preprocessing: Preprocessing, images: int
@@ -103,6 +156,27 @@ class TrainingState:
                 "the run to resume was started differently: " + "; ".join(differences),
                 tip="resume with the same options, or start a new run",
             )
+
+
+def _alike(found: object, expected: Tensor, named: str) -> Tensor:
+    """A tensor of the file, if it can take the place of another."""
+    if type(found) not in {Tensor, Parameter} or not isinstance(found, Tensor):
+        raise _unreadable(f"{named} is no tensor")
+    if found.shape != expected.shape:
+        shapes = f"{list(found.shape)}, not {list(expected.shape)}"
+        raise _foreign(f"{named} has the shape {shapes}")
+    if found.dtype != expected.dtype or found.layout != torch.strided or found.is_meta:
+        raise _unreadable(f"{named} is not of type {expected.dtype}")
+    if found.is_floating_point() and not bool(found.isfinite().all()):
+        raise _unreadable(f"{named} has NaN or infinite values")
+    return found.detach().to("cpu", copy=True)
+
+
+def _foreign(reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"the training state belongs to another network: {reason}",
+        tip="resume with the network the run was started with",
+    )
 
 
 def _unreadable(reason: str) -> CheckpointError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from reprlib import Repr
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, ClassVar, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -16,9 +16,6 @@ F = TypeVar("F", bound="Form")
 
 SCHEMA: Final = 1
 """Version of the documents: raised when a field changes its meaning."""
-
-MOST_BYTES = 1 << 24
-"""Of a document's text; the largest that networks give have a tenth of it."""
 
 
 class Form(BaseModel):
@@ -33,9 +30,23 @@ class Form(BaseModel):
         serialize_by_alias=True,
     )
 
+    most_bytes: ClassVar[int] = 1 << 24
+    """Of a document's text; what networks give has a tenth of it."""
+
     def content(self) -> dict[str, Any]:
         """The document as JSON holds it."""
         return self.model_dump(mode="json", warnings=False)
+
+    def text(self, **options: Any) -> str:
+        """The document as JSON text that can be read again; `options` are those of `json.dumps`.
+
+        Raises:
+            MalformedError: a value is out of its bounds.
+        """
+        content = self.content()
+        text = json.dumps(content, sort_keys=True, allow_nan=False, **options)
+        _held(lambda: type(self).model_validate_json(text))
+        return text
 
 
 class MalformedError(ValueError):
@@ -57,7 +68,7 @@ def parsed(kind: type[F], text: str | bytes) -> F:
         MalformedError: it is not JSON, or not of the form; the message names the first field
             that is wrong.
     """
-    content = _json(text)
+    content = _json(text, kind.most_bytes)
     declared = kind.model_fields.get("schema_")
     if declared is not None and isinstance(content, dict):
         found = content.get("schema")
@@ -67,15 +78,15 @@ def parsed(kind: type[F], text: str | bytes) -> F:
 
 
 def held(kind: type[F], **values: Any) -> F:
-    """Make a document of values of our own.
+    """Make a document of values of our own; records among them are taken as they are.
 
     Raises:
-        MalformedError: a value is out of its bounds.
+        MalformedError: another value is out of its bounds.
     """
     return _held(lambda: kind(**values))
 
 
-def plain_text(value: object) -> str:
+def plain_text(value: object, most: int = Form.most_bytes) -> str:
     """Plain values from a file of another kind as JSON, to be read as a document.
 
     Raises:
@@ -88,8 +99,8 @@ def plain_text(value: object) -> str:
         for piece in json.JSONEncoder(allow_nan=False).iterencode(value):
             pieces.append(piece)
             size += len(piece)
-            if size > MOST_BYTES:
-                raise MalformedError(f"it has more than {MOST_BYTES:,} characters")
+            if size > most:
+                raise MalformedError(f"it has more than {most:,} characters")
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
         if isinstance(error, MalformedError):
             raise
@@ -105,10 +116,10 @@ def shortened(value: object) -> str:
     return written.repr(value)
 
 
-def _json(text: str | bytes) -> Any:
-    if len(text) > MOST_BYTES:
+def _json(text: str | bytes, most: int) -> Any:
+    if len(text) > most:
         raise MalformedError(
-            f"it has {len(text):,} characters, more than the {MOST_BYTES:,} of any document"
+            f"it has {len(text):,} characters, more than the {most:,} that it may have"
         )
     try:
         return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)

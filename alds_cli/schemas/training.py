@@ -1,0 +1,21 @@
+"""The plain part of an interrupted training's state."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Len
+
+from alds_cli.records import EpochRecord, Preprocessing, RetrainSettings
+from alds_cli.scalars import Positive
+from alds_cli.schemas.form import Form
+
+
+class TrainingForm(Form):
+    """All but the tensors: how the run was started, and a record of every epoch."""
+
+    format: Literal[1]
+    settings: RetrainSettings
+    preprocessing: Preprocessing
+    images: Positive
+    history: Annotated[tuple[EpochRecord, ...], Len(1, 1 << 20)]
