@@ -367,7 +367,7 @@ def test_a_state_of_another_run_is_refused(dataset):
 @pytest.mark.parametrize(
     ("part", "damage"),
     [
-        ("model", lambda m: {}),
+        ("model", lambda _: {}),
         ("model", lambda m: {**m, "more": torch.ones(1)}),
         ("model", lambda m: {**m, 3: torch.ones(1)}),
         ("model", lambda m: dict.fromkeys(m, 5)),
@@ -377,7 +377,7 @@ def test_a_state_of_another_run_is_refused(dataset):
         ("model", lambda m: {name: torch.full_like(t, 2) / 0 for name, t in m.items()}),
         ("model", lambda m: {name: t * math.nan for name, t in m.items()}),
         ("model", lambda m: {name: t.to_sparse() for name, t in m.items()}),
-        ("optimiser", lambda o: {}),
+        ("optimiser", lambda _: {}),
         ("optimiser", lambda o: {**o, "state": None}),
         ("optimiser", lambda o: {**o, "state": {**o["state"], 1: None}}),
         ("optimiser", lambda o: {**o, "state": {99: o["state"][0]}}),

@@ -134,7 +134,7 @@ class RunFolder:
         """
         path = self.path / _SWEEP
         with _unwritable(path):
-            stated = parsed(SettingsForm, plain_text(settings))
+            stated = parsed(SettingsForm, plain_text(settings, SettingsForm.most_bytes))
             form = held(SweepForm, schema_=SCHEMA, baseline=baseline, settings=stated)
         _write(path, form)
 

@@ -73,7 +73,7 @@ class TrainingState:
             raise _unreadable(f"it is not of format {_FORMAT}")
         plain = {key: value for key, value in values.items() if key not in _WITH_TENSORS}
         try:
-            form = parsed(TrainingForm, plain_text(plain))
+            form = parsed(TrainingForm, plain_text(plain, TrainingForm.most_bytes))
         except MalformedError as error:
             raise _unreadable(str(error)) from error
         if len(form.history) > form.settings.epochs:

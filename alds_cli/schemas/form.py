@@ -86,7 +86,7 @@ def held(kind: type[F], **values: Any) -> F:
     return _held(lambda: kind(**values))
 
 
-def plain_text(value: object, most: int = Form.most_bytes) -> str:
+def plain_text(value: object, most: int) -> str:
     """Plain values from a file of another kind as JSON, to be read as a document.
 
     Raises:

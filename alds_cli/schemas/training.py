@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Len
 
@@ -14,8 +14,10 @@ from alds_cli.schemas.form import Form
 class TrainingForm(Form):
     """All but the tensors: how the run was started, and a record of every epoch."""
 
+    most_bytes: ClassVar[int] = 1 << 22
+
     format: Literal[1]
     settings: RetrainSettings
     preprocessing: Preprocessing
     images: Positive
-    history: Annotated[tuple[EpochRecord, ...], Len(1, 1 << 20)]
+    history: Annotated[tuple[EpochRecord, ...], Len(1, 1 << 14)]
