@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from alds_cli.records import CLUSTERED
@@ -181,6 +182,10 @@ def weights_to_factors(
     return own.transpose(1, 2).reshape(groups * k, -1, j), right
 
 
+_BLOCK = 1 << 22
+"""Numbers of a product that are formed at a time."""
+
+
 def multiply_back(
     first: Tensor,
     second: Tensor,
@@ -191,10 +196,18 @@ def multiply_back(
 ) -> Tensor:
     """The dense weight of `shape` (f, c/g, κ…) that a pair stands for.
 
-    In every group Ŵ = [L_1 R_1 … L_k R_k]; the groups' rows follow one another.
+    In every group Ŵ = [L_1 R_1 … L_k R_k]; the groups' rows follow one another. Products are
+    formed in float64, a block at a time, and kept in the pair's own type: of a large layer they
+    would take twice its memory.
     """
     left, right = weights_to_factors(first, second, k, groups)
-    slices = left @ right
-    slices = slices.reshape(groups, k, *slices.shape[1:])  # (g, k, rows / g, columns / k)
-    matrix = slices.transpose(1, 2).reshape(groups * left.shape[1], shape[1], -1)
-    return unfold(matrix, shape, scheme)
+    rows, columns = left.shape[1], right.shape[2]
+    matrix = torch.empty((groups, rows, k, columns), dtype=first.dtype, device=first.device)
+    step = max(1, _BLOCK // columns)
+    for index in range(groups * k):
+        group, part = divmod(index, k)
+        factor = right[index].to(torch.float64)
+        for start in range(0, rows, step):
+            block = left[index, start : start + step].to(torch.float64) @ factor
+            matrix[group, start : start + step, part] = block
+    return unfold(matrix.reshape(groups * rows, shape[1], -1), shape, scheme)

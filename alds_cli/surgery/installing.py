@@ -135,7 +135,7 @@ def _product(layer: nn.Module, choice: Choice, tensors: dict[str, Tensor], name:
         product = _clustered_product(layer, pair.first, halves, tensors, name)
         return own_form(product, layer).to(halves[0].dtype).contiguous()
     first, second = (
-        canonical(tensor.to(torch.float64), half)
+        canonical(tensor, half)
         for tensor, half in zip(halves, (pair.first, pair.second), strict=True)
     )
     shape = tuple(layer_weight(layer).shape)
