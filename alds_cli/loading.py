@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,6 +26,9 @@ from alds_cli.records import Architecture, Plan, Preprocessing, Training
 from alds_cli.surgery import (
     dense_pruned_state,
     dense_state,
+    detach_computed,
+    fold_absent_norms,
+    fold_norms,
     prune_network,
     put_at,
     reshape_network,
@@ -115,7 +118,8 @@ def load_network(
         inputs: what the network takes, where that differs from the architecture's usual.
         allow_pickle: also load pickled code.
         state_key: which entry of a training checkpoint to use.
-        multiply_back: turn the pairs of an artefact back into dense layers.
+        multiply_back: turn the pairs of an artefact back into dense layers, and fold norms
+            into the weights.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -133,7 +137,23 @@ def load_network(
         network.inputs = inputs
     require_sound(network.module, checkpoint.name)
     network.module.eval()
+    detach_computed(network.module)
+    if multiply_back:
+        fold(network)
     return network
+
+
+def fold(network: Network) -> None:
+    """Fold norms into the weights they are computed for, in place; a note says how many."""
+    folded = Counter(fold_norms(network.module).values())
+    if folded:
+        listed = " and ".join(
+            f"{title} of {count} layer{'' if count == 1 else 's'}"
+            for title, count in folded.items()
+        )
+        verb = "was" if len(folded) == 1 else "were"
+        whose = "its weight" if folded.total() == 1 else "their weights"
+        logger.warning("%s %s folded into %s", listed, verb, whose)
 
 
 def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
@@ -154,8 +174,24 @@ def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
 
 def _require_belonging(arch: Architecture, module: nn.Module) -> None:
     """See that a network built from the architecture can take the module's tensors."""
-    expected = _shapes(architectures.build(arch, device="meta").state_dict())
-    architectures.require_match(arch, expected, _shapes(module.state_dict()))
+    state = module.state_dict()
+    expected = _shapes(skeleton(arch, state).state_dict())
+    architectures.require_match(arch, expected, _shapes(state))
+
+
+def skeleton(arch: Architecture, entries: Collection[str]) -> nn.Module:
+    """The network of an architecture, without values, as a state dict takes it.
+
+    Layers that the architecture normalises are plain ones where the state dict has nothing
+    of the norm: whoever saved it had folded that into the weights.
+
+    Args:
+        arch: how to build the network.
+        entries: the names in the state dict.
+    """
+    module = architectures.build(arch, device="meta")
+    fold_absent_norms(module, entries)
+    return module
 
 
 def _described(network: Network) -> Network:
@@ -202,13 +238,13 @@ def _open_artefact(
     checkpoint: Checkpoint, document: Document, arch: Architecture, multiply_back: bool
 ) -> Network:
     plan = document.plan
-    module = architectures.build(arch, device="meta")
+    module = skeleton(arch, checkpoint.tensors)
     reshape_network(module, plan.decomposed)
     prune_network(module, plan.pruned, input_shape=_sample_shape(document))
     tensors = checkpoint.tensors
     architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
     if multiply_back and _changed(plan):
-        module = architectures.build(arch, device="meta")
+        module = skeleton(arch, tensors)
         tensors = _dense_tensors(module, tensors, plan)
     _require_floating(module, tensors, checkpoint.name)
     _load_tensors(module, tensors, arch)
@@ -266,7 +302,8 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
             logger.warning("%s", doubt)
         module = architectures.build(arch, device="meta")
     else:
-        module = architectures.build(arch, device="meta")
+        spellings = name_variants(checkpoint.tensors)
+        module = skeleton(arch, {name for spelling in spellings for name in spelling})
         tensors = _matching(checkpoint, arch, module)
     _require_floating(module, tensors, checkpoint.name)
     _load_tensors(module, tensors, arch)
@@ -414,8 +451,9 @@ def densified(network: Network) -> Network:
     if not _changed(network.plan):
         return network
     arch = network.document().architecture
-    module = architectures.build(arch, device="meta")
-    dense = _dense_tensors(module, network.module.state_dict(), network.plan)
+    state = network.module.state_dict()
+    module = skeleton(arch, state)
+    dense = _dense_tensors(module, state, network.plan)
     _load_tensors(module, dense, arch)
     module.train(network.module.training)
     return replace(network, module=module, plan=Plan({}), training=None)

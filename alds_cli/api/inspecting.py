@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
-from alds_cli import architectures
 from alds_cli.api.models import AS_IT_IS, Model, Source, open_network, trace_network
-from alds_cli.loading import Network
+from alds_cli.loading import Network, skeleton
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.records import LayerReport, LayerSpec, Plan
@@ -47,7 +46,7 @@ def inspect(model: Model, source: Source = AS_IT_IS) -> Inspection:
     params = count_parameters(network.module)
     before, specs = params, found
     if plan.decomposed or plan.pruned:
-        dense = architectures.build(network.document().architecture, device="meta")
+        dense = skeleton(network.document().architecture, network.module.state_dict())
         before, specs = count_parameters(dense), find_layers(dense)
     layers = [_report(spec, plan, found.get(name)) for name, spec in specs.items()]
     return Inspection(network, layers, params, before, trace.macs)

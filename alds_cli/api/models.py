@@ -14,9 +14,10 @@ from alds_cli import architectures
 from alds_cli.checkpoint import require_writable, write_artefact
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, parse_inputs
-from alds_cli.loading import Network, densified, load_network, network_of, require_sound
+from alds_cli.loading import Network, densified, fold, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.surgery import detach_computed
 from alds_cli.verification import Verification, verify
 
 Model = str | Path | Network | nn.Module
@@ -142,6 +143,7 @@ def open_network(
             multiply_back=multiply_back,
         )
     if isinstance(model, nn.Module):
+        detach_computed(model)
         network = network_of(copy.deepcopy(model), arch)
     else:
         network = replace(model, module=copy.deepcopy(model.module))
@@ -149,7 +151,10 @@ def open_network(
     network.module.cpu()
     if inputs is not None:
         network.inputs = inputs
-    return densified(network) if multiply_back else network
+    if multiply_back:
+        network = densified(network)
+        fold(network)
+    return network
 
 
 def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing:

@@ -13,6 +13,7 @@ from alds_cli.allocation import (
     Spending,
 )
 from alds_cli.compression.budgets import Budget, Offered, prices_of, rank_prices_of, refusal
+from alds_cli.compression.kept import nothing_to_decompose
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named
 from alds_cli.records import ArgumentValue, ErrorTable, FloatArray, LayerSpec, Plan
@@ -67,6 +68,10 @@ def plan_within(
     require_able(method, resources)
     if rank_multiple < 1:
         raise OptionError(f"a rank cannot be a multiple of {rank_multiple}")
+    if all(spec.reason is not None for spec in specs.values()) and any(
+        budget.for_options < 0 for budget in budgets
+    ):
+        raise nothing_to_decompose(specs, budgets)
     problem = Problem(
         [replace(tables.layers[n], spec=s) for n, s in specs.items() if s.reason is None],
         [budget.for_options for budget in budgets],

@@ -19,7 +19,7 @@ from alds_cli.surgery.installing import (
     reshape_network,
 )
 from alds_cli.surgery.layers import find_layers
-from alds_cli.surgery.norms import fold_absent_norms, fold_norms
+from alds_cli.surgery.norms import detach_computed, fold_absent_norms, fold_norms
 from alds_cli.surgery.pairs import make_pair
 from alds_cli.surgery.pruning import dense_pruned_state, prune_network
 from alds_cli.surgery.weights import layer_at, layer_weight, weight_at
@@ -31,6 +31,7 @@ __all__ = [
     "dense_copy",
     "dense_pruned_state",
     "dense_state",
+    "detach_computed",
     "find_layers",
     "fold_absent_norms",
     "fold_norms",

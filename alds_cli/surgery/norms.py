@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
@@ -114,6 +114,17 @@ def fold_absent_norms(network: nn.Module, entries: Collection[str]) -> None:
         own = tuple(prefix + entry for norm in norms for entry in norm.entries)
         if not any(entry.startswith(own) for entry in entries):
             _fold(layer, norms)
+
+
+def detach_computed(network: nn.Module) -> None:
+    """Cut what hooks have computed last off its history; they compute it anew at every call.
+
+    PyTorch copies no module that holds a tensor with a history.
+    """
+    for part in network.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                vars(part)[name] = value.detach()
 
 
 def _normalised(network: nn.Module) -> list[tuple[str, nn.Module, list[Norm]]]:
