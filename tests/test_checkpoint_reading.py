@@ -186,7 +186,7 @@ def test_several_candidates_are_named_and_the_key_chooses(tmp_path, caplog):
         torch.zeros(3),
         {"epoch": 3},
         {"a": {"b": {}}},
-        (STATE, 1),
+        [torch.zeros(3), STATE["0.weight"]],
         {"optimizer": trained(adam)[1]},
         {0: torch.zeros(1)},
     ],
@@ -195,7 +195,7 @@ def test_several_candidates_are_named_and_the_key_chooses(tmp_path, caplog):
 def test_no_state_dict_is_said(content, tmp_path):
     with pytest.raises(CheckpointError, match="no state dict") as caught:
         read(content, tmp_path)
-    assert "--state-key" in caught.value.tip
+    assert caught.value.tip is None  # no key can help where there is nothing to choose
 
 
 def test_content_decides_and_not_the_suffix(tmp_path):
@@ -327,7 +327,7 @@ def shorter(path, content, count):
         (lambda path: path.write_bytes(bytes(100)), "not a model file"),
         (lambda path: path.write_bytes(b"PK"), "damaged"),
         (lambda path: path.write_bytes(b"\x80"), "cannot be read"),
-        (other_zip, "zip archive, but not a PyTorch checkpoint"),
+        (other_zip, r"zip archive of NumPy arrays .*not a PyTorch checkpoint"),
         (lambda path: shorter(path, STATE, 500), "damaged"),
         (lambda path: path.symlink_to(path), "symbolic links|no such file"),
     ],

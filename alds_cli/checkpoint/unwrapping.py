@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from alds_cli.checkpoint.pickles import Opaque
+from alds_cli.checkpoint.plain_tensors import is_tensor, plain_tensor
 from alds_cli.errors import CheckpointError
 
 USUAL_KEYS = (
@@ -37,6 +41,8 @@ _PROFILER_LEFTOVERS = ("total_ops", "total_params")
 
 _MAX_DEPTH = 3
 
+_SEARCHED = (Mapping, list, tuple, nn.Module)
+
 
 @dataclass(frozen=True, slots=True)
 class FoundState:
@@ -52,24 +58,33 @@ def find_state_dict(loaded: object, key: str | None = None) -> FoundState:
 
     Args:
         loaded: a mapping, nested or not, or a module.
-        key: the entry to use, with dots for nested ones; None searches the usual ones.
+        key: the entry to use, with dots for nested ones and numbers for those of lists; None
+            searches the usual ones.
 
     Raises:
         CheckpointError: there is none, or not under the key.
     """
-    candidates = list(_candidates(loaded, ()))
-    if key is not None:
-        candidates = [found for found in candidates if ".".join(found[0]) == key]
+    every = list(_candidates(loaded, ()))
+    candidates = [found for found in every if key is None or ".".join(found[0]) == key]
     if not candidates:
         where = f"under the key '{key}'" if key is not None else "in it"
         raise CheckpointError(
-            f"no state dict was found {where}; it holds {_describe(loaded)}",
-            tip="name the entry with --state-key KEY (nested ones with dots: a.b)",
+            f"no state dict was found {where}; it holds {_describe(loaded)}", tip=_keys_tip(every)
         )
     candidates.sort(key=lambda found: _preference(found[0]))
     trail, mapping = candidates[0]
     others = tuple(".".join(other) for other, _ in candidates[1:])
     return FoundState(_clean(mapping), trail, others)
+
+
+def _keys_tip(candidates: Sequence[tuple[tuple[str, ...], object]]) -> str | None:
+    """Which keys there are; nothing where none can help."""
+    keys = [".".join(trail) for trail, _ in candidates]
+    if not keys:
+        return None
+    if keys == [""]:
+        return "leave --state-key out: the file itself is a state dict"
+    return f"--state-key takes {', '.join(keys[:8])}" + (", …" if len(keys) > 8 else "")
 
 
 def name_variants(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
@@ -92,6 +107,8 @@ def _candidates(
 ) -> Iterator[tuple[tuple[str, ...], Mapping[str, object]]]:
     if isinstance(loaded, nn.Module):
         loaded = loaded.state_dict()
+    if isinstance(loaded, (list, tuple)):
+        loaded = {str(n): item for n, item in enumerate(loaded) if isinstance(item, _SEARCHED)}
     if not isinstance(loaded, Mapping) or len(trail) > _MAX_DEPTH:
         return
     if _is_state_dict(loaded):
@@ -102,23 +119,37 @@ def _candidates(
             yield from _candidates(value, (*trail, key))
 
 
-def _is_state_dict(mapping: Mapping[object, object]) -> bool:
+def _is_state_dict(mapping: Mapping[object, object], depth: int = 0) -> bool:
     """At least one named tensor, and tensors make up most of it; an optimiser's state is none.
 
     What holds a state dict is none itself, though it may hold a random generator's state and
     a best accuracy as tensors beside it. A module's extra state is its own affair.
     """
+    if not all(isinstance(key, str) for key in mapping):
+        return False
     inner = (
         value
         for key, value in mapping.items()
         if isinstance(value, Mapping) and not str(key).endswith("_extra_state")
     )
-    if any(_is_state_dict(value) for value in inner):
+    if depth < _MAX_DEPTH and any(_is_state_dict(value, depth + 1) for value in inner):
         return False
-    tensors = sum(isinstance(value, Tensor) for value in mapping.values())
-    return (
-        tensors > 0 and 2 * tensors > len(mapping) and all(isinstance(key, str) for key in mapping)
-    )
+    if _quantised_entry(mapping) is not None:
+        return True  # to be named as what it is
+    tensors = sum(is_tensor(value) for value in mapping.values())
+    numbers = sum(isinstance(value, np.generic) for value in mapping.values())
+    return tensors > 0 and 2 * (tensors + numbers) > len(mapping)
+
+
+def _quantised_entry(mapping: Mapping[Any, object]) -> str | None:
+    """The name of an entry as only quantised layers have it."""
+    return next((key for key in map(str, mapping) if key.endswith("_packed_params")), None)
+
+
+def _is_quantised(value: object) -> bool:
+    if isinstance(value, Opaque):
+        return value.what == "a quantised tensor"
+    return isinstance(value, Tensor) and value.is_quantized
 
 
 def _preference(trail: tuple[str, ...]) -> tuple[int, ...]:
@@ -128,10 +159,17 @@ def _preference(trail: tuple[str, ...]) -> tuple[int, ...]:
 
 def _clean(mapping: Mapping[str, object]) -> dict[str, Tensor]:
     """Only tensors, under names without torch.compile's wrapper, less what tools left behind."""
+    if (entry := _quantised_entry(mapping)) is not None:
+        how = "quantised" if any(map(_is_quantised, mapping.values())) else "dynamically quantised"
+        raise CheckpointError(
+            f"the network in it is {how}: '{entry}' holds packed weights, not tensors",
+            tip="compress the network as it was before it was quantised",
+        )
     cleaned = {
-        name.replace(_COMPILED, ""): value.detach()
+        name.replace(_COMPILED, ""): plain_tensor(name, value)
         for name, value in mapping.items()
-        if isinstance(value, Tensor) and name.rsplit(".", 1)[-1] not in _PROFILER_LEFTOVERS
+        if (is_tensor(value) or isinstance(value, np.generic))
+        and name.rsplit(".", 1)[-1] not in _PROFILER_LEFTOVERS
     }
     if "n_averaged" in cleaned and any(name.startswith("module.") for name in cleaned):
         del cleaned["n_averaged"]  # torch.optim.swa_utils.AveragedModel counts with it
@@ -143,6 +181,10 @@ def _describe(loaded: object) -> str:
         keys = [str(key) for key in loaded]
         shown = ", ".join(keys[:8]) + (", …" if len(keys) > 8 else "")
         return f"the keys {shown}" if keys else "nothing"
-    if isinstance(loaded, torch.Tensor):
+    if isinstance(loaded, (torch.Tensor, np.ndarray)):
         return f"a single tensor of shape {tuple(loaded.shape)}"
+    if isinstance(loaded, (list, tuple)):
+        return f"a {type(loaded).__name__} of {len(loaded)}"
+    if isinstance(loaded, Opaque):
+        return loaded.what
     return f"a {type(loaded).__name__}"

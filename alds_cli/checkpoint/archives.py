@@ -1,0 +1,164 @@
+"""Zip archives, judged by their directory before anything in them is read."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, cast
+
+from alds_cli.checkpoint.pickles import (
+    MalformedError,
+    TruncatedError,
+    UnsupportedError,
+    Window,
+    fill,
+)
+
+_EXPANSION = 16
+_ALLOWANCE = 1 << 20
+"""Packed members may hold so many times the file's size, and the allowance."""
+
+_LOCAL_HEADER = 30
+_ENCRYPTED = 0x1
+_DAMAGED = "it is damaged: the zip archive is truncated or corrupt"
+
+
+class Archive:
+    """A zip archive whose members stand in one folder, as PyTorch writes them.
+
+    Members are named without that folder. What they hold unpacked is bounded by the file's size.
+
+    Attributes:
+        nbytes: of the file.
+        unpacked: bytes of all its members.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open and judge the archive.
+
+        Raises:
+            MalformedError: it is no whole archive, or packs more than a file of its size may.
+            UnsupportedError: it is encrypted, or packed in an unusual way.
+        """
+        self.nbytes = path.stat().st_size
+        self.unpacked = 0
+        self._file = path.open("rb")
+        try:
+            self._zip = zipfile.ZipFile(self._file)
+            self._members = self._judged()
+        # A damaged directory makes zipfile fail in more ways than its own.
+        except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
+            self._file.close()
+            if isinstance(error, (MalformedError, UnsupportedError)):
+                raise
+            raise TruncatedError(_DAMAGED) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._zip.close()
+        self._file.close()
+
+    def _judged(self) -> dict[str, zipfile.ZipInfo]:
+        infos = self._zip.infolist()
+        whole = {info.filename: info for info in infos}
+        if len(whole) < len(infos):
+            raise MalformedError("the zip archive holds two members of the same name")
+        unpacked = self.unpacked = sum(info.file_size for info in infos)
+        most = _EXPANSION * self.nbytes + _ALLOWANCE
+        if unpacked > most:
+            raise MalformedError(
+                f"the zip archive has {self.nbytes:,} bytes, but {unpacked:,} unpacked; at most "
+                f"{_EXPANSION} times as many and {_ALLOWANCE >> 20} MiB are read"
+            )
+        folders = [name.partition("/")[0] for name in whole if name.endswith("/data.pkl")]
+        folder = min(folders, key=len, default="")
+        start = f"{folder}/" if folder else ""
+        return {
+            name.removeprefix(start): info for name, info in whole.items() if name.startswith(start)
+        }
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The members' names."""
+        return frozenset(self._members)
+
+    def size(self, name: str) -> int:
+        """Bytes of a member, unpacked.
+
+        Raises:
+            MalformedError: there is none of that name.
+        """
+        return self._member(name).file_size
+
+    def window(self, name: str) -> Window:
+        """A member to read from: in the file where it is stored as it is, else unpacked.
+
+        Raises:
+            MalformedError: there is none of that name, or it is damaged.
+        """
+        info = self._member(name)
+        if info.compress_type == zipfile.ZIP_STORED:
+            return Window(self._file, self._start(info), info.file_size)
+        unpacked = memoryview(bytearray(info.file_size))
+        self.read_into(name, unpacked)
+        return Window(io.BytesIO(unpacked), 0, info.file_size)
+
+    def read_into(self, name: str, target: memoryview) -> None:
+        """Read the beginning of a member, as much as there is room for.
+
+        PyTorch may write members without checksums, so those of stored ones are not looked at.
+
+        Raises:
+            MalformedError: there is none of that name, or it is damaged.
+        """
+        info = self._member(name)
+        try:
+            if info.compress_type == zipfile.ZIP_STORED:
+                self._file.seek(self._start(info))
+                count = fill(self._file, target)
+            else:
+                with self._zip.open(info) as member:
+                    count = fill(cast("BinaryIO", member), target)
+        except Exception as error:
+            # Each way of packing has an error of its own for damaged data.
+            raise TruncatedError(_DAMAGED) from error
+        if count != len(target):
+            raise TruncatedError(_DAMAGED)
+
+    def byteorder(self) -> str:
+        """`little` or `big`, as the archive says; PyTorch has not always said it."""
+        if "byteorder" not in self._members:
+            return "little"
+        return self.window("byteorder").take(min(8, self.size("byteorder"))).decode("latin-1")
+
+    def _member(self, name: str) -> zipfile.ZipInfo:
+        info = self._members.get(name)
+        if info is None:
+            raise MalformedError(f"the zip archive lacks its member {name:.60}")
+        if info.flag_bits & _ENCRYPTED:
+            raise UnsupportedError("the zip archive is encrypted")
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise UnsupportedError("the zip archive is packed in a way that PyTorch does not write")
+        return info
+
+    def _start(self, info: zipfile.ZipInfo) -> int:
+        """Where a stored member's data begin: after its own header, which has its own lengths."""
+        self._file.seek(info.header_offset)
+        header = self._file.read(_LOCAL_HEADER)
+        if len(header) != _LOCAL_HEADER or not header.startswith(b"PK\3\4"):
+            raise TruncatedError(_DAMAGED)
+        name, extra = struct.unpack("<HH", header[26:])
+        start = info.header_offset + _LOCAL_HEADER + int(name) + int(extra)
+        if start + info.file_size > self.nbytes:
+            raise TruncatedError(_DAMAGED)
+        return start

@@ -1,0 +1,130 @@
+"""Models that are a folder, or many files with an index of them, as Hugging Face writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from alds_cli.checkpoint.regular import require_regular
+from alds_cli.errors import CheckpointError
+
+_STEMS = (
+    ("model", "pytorch_model"),
+    ("diffusion_pytorch_model", "diffusion_pytorch_model"),
+    ("open_clip_model", "open_clip_pytorch_model"),
+)
+
+MODEL_NAMES = tuple(
+    name
+    for safe, pickled in _STEMS
+    for name in (
+        f"{safe}.safetensors",
+        f"{safe}.safetensors.index.json",
+        f"{pickled}.bin",
+        f"{pickled}.bin.index.json",
+    )
+)
+"""What a model is called in a folder, in the order of preference."""
+
+_MOST_INDEX = 64 << 20
+
+_OTHER_FOLDERS = {
+    ".metadata": (
+        "a distributed checkpoint",
+        "gather it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER FILE",
+    ),
+    "data.pkl": (
+        "a PyTorch checkpoint that was unpacked",
+        "pack it again, with its folder: zip -0 -r model.pt FOLDER",
+    ),
+    "saved_model.pb": ("a TensorFlow model", None),
+    "adapter_config.json": (
+        "an adapter, not a network",
+        "merge it into its network: peft's merge_and_unload(), then save that",
+    ),
+}
+
+
+def model_in_folder(folder: Path) -> Path:
+    """The file in a folder that is, or lists, its model.
+
+    Raises:
+        CheckpointError: there is none; the message says what was looked for.
+    """
+    found = next((folder / name for name in MODEL_NAMES if (folder / name).exists()), None)
+    if found is not None:
+        return found
+    for name, (what, tip) in _OTHER_FOLDERS.items():
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} is a folder with {what}", tip=tip)
+    raise CheckpointError(
+        f"{folder} is a folder without a model: it has none of {', '.join(MODEL_NAMES[:4])}",
+        tip="name the model's file",
+    )
+
+
+def read_index(path: Path, name: str) -> Mapping[str, list[str]]:
+    """The names of the tensors in each of the files that an index lists.
+
+    Args:
+        path: of the index.
+        name: what to call it.
+
+    Raises:
+        CheckpointError: it is damaged, or lists files that are not beside it.
+    """
+    require_regular(path, CheckpointError, most=_MOST_INDEX)
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{name} is not a model file: it is text, but no index") from error
+    placed = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(placed, dict) or not placed:
+        raise CheckpointError(
+            f"{name} is not a model file: it is JSON, but no index with a 'weight_map'"
+        )
+    shards: dict[str, list[str]] = {}
+    for tensor, shard in placed.items():
+        if not isinstance(shard, str) or not _plain_name(shard):
+            raise CheckpointError(
+                f"{name} lists {str(shard)!r:.80}, which is not the plain name of a file beside it"
+            )
+        shards.setdefault(shard, []).append(tensor)
+    missing = [shard for shard in shards if not (path.parent / shard).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{name} lists {len(shards)} files, of which {len(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing: {_some(missing)}",
+            tip="fetch them into the same folder",
+        )
+    for shard in shards:
+        require_regular(path.parent / shard, CheckpointError)
+    return shards
+
+
+def require_listed(name: str, shard: str, listed: list[str], found: Mapping[str, object]) -> None:
+    """See that a file holds the tensors that the index says are in it.
+
+    Raises:
+        CheckpointError: some are missing.
+    """
+    lacking = [tensor for tensor in listed if tensor not in found]
+    if lacking:
+        raise CheckpointError(
+            f"{shard} lacks {len(lacking)} of the {len(listed)} tensors that {name} lists in it: "
+            f"{_some(lacking)}"
+        )
+
+
+def _plain_name(shard: str) -> bool:
+    return (
+        0 < len(shard) < 256
+        and shard not in {".", ".."}
+        and not set(shard) & set("/\\:\0")
+        and shard.isprintable()
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(name[:80] for name in names[:5]) + (", …" if len(names) > 5 else "")

@@ -1,0 +1,210 @@
+"""PyTorch's files: zip archives, the format before them, and plain pickles; no code is run."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import UntypedStorage
+
+from alds_cli.checkpoint.archives import Archive
+from alds_cli.checkpoint.pickled_values import Limits, PickledValues, Storage
+from alds_cli.checkpoint.pickles import (
+    Blob,
+    ByteText,
+    MalformedError,
+    NeedsCodeError,
+    UnsupportedError,
+    Window,
+    interpret,
+    settle,
+)
+
+_MAGIC = 0x1950A86A20F9469CFC6C
+"""What PyTorch's files before 1.6 begin with, as a pickle."""
+
+_LEGACY_PROTOCOL = 1001
+
+
+def read_archive(path: Path) -> object:
+    """What `torch.save` wrote into a zip archive.
+
+    Raises:
+        MalformedError: it is not whole, or asks for more than a file of its size may.
+        UnsupportedError: it holds what is not known here.
+        NeedsCodeError: it holds Python code.
+    """
+    with Archive(path) as archive:
+        storages = _ArchiveStorages(archive)
+        values = PickledValues(Limits(archive.nbytes, archive.unpacked), storages)
+        root = interpret(archive.window("data.pkl"), values)
+        _require_no_code(values)
+        storages.fill()
+        return settle(root)
+
+
+def read_pickle(path: Path) -> object:
+    """What a file of pickles holds: PyTorch's before 1.6, or a plain one.
+
+    Raises:
+        MalformedError: it is not whole, or asks for more than a file of its size may.
+        UnsupportedError: it holds what is not known here.
+        NeedsCodeError: it holds Python code.
+    """
+    with path.open("rb") as file:
+        nbytes = path.stat().st_size
+        window = Window(file, 0, nbytes)
+        storages = _LegacyStorages()
+        values = PickledValues(Limits(nbytes), storages)
+        root = interpret(window, values)
+        _require_no_code(values)
+        if root == _MAGIC and type(root) is int:
+            root = _after_magic(window, values, storages)
+        return settle(root)
+
+
+def _after_magic(window: Window, values: PickledValues, storages: _LegacyStorages) -> object:
+    """The rest of a legacy file: its version, the machine, the value, the storages' keys, data."""
+    if interpret(window, values) != _LEGACY_PROTOCOL:
+        raise UnsupportedError("it has a version of PyTorch's old format that is not known")
+    machine = interpret(window, values)
+    if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+        raise UnsupportedError("it was written on a machine with another byte order")
+    root = interpret(window, values)
+    keys = interpret(window, values)
+    _require_no_code(values)
+    if not isinstance(keys, list) or not all(isinstance(key, (str, int)) for key in keys):
+        raise MalformedError("the list of its storages is damaged")
+    storages.fill(window, list(map(str, keys)))
+    return root
+
+
+def is_legacy(path: Path) -> bool:
+    """Whether PyTorch wrote a file that is no archive, rather than Python's `pickle`."""
+    with path.open("rb") as file:
+        return _MAGIC.to_bytes(10, "little") in file.read(32)
+
+
+def _require_no_code(values: PickledValues) -> None:
+    if values.code:
+        names = sorted(values.code)
+        raise NeedsCodeError(f"it holds pickled Python code ({', '.join(names[:5])})", names)
+
+
+def _read_within(window: Window, values: PickledValues) -> Storage:
+    """The storage that a legacy file within a pickle holds."""
+    storages = _LegacyStorages(within=True)
+    inner = PickledValues(values.limits, storages, values.code)
+    if interpret(window, inner) != _MAGIC:
+        raise MalformedError("a storage in its pickle is damaged")
+    storage = _after_magic(window, inner, storages)
+    if not isinstance(storage, Storage):
+        raise MalformedError("a storage in its pickle is damaged")
+    return storage
+
+
+def _place_of(content: object) -> tuple[BinaryIO, int, int]:
+    """A file with the bytes that a pickle holds, where they begin, and how many they are."""
+    if isinstance(content, Blob) and content.kind == "bytes":
+        return content.file, content.start, content.size
+    if isinstance(content, Blob):
+        content = content.finish()
+    if isinstance(content, ByteText):
+        content = content.raw
+    if not isinstance(content, (bytes, bytearray)):
+        raise MalformedError("a storage in its pickle is damaged")
+    return io.BytesIO(content), 0, len(content)
+
+
+def _room(nbytes: int) -> UntypedStorage:
+    """A storage that is not filled yet."""
+    return UntypedStorage(nbytes)  # type: ignore[no-untyped-call]
+
+
+def _bytes_of(data: UntypedStorage) -> memoryview:
+    """A storage's memory."""
+    view = torch.empty(0, dtype=torch.uint8).set_(data)
+    return view.numpy().data
+
+
+class _LegacyStorages:
+    """Storages whose bytes come after the pickle, or within it."""
+
+    def __init__(self, *, within: bool = False) -> None:
+        """Start with none.
+
+        Args:
+            within: this is itself a file within a pickle, and holds no further ones.
+        """
+        self._within = within
+        self._found: dict[str, tuple[UntypedStorage, int]] = {}
+        self._nested: dict[int, tuple[object, Storage]] = {}
+
+    def named(
+        self, key: str, count: int, dtype: torch.dtype | None, values: PickledValues
+    ) -> UntypedStorage:
+        """Room for the data of that key."""
+        if key not in self._found:
+            nbytes = count * (dtype.itemsize if dtype is not None else 1)
+            values.limits.claim_data(nbytes)
+            self._found[key] = _room(nbytes), count
+        return self._found[key][0]
+
+    def nested(self, content: object, values: PickledValues) -> object:
+        """The storage in a legacy file that stands in a plain pickle as bytes."""
+        if self._within:
+            raise MalformedError("a storage in its pickle is damaged")
+        if id(content) not in self._nested:
+            file, start, size = _place_of(content)
+            back = file.tell()
+            storage = _read_within(Window(file, start, size), values)
+            file.seek(back)
+            self._nested[id(content)] = content, storage  # the content keeps its address
+        return self._nested[id(content)][1]
+
+    def fill(self, window: Window, keys: list[str]) -> None:
+        """Read the data, which come in the order of the keys."""
+        if set(keys) != set(self._found) or len(keys) != len(self._found):
+            raise MalformedError("the list of its storages is damaged")
+        for key in keys:
+            data, count = self._found[key]
+            if int.from_bytes(window.take(8), "little", signed=True) != count:
+                raise MalformedError("a storage in it has another length than its tensors")
+            window.skip(data.nbytes()).read_into(_bytes_of(data))
+
+
+class _ArchiveStorages:
+    """Storages that are members of a zip archive."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._found: dict[str, tuple[UntypedStorage, torch.dtype | None]] = {}
+        self._plain = _LegacyStorages()
+
+    def named(
+        self, key: str, count: int, dtype: torch.dtype | None, values: PickledValues
+    ) -> UntypedStorage:
+        """Room for the data of that key."""
+        if key not in self._found:
+            nbytes = count * (dtype.itemsize if dtype is not None else 1)
+            values.limits.claim_data(nbytes)
+            if nbytes > self._archive.size(f"data/{key}"):
+                raise MalformedError(f"its storage {key:.40} has less data than its tensors need")
+            self._found[key] = _room(nbytes), dtype
+        return self._found[key][0]
+
+    def nested(self, content: object, values: PickledValues) -> object:
+        """Storages pickled with their bytes occur here too."""
+        return self._plain.nested(content, values)
+
+    def fill(self) -> None:
+        """Read the data."""
+        swapped = self._archive.byteorder() == "big"
+        for key, (data, dtype) in self._found.items():
+            self._archive.read_into(f"data/{key}", _bytes_of(data))
+            if swapped:
+                if dtype is None:
+                    raise UnsupportedError("it was written on a machine with another byte order")
+                data.byteswap(dtype)  # type: ignore[no-untyped-call]
