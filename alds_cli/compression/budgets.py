@@ -79,20 +79,21 @@ def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
 
 
 def refusal(
-    budgets: Sequence[Budget], layers: Sequence[LayerOptions], *, faster_only: bool
+    budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
 ) -> ContractError:
     """Why no plan fits: the budget that cannot be met even alone, else all of them together.
 
     Args:
         budgets: what was asked.
         layers: what was on offer.
+        kept: which layers were not, in words; empty where all were.
         faster_only: whether that left out what measures slower.
     """
     made = "make with pairs that each measure faster" if faster_only else "make"
     for column, budget in enumerate(budgets):
         least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
         if least > budget.allowed - budget.margin:
-            return out_of_reach(budget, least, made)
+            return out_of_reach(budget, least, made, kept)
     asked = ", ".join(_asked(budget) for budget in budgets)
     return BudgetError(
         f"no plan was found within all of these together: {asked}",
@@ -100,15 +101,17 @@ def refusal(
     )
 
 
-def out_of_reach(budget: Budget, least: int, made: str) -> ContractError:
+def out_of_reach(budget: Budget, least: int, made: str, kept: str = "") -> ContractError:
     """Why a budget cannot be met.
 
     Args:
         budget: what was asked.
         least: what the smallest network takes.
         made: how it is made, after "that this method can".
+        kept: which layers are not made smaller, in words.
     """
     resource = budget.resource
+    kept = kept and f"; {kept}"
     smallest = (
         f"the smallest network that this method can {made} has {_amount(resource, least)} "
         f"of {_amount(resource, resource.before)}"
@@ -122,10 +125,10 @@ def out_of_reach(budget: Budget, least: int, made: str) -> ContractError:
     else:
         nearest = f"--ratio {largest:.4f}, {otherwise}"
     if budget.ratio is None:
-        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}", tip=nearest)
+        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{kept}", tip=nearest)
     return RatioUnreachableError(
         f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
-        f"the largest ratio is {largest:.4f}",
+        f"the largest ratio is {largest:.4f}{kept}",
         largest=largest,
         tip=nearest,
     )

@@ -35,11 +35,9 @@ def nothing_to_decompose(
         specs: the network's layers, each with a reason to be kept.
         budgets: what was asked.
     """
-    reasons = Counter(spec.reason or "" for spec in specs.values())
-    if reasons:
-        message = f"no layer can be decomposed: {_counted(reasons)}"
-    else:
-        message = "no layer can be decomposed: the network holds no convolution or linear layer"
+    reasons = _reasons(specs)
+    why = kept_in_words(specs) or "the network holds no convolution or linear layer"
+    message = f"no layer can be decomposed: {why}"
     tip = next(
         (
             tip
@@ -54,10 +52,16 @@ def nothing_to_decompose(
     return BudgetError(message, tip=tip)
 
 
-def _counted(reasons: Counter[str]) -> str:
+def kept_in_words(specs: Mapping[str, LayerSpec]) -> str:
+    """How many layers are kept for which reasons; empty where none is."""
+    reasons = _reasons(specs)
     parts = [
         f"{count} {'is' if count == 1 else 'are'} kept ({reason})"
         for reason, count in reasons.most_common(_SHOWN)
     ]
     others = reasons.total() - sum(count for _, count in reasons.most_common(_SHOWN))
     return ", ".join(parts) + (f", and {others} for other reasons" if others else "")
+
+
+def _reasons(specs: Mapping[str, LayerSpec]) -> Counter[str]:
+    return Counter(spec.reason for spec in specs.values() if spec.reason is not None)

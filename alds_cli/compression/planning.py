@@ -13,7 +13,7 @@ from alds_cli.allocation import (
     Spending,
 )
 from alds_cli.compression.budgets import Budget, Offered, prices_of, rank_prices_of, refusal
-from alds_cli.compression.kept import nothing_to_decompose
+from alds_cli.compression.kept import kept_in_words, nothing_to_decompose
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named
 from alds_cli.records import ArgumentValue, ErrorTable, FloatArray, LayerSpec, Plan
@@ -92,7 +92,8 @@ def plan_within(
         plan = chosen.plan(problem)
     except InfeasibleError as error:
         layers = error.layers or problem.options("frobenius", chosen.schemes)
-        raise refusal(budgets, layers, faster_only=offered is not None) from error
+        faster_only = offered is not None
+        raise refusal(budgets, layers, kept_in_words(specs), faster_only=faster_only) from error
     require_fitting(specs, plan.choices)
     return replace(
         plan,
