@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,8 @@ class Interface:
         root.handlers = [_Notes(self.notes)]
         root.setLevel(level)
         root.propagate = False
+        # Pillow's remarks on odd metadata; what it cannot decode is an error.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
 
     def show(self, renderable: RenderableType) -> None:
         """Print a table or text, unless JSON was asked for."""

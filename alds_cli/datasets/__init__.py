@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS, choose_augmentation
-from alds_cli.datasets.batching import Batch, Batches
+from alds_cli.datasets.batching import Batch, Batches, require_moderate
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages, check_labels
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
 from alds_cli.datasets.sources import DATASET_FORMS, Split, open_dataset, opened
@@ -23,4 +23,5 @@ __all__ = [
     "open_dataset",
     "opened",
     "parse_preprocessing",
+    "require_moderate",
 ]

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS
 from alds_cli.datasets.images import LabelledImages, TensorImages
-from alds_cli.datasets.preprocessing import check_channels, extent, fit, normalise
+from alds_cli.datasets.preprocessing import (
+    MOST_VALUES,
+    check_channels,
+    extent,
+    fit,
+    normalise,
+)
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Batch = tuple[Tensor, Tensor]
 """Inputs, float32 (n, C, H, W), and labels, int64 (n,)."""
@@ -47,7 +58,8 @@ class Batches:
 
     Raises:
         DataError: the images and the preprocessing do not go together; while iterating,
-            also that an image cannot be read.
+            also that an image cannot be read, has another size than the first, or that a
+            batch would be too large.
         OptionError: there is no such augmentation, or a number makes no sense.
     """
 
@@ -109,21 +121,40 @@ class Batches:
     def _pixels(self) -> Iterator[tuple[_Job, Tensor]]:
         """Each batch as uint8 of shape (n, C, H, W), of the network's input size."""
         dataset = self.dataset
+        size = self._extent()
+        require_moderate(max(self._sizes), (dataset.channels, *size))
         if isinstance(dataset, TensorImages) and self._augmentation.on_image is None:
             for job in self._jobs():  # one vectorised pass is quicker than any pool
                 yield job, fit(dataset.batch(job.indices), self.preprocessing)
             return
-        for job, images in _each(self._jobs(), self._one_image, self._workers):
-            yield job, _stack(images, dataset.name)
 
-    def _one_image(self, job: _Job, position: int) -> Tensor:
+        def load(job: _Job, position: int) -> Tensor:
+            return self._one_image(job, position, size)
+
+        for job, images in _each(self._jobs(), load, self._workers):
+            yield job, torch.stack(images)
+
+    def _extent(self) -> tuple[int, int]:
+        """(height, width) of every input: that of the first image, where no option says it."""
+        image = self.dataset.image(0)
+        if self._augmentation.on_image is None:
+            return extent(fit(image, self.preprocessing))
+        return (self._square(image),) * 2
+
+    def _square(self, image: Tensor | Image.Image) -> int:
+        """How many pixels high and wide an augmentation makes the image."""
+        return self.preprocessing.crop or self.preprocessing.resize or min(extent(image))
+
+    def _one_image(self, job: _Job, position: int, size: tuple[int, int]) -> Tensor:
         """One image as uint8 of shape (C, H, W), of the network's input size."""
         image = self.dataset.image(int(job.indices[position]))
         if self._augmentation.on_image is None:
             image = fit(image, self.preprocessing)
         else:
-            pixels = self.preprocessing.crop or self.preprocessing.resize or min(extent(image))
-            image = self._augmentation.on_image(image, job.numbers[position], pixels)
+            numbers = job.numbers[position]
+            image = self._augmentation.on_image(image, numbers, self._square(image))
+        # At once and not when the batch is whole: by then it would fill the memory.
+        _require_size(extent(image), size, self.dataset.name)
         if isinstance(image, Tensor):
             return image
         from torchvision.transforms.functional import pil_to_tensor  # noqa: PLC0415 - slow to import
@@ -172,12 +203,29 @@ def _collect(job: _Job, futures: list[Future[Tensor]]) -> tuple[_Job, list[Tenso
     return job, [future.result() for future in futures]
 
 
-def _stack(images: list[Tensor], name: str) -> Tensor:
-    sizes = sorted({tuple(image.shape[1:]) for image in images})
-    if len(sizes) > 1:
+def _require_size(size: tuple[int, int], expected: tuple[int, int], name: str) -> None:
+    if size != expected:
         raise DataError(
-            f"{name} has images of different sizes: {sizes[0][0]} × {sizes[0][1]} and "
-            f"{sizes[1][0]} × {sizes[1][1]} pixels (height × width)",
+            f"{name} has images of different sizes: {expected[0]} × {expected[1]} and "
+            f"{size[0]} × {size[1]} pixels (height × width)",
             tip="add --crop (and --resize), so that all become one size",
         )
-    return torch.stack(images)
+
+
+def require_moderate(images: int, shape: tuple[int, ...]) -> None:
+    """Refuse batches of more than `MOST_VALUES` numbers before they fill the memory.
+
+    Args:
+        images: samples in the batch.
+        shape: of one sample, e.g. (3, 224, 224).
+
+    Raises:
+        DataError: naming how many would do.
+    """
+    one = math.prod(shape)
+    if images * one > MOST_VALUES:
+        fitting = MOST_VALUES // one
+        raise DataError(
+            f"a batch of {images:,} inputs of shape {shape} has more than {MOST_VALUES:,} numbers",
+            tip=f"take {fitting:,} at most in one batch" if fitting else "give a smaller --resize",
+        )

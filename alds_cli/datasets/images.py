@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from PIL import Image
 
-from alds_cli.errors import DataError, first_line
+from alds_cli.datasets.decoding import decode
+from alds_cli.errors import DataError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
-
-CHANNELS = (1, 3)
-"""The numbers of channels an image may have: grey or red, green and blue."""
 
 
 class LabelledImages(ABC):
@@ -125,18 +123,9 @@ class ImageFiles(LabelledImages):
         """One image in mode RGB.
 
         Raises:
-            DataError: the file cannot be read or is not an image.
+            DataError: the file cannot be read for an image; see `decode`.
         """
-        path = self._paths[index]
-        try:
-            with Image.open(path) as picture:
-                return picture.convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            # What Pillow raises differs by format; a broken PNG is a SyntaxError.
-            raise DataError(
-                f"{path} cannot be read as an image: {first_line(error)}",
-                tip="repair the file or take it out of the folder",
-            ) from error
+        return decode(self._paths[index])
 
     def subset(self, indices: Tensor) -> ImageFiles:
         """The files at `indices` (n,), n ≥ 1."""

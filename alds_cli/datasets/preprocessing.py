@@ -12,9 +12,16 @@ from torch import Tensor
 
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing
+from alds_cli.scalars import MOST_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image
+
+CHANNELS = (1, 3)
+"""The numbers of channels an image may have: grey or red, green and blue."""
+
+MOST_VALUES = 2**28
+"""No batch has more numbers: images × channels × height × width; 1 GiB in float32."""
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -50,8 +57,8 @@ def parse_preprocessing(
         preset: a name in `PRESETS`.
         mean: numbers for the channels on the scale of [0, 1], as "0.5,0.5,0.5".
         std: positive numbers, as many.
-        resize: pixels of the shorter side; 0 leaves the step out.
-        crop: pixels of the central square; 0 leaves the step out.
+        resize: pixels of the shorter side, at most 8,192; 0 leaves the step out.
+        crop: pixels of the central square, at most 8,192; 0 leaves the step out.
         fallback: what is known already, from the checkpoint or its architecture.
 
     Raises:
@@ -98,8 +105,8 @@ def _numbers(option: str, text: str | None, problems: list[str]) -> tuple[float,
 def _pixels(option: str, given: int | None, known: int | None, problems: list[str]) -> int | None:
     if given is None:
         return known
-    if given < 0:
-        problems.append(f"{option} {given} is not a number of pixels")
+    if not 0 <= given <= MOST_PIXELS:
+        problems.append(f"{option} {given} is not a number of pixels from 0 to {MOST_PIXELS:,}")
     return given or None
 
 
@@ -130,11 +137,13 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
         The same kind of image as was given.
 
     Raises:
-        DataError: the image is smaller than the crop, which nothing has enlarged it to.
+        DataError: the image is smaller than the crop, which nothing has enlarged it to, or
+            resizing would make more than `MOST_VALUES` of it.
     """
     from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
 
     if preprocessing.resize is not None:
+        _require_moderate(image, preprocessing.resize)
         image = functional.resize(image, [preprocessing.resize], antialias=True)
     if preprocessing.crop is not None:
         height, width = extent(image)
@@ -146,6 +155,20 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
             )
         image = functional.center_crop(image, [preprocessing.crop])
     return image
+
+
+def _require_moderate(image: Tensor | Image.Image, pixels: int) -> None:
+    """Refuse to enlarge beyond all sense; a line of pixels may grow to millions of columns."""
+    height, width = extent(image)
+    images = math.prod(image.shape[:-2]) if isinstance(image, Tensor) else CHANNELS[-1]
+    if images * pixels * (pixels * max(height, width) // min(height, width)) > MOST_VALUES:
+        many = image.ndim > 3 and len(image) > 1 if isinstance(image, Tensor) else False
+        what = f"{len(image):,} images" if many and isinstance(image, Tensor) else "an image"
+        raise DataError(
+            f"{what} of {height:,} × {width:,} pixels would take more than "
+            f"{MOST_VALUES:,} numbers, resized to {pixels:,}",
+            tip="give a smaller --resize" + " or a smaller --batch-size" * many,
+        )
 
 
 def extent(image: Tensor | Image.Image) -> tuple[int, int]:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from alds_cli.datasets.images import CHANNELS, ImageFiles, LabelledImages, TensorImages
+from alds_cli.datasets.folders import read_folder
+from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
+from alds_cli.datasets.preprocessing import CHANNELS
 from alds_cli.errors import DataError
 
 if TYPE_CHECKING:
@@ -177,21 +179,12 @@ def _channels_first(path: Path, images: Tensor) -> Tensor:
 
 
 def _open_folder(request: _Request) -> ImageFiles:
-    root = Path(request.location).expanduser()
-    try:
-        from torchvision.datasets import ImageFolder  # noqa: PLC0415 - slow to import
-
-        folder = ImageFolder(root, allow_empty=True)
-    except OSError as error:
-        raise DataError(
-            f"{root} is not a folder of class folders: {error}",
-            tip="lay the images out as DIR/CLASS/IMAGE.jpg",
-        ) from error
+    content = read_folder(request.spec, Path(request.location).expanduser())
     return ImageFiles(
         request.spec,
-        [Path(path) for path, _ in folder.samples],
-        torch.tensor([label for _, label in folder.samples], dtype=torch.int64),
-        classes=tuple(folder.classes),
+        content.files,
+        torch.tensor(content.labels, dtype=torch.int64),
+        classes=content.classes,
     )
 
 

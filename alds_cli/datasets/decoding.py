@@ -1,0 +1,187 @@
+"""Image files to pixels: judged by the header first, decoded by a short list of formats.
+
+The rotation that an EXIF tag asks for is not applied, transparency is dropped and an
+animation gives its first frame, all as torchvision's loader does it.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from alds_cli.checkpoint.regular import require_regular
+from alds_cli.errors import DataError, first_line
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+"""The formats that are decoded, by Pillow's names. Others may start programs: EPS does."""
+
+SUFFIXES = frozenset(
+    {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
+    | {".webp"}
+)
+"""How the names of image files end, in lower case."""
+
+MOST_AREA = 2**26
+"""No image has more pixels: 67,108,864, which are 256 MiB once decoded."""
+
+_MOST_BYTES = 2**29
+"""No image file has more: `MOST_AREA` of eight bytes each."""
+
+_READ_AS = ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
+
+_REPAIR = "repair the file or take it out of the folder"
+
+_MARKS = (
+    (b"%!PS", "a PostScript program"),
+    (b"\xc5\xd0\xd3\xc6", "a PostScript program"),
+    (b"%PDF", "a PDF document"),
+    (b"8BPS", "a Photoshop document"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x80\x02", "a pickle"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"qoif", "a QOI image"),
+    (b"DDS ", "a DirectDraw surface"),
+    (b"\xd7\xcd\xc6\x9a", "a Windows metafile"),
+    (b"SIMPLE  =", "a FITS file"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"v/1\x01", "an OpenEXR image"),
+    (b"version https://git-lfs", "a Git LFS pointer: the image itself was not fetched"),
+)
+_ANIMATIONS = (b"\x11\xaf", b"\x12\xaf")
+_HEAD = 512
+
+_LOCK = threading.Lock()
+"""Held while filters of warnings are changed, which belong to all threads."""
+
+
+def decode(path: Path) -> Image.Image:
+    """The image in a file, in mode RGB.
+
+    Grey values of 16 bits lose their lower eight. Floating-point pixels and whole numbers
+    of 32 bits have no known range and are refused.
+
+    Raises:
+        DataError: the file is no image of one of `FORMATS`, has more than `MOST_AREA`
+            pixels, is damaged, or cannot be read.
+    """
+    require_regular(path, DataError, most=_MOST_BYTES)
+    with _refusals(path), path.open("rb") as file, _opened(file, path) as picture:
+        _require_moderate(path, picture.size)
+        picture.load()
+        _require_moderate(path, picture.size)  # a GIF's first frame may enlarge it
+        return _as_rgb(picture, path)
+
+
+def seems_to_be(head: bytes) -> str:
+    """What a file is by its first bytes, in words that follow "it seems to be"."""
+    if not head:
+        return "empty"
+    for mark, kind in _MARKS:
+        if head.startswith(mark):
+            return kind
+    if head[4:6] in _ANIMATIONS:
+        return "an FLI or FLC animation"
+    if head[4:8] == b"ftyp":
+        return "an AVIF or HEIC image" if head[8:11] in {b"avi", b"hei", b"mif"} else "a video"
+    if len(head) > 2 and head[:1] == b"P" and head[1:2] in b"1234567" and head[2:3].isspace():
+        return "a PBM, PGM or PPM image"
+    return _seemingly_text(head)
+
+
+def _seemingly_text(head: bytes) -> str:
+    lowered = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if lowered.startswith((b"<!doctype html", b"<html")):
+        return "a web page"
+    if b"<svg" in lowered:
+        return "an SVG drawing"
+    if all(byte in b"\t\n\r\f" or 32 <= byte < 127 for byte in head):
+        return "text"
+    return "something else, or damaged"
+
+
+@contextmanager
+def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
+    """Pillow's view of the file with its header read and its pixels not."""
+    try:
+        with _LOCK, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which nothing here uses
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        kind = seems_to_be(file.read(_HEAD))
+        raise DataError(
+            f"{path} cannot be read as an image: it is no {_READ_AS} file, it "
+            + ("is empty" if kind == "empty" else f"seems to be {kind}"),
+            tip="convert it to one of those, or take it out of the folder",
+        ) from error
+    with picture:
+        yield picture
+
+
+@contextmanager
+def _refusals(path: Path) -> Iterator[None]:
+    """Pillow's refusals, which differ by format, as errors that name the file."""
+    try:
+        yield
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(path, "") from error
+    except (
+        OSError,
+        SyntaxError,  # a broken PNG
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        EOFError,
+        RuntimeError,
+        Warning,  # where a caller makes errors of them
+        struct.error,
+    ) as error:
+        raise DataError(
+            f"{path} cannot be read as an image: {first_line(error)}", tip=_REPAIR
+        ) from error
+
+
+def _require_moderate(path: Path, size: tuple[int, int]) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise DataError(f"{path} cannot be read as an image: it has no pixels", tip=_REPAIR)
+    if width * height > MOST_AREA:
+        raise _too_large(path, f" of {height:,} × {width:,}")
+
+
+def _too_large(path: Path, size: str) -> DataError:
+    return DataError(
+        f"{path} cannot be read as an image{size}: one has at most {MOST_AREA:,} pixels",
+        tip="scale it down, or take it out of the folder",
+    )
+
+
+def _as_rgb(picture: Image.Image, path: Path) -> Image.Image:
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if mode in {"I", "F"}:
+        kind = "floating-point pixels" if mode == "F" else "pixels of 32 bits"
+        raise DataError(
+            f"{path} cannot be read as an image: it has {kind}, whose range is not known",
+            tip="convert it to 8 bits for each channel",
+        )
+    if mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # what Pillow recommends; the colours stay
+    return picture.convert("RGB")
