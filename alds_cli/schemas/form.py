@@ -92,20 +92,28 @@ def plain_text(value: object, most: int) -> str:
     Raises:
         MalformedError: they hold other things, or more than a document may.
     """
-    pieces: list[str] = []
-    size = 0
+    _require_small(value, most)
     try:
-        # Piece by piece: a few bytes of pickle can stand for endless lists.
-        for piece in json.JSONEncoder(allow_nan=False).iterencode(value):
-            pieces.append(piece)
-            size += len(piece)
-            if size > most:
-                raise MalformedError(f"it has more than {most:,} characters")
+        return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        if isinstance(error, MalformedError):
-            raise
         raise MalformedError(f"it holds other than plain values ({error})") from error
-    return "".join(pieces)
+
+
+def _require_small(value: object, most: int) -> None:
+    """Count without writing: a few bytes of pickle can stand for endless lists."""
+    size = 0
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            size += len(item)
+        elif isinstance(item, (list, tuple, dict)):
+            size += 4 * len(item)
+            if size <= most:
+                waiting.extend(item)
+                waiting.extend(item.values() if isinstance(item, dict) else ())
+        if size > most:
+            raise MalformedError(f"it has more than {most:,} characters")
 
 
 def shortened(value: object) -> str:
