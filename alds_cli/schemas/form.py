@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping
 from reprlib import Repr
-from typing import Any, ClassVar, Final, NoReturn, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -68,13 +68,17 @@ def parsed(kind: type[F], text: str | bytes) -> F:
         MalformedError: it is not JSON, or not of the form; the message names the first field
             that is wrong.
     """
-    content = _json(text, kind.most_bytes)
+    constants: list[str] = []
+    content = _json(text, kind.most_bytes, constants)
     declared = kind.model_fields.get("schema_")
     if declared is not None and isinstance(content, dict):
         found = content.get("schema")
         if "schema" in content and (type(found) is not int or found != SCHEMA):
             raise UnknownSchemaError(found)
-    return _held(lambda: kind.model_validate_json(text))
+    form = _held(lambda: kind.model_validate_json(text))
+    if constants:  # where a field is that may have such a value, it is written by its name
+        raise MalformedError(f"it is not JSON: {constants[0]} is not a number there")
+    return form
 
 
 def held(kind: type[F], **values: Any) -> F:
@@ -124,23 +128,19 @@ def shortened(value: object) -> str:
     return written.repr(value)
 
 
-def _json(text: str | bytes, most: int) -> Any:
+def _json(text: str | bytes, most: int, constants: list[str]) -> Any:
     if len(text) > most:
         raise MalformedError(
             f"it has {len(text):,} characters, more than the {most:,} that it may have"
         )
     try:
-        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+        return json.loads(text, parse_constant=constants.append, object_pairs_hook=_distinct)
     except MalformedError:
         raise
     except RecursionError as error:
         raise MalformedError("it is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:
         raise MalformedError(f"it is not JSON: {error}") from error
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise MalformedError(f"it is not JSON: {name} is not a number there")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -178,6 +178,8 @@ def _complaint(detail: ErrorDetails) -> str:
         return f"{where} is missing"
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
         return f"{where} is no field that is known"
+    if kind == "string_pattern_mismatch":
+        return f"{where} is not of the form that it has, but {shortened(detail['input'])}"
     if kind == "value_error":
         said = message.removeprefix("Value error, ")
         if said.startswith("should be"):
