@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from alds_cli._version import __version__
-from alds_cli.cli import compress, demo, evaluate, inspect, profile, report, retrain, sweep
+from alds_cli.cli import compress, demo, evaluate, inspect, profile, report, retrain, schema, sweep
 from alds_cli.errors import AldsError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("evaluate")(evaluate.command)
 app.command("retrain")(retrain.command)
 app.command("sweep")(sweep.command)
 app.command("report")(report.command)
+app.command("schema")(schema.command)
 app.command("demo")(demo.command)
 
 

@@ -347,7 +347,7 @@ def command(
             interface.show(rendering.layer_table(result.report.layers))
     if len(results) > 1:
         interface.show(rendering.family(model, results))
-        interface.show_json({"family": [documents.compression(result) for result in results]})
+        interface.show_json(documents.family(results))
     else:
         interface.show(rendering.compression_summary(model, results[0]))
         interface.show_json(documents.compression(results[0]))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from alds_cli.api import Measured
     from alds_cli.cli.interface import Interface
+    from alds_cli.schemas.results import DemoNetworkForm
 
 _RATIOS = ("0.5", "0.8")
 _TRAINING_EPOCHS = 12
@@ -39,6 +40,7 @@ def command(
     Needs no file and no network connection; the images come with scikit-learn.
     """
     from alds_cli.cli.interface import Interface  # noqa: PLC0415 - slow to import
+    from alds_cli.schemas.results import DemoForm  # noqa: PLC0415
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
     chain = _Chain(interface, output, seed)
@@ -49,7 +51,7 @@ def command(
         f"  alds inspect {output}/small-0.8.pt\n"
         f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt"
     )
-    interface.show_json({"folder": str(output), "networks": chain.rows})
+    interface.show_json(DemoForm(folder=str(output), networks=chain.rows))
 
 
 class _Chain:
@@ -59,7 +61,7 @@ class _Chain:
         self.interface = interface
         self.folder = folder
         self.seed = seed
-        self.rows: list[dict[str, object]] = []
+        self.rows: list[DemoNetworkForm] = []
 
     def run(self) -> None:
         """Train, profile, compress at two ratios, evaluate, retrain, evaluate."""
@@ -131,16 +133,18 @@ class _Chain:
             api.retrain(model, data, settings, output=target, progress=progress)
 
     def _record(self, name: str, measured: Measured) -> None:
+        from alds_cli.schemas.results import DemoNetworkForm  # noqa: PLC0415 - slow to import
+
         latency = measured.footprint.latency
         self.rows.append(
-            {
-                "name": name,
-                "params": measured.footprint.params,
-                "macs": measured.footprint.macs,
-                "bytes": measured.footprint.bytes,
-                "top1": measured.quality.top1,
-                "latency_ms": None if latency is None else latency.median_ms,
-            }
+            DemoNetworkForm(
+                name=name,
+                params=measured.footprint.params,
+                macs=measured.footprint.macs,
+                bytes=measured.footprint.bytes,
+                top1=measured.quality.top1,
+                latency_ms=None if latency is None else latency.median_ms,
+            )
         )
 
     def _say(self, text: str) -> None:
@@ -159,15 +163,14 @@ class _Chain:
         return made
 
     @staticmethod
-    def _cells(row: dict[str, object]) -> Sequence[str]:
+    def _cells(row: DemoNetworkForm) -> Sequence[str]:
         from alds_cli.cli.rendering import count, size  # noqa: PLC0415
 
-        whole = {key: value if isinstance(value, int) else None for key, value in row.items()}
         return (
-            str(row["name"]),
-            count(whole["params"]),
-            count(whole["macs"]),
-            size(whole["bytes"]),
-            f"{row['top1']:.2f} %",
-            f"{row['latency_ms']:.3f} ms",
+            row.name,
+            count(row.params),
+            count(row.macs),
+            size(row.bytes),
+            f"{row.top1:.2f} %",
+            f"{row.latency_ms:.3f} ms",
         )

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+
+from alds_cli.schemas.results import (
+    CellForm,
+    ChannelsForm,
+    CompressForm,
+    CurveForm,
+    EvaluateForm,
+    FamilyForm,
+    InspectForm,
+    LayerForm,
+    MeasuredForm,
+    PointForm,
+    ProfiledLayerForm,
+    ProfileForm,
+    ReportForm,
+    RetrainForm,
+    SweepResultForm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,154 +31,189 @@ if TYPE_CHECKING:
         Inspection,
         Measured,
         ProfileResult,
+        ReportResult,
         RetrainResult,
+        SweepResult,
     )
-    from alds_cli.records import Architecture, LayerReport
+    from alds_cli.records import LayerReport
 
 
-def compression(result: CompressionResult) -> dict[str, Any]:
+def compression(result: CompressionResult) -> CompressForm:
     """Of `alds compress`."""
     report = result.report
-    return {
-        "method": report.method,
-        "arguments": dict(report.arguments),
-        "solver": report.solver,
-        "bound": report.bound,
-        "seed": report.seed,
-        "target": report.target,
-        "ratio_asked": report.ratio_asked,
-        "limits": dict(report.limits),
-        "ratio": report.ratio,
-        "params_before": report.params_before,
-        "params_after": report.params_after,
-        "macs_before": report.macs_before,
-        "macs_after": report.macs_after,
-        "bytes_before": report.bytes_before,
-        "bytes_after": report.bytes_after,
-        "max_relative_error": report.max_relative_error,
-        "max_error_bound": report.max_error_bound,
-        "latency_before": report.latency_before and asdict(report.latency_before),
-        "latency_after": report.latency_after and asdict(report.latency_after),
-        "latency_saved": report.latency_saved,
-        "verified": report.verified,
-        "verified_difference": report.verified_difference,
-        "objective": report.objective,
-        "objective_bound": report.objective_bound,
-        "seconds": dict(report.seconds),
-        "output": result.output,
-        "layers": layers(report.layers),
-    }
+    return CompressForm(
+        method=report.method,
+        arguments=dict(report.arguments),
+        solver=report.solver,
+        bound=report.bound,
+        seed=report.seed,
+        target=report.target,
+        ratio_asked=report.ratio_asked,
+        limits=dict(report.limits),
+        ratio=report.ratio,
+        params_before=report.params_before,
+        params_after=report.params_after,
+        macs_before=report.macs_before,
+        macs_after=report.macs_after,
+        bytes_before=report.bytes_before,
+        bytes_after=report.bytes_after,
+        max_relative_error=report.max_relative_error,
+        max_error_bound=report.max_error_bound,
+        latency_before=report.latency_before,
+        latency_after=report.latency_after,
+        latency_saved=report.latency_saved,
+        verified=report.verified,
+        verified_difference=report.verified_difference,
+        objective=report.objective,
+        objective_bound=report.objective_bound,
+        seconds=dict(report.seconds),
+        output=result.output,
+        layers=layers(report.layers),
+    )
 
 
-def layers(reports: Sequence[LayerReport]) -> list[dict[str, Any]]:
+def family(results: Sequence[CompressionResult]) -> FamilyForm:
+    """Of `alds compress` with several ratios."""
+    return FamilyForm(family=[compression(result) for result in results])
+
+
+def layers(reports: Sequence[LayerReport]) -> list[LayerForm]:
     """What became of each layer; a kept one has no scheme, k and j, but a reason."""
     return [
-        {
-            "name": layer.name,
-            "shape": list(layer.shape),
-            "kept": layer.choice is None and layer.kept is None,
-            "scheme": None if layer.choice is None else layer.choice.scheme,
-            "k": None if layer.choice is None else layer.choice.k,
-            "j": None if layer.choice is None else layer.choice.j,
-            "params_before": layer.params_before,
-            "params_after": layer.params_after,
-            "channels": None
+        LayerForm(
+            name=layer.name,
+            shape=list(layer.shape),
+            kept=layer.choice is None and layer.kept is None,
+            scheme=None if layer.choice is None else layer.choice.scheme,
+            k=None if layer.choice is None else layer.choice.k,
+            j=None if layer.choice is None else layer.choice.j,
+            params_before=layer.params_before,
+            params_after=layer.params_after,
+            channels=None
             if layer.kept is None
-            else {
-                "outputs": None if layer.kept.outputs is None else len(layer.kept.outputs),
-                "inputs": None if layer.kept.inputs is None else len(layer.kept.inputs),
-            },
-            "error": layer.error,
-            "error_bound": layer.error_bound,
-            "reason": layer.reason,
-        }
+            else ChannelsForm(
+                outputs=None if layer.kept.outputs is None else len(layer.kept.outputs),
+                inputs=None if layer.kept.inputs is None else len(layer.kept.inputs),
+            ),
+            error=layer.error,
+            error_bound=layer.error_bound,
+            reason=layer.reason,
+        )
         for layer in reports
     ]
 
 
-def profile(result: ProfileResult) -> dict[str, Any]:
+def profile(result: ProfileResult) -> ProfileForm:
     """Of `alds profile`."""
-    return {
-        "architecture": _architecture(result.network.architecture),
-        "weights_hash": result.table.weights_hash,
-        "computed": result.computed,
-        "table": None if result.path is None else str(result.path),
-        "seconds": dict(result.seconds),
-        "layers": [
-            {
-                "name": name,
-                "shape": list(spec.weight_shape),
-                "reason": spec.reason,
-                "curves": [
-                    {"scheme": scheme, "k": k, "ranks": ranks}
+    return ProfileForm(
+        architecture=result.network.architecture,
+        weights_hash=result.table.weights_hash,
+        computed=result.computed,
+        table=None if result.path is None else str(result.path),
+        seconds=dict(result.seconds),
+        layers=[
+            ProfiledLayerForm(
+                name=name,
+                shape=list(spec.weight_shape),
+                reason=spec.reason,
+                curves=[
+                    CurveForm(scheme=scheme, k=k, ranks=ranks)
                     for (scheme, k), ranks in sorted(result.slicings(name).items())
                 ],
-            }
+            )
             for name, spec in result.specs.items()
         ],
-    }
+    )
 
 
-def inspection(found: Inspection) -> dict[str, Any]:
+def inspection(found: Inspection) -> InspectForm:
     """Of `alds inspect`."""
     network = found.network
     plan = network.plan
-    return {
-        "architecture": _architecture(network.architecture),
-        "compressed": bool(plan.decomposed or plan.pruned),
-        "method": plan.method if plan.decomposed or plan.pruned else None,
-        "arguments": dict(plan.arguments),
-        "solver": plan.solver,
-        "bound": plan.bound,
-        "seed": plan.seed,
-        "params": found.params,
-        "params_before": found.params_before,
-        "ratio": 1 - found.params / found.params_before,
-        "macs": found.macs,
-        "bytes": network.nbytes,
-        "input_shape": network.input_shape and list(network.input_shape),
-        "inputs": None if network.inputs is None else str(network.inputs),
-        "preprocessing": network.preprocessing and asdict(network.preprocessing),
-        "source_hash": network.source_hash,
-        "training": network.training and asdict(network.training),
-        "layers": layers(found.layers),
-    }
+    return InspectForm(
+        architecture=network.architecture,
+        compressed=bool(plan.decomposed or plan.pruned),
+        method=plan.method if plan.decomposed or plan.pruned else None,
+        arguments=dict(plan.arguments),
+        solver=plan.solver,
+        bound=plan.bound,
+        seed=plan.seed,
+        params=found.params,
+        params_before=found.params_before,
+        ratio=1 - found.params / found.params_before,
+        macs=found.macs,
+        bytes=network.nbytes,
+        input_shape=network.input_shape and list(network.input_shape),
+        inputs=None if network.inputs is None else str(network.inputs),
+        preprocessing=network.preprocessing,
+        source_hash=network.source_hash,
+        training=network.training,
+        layers=layers(found.layers),
+    )
 
 
-def evaluation(result: EvaluationResult) -> dict[str, Any]:
+def evaluation(result: EvaluationResult) -> EvaluateForm:
     """Of `alds evaluate`; `baseline` has the same fields inside."""
-    content = _measured(result.model)
-    content["baseline"] = None if result.baseline is None else _measured(result.baseline)
-    content["preprocessing"] = asdict(result.preprocessing)
-    content["device"] = result.device
-    return content
+    return EvaluateForm(
+        **_measured(result.model),
+        baseline=None if result.baseline is None else MeasuredForm(**_measured(result.baseline)),
+        preprocessing=result.preprocessing,
+        device=str(result.device),
+    )
 
 
 def _measured(measured: Measured) -> dict[str, Any]:
-    latency = measured.footprint.latency
+    quality, footprint = measured.quality, measured.footprint
     return {
-        **asdict(measured.quality),
-        "params": measured.footprint.params,
-        "macs": measured.footprint.macs,
-        "bytes": measured.footprint.bytes,
-        "latency_ms": None if latency is None else latency.median_ms,
-        "latency": None if latency is None else asdict(latency),
+        "top1": quality.top1,
+        "top5": quality.top5,
+        "loss": quality.loss,
+        "images": quality.images,
+        "params": footprint.params,
+        "macs": footprint.macs,
+        "bytes": footprint.bytes,
+        "latency_ms": None if footprint.latency is None else footprint.latency.median_ms,
+        "latency": footprint.latency,
     }
 
 
-def retraining(result: RetrainResult) -> dict[str, Any]:
+def retraining(result: RetrainResult) -> RetrainForm:
     """Of `alds retrain`."""
-    return {
-        "epochs": len(result.history),
-        "resumed_from": result.resumed_from,
-        "history": [asdict(record) for record in result.history],
-        "bytes": result.nbytes,
-        "seconds": result.seconds,
-        "output": result.output,
-    }
+    return RetrainForm(
+        epochs=len(result.history),
+        resumed_from=result.resumed_from,
+        history=list(result.history),
+        bytes=result.nbytes,
+        seconds=result.seconds,
+        output=result.output,
+    )
 
 
-def _architecture(architecture: Architecture | None) -> dict[str, Any] | None:
-    if architecture is None:
-        return None
-    return {"name": architecture.name, "arguments": dict(architecture.arguments)}
+def sweep(result: SweepResult) -> SweepResultForm:
+    """Of `alds sweep`; what became of a run's layers is in its file."""
+    return SweepResultForm(
+        folder=str(result.folder),
+        runs=len(result.records),
+        made=result.made,
+        found=len(result.records) - result.made,
+        unreachable=result.unreachable,
+        baseline=result.baseline,
+        records=list(result.records),
+    )
+
+
+def report(result: ReportResult) -> ReportForm:
+    """Of `alds report`."""
+    from alds_cli.reporting import cells, points  # noqa: PLC0415 - slow to import
+
+    told = result.report
+    return ReportForm(
+        baseline=told.results.baseline,
+        methods=list(told.results.methods),
+        retrain_epochs=list(told.results.amounts),
+        cells=[CellForm(**row) for row in cells(told)],
+        points=[PointForm(**row) for row in points(told)],
+        paper=None if told.paper is None else told.paper.source,
+        notes=list(told.notes),
+        files=list(result.files),
+    )

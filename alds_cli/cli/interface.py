@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from alds_cli.records import ProgressCallback, ProgressEvent
-
-SCHEMA = 1
-"""Version of the JSON that commands print: raised when a field changes its meaning."""
+    from alds_cli.schemas.results import Printed
 
 _PIPE_WIDTH = 160
 """Columns of tables that no terminal limits."""
@@ -112,10 +110,10 @@ class Interface:
         if not self.json_wanted and not self._silent:
             self.results.print(renderable)
 
-    def show_json(self, content: Mapping[str, Any]) -> None:
+    def show_json(self, result: Printed) -> None:
         """Print the JSON object, if it was asked for."""
         if self.json_wanted:
-            document = {"schema": SCHEMA, **content}
+            document = result.model_dump()
             sys.stdout.write(json.dumps(_portable(document), indent=2, allow_nan=False) + "\n")
 
     @contextmanager

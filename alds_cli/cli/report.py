@@ -64,9 +64,9 @@ def command(
     [bold]alds report runs/resnet20 --paper cifar10-resnet20[/]
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.cli import report_tables  # noqa: PLC0415
+    from alds_cli.cli import documents, report_tables  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
-    from alds_cli.reporting import document, parse_deltas  # noqa: PLC0415
+    from alds_cli.reporting import parse_deltas  # noqa: PLC0415
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose)
     with interface.progress() as progress:
@@ -83,4 +83,4 @@ def command(
     for part in report_tables.shown(result.report, interface.results):
         interface.show(part)
     interface.show(f"written to {Path(result.files[0]).parent}: {len(result.files)} files")
-    interface.show_json({**document(result.report), "files": list(result.files)})
+    interface.show_json(documents.report(result))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -159,6 +158,7 @@ def command(
     [bold]alds report runs/model[/] makes tables and curves of it.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
+    from alds_cli.cli import documents  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.sweep_display import watching  # noqa: PLC0415
     from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
@@ -204,7 +204,7 @@ def command(
             progress=progress,
         )
     interface.show(_summary(result))
-    interface.show_json(_document(result))
+    interface.show_json(documents.sweep(result))
 
 
 def _listed(text: str, kind: Callable[[str], T], example: str) -> list[T]:
@@ -267,22 +267,3 @@ def _cells(records: Sequence[SweepRecord]) -> list[str]:
     ]
     top1 = f"{sum(alike) / len(alike):.2f} %"
     return [str(len(records)), str(unreachable), f"{float(Fraction(last.ratio)):g}", top1]
-
-
-def _document(result: SweepResult) -> dict[str, Any]:
-    return {
-        "folder": str(result.folder),
-        "runs": len(result.records),
-        "made": result.made,
-        "found": len(result.records) - result.made,
-        "unreachable": result.unreachable,
-        "baseline": asdict(result.baseline),
-        "records": [_entry(record) for record in result.records],
-    }
-
-
-def _entry(record: SweepRecord) -> dict[str, Any]:
-    """A run, without its layers: those are in its file."""
-    content = asdict(record)
-    del content["layers"]
-    return content

@@ -4,7 +4,7 @@ from alds_cli.reporting.figures import Picture, draw
 from alds_cli.reporting.latex import to_latex
 from alds_cli.reporting.markdown import to_markdown
 from alds_cli.reporting.paper import Published, published, published_names
-from alds_cli.reporting.plain import cells_csv, document, points_csv
+from alds_cli.reporting.plain import cells, cells_csv, points, points_csv
 from alds_cli.reporting.points import Point, Results
 from alds_cli.reporting.report import Report, make_report, parse_deltas
 from alds_cli.reporting.tables import Cell, Column, Row, Table, largest_within
@@ -19,12 +19,13 @@ __all__ = [
     "Results",
     "Row",
     "Table",
+    "cells",
     "cells_csv",
-    "document",
     "draw",
     "largest_within",
     "make_report",
     "parse_deltas",
+    "points",
     "points_csv",
     "published",
     "published_names",

@@ -1,11 +1,10 @@
-"""A report for programs: long CSV tables in full precision, and one document for JSON."""
+"""A report for programs: long CSV tables in full precision, and their rows for JSON."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from fractions import Fraction
 from statistics import fmean, stdev
 from typing import Any
@@ -14,52 +13,13 @@ from alds_cli.reporting.paper import PublishedTable
 from alds_cli.reporting.points import Point, mean
 from alds_cli.reporting.report import Report
 from alds_cli.reporting.tables import Cell, Column
+from alds_cli.schemas.results import CellForm, PointForm
 
-CELL_FIELDS = (
-    "source",
-    "method",
-    "delta",
-    "retrain_epochs",
-    "retrain_part",
-    "reached",
-    "ratio",
-    "repeats",
-    "top1_difference",
-    "top5_difference",
-    "cr_p",
-    "cr_f",
-    "best_cr_p",
-    "best_cr_f",
-)
-"""Of `report.csv`: a row for each cell of the tables over δ.
+CELL_FIELDS = tuple(CellForm.model_fields)
+"""Of `report.csv`: a row for each cell of the tables over δ."""
 
-`source` is `sweep`, or the paper's table, whose amounts of retraining are given as a part of
-its training schedule. Differences are in points, CR-P and CR-F in per cent.
-"""
-
-POINT_FIELDS = (
-    "method",
-    "retrain_epochs",
-    "ratio",
-    "repeats",
-    "unreached",
-    "cr_p",
-    "cr_f",
-    "top1_difference",
-    "top1_std",
-    "top1_least",
-    "top1_largest",
-    "top5_difference",
-    "latency_ms",
-    "latency_of_original",
-    "reason",
-)
-"""Of `points.csv`: a row for each method, amount of retraining and ratio of the sweep.
-
-Means over the repeats that reached the ratio; the standard deviation is that of a sample,
-and `unreached` counts the repeats that did not. `latency_of_original` is a multiple of what the
-original took when both were timed in turns.
-"""
+POINT_FIELDS = tuple(PointForm.model_fields)
+"""Of `points.csv`: a row for each method, amount of retraining and ratio of the sweep."""
 
 
 def cells_csv(report: Report) -> str:
@@ -70,19 +30,6 @@ def cells_csv(report: Report) -> str:
 def points_csv(report: Report) -> str:
     """Every point of the sweep, as the curves show it."""
     return _csv(POINT_FIELDS, points(report))
-
-
-def document(report: Report) -> dict[str, Any]:
-    """The report as plain JSON."""
-    return {
-        "baseline": asdict(report.results.baseline),
-        "methods": list(report.results.methods),
-        "retrain_epochs": list(report.results.amounts),
-        "cells": list(cells(report)),
-        "points": list(points(report)),
-        "paper": None if report.paper is None else report.paper.source,
-        "notes": list(report.notes),
-    }
 
 
 def cells(report: Report) -> list[dict[str, Any]]:

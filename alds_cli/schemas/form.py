@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from reprlib import Repr
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -28,6 +28,7 @@ class Form(BaseModel):
         allow_inf_nan=False,
         validate_by_name=True,
         serialize_by_alias=True,
+        json_schema_serialization_defaults_required=True,
     )
 
     most_bytes: ClassVar[int] = 1 << 24
@@ -197,12 +198,3 @@ def _path(parts: Iterable[int | str]) -> str:
 
 def _printable(text: str) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
-
-
-def described(kind: type[Form], *, printed: bool) -> Mapping[str, Any]:
-    """The JSON Schema of a form: of what is read, or of what a command prints."""
-    mode: Any = "serialization" if printed else "validation"
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **kind.model_json_schema(by_alias=True, mode=mode),
-    }

@@ -92,7 +92,7 @@ class PlanForm(Form):
     `pruned` tells what filter pruning leaves of modules.
     """
 
-    schema_: Literal[1] = Field(SCHEMA, alias="schema")
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
     method: Term | None = None
     solver: Term | None = None
     bound: Term | None = None

@@ -1,0 +1,38 @@
+"""`alds schema`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", help="A document; without it, all are listed.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Print the JSON Schema of a document that `alds` reads, writes or prints.
+
+    [bold]alds schema compress[/] is that of what [bold]alds compress --json[/] prints.
+    """
+    import json  # noqa: PLC0415 - only here
+    import sys  # noqa: PLC0415
+
+    from alds_cli.errors import OptionError  # noqa: PLC0415
+    from alds_cli.schemas.published import PUBLISHED  # noqa: PLC0415 - it imports pydantic
+
+    if name is None:
+        width = max(map(len, PUBLISHED))
+        lines = [f"{known:<{width}}  {own.what}\n" for known, own in PUBLISHED.items()]
+        sys.stdout.write("".join(lines))
+        return
+    if name not in PUBLISHED:
+        raise OptionError(
+            f"there is no document '{name}'", tip=f"choose from {', '.join(PUBLISHED)}"
+        )
+    schema = PUBLISHED[name].json_schema()
+    sys.stdout.write(json.dumps(schema, indent=2, ensure_ascii=False) + "\n")

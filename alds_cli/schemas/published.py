@@ -1,0 +1,70 @@
+"""All forms by the names under which `alds schema` publishes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import or_
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from alds_cli.schemas.artefact import ArtefactForm
+from alds_cli.schemas.caches import LatencyForm, TableForm
+from alds_cli.schemas.form import Form
+from alds_cli.schemas.plan import PlanForm
+from alds_cli.schemas.results import (
+    CompressForm,
+    DemoForm,
+    EvaluateForm,
+    FamilyForm,
+    InspectForm,
+    Printed,
+    ProfileForm,
+    ReportForm,
+    RetrainForm,
+    SweepResultForm,
+)
+from alds_cli.schemas.sweep import AskedForm, RecordForm, SweepForm
+from alds_cli.schemas.training import TrainingForm
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One or several forms that a document may have, and what it is."""
+
+    what: str
+    forms: tuple[type[Form], ...]
+
+    def json_schema(self) -> dict[str, Any]:
+        """The JSON Schema."""
+        printed = issubclass(self.forms[0], Printed)
+        adapter: TypeAdapter[Any] = TypeAdapter(reduce(or_, self.forms))
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **adapter.json_schema(mode="serialization" if printed else "validation"),
+        }
+
+
+PUBLISHED: Mapping[str, Published] = MappingProxyType(
+    {
+        "artefact": Published("the document in an artefact", (ArtefactForm,)),
+        "plan": Published("a plan file", (PlanForm,)),
+        "baseline": Published("sweep.json in a sweep's folder", (SweepForm,)),
+        "asked": Published("asked.json in a sweep's folder", (AskedForm,)),
+        "record": Published("one run in a sweep's folder", (RecordForm,)),
+        "training": Published("an interrupted retraining, but for its tensors", (TrainingForm,)),
+        "table": Published("the head of an error table", (TableForm,)),
+        "latencies": Published("measured times in the cache", (LatencyForm,)),
+        "profile": Published("alds profile --json", (ProfileForm,)),
+        "compress": Published("alds compress --json", (CompressForm, FamilyForm)),
+        "inspect": Published("alds inspect --json", (InspectForm,)),
+        "evaluate": Published("alds evaluate --json", (EvaluateForm,)),
+        "retrain": Published("alds retrain --json", (RetrainForm,)),
+        "sweep": Published("alds sweep --json", (SweepResultForm,)),
+        "report": Published("alds report --json", (ReportForm,)),
+        "demo": Published("alds demo --json", (DemoForm,)),
+    }
+)

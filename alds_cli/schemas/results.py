@@ -1,0 +1,268 @@
+"""What the commands print with `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from alds_cli.records import (
+    Architecture,
+    ArgumentValue,
+    EpochRecord,
+    Latency,
+    Preprocessing,
+    SweepBaseline,
+    SweepRun,
+    Training,
+)
+from alds_cli.scalars import Real
+from alds_cli.schemas.form import SCHEMA, Form
+
+
+class Printed(Form):
+    """One object on standard output; a number that is NaN or infinite is null."""
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+
+
+class ChannelsForm(Form):
+    """How many channels filter pruning left; null is all."""
+
+    outputs: int | None
+    inputs: int | None
+
+
+class LayerForm(Form):
+    """What became of a layer; one that was kept has a reason, and no scheme, k and j."""
+
+    name: str
+    shape: Sequence[int]
+    kept: bool
+    scheme: int | None
+    k: int | None
+    j: int | None
+    params_before: int
+    params_after: int
+    channels: ChannelsForm | None
+    error: Real | None
+    error_bound: Real | None
+    reason: str | None
+
+
+class CompressionForm(Form):
+    """One compression; `limits` are absolute, latency in nanoseconds, `seconds` by stage."""
+
+    method: str
+    arguments: Mapping[str, ArgumentValue]
+    solver: str | None
+    bound: str | None
+    seed: int | None
+    target: str
+    ratio_asked: Real | None
+    limits: Mapping[str, int]
+    ratio: Real
+    params_before: int
+    params_after: int
+    macs_before: int | None
+    macs_after: int | None
+    bytes_before: int | None
+    bytes_after: int | None
+    max_relative_error: Real | None
+    max_error_bound: Real | None
+    latency_before: Latency | None
+    latency_after: Latency | None
+    latency_saved: Real | None
+    verified: bool | None
+    verified_difference: Real | None
+    objective: Real | None
+    objective_bound: Real | None
+    seconds: Mapping[str, Real]
+    output: str | None
+    layers: Sequence[LayerForm]
+
+
+class CompressForm(CompressionForm, Printed):
+    """Printed by `alds compress`."""
+
+
+class FamilyForm(Printed):
+    """Printed by `alds compress` with several ratios."""
+
+    family: Sequence[CompressionForm]
+
+
+class CurveForm(Form):
+    """How many ranks are tabled for one scheme and one number of slices."""
+
+    scheme: int
+    k: int
+    ranks: int
+
+
+class ProfiledLayerForm(Form):
+    """A layer's tables; one that must be kept has a reason instead."""
+
+    name: str
+    shape: Sequence[int]
+    reason: str | None
+    curves: Sequence[CurveForm]
+
+
+class ProfileForm(Printed):
+    """Printed by `alds profile`; `table` is the file that holds the error table."""
+
+    architecture: Architecture | None
+    weights_hash: str
+    computed: bool
+    table: str | None
+    seconds: Mapping[str, Real]
+    layers: Sequence[ProfiledLayerForm]
+
+
+class InspectForm(Printed):
+    """Printed by `alds inspect`."""
+
+    architecture: Architecture | None
+    compressed: bool
+    method: str | None
+    arguments: Mapping[str, ArgumentValue]
+    solver: str | None
+    bound: str | None
+    seed: int | None
+    params: int
+    params_before: int
+    ratio: Real
+    macs: int | None
+    bytes: int | None
+    input_shape: Sequence[int] | None
+    inputs: str | None
+    preprocessing: Preprocessing | None
+    source_hash: str | None
+    training: Training | None
+    layers: Sequence[LayerForm]
+
+
+class MeasuredForm(Form):
+    """A network's quality and cost; accuracies in per cent, the loss in nats."""
+
+    top1: Real
+    top5: Real | None
+    loss: Real
+    images: int
+    params: int
+    macs: int | None
+    bytes: int | None
+    latency_ms: Real | None
+    latency: Latency | None
+
+
+class EvaluateForm(MeasuredForm, Printed):
+    """Printed by `alds evaluate`."""
+
+    baseline: MeasuredForm | None
+    preprocessing: Preprocessing
+    device: str
+
+
+class RetrainForm(Printed):
+    """Printed by `alds retrain`."""
+
+    epochs: int
+    resumed_from: int
+    history: Sequence[EpochRecord]
+    bytes: int | None
+    seconds: Real
+    output: str | None
+
+
+class SweepResultForm(Printed):
+    """Printed by `alds sweep`."""
+
+    folder: str
+    runs: int
+    made: int
+    found: int
+    unreachable: int
+    baseline: SweepBaseline
+    records: Sequence[SweepRun]
+
+
+class CellForm(Form):
+    """A cell of the tables over δ.
+
+    `source` is `sweep`, or the paper's table, whose amounts of retraining are given as a part of
+    its training schedule. Differences are in points, CR-P and CR-F in per cent.
+    """
+
+    source: str
+    method: str
+    delta: Real | None
+    retrain_epochs: int | None
+    retrain_part: Real | None
+    reached: bool
+    ratio: str | None
+    repeats: int | None
+    top1_difference: Real | None
+    top5_difference: Real | None
+    cr_p: Real | None
+    cr_f: Real | None
+    best_cr_p: bool
+    best_cr_f: bool
+
+
+class PointForm(Form):
+    """A method, an amount of retraining and a ratio of the sweep.
+
+    Means over the repeats that reached the ratio; the standard deviation is that of a sample,
+    and `unreached` counts the repeats that did not. `latency_of_original` is a multiple of what
+    the original took when both were timed in turns.
+    """
+
+    method: str
+    retrain_epochs: int
+    ratio: str
+    repeats: int
+    unreached: int
+    cr_p: Real | None
+    cr_f: Real | None
+    top1_difference: Real | None
+    top1_std: Real | None
+    top1_least: Real | None
+    top1_largest: Real | None
+    top5_difference: Real | None
+    latency_ms: Real | None
+    latency_of_original: Real | None
+    reason: str | None
+
+
+class ReportForm(Printed):
+    """Printed by `alds report`."""
+
+    baseline: SweepBaseline
+    methods: Sequence[str]
+    retrain_epochs: Sequence[int]
+    cells: Sequence[CellForm]
+    points: Sequence[PointForm]
+    paper: str | None
+    notes: Sequence[str]
+    files: Sequence[str]
+
+
+class DemoNetworkForm(Form):
+    """A network of the demo."""
+
+    name: str
+    params: int
+    macs: int | None
+    bytes: int | None
+    top1: Real
+    latency_ms: Real | None
+
+
+class DemoForm(Printed):
+    """Printed by `alds demo`."""
+
+    folder: str
+    networks: Sequence[DemoNetworkForm]
