@@ -61,25 +61,28 @@ def _streams(folder, standard_input):
     objects = sys.stdin, sys.stdout, sys.stderr
     given = folder / "stdin"
     given.write_bytes(standard_input)
-    with given.open("rb") as stdin, tempfile.TemporaryFile(dir=folder) as out:
-        with tempfile.TemporaryFile(dir=folder) as err:
-            try:
-                for number, file in enumerate((stdin, out, err)):
-                    os.dup2(file.fileno(), number)
-                sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
-                sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-                sys.stderr = open(  # noqa: SIM115
-                    2, "w", encoding="utf-8", errors="backslashreplace", closefd=False
-                )
-                yield out, err
-            finally:
-                for stream in (sys.stdout, sys.stderr):
-                    with contextlib.suppress(OSError, ValueError):
-                        stream.flush()
-                sys.stdin, sys.stdout, sys.stderr = objects
-                for number, descriptor in enumerate(kept):
-                    os.dup2(descriptor, number)
-                    os.close(descriptor)
+    with (
+        given.open("rb") as stdin,
+        tempfile.TemporaryFile(dir=folder) as out,
+        tempfile.TemporaryFile(dir=folder) as err,
+    ):
+        try:
+            for number, file in enumerate((stdin, out, err)):
+                os.dup2(file.fileno(), number)
+            sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+            sys.stderr = open(  # noqa: SIM115
+                2, "w", encoding="utf-8", errors="backslashreplace", closefd=False
+            )
+            yield out, err
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError, ValueError):
+                    stream.flush()
+            sys.stdin, sys.stdout, sys.stderr = objects
+            for number, descriptor in enumerate(kept):
+                os.dup2(descriptor, number)
+                os.close(descriptor)
 
 
 def run(arguments, *, work, standard_input=b""):
@@ -106,9 +109,8 @@ def run(arguments, *, work, standard_input=b""):
         os.chdir(directory)
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    assert not list(spool.iterdir()), (
-        f"left in the folder of temporary files: {list(spool.iterdir())}"
-    )
+    left = [path.name for path in spool.iterdir()]
+    assert not left, f"left in the folder of temporary files: {left}"
     return Outcome(code, *texts)
 
 
