@@ -249,6 +249,45 @@ def test_what_a_network_caches_stays_out_of_it():
     assert module.table.device.type == "cpu"
 
 
+class Wary(nn.Module):
+    """Runs, but not while anybody watches what PyTorch does."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        if x.is_meta or torch._C._len_torch_dispatch_stack():
+            raise RuntimeError("somebody is watching")
+        return self.layer(x)
+
+
+def test_a_network_that_cannot_be_counted_is_observed_all_the_same():
+    seen = trace(Wary(), (4,))
+    assert seen.macs is None
+    assert seen.failure is None
+    assert seen.calls["layer"].output_shape == (1, 4)
+
+
+class Handing(nn.Module):
+    """Hands a parameter to a layer as it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.token = nn.Parameter(torch.ones(1, 4))
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.layer(self.token) + x
+
+
+@pytest.mark.parametrize("asking", [True, False])
+def test_a_parameter_handed_to_a_layer_is_counted(asking):
+    module = Handing().requires_grad_(asking)
+    assert count_macs(module, (4,)) == 16
+    assert all(parameter.requires_grad == asking for parameter in module.parameters())
+
+
 def test_a_network_that_cannot_run_has_no_macs_and_says_why(caplog):
     module = nn.Linear(4, 4)
     with caplog.at_level(logging.WARNING):

@@ -120,8 +120,9 @@ class Ledger:
     def _macs(self) -> Resource:
         macs = self._before.macs
         if macs is None:
+            reason = self._before.failure or "the network runs, but not while they are counted"
             raise OptionError(
-                f"the network's MACs are not known: {self._before.failure}",
+                f"the network's MACs are not known: {reason}",
                 tip=inputs_tip(self._network.inputs),
             )
         return multiply_accumulates(self._specs, macs, self._before.calls)

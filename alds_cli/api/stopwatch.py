@@ -181,7 +181,7 @@ class Stopwatch:
 
     def _inputs(self) -> InputSpec:
         inputs = self._network.inputs
-        if inputs is None or self._before.macs is None:
+        if inputs is None or self._before.failure is not None:
             raise OptionError(
                 f"times can only be measured of a network that runs: {self._before.failure}",
                 tip=inputs_tip(inputs),

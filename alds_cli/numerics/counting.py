@@ -10,8 +10,8 @@ import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,8 @@ class Trace:
 
     Attributes:
         macs: multiply-accumulates of one sample in convolutions, matrix products and
-            attention, wherever they happen; None if no forward pass succeeded.
+            attention, wherever they happen; None if no forward pass succeeded, or none while
+            they were counted.
         calls: every leaf module that was called as a module, by name, and the two
             projections of every `nn.MultiheadAttention` that was. A layer whose weight the
             network uses without calling it is not among them.
@@ -81,16 +82,27 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
         _log.debug("the meta device cannot run this network: %s", error)
         failure = first_line(error)
     if counter.get_total_flops() // FLOPS_PER_MAC <= _MOST_REAL_MACS:
-        try:
-            return _trace_for_real(module, spec)
-        except Exception as error:  # noqa: BLE001
-            failure = first_line(error)
+        for counting in (True, False):
+            try:
+                return _trace_for_real(module, spec, counting=counting)
+            except Exception as error:  # noqa: BLE001
+                failure = first_line(error)
     failure = f"the network does not run on the input {spec}: {failure}"
     _log.warning("MACs could not be counted: %s", failure)
     return Trace(None, failure=failure)
 
 
-def _trace_for_real(module: nn.Module, inputs: InputSpec) -> Trace:
+class _NotCounting(FlopCounterMode):
+    """Stands in for the counter where a network runs, but not while it is counted."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
+def _trace_for_real(module: nn.Module, inputs: InputSpec, *, counting: bool) -> Trace:
     tensor = next(module.parameters(), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -101,7 +113,9 @@ def _trace_for_real(module: nn.Module, inputs: InputSpec) -> Trace:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        return _observe(module, device, inputs, FlopCounterMode(display=False))
+        counter = FlopCounterMode(display=False) if counting else _NotCounting(display=False)
+        found = _observe(module, device, inputs, counter)
+    return found if counting else replace(found, macs=None)
 
 
 @contextmanager
