@@ -175,6 +175,8 @@ def _told(error: ValidationError) -> str:
 def _complaint(detail: ErrorDetails) -> str:
     where = _path(detail["loc"])
     kind, message = detail["type"], detail["msg"]
+    if kind == "json_invalid":
+        return f"it is not JSON that can be read: {message.removeprefix('Invalid JSON: ')}"
     if kind == "missing":
         return f"{where} is missing"
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
@@ -185,7 +187,7 @@ def _complaint(detail: ErrorDetails) -> str:
         said = message.removeprefix("Value error, ")
         if said.startswith("should be"):
             return f"{where} {said}, not {shortened(detail['input'])}"
-        return f"{where}: {said}"
+        return f"{where}: {said}" if detail["loc"] else said
     if message.startswith("Input should"):
         return f"{where} {message.removeprefix('Input ')}, not {shortened(detail['input'])}"
     return f"{where}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,257 @@
+"""Damaged and hostile documents end in one clear line, whatever is damaged."""
+
+from __future__ import annotations
+
+import json
+import math
+import tracemalloc
+
+import document_cases
+import pytest
+import torch
+from document_cases import CONTENTS, DOCUMENT, HISTORY, PLAN, PREPROCESSING, damaged_texts, nested
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from alds_cli.checkpoint import RunFolder, RunKey, read_plan, write_plan
+from alds_cli.checkpoint.document import dump_document, parse_document
+from alds_cli.checkpoint.latencies import latency_path, load_latencies
+from alds_cli.errors import AldsError, OutputError
+from alds_cli.records import Choice, Kept, Plan, Preprocessing, RetrainSettings
+from alds_cli.retraining import TrainingState
+from alds_cli.schemas.plan import MOST_KEPT
+
+fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def outcome(read):
+    """What is read, or None where it is refused in one line that a terminal can take."""
+    try:
+        return read()
+    except AldsError as refusal:
+        error = refusal
+    assert error.exit_code == 2
+    assert error.message.isprintable(), error.message
+    assert len(error.message) < 1500, error.message
+    return None
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder for files that are written again and again."""
+    return tmp_path_factory.mktemp("documents")
+
+
+@fuzz
+@given(damaged_texts("artefact"))
+def test_damaged_artefact_documents(text):
+    found = outcome(lambda: parse_document(text, "model.pt"))
+    if found is not None:
+        assert parse_document(dump_document(found), "model.pt") == found
+
+
+@fuzz
+@given(damaged_texts("plan"))
+def test_damaged_plans(place, text):
+    path = place / "plan.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = outcome(lambda: read_plan(path))
+    if found is not None:
+        write_plan(found, path)
+        assert read_plan(path) == found
+
+
+@fuzz
+@given(damaged_texts("record"))
+def test_damaged_records(place, text):
+    folder = RunFolder(place / "sweep")
+    path = folder.path / "records" / "alds-0.5-e0-r0.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = outcome(folder.records)
+    if found is not None:
+        folder.write(found[0])
+        assert repr(folder.records()) == repr(found)  # NaN differs from itself
+
+
+@fuzz
+@given(damaged_texts("baseline"))
+def test_damaged_beginnings_of_sweeps(place, text):
+    folder = RunFolder(place / "sweep")
+    folder.path.mkdir(exist_ok=True)
+    (folder.path / "sweep.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = outcome(lambda: (folder.baseline(), folder.settings()))
+    if found is not None:
+        folder.write_baseline(*found)
+        assert repr((folder.baseline(), folder.settings())) == repr(found)
+
+
+@fuzz
+@given(damaged_texts("asked"))
+def test_damaged_notes_of_what_was_asked_for(place, text):
+    folder = RunFolder(place / "asked")
+    folder.path.mkdir(exist_ok=True)
+    (folder.path / "asked.json").write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = outcome(folder.unfinished)
+    if found is not None:
+        folder.ask([RunKey("alds", "0.25", 0, 0)])
+        assert folder.unfinished() >= found
+
+
+@fuzz
+@given(damaged_texts("latencies"))
+def test_damaged_times_are_left_out(text):
+    conditions = CONTENTS["latencies"]["conditions"]
+    path = latency_path(conditions)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    for own in load_latencies(conditions, now=1.0).values():
+        assert 0 < own.dense_ns < math.inf
+        for choice, pair in own.pairs.items():
+            assert choice.k >= 1
+            assert pair is None or 0 < pair.median < math.inf
+
+
+STATE = TrainingState(
+    RetrainSettings(3), PREPROCESSING, 7, HISTORY, {"w": torch.ones(2)}, {"state": {}}
+)
+
+
+@fuzz
+@given(document_cases.damaged("training"))
+def test_damaged_training_states(content):
+    values = {**content, "model": {}, "optimiser": {}} if isinstance(content, dict) else content
+    found = outcome(lambda: TrainingState.from_dict(values))
+    if found is not None:
+        assert TrainingState.from_dict(found.to_dict()) == found
+
+
+def test_sound_documents_are_read(place):
+    assert parse_document(dump_document(DOCUMENT), "model.pt") == DOCUMENT
+    write_plan(PLAN, place / "plan.json")
+    assert read_plan(place / "plan.json") == PLAN
+    assert TrainingState.from_dict(STATE.to_dict()) == STATE
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"layers": {}, "arguments": {"a": NaN}}', "arguments.a should be text, a finite number"),
+        ('{"layers": {"a": {"k": 1, "j": Infinity}}}', "layers.a.j should be"),
+        ('{"layers": {"a": {"k": 1, "j": 1, "k": 2}}}', "k is there twice"),
+        ('{"layers": {}, "layers": {}}', "layers is there twice"),
+        ('{"layers": {"a": {"k": 0, "j": 1}}}', "layers.a.k should be greater than or equal to 1"),
+        ('{"layers": {"a": {"k": true, "j": 1}}}', "layers.a.k should be a valid integer"),
+        ('{"layers": {"a": {"k": 1%s, "j": 1}}}' % ("0" * 400), "layers.a.k should be less"),
+        ('{"layers": {"a": {"k": 1%s, "j": 1}}}' % ("0" * 9000), "not JSON"),
+        ('{"layers": {"a": 3, "b": 4, "c": 5}}', "layers.a should be .* (and 2 more)"),
+        ('{"layers": {"\\u001b[31m": 3}}', r"layers.\x1b[31m should be"),
+        ('{"layers": {}, "colour": 1}', "colour is no field that is known"),
+        (json.dumps({"layers": nested(100)}), "layers should be an object"),
+        (json.dumps({"layers": nested(500)}), "it is not JSON that can be read"),
+        ("[" * 10**6, "not JSON"),
+        ('{"layers": {}, "pruned": {"a": {"outputs": "3-1"}}}', "module a: outputs '3-1' is not"),
+        ('{"layers": {}, "pruned": {"a": {"outputs": "1,1"}}}', "module a: outputs '1,1' is not"),
+        ('{"layers": {}, "pruned": {"a": {"inputs": "x"}}}', "pruned.a.inputs is not of the form"),
+    ],
+)
+def test_what_is_wrong_is_named(text, message, tmp_path):
+    path = tmp_path / "plan.json"
+    path.write_text(text)
+    with pytest.raises(AldsError) as caught:
+        read_plan(path)
+    first, _, last = message.partition(" .* ")
+    assert f"{path} is not a plan: " in caught.value.message
+    assert first in caught.value.message
+    assert last in caught.value.message
+    assert caught.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        ["0-16777214"] * 8,
+        ["0-999999999"],
+        [f"0-{MOST_KEPT}"],
+        [f"0-{MOST_KEPT // 2}"] * 2,
+        [",".join(f"{2 * n}-{2 * n}" for n in range(40_000)) + ",100000-99999999"],
+    ],
+)
+def test_ranges_are_judged_before_they_are_written_out(ranges, tmp_path):
+    path = tmp_path / "plan.json"
+    pruned = {f"m{number}": {"outputs": own} for number, own in enumerate(ranges)}
+    path.write_text(json.dumps({"layers": {}, "pruned": pruned}))
+    tracemalloc.start()
+    try:
+        with pytest.raises(AldsError, match=r"module m.*more than 4,194,304 channels"):
+            read_plan(path)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 25
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [1 << 24, 1 << 26])
+def test_files_too_large_for_a_document_are_not_read(size, tmp_path):
+    for path in (tmp_path / "plan.json", tmp_path / "sweep.json"):
+        with path.open("wb") as file:
+            file.truncate(size + 1)
+    tracemalloc.start()
+    try:
+        for read in (lambda: read_plan(tmp_path / "plan.json"), RunFolder(tmp_path).baseline):
+            with pytest.raises(AldsError, match=f"{size + 1:,} bytes, more than the"):
+                read()
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        Plan({"a": Choice(0, 0, 1)}),
+        Plan({"a": Choice(9, 1, 1)}),
+        Plan({"a": Choice(0, 1, 2**60)}),
+        Plan({}, seed=10**30),
+        Plan({}, arguments={"a": math.nan}),
+        Plan({}, arguments={"a": 10**30}),
+        Plan({}, pruned={"a": Kept((3, 1))}),
+        Plan({}, pruned={"a": Kept((-1, 1))}),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(plan, tmp_path):
+    path = tmp_path / "plan.json"
+    with pytest.raises(OutputError, match="cannot write"):
+        write_plan(plan, path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": (math.nan,), "std": (1.0,)},
+        {"mean": (math.inf,), "std": (1.0,)},
+        {"mean": (0.0,), "std": (math.nan,)},
+        {"mean": (0.0,), "std": (math.inf,)},
+        {"mean": (0.0,), "std": (0.0,)},
+        {"mean": (0.0,), "std": (1.0, 1.0)},
+        {"mean": (), "std": ()},
+        {"mean": (0.0,), "std": (1.0,), "resize": 0},
+        {"mean": (0.0,), "std": (1.0,), "crop": 10**20},
+    ],
+)
+def test_preprocessing_that_no_image_could_pass_through(values):
+    with pytest.raises(ValueError, match=r"mean|std|resize"):
+        Preprocessing(**values)
+
+
+@given(
+    st.lists(st.integers(0, 500), unique=True).map(sorted).map(tuple),
+    st.none() | st.lists(st.integers(0, 50), unique=True).map(sorted).map(tuple),
+)
+def test_kept_channels_survive_as_ranges(outputs, inputs):
+    plan = Plan({}, pruned={"a": Kept(outputs, inputs), "b": Kept(None, outputs)})
+    assert parse_document(dump_document(document_with(plan)), "x").plan == plan
+
+
+def document_with(plan):
+    return type(DOCUMENT)(DOCUMENT.architecture, plan)
