@@ -183,6 +183,7 @@ READING = {
     "state dict": (lambda n, _x: n.layer.state_dict()["weight"], "state_dict"),
     "named": (lambda n, _x: dict(n.layer.named_parameters())["weight"], "named_parameters"),
     "iteration": (looks_by_iteration, "type"),
+    "by name": (lambda n, _x: n.get_parameter("layer.weight"), "weight"),
     "vars": (lambda n, _x: vars(n.layer), "__dict__"),
 }
 
@@ -231,6 +232,17 @@ def test_what_is_read_is_seen_where_the_network_runs_only_for_real():
     assert found["other"].reason is None
     assert {name: type(part) for name, part in network.named_modules()} == kinds
     assert {name: set(vars(part)) for name, part in network.named_modules()} == attributes
+
+
+def test_code_that_insists_on_the_layers_types_can_be_traced():
+    def look(network, _rows):
+        if type(network.layer) is not nn.Linear:
+            raise TypeError("no linear layer")
+
+    network = Reading(look).eval()
+    seen = trace(network, (SIZE,))
+    assert set(seen.calls) == {"layer", "other"}
+    assert seen.macs == 2 * SIZE * SIZE
 
 
 def test_a_network_that_fails_is_left_as_it_was():

@@ -75,18 +75,21 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
             (3, 224, 224).
     """
     spec = as_inputs(inputs)
-    counter = FlopCounterMode(display=False)
-    try:
-        return _observe(meta_copy(module), torch.device("meta"), spec, counter)
-    except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
-        _log.debug("the meta device cannot run this network: %s", error)
-        failure = first_line(error)
-    if counter.get_total_flops() // FLOPS_PER_MAC <= _MOST_REAL_MACS:
-        for counting in (True, False):
-            try:
-                return _trace_for_real(module, spec, counting=counting)
-            except Exception as error:  # noqa: BLE001
-                failure = first_line(error)
+    failure, counted = "", 0
+    for watched in (True, False):
+        counter = FlopCounterMode(display=False)
+        try:
+            device = torch.device("meta")
+            return _observe(meta_copy(module), device, spec, counter, watched=watched)
+        except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+            _log.debug("the meta device cannot run this network: %s", error)
+            failure = first_line(error)
+            counted = max(counted, counter.get_total_flops() // FLOPS_PER_MAC)
+    for counting, watched in _REAL_WAYS if counted <= _MOST_REAL_MACS else ():
+        try:
+            return _trace_for_real(module, spec, counting=counting, watched=watched)
+        except Exception as error:  # noqa: BLE001
+            failure = first_line(error)
     failure = f"the network does not run on the input {spec}: {failure}"
     _log.warning("MACs could not be counted: %s", failure)
     return Trace(None, failure=failure)
@@ -102,7 +105,14 @@ class _NotCounting(FlopCounterMode):
         pass
 
 
-def _trace_for_real(module: nn.Module, inputs: InputSpec, *, counting: bool) -> Trace:
+_REAL_WAYS = ((True, True), (False, True), (True, False))
+"""Whether to count, and whether to watch what is read: code that compares its layers' types may
+not stand being watched."""
+
+
+def _trace_for_real(
+    module: nn.Module, inputs: InputSpec, *, counting: bool, watched: bool
+) -> Trace:
     tensor = next(module.parameters(), None)
     device = torch.device("cpu") if tensor is None else tensor.device
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -114,7 +124,7 @@ def _trace_for_real(module: nn.Module, inputs: InputSpec, *, counting: bool) -> 
         torch.backends.mha.set_fastpath_enabled(False)
         stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
         counter = FlopCounterMode(display=False) if counting else _NotCounting(display=False)
-        found = _observe(module, device, inputs, counter)
+        found = _observe(module, device, inputs, counter, watched=watched)
     return found if counting else replace(found, macs=None)
 
 
@@ -185,7 +195,12 @@ def meta_copy(module: nn.Module) -> nn.Module:
 
 
 def _observe(
-    module: nn.Module, device: torch.device, inputs: InputSpec, counter: FlopCounterMode
+    module: nn.Module,
+    device: torch.device,
+    inputs: InputSpec,
+    counter: FlopCounterMode,
+    *,
+    watched: bool,
 ) -> Trace:
     call = example_call(inputs, dtype=floating_type(module), device=device)
     calls: dict[str, LayerCall] = {}
@@ -193,7 +208,8 @@ def _observe(
     with ExitStack() as stack:
         for handle in watch_calls(module, counter, calls):
             stack.callback(handle.remove)
-        stack.enter_context(watch_reads(module, reads))
+        if watched:
+            stack.enter_context(watch_reads(module, reads))
         stack.enter_context(torch.no_grad())
         stack.enter_context(counter)
         call(module)

@@ -107,9 +107,23 @@ def _watching(kind: type[nn.Module], reads: MutableMapping[str, Read]) -> type[n
     return type(kind.__name__, (nn.Module,), {**body, "__getattribute__": get})
 
 
+_ON_BEHALF = frozenset({"get_parameter", "get_buffer"})
+"""Of PyTorch's module class, what reads an attribute because somebody asks for it by name."""
+
+
+def _module_of(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", ""))
+
+
 def _reader(frame: FrameType, name: str) -> str | None:
     """The code that reads an attribute; None where its reading does not count."""
-    module = str(frame.f_globals.get("__name__", ""))
+    module = _module_of(frame)
+    while (
+        module == "torch.nn.modules.module"
+        and frame.f_code.co_name in _ON_BEHALF
+        and (asking := frame.f_back) is not None
+    ):
+        frame, module = asking, _module_of(asking)
     if module.startswith(_SILENT):
         return None
     root = module.partition(".")[0]
