@@ -439,3 +439,34 @@ def test_decoders_attend_to_themselves_and_to_a_memory(train):
         decompose(network, name, 0, 1, rank_of(spec, 0, 1))
     assert count_parameters(network) > before
     torch.testing.assert_close(network.body(rows, memory, **call), expected)
+
+
+@pytest.mark.parametrize("names", [("in_proj",), ("out_proj",), ("in_proj", "out_proj")])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_torchscript_compiles_it(names, first, bias):
+    network = full_rank_copy(
+        randomised(Around(bias=bias, batch_first=first)).eval(), names
+    ).attention
+    compiled = torch.jit.script(network)
+    query, key, value = (torch.randn(BATCH, BATCH, WIDTH, dtype=torch.float64) for _ in range(3))
+    padding = torch.zeros(BATCH, BATCH, dtype=torch.bool)
+    padding[0, 1] = True
+    mask = torch.randn(BATCH, BATCH, dtype=torch.float64)
+    for inputs in ((query, query, query), (query, key, key), (query, key, value)):
+        for call in (
+            {},
+            {"need_weights": False},
+            {"average_attn_weights": False, "key_padding_mask": padding},
+            {"attn_mask": mask, "key_padding_mask": padding},
+            {"attn_mask": mask, "is_causal": True, "need_weights": False},
+        ):
+            expected, weights = network(*inputs, **call)
+            found, found_weights = compiled(*inputs, **call)
+            torch.testing.assert_close(found, expected)
+            assert (weights is None) == (found_weights is None)
+            if weights is not None:
+                torch.testing.assert_close(found_weights, weights)
+    with pytest.raises(torch.jit.Error, match="should have"):
+        compiled(query, key, value, attn_mask=mask[:1])

@@ -132,15 +132,17 @@ def _watch_attention(
     return attention.register_forward_hook(leave, with_kwargs=True)
 
 
-def distinct_inputs(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, int], ...]:
+def distinct_inputs(query: Tensor, key: Tensor, value: Tensor) -> list[tuple[Tensor, int]]:
     """The different tensors among an attention's inputs.
 
     Each with the number of parts of the packed projection that it needs, in their order:
-    one tensor is projected once, whatever it is used as.
+    one tensor is projected once, whatever it is used as. TorchScript compiles it.
     """
     if key is not value:
-        return (query, 1), (key, 1), (value, 1)
-    return ((query, 3),) if query is key else ((query, 1), (key, 2))
+        return [(query, 1), (key, 1), (value, 1)]
+    if query is key:
+        return [(query, 3)]
+    return [(query, 1), (key, 2)]
 
 
 def _projection(name: str, rows: int, shapes: tuple[tuple[Shape, Shape], ...]) -> LayerCall:

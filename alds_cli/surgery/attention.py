@@ -6,7 +6,7 @@ pair cannot stand in their place there. `PairedAttention` computes the same from
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ class PairedAttention(nn.Module):
 
     `in_proj` makes queries, keys and values in one; `out_proj` recombines the heads. Each
     is a linear layer or a pair, an `nn.Sequential` of `first` and `second`. Keys and values
-    have the size of queries, and no key or value is added to those given.
+    have the size of queries, and no key or value is added to those given. TorchScript can
+    compile it.
 
     Source: Vaswani et al., NeurIPS 2017, Sec. 3.2.2; what masks mean: `nn.MultiheadAttention`.
     """
@@ -30,6 +31,10 @@ class PairedAttention(nn.Module):
     in_proj_bias = None
     _qkv_same_embed_dim = False
     """PyTorch's fused kernels ask for these three, and keep away where they are so."""
+
+    if TYPE_CHECKING:  # TorchScript would take it for the modules' type
+        in_proj: Any
+        out_proj: Any
 
     def __init__(
         self,
@@ -89,8 +94,8 @@ class PairedAttention(nn.Module):
         mask = None if hinted else _merged_mask(attn_mask, key_padding_mask, heads[0], heads[1])
         attended, weights = self._attend(heads, mask, need_weights=need_weights, causal=hinted)
         # (N, H, L, D) -> the layout of the query
-        order = (0, 2, 1, 3) if self.batch_first else (2, 0, 1, 3)
-        joined = attended.permute(*order).reshape(query.shape)
+        order = [0, 2, 1, 3] if self.batch_first else [2, 0, 1, 3]
+        joined = attended.permute(order).reshape(query.shape)
         output: Tensor = self.out_proj(joined)
         if weights is None:
             return output, None
@@ -102,15 +107,18 @@ class PairedAttention(nn.Module):
         inputs = distinct_inputs(query, key, value)
         if len(inputs) == 1:
             return list(self.in_proj(query).chunk(3, dim=-1))
-        packed: Any = self.in_proj
-        pair = isinstance(packed, nn.Sequential)
-        last = packed.second if pair else packed
+        # TorchScript compiles the one branch that the projection's type needs.
+        if hasattr(self.in_proj, "second"):
+            weight, bias = self.in_proj.second.weight, self.in_proj.second.bias
+        else:
+            weight, bias = self.in_proj.weight, self.in_proj.bias
         found: list[Tensor] = []
         for tensor, parts in inputs:
-            rows = slice(len(found) * self.embed_dim, (len(found) + parts) * self.embed_dim)
-            inner = packed.first(tensor) if pair else tensor
-            bias = None if last.bias is None else last.bias[rows]
-            found += F.linear(inner, last.weight[rows], bias).chunk(parts, dim=-1)
+            start = len(found) * self.embed_dim
+            end = start + parts * self.embed_dim
+            inner = self.in_proj.first(tensor) if hasattr(self.in_proj, "first") else tensor
+            own = None if bias is None else bias[start:end]
+            found += list(F.linear(inner, weight[start:end], own).chunk(parts, dim=-1))
         return found
 
     def _heads(self, projected: Tensor) -> Tensor:
@@ -144,25 +152,24 @@ def _merged_mask(
     """Both masks as what is added to the scores (N, H, L, S), in a shape that spreads."""
     batch, heads, length, _ = query.shape
     keys = key.shape[2]
-    found = None
+    found: Tensor | None = None
     if attn_mask is not None:
-        own = (length, keys) if attn_mask.dim() == 2 else (batch * heads, length, keys)
+        own = [length, keys] if attn_mask.dim() == 2 else [batch * heads, length, keys]
         _require_shape("attn_mask", attn_mask, own)
-        spread = (1, 1) if attn_mask.dim() == 2 else (batch, heads)
-        found = _additive(attn_mask, query.dtype).reshape(*spread, length, keys)
+        leading = [1, 1] if attn_mask.dim() == 2 else [batch, heads]
+        spread = [leading[0], leading[1], length, keys]
+        found = _additive(attn_mask, query.dtype).reshape(spread)
     if key_padding_mask is not None:
         unbatched = key_padding_mask.dim() == 1 and batch == 1
-        _require_shape(
-            "key_padding_mask", key_padding_mask, (keys,) if unbatched else (batch, keys)
-        )
+        _require_shape("key_padding_mask", key_padding_mask, [keys] if unbatched else [batch, keys])
         padding = _additive(key_padding_mask, query.dtype).reshape(batch, 1, 1, keys)
         found = padding if found is None else found + padding
     return found
 
 
-def _require_shape(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(mask.shape) != shape:
-        raise RuntimeError(f"{name} has shape {tuple(mask.shape)}, but should have {shape}")
+def _require_shape(name: str, mask: Tensor, shape: list[int]) -> None:
+    if list(mask.shape) != shape:
+        raise RuntimeError(f"{name} has shape {list(mask.shape)}, but should have {shape}")
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
