@@ -301,6 +301,7 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
         if doubt := architectures.caveat(arch):
             logger.warning("%s", doubt)
         module = architectures.build(arch, device="meta")
+        _require_fitting_buffers(checkpoint.name, module, tensors)
     else:
         spellings = name_variants(checkpoint.tensors)
         module = skeleton(arch, {name for spelling in spellings for name in spelling})
@@ -310,6 +311,13 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
     return _described(
         Network(module, arch, Plan({}), name=checkpoint.name, nbytes=checkpoint.nbytes)
     )
+
+
+def _require_fitting_buffers(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """See that buffers fit which a checkpoint may lack: recognition asks nothing of them."""
+    reshaped = architectures.compare(_shapes(module.state_dict()), _shapes(tensors)).reshaped
+    if reshaped:
+        raise ArchitectureError(f"{name}: a buffer has another shape: {', '.join(reshaped[:5])}")
 
 
 def _recognised(checkpoint: Checkpoint) -> tuple[Architecture, dict[str, Tensor]]:
@@ -433,6 +441,8 @@ def _is_finite(tensor: Tensor) -> bool:
     """Without a mask as large as the tensor: extremes carry NaN and infinities along."""
     if tensor.numel() == 0:
         return True
+    if tensor.dtype not in _WEIGHT_TYPES:
+        tensor = tensor.float()  # eight bits; no arithmetic is defined on them
     low, high = torch.aminmax(tensor.detach())
     return bool(low > -_LARGEST and high < _LARGEST)
 

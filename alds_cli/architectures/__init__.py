@@ -10,7 +10,7 @@ from alds_cli.architectures.building import build
 from alds_cli.architectures.caveats import caveat
 from alds_cli.architectures.inputs import default_preprocessing, input_shape
 from alds_cli.architectures.legacy import current_names
-from alds_cli.architectures.matching import command_line, require_match
+from alds_cli.architectures.matching import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
     known_names,
@@ -23,6 +23,7 @@ __all__ = [
     "build",
     "caveat",
     "command_line",
+    "compare",
     "current_names",
     "default_preprocessing",
     "input_shape",

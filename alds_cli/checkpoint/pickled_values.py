@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -202,7 +203,9 @@ class Deferred(Unfinished):
         """The tensor, or a note that its parts are not sound."""
         if self._value is None:
             try:
-                self._value = self._make()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # that a layout is new is not the user's
+                    self._value = self._make()
             except (RuntimeError, TypeError, ValueError):
                 self._value = Opaque(self._otherwise, tensor=True)
         return self._value
@@ -294,7 +297,7 @@ class PickledValues:
 
     def refer(self, name: str) -> object:
         """The reference, or a note of code."""
-        name = re.sub(r"^__builtin__\.", "builtins.", name)
+        name = re.sub(r"^__builtin__\.x?", "builtins.", name)
         name = re.sub(r"^(_?copy_?reg)\.", "copyreg.", name)
         name = name.replace("numpy._core.", "numpy.core.")
         if name in _DTYPES or name in _KNOWN:

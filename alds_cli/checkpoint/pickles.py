@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import struct
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
@@ -166,11 +167,19 @@ class Blob(Unfinished):
 
     def raw(self) -> bytes:
         """The bytes as they stand in the file."""
-        self.file.seek(self.start)
-        content = self.file.read(self.size)
+        with self._place():
+            content = self.file.read(self.size)
         if len(content) != self.size:
             raise TruncatedError("it ends too early")
         return content
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Go to the bytes and come back, since others read on from where they were."""
+        back = self.file.tell()
+        self.file.seek(self.start)
+        yield
+        self.file.seek(back)
 
     def read_into(self, target: memoryview) -> None:
         """The bytes as they stand in the file, where they belong.
@@ -178,9 +187,9 @@ class Blob(Unfinished):
         Raises:
             MalformedError: they are not just as many as there is room for.
         """
-        self.file.seek(self.start)
-        if len(target) != self.size or fill(self.file, target) != self.size:
-            raise MalformedError("its data are not as long as they should be")
+        with self._place():
+            if len(target) != self.size or fill(self.file, target) != self.size:
+                raise MalformedError("its data are not as long as they should be")
 
     def finish(self) -> object:
         """What the pickle means by them."""
@@ -239,11 +248,13 @@ def interpret(window: Window, meaning: Interpretation) -> object:
     machine = _Machine(window, meaning)
     try:
         return machine.run()
-    except (IndexError, KeyError, TypeError, AttributeError, struct.error, OverflowError) as error:
-        # A program that takes from an empty stack, or puts a value where it cannot be.
-        raise TruncatedError("its pickle is damaged") from error
+    except (MalformedError, UnsupportedError):
+        raise
     except UnicodeDecodeError as error:
         raise MalformedError("its pickle holds text that is not Unicode") from error
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        # A program that takes from an empty stack, or puts a value where it cannot be.
+        raise TruncatedError("its pickle is damaged") from error
 
 
 class _Machine:
