@@ -14,10 +14,11 @@ from torch.nn import functional as F
 from alds_cli.datasets import Batch, check_labels
 from alds_cli.errors import DataError
 from alds_cli.numerics.devices import accepted, pick_device, ready
+from alds_cli.numerics.logits import logits_of
 from alds_cli.numerics.timing import as_latency, time_networks
 from alds_cli.records import Evaluation, Latency, ProgressCallback, ProgressEvent
 
-__all__ = ["evaluate", "measure_latency", "pick_device"]
+__all__ = ["count_classes", "evaluate", "measure_latency", "pick_device"]
 
 _log = logging.getLogger(__name__)
 
@@ -100,18 +101,25 @@ def evaluate(
 
 def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:
     """The network's output (n, classes) in float64 on the CPU."""
-    output = accepted(run, inputs)
-    if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != labels:
-        shape = (
-            f"a tensor of shape {tuple(output.shape)}"
-            if isinstance(output, Tensor)
-            else f"a {type(output).__name__}"
-        )
-        raise DataError(
-            f"the network gives {shape} for {labels} images, not ({labels}, classes)",
-            tip="only networks that classify images can be evaluated",
-        )
-    return output.cpu().to(torch.float64)  # not every device knows float64
+    logits = logits_of(accepted(run, inputs), labels, "evaluated")
+    return logits.cpu().to(torch.float64)  # not every device knows float64
+
+
+def count_classes(
+    module: nn.Module, input_shape: tuple[int, ...], *, device: torch.device | None = None
+) -> int:
+    """How many classes a network tells apart: the logits it has for one black image.
+
+    Args:
+        module: a network from (n, C, H, W) to logits (n, classes); left as it was found.
+        input_shape: (C, H, W).
+        device: where to compute; None is `pick_device()`.
+
+    Raises:
+        DataError: the network does not take such an image, or gives no logits.
+    """
+    with ready(module, device or pick_device()) as run, torch.inference_mode():
+        return _logits(run, torch.zeros(1, *input_shape), 1).shape[1]
 
 
 def measure_latency(

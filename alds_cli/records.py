@@ -18,7 +18,10 @@ from numpy.typing import NDArray
 
 from alds_cli.errors import OptionError
 from alds_cli.scalars import (
+    LARGEST_RATE,
+    MOST,
     MOST_CHANNELS,
+    MOST_EPOCHS,
     MOST_PIXELS,
     PLAIN,
     ArgumentName,
@@ -489,12 +492,18 @@ class RetrainSettings:
         """Check every value, and the combinations."""
         known = get_args(AugmentationName)
         rules = (
-            (self.epochs >= 1, f"epochs {self.epochs} is below 1"),
-            (self.batch_size >= 2, f"batch size {self.batch_size} is below 2"),
-            (0 < self.lr < math.inf, f"lr {self.lr} is not positive"),
+            (1 <= self.epochs <= MOST_EPOCHS, f"epochs {self.epochs} is not in [1, {MOST_EPOCHS}]"),
+            (
+                2 <= self.batch_size <= MOST,
+                f"batch size {self.batch_size} is not in [2, {MOST}]",
+            ),
+            (0 < self.lr <= LARGEST_RATE, f"lr {self.lr} is not in (0, {LARGEST_RATE:g}]"),
             (0 <= self.momentum < 1, f"momentum {self.momentum} is not in [0, 1)"),
             (self.momentum > 0 or not self.nesterov, "nesterov needs momentum above 0"),
-            (0 <= self.weight_decay < math.inf, f"weight decay {self.weight_decay} is negative"),
+            (
+                0 <= self.weight_decay <= LARGEST_RATE,
+                f"weight decay {self.weight_decay} is not in [0, {LARGEST_RATE:g}]",
+            ),
             (
                 0 <= self.warmup_epochs <= self.epochs,
                 f"warm-up of {self.warmup_epochs} epochs does not fit into {self.epochs}",
@@ -513,7 +522,7 @@ class RetrainSettings:
                 0 <= self.label_smoothing < 1,
                 f"label smoothing {self.label_smoothing} is not in [0, 1)",
             ),
-            (self.seed >= 0, f"seed {self.seed} is negative"),
+            (0 <= self.seed < 2**64, f"seed {self.seed} is not in [0, 2^64)"),
         )
         problems = [problem for holds, problem in rules if not holds]
         if problems:
@@ -521,6 +530,14 @@ class RetrainSettings:
                 "retraining cannot run with these settings: " + "; ".join(problems),
                 tip="correct the values named",
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells a set of labelled images from others, wherever it lies: digests of its parts."""
+
+    images: Digest
+    labels: Digest
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,12 @@ MOST = 2**53
 MOST_PIXELS = 8192
 """The longest side that images are resized or cropped to."""
 
+MOST_EPOCHS = 1 << 14
+"""Of a training; its state keeps a record of each."""
+
+LARGEST_RATE = 3e38
+"""Of learning and of weight decay: what weights of 32 bits can be multiplied by."""
+
 MOST_CHANNELS = 1024
 """Channels of an image."""
 

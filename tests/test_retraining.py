@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from alds_cli import retraining
@@ -179,7 +180,8 @@ class Drawing(nn.Module):
         self.layers, self.drawn = network(), []
 
     def forward(self, x):
-        self.drawn.append(torch.rand(()).item())
+        if self.training:
+            self.drawn.append(torch.rand(()).item())
         return self.layers(x)
 
 
@@ -294,7 +296,7 @@ def test_divergence_is_noticed_at_the_step_it_shows(dataset):
             self.layers, self.step = network(), 0
 
         def forward(self, x):
-            self.step += 1
+            self.step += self.training
             return self.layers(x) * (math.nan if self.step == 6 else 1)
 
     module = Failing()
@@ -323,7 +325,7 @@ def test_labels_outside_the_classes_are_named(labels, message):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Conv2d(3, 4, 1), "one row of logits"),
+        (nn.Conv2d(3, 4, 1), "not logits of shape"),
         (nn.Sequential(nn.Flatten(), nn.Linear(5, 4)), "cannot train on inputs of shape"),
         (nn.Flatten(), "no parameters"),
     ],
@@ -443,10 +445,12 @@ def cyclic():
     [
         lambda _: None,
         lambda _: {},
-        lambda d: {**d, "format": 2},
+        lambda d: {**d, "format": 1},
         lambda d: {**d, "settings": {**d["settings"], "lr": -1}},
         lambda d: {**d, "settings": {**d["settings"], "unheard_of": 1}},
         lambda d: {key: value for key, value in d.items() if key != "images"},
+        lambda d: {**d, "fingerprint": {"images": "x"}},
+        lambda d: {key: value for key, value in d.items() if key != "fingerprint"},
         lambda d: {**d, "history": [{"epoch": 1}]},
         lambda d: {**d, "preprocessing": {"mean": (0.5,), "std": (0.0,)}},
         lambda d: {**d, "images": float("inf")},
@@ -471,10 +475,132 @@ def test_a_damaged_state_is_refused(dataset, damage):
 
 
 @pytest.mark.parametrize(
+    ("dtype", "settings"),
+    [
+        (torch.float32, {"lr": 1e15, "epochs": 1}),  # the weights are finite, the loss is not
+        (torch.float32, {"lr": 1e15, "epochs": 2, "batch_size": 65}),
+        (torch.float16, {"lr": 1e7, "epochs": 1}),  # finite only as long as they are wide
+        (torch.float32, {"lr": 1.0, "weight_decay": 1e30, "momentum": 0, "epochs": 1}),
+    ],
+)
+def test_a_run_whose_last_step_diverged_gives_nothing(dataset, dtype, settings):
+    settings = RetrainSettings(**{"batch_size": 65, "milestones": (), **settings})
+    module, states = network(dropout=0).to(dtype), []
+    with pytest.raises(ContractError, match=r"epoch \d, step 1"):
+        train(module, dataset, settings, on_epoch_end=states.append)
+    assert all(state.epoch < settings.epochs for state in states)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_statistics_that_diverge_in_the_last_step_are_noticed(dataset, value):
+    class Spoiling(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = network()
+            self.register_buffer("seen", torch.zeros(2))
+
+        def forward(self, x):
+            if self.training:
+                self.seen[0] = value
+            return self.layers(x)
+
+    with pytest.raises(ContractError, match="diverged"):
+        train(Spoiling(), dataset, replace(SETTINGS, epochs=1))
+
+
+def test_infinities_from_the_start_are_no_divergence(dataset):
+    def masked():
+        module = network()
+        module.register_buffer("mask", torch.full((2, 2), -math.inf))
+        return module
+
+    states = []
+    whole, module = masked(), masked()
+    train(whole, dataset, on_epoch_end=states.append)
+    train(module, dataset, resume=states[0])
+    assert same(whole, module)
+
+
+def test_the_check_of_an_epochs_end_changes_no_bit(dataset, monkeypatch):
+    checked, unchecked = network(), network()
+    train(checked, dataset)
+    monkeypatch.setattr(retraining.loop._Run, "_sound", lambda *_: True)
+    train(unchecked, dataset)
+    assert same(checked, unchecked)
+
+
+def moved(images, labels, **_):
+    """The same images, in two other tensors with other strides."""
+    last = images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return TensorImages("elsewhere", [last[:7], last[7:]], labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x, y: TensorImages("inverted", [255 - x], y), "other images than those of inv"),
+        (lambda x, y: TensorImages("x", [x.flip(0)], y), "other images than"),
+        (lambda x, y: TensorImages("x", [x], 3 - y), "other labels than"),
+        (lambda x, y: TensorImages("x", [x.flip(0)], y.flip(0)), "other images and labels than"),
+        (lambda x, y: TensorImages("x", [x.flip(2)], y), "other images than"),
+    ],
+)
+def test_other_images_do_not_continue_a_run(dataset, change, message):
+    states = []
+    images = dataset.batch(torch.arange(65))
+    train(network(), dataset, on_epoch_end=states.append)
+    with pytest.raises(OptionError, match=message):
+        train(network(), change(images.clone(), dataset.labels), resume=states[0])
+
+
+def test_the_same_images_elsewhere_continue_a_run(dataset):
+    states, whole, module = [], network(), network()
+    train(whole, dataset, on_epoch_end=states.append)
+    train(module, moved(dataset.batch(torch.arange(65)), dataset.labels), resume=states[0])
+    assert same(whole, module)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: None, None),
+        (lambda root: root.rename(root.with_name("elsewhere")), None),
+        (lambda root: (root / "a/0.bmp").rename(root / "a/9.bmp"), "other images"),
+        (lambda root: (root / "a").rename(root / "c"), "other images and labels"),
+        (lambda root: Image.new("RGB", (8, 8), "blue").save(root / "b/1.bmp"), "other images"),
+    ],
+)
+def test_image_files_are_told_apart_by_their_bytes(tmp_path, change, message):
+    root = tmp_path / "set"
+    for number in range(8):
+        path = root / ("a" if number < 5 else "b") / f"{number % 5}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
+    states = []
+    train(network(), open_dataset(f"imagefolder:{root}"), on_epoch_end=states.append)
+    change(root)
+    (place,) = tmp_path.iterdir()
+    images = open_dataset(f"imagefolder:{place}")
+    if message is None:
+        train(network(), images, resume=states[1])
+        return
+    with pytest.raises(OptionError, match=message):
+        train(network(), images, resume=states[1])
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"epochs": 0}, "epochs 0"),
+        ({"epochs": 10**400}, "epochs 10+ is not"),
         ({"batch_size": 1}, "batch size 1"),
+        ({"batch_size": 10**30}, "batch size 10+ is not"),
+        ({"lr": 1e308}, r"lr 1e\+308 is not in \(0, 3e\+38\]"),
+        ({"weight_decay": 1e308}, r"weight decay 1e\+308 is not in"),
+        ({"weight_decay": math.nan}, "weight decay nan"),
+        ({"momentum": -1e308}, r"momentum -1e\+308"),
+        ({"label_smoothing": 1e308}, r"label smoothing 1e\+308"),
+        ({"seed": 2**64}, "seed"),
         ({"lr": 0}, "lr 0"),
         ({"lr": math.nan}, "lr nan"),
         ({"lr": math.inf}, "lr inf"),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from alds_cli.api.models import (
 )
 from alds_cli.checkpoint import hash_tensors, read_state, state_path, write_state
 from alds_cli.datasets import Batches, LabelledImages, opened
-from alds_cli.errors import CheckpointError, OptionError
+from alds_cli.errors import CheckpointError, ContractError, OptionError
 from alds_cli.evaluation import pick_device
 from alds_cli.inputs import InputSpec
 from alds_cli.loading import Network
@@ -78,7 +78,8 @@ def retrain(
         progress: told after every step; task `retrain`.
 
     Raises:
-        ContractError: the training diverged.
+        ContractError: the training diverged; then no state is left of it either, for going on
+            with that would diverge again.
         OptionError: options make no sense, or differ from the run's to resume.
         AldsError: a file cannot be read or written.
     """
@@ -95,17 +96,18 @@ def retrain(
     state = keeper.resumed() if resume else None
     if not resume:
         keeper.warn_of_leftovers()
-    result = retraining.retrain(
-        network.module,
-        images,
-        settings,
-        preprocessing=prepared,
-        device=place,
-        workers=workers,
-        progress=progress,
-        resume=state,
-        on_epoch_end=keeper.keep,
-    )
+    with keeper.minded(state):
+        result = retraining.retrain(
+            network.module,
+            images,
+            settings,
+            preprocessing=prepared,
+            device=place,
+            workers=workers,
+            progress=progress,
+            resume=state,
+            on_epoch_end=keeper.keep,
+        )
     network.module.eval()
     trained = replace(
         network,
@@ -134,12 +136,16 @@ def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRe
     return Training(settings, images, history[-1].loss, history[-1].accuracy)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Keeper:
-    """The training state on disk, tied to the weights that the run began with."""
+    """The training state on disk, tied to the weights that the run began with.
+
+    `epoch` is the one after which the state on disk was taken, if that is this run's.
+    """
 
     path: Path | None
     start: str
+    epoch: int = 0
 
     @classmethod
     def of(cls, network: Network, output: str | Path | None) -> _Keeper:
@@ -178,6 +184,29 @@ class _Keeper:
         """Replace the state on disk by a newer one."""
         if self.path is not None:
             write_state({"start": self.start, "state": state.to_dict()}, self.path)
+            self.epoch = state.epoch
+
+    @contextmanager
+    def minded(self, resumed: TrainingState | None) -> Iterator[None]:
+        """While the run goes on: see to it that no state is left of one that diverged.
+
+        The run goes the same way again from whatever epoch, so nobody could use it. After any
+        other failure the state stays, and a note says so.
+        """
+        try:
+            yield
+        except ContractError:
+            if resumed is not None or self.epoch:
+                self.forget()
+            raise
+        except BaseException:
+            if self.path is not None and self.epoch:
+                logger.warning(
+                    "the state after epoch %d is kept in %s; --resume goes on with it",
+                    self.epoch,
+                    self.path,
+                )
+            raise
 
     def forget(self) -> None:
         """The run is done."""

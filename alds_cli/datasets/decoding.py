@@ -6,6 +6,7 @@ animation gives its first frame, all as torchvision's loader does it.
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import threading
 import warnings
@@ -84,6 +85,17 @@ def decode(path: Path) -> Image.Image:
         picture.load()
         _require_moderate(path, picture.size)  # a GIF's first frame may enlarge it
         return _as_rgb(picture, path)
+
+
+def file_digest(path: Path) -> bytes:
+    """SHA-256 of an image file's bytes.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    require_regular(path, DataError, most=_MOST_BYTES)
+    with _refusals(path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def seems_to_be(head: bytes) -> str:

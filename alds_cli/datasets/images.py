@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from alds_cli.datasets.decoding import decode
+from alds_cli.datasets.decoding import decode, file_digest
 from alds_cli.errors import DataError
+from alds_cli.records import Fingerprint
 
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
+
+
+_CHUNK = 2**24
+"""Bytes of pixels that are hashed at once."""
 
 
 class LabelledImages(ABC):
@@ -47,6 +54,25 @@ class LabelledImages(ABC):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def fingerprint(self) -> Fingerprint:
+        """What tells these images from others, wherever they lie: SHA-256 of all there is.
+
+        All bytes of the images are read. That is what an epoch of training reads as well,
+        and costs little beside decoding them.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        images = hashlib.sha256()
+        for content in self._contents():
+            images.update(content)
+        labels = hashlib.sha256(self.labels.contiguous().numpy().data)
+        return Fingerprint(images.hexdigest(), labels.hexdigest())
+
+    @abstractmethod
+    def _contents(self) -> Iterator[bytes | memoryview]:
+        """Bytes that say what the images are, in their order."""
 
     @abstractmethod
     def image(self, index: int) -> Tensor | Image.Image:
@@ -95,6 +121,12 @@ class TensorImages(LabelledImages):
             images[here] = self._parts[number][indices[here] - self._starts[number]]
         return images
 
+    def _contents(self) -> Iterator[bytes | memoryview]:
+        shape = self._parts[0].shape[1:]
+        yield str(tuple(shape)).encode()
+        for indices in torch.split(torch.arange(len(self)), max(1, _CHUNK // math.prod(shape))):
+            yield self.batch(indices).numpy().data
+
     def image(self, index: int) -> Tensor:
         """One image, a uint8 tensor of shape (C, H, W)."""
         return self.batch(torch.tensor([index]))[0]
@@ -118,6 +150,9 @@ class ImageFiles(LabelledImages):
     ) -> None:
         super().__init__(name, labels, channels=3, size=None, classes=classes)
         self._paths = tuple(paths)
+
+    def _contents(self) -> Iterator[bytes | memoryview]:
+        return map(file_digest, self._paths)
 
     def image(self, index: int) -> Image.Image:
         """One image in mode RGB.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,9 +22,11 @@ from torch.nn import functional as F
 
 from alds_cli.datasets import Batches, LabelledImages, check_labels, choose_augmentation
 from alds_cli.errors import ContractError, DataError, first_line
-from alds_cli.numerics.counting import training_mode
+from alds_cli.numerics.counting import evaluation_mode, training_mode
+from alds_cli.numerics.logits import logits_of
 from alds_cli.records import (
     EpochRecord,
+    Fingerprint,
     Preprocessing,
     ProgressCallback,
     ProgressEvent,
@@ -85,15 +87,17 @@ def retrain(
             f"{dataset.name} holds one image, which is too few to train on",
             tip="name a set with more images",
         )
+    fingerprint: Fingerprint | None = None
     if resume is not None:
-        resume.check_continues(settings, preprocessing, len(dataset))
-    with _master_weights(module, device) as place, training_mode(module):
-        run = _Run(module, dataset, settings, preprocessing, place, workers, progress)
+        fingerprint = resume.check_continues(settings, preprocessing, dataset)
+    with _master_weights(module, device) as held, training_mode(module):
+        run = _Run(module, dataset, settings, preprocessing, held, workers, progress)
         history = () if resume is None else run.restore(resume)
         for epoch in range(len(history), settings.epochs):
             history = (*history, run.epoch(epoch))
             if on_epoch_end is not None:
-                on_epoch_end(run.state(history))
+                fingerprint = fingerprint or dataset.fingerprint()
+                on_epoch_end(run.state(history, fingerprint))
     return RetrainResult(history)
 
 
@@ -106,7 +110,7 @@ class _Run:
         dataset: LabelledImages,
         settings: RetrainSettings,
         preprocessing: Preprocessing,
-        device: torch.device,
+        held: _Held,
         workers: int,
         progress: ProgressCallback | None,
     ) -> None:
@@ -114,7 +118,8 @@ class _Run:
         self._dataset = dataset
         self._settings = settings
         self._preprocessing = preprocessing
-        self._device = device
+        self._held = held
+        self._device = held.device
         self._workers = workers
         self._progress = progress
         self._parameters = [p for p in module.parameters() if p.requires_grad]
@@ -139,11 +144,23 @@ class _Run:
                 loss += batch_loss * len(labels)
                 correct += batch_correct
                 self._tell(epoch, step, len(batches), batch_loss, batch_correct / len(labels), lr)
-        if not all(bool(parameter.isfinite().all()) for parameter in self._parameters):
-            _check_finite(math.inf, epoch, len(batches) - 1, lr)
+            if not self._sound(inputs, labels):
+                _check_finite(math.inf, epoch, len(batches) - 1, lr)
         images = len(self._dataset)
         seconds = time.monotonic() - start
         return EpochRecord(epoch + 1, lr, loss / images, 100 * correct / images, seconds)
+
+    def _sound(self, inputs: Tensor, labels: Tensor) -> bool:
+        """Whether the last update left a network to keep, which no step after it tells.
+
+        Weights and statistics must be finite, also in the precision that they go back to,
+        and so must be the loss of the epoch's last batch, by the network as it will be used.
+        """
+        if not self._held.finite():
+            return False
+        with evaluation_mode(self._module), torch.no_grad():
+            logits = self._forward(inputs)
+            return math.isfinite(F.cross_entropy(logits.float(), labels.to(logits.device)).item())
 
     def _batches(self, epoch: int) -> Batches:
         seed = _seed(self._settings.seed, epoch, "images")
@@ -181,13 +198,7 @@ class _Run:
                 f"{first_line(error)}",
                 tip="give the images the size it was trained with, or use a smaller --batch-size",
             ) from error
-        logits = output[0] if isinstance(output, tuple) else output
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(inputs):
-            raise DataError(
-                "the network does not give one row of logits per image",
-                tip="only networks that classify images can be retrained",
-            )
-        return logits
+        return logits_of(output, len(inputs), "retrained")
 
     def _tell(
         self, epoch: int, step: int, steps: int, loss: float, right: float, lr: float
@@ -197,12 +208,13 @@ class _Run:
             done, total = epoch * steps + step + 1, self._settings.epochs * steps
             self._progress(ProgressEvent("retrain", done, total, figures))
 
-    def state(self, history: tuple[EpochRecord, ...]) -> TrainingState:
+    def state(self, history: tuple[EpochRecord, ...], fingerprint: Fingerprint) -> TrainingState:
         """A copy of everything the next epoch depends on, in main memory."""
         return TrainingState(
             self._settings,
             self._preprocessing,
             len(self._dataset),
+            fingerprint,
             history,
             _copied(self._module.state_dict()),
             _copied(self._optimiser.state_dict()),
@@ -218,20 +230,47 @@ class _Run:
         return state.history
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A network's tensors while it trains.
+
+    Attributes:
+        device: where they lie.
+        homes: each with the device, the type and the `requires_grad` that it came with.
+        infinite: those that held NaN or infinities from the start, as masks do.
+    """
+
+    device: torch.device
+    homes: Sequence[tuple[Tensor, torch.device, torch.dtype, bool]]
+    infinite: Collection[int]
+
+    def finite(self) -> bool:
+        """Whether all numbers are, in the type they go back to, that were so in the beginning."""
+        return all(
+            index in self.infinite or _is_finite(tensor.data.to(dtype))
+            for index, (tensor, _, dtype, _) in enumerate(self.homes)
+        )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    return bool(tensor.isfinite().all())
+
+
 @contextmanager
-def _master_weights(module: nn.Module, device: torch.device | None) -> Iterator[torch.device]:
+def _master_weights(module: nn.Module, device: torch.device | None) -> Iterator[_Held]:
     """Hold the network on `device`, trainable, halves widened; then put all of it back."""
     tensors = [*module.parameters(), *module.buffers()]
     place = device or (tensors[0].device if tensors else torch.device("cpu"))
     homes = [(tensor, tensor.device, tensor.dtype, tensor.requires_grad) for tensor in tensors]
     if not any(parameter.is_floating_point() for parameter in module.parameters()):
         raise DataError("the network has no parameters to train", tip="name another checkpoint")
+    infinite = [index for index, tensor in enumerate(tensors) if not _is_finite(tensor.data)]
     try:
         for tensor, _, dtype, _ in homes:
             tensor.data = tensor.data.to(place, torch.float32 if dtype in _HALVES else dtype)
         for parameter in module.parameters():
             parameter.requires_grad_(parameter.is_floating_point())
-        yield place
+        yield _Held(place, homes, infinite)
     finally:
         for tensor, home, dtype, trainable in homes:
             tensor.grad = None

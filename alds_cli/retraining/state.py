@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from alds_cli.datasets import LabelledImages
 from alds_cli.errors import CheckpointError, OptionError
-from alds_cli.records import EpochRecord, Preprocessing, RetrainSettings
+from alds_cli.records import EpochRecord, Fingerprint, Preprocessing, RetrainSettings
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.form import plain_text
 from alds_cli.schemas.training import TrainingForm
 
-_FORMAT = 1
+_FORMAT = 2
 
 _WITH_TENSORS = ("model", "optimiser")
 
@@ -32,6 +33,7 @@ class TrainingState:
         settings: what the run was started with.
         preprocessing: how images became the network's input.
         images: number of training images.
+        fingerprint: what tells them from others; see `LabelledImages.fingerprint`.
         history: a record of every finished epoch.
         model: the network's state dict, copied to main memory; weights of a network in
             half precision are float32 here.
@@ -41,6 +43,7 @@ class TrainingState:
     settings: RetrainSettings
     preprocessing: Preprocessing
     images: int
+    fingerprint: Fingerprint
     history: tuple[EpochRecord, ...]
     model: Mapping[str, Tensor]
     optimiser: Mapping[str, Any]
@@ -57,6 +60,7 @@ class TrainingState:
             "settings": asdict(self.settings),
             "preprocessing": asdict(self.preprocessing),
             "images": self.images,
+            "fingerprint": asdict(self.fingerprint),
             "history": [asdict(record) for record in self.history],
             "model": dict(self.model),
             "optimiser": dict(self.optimiser),
@@ -85,6 +89,7 @@ class TrainingState:
             settings=form.settings,
             preprocessing=form.preprocessing,
             images=form.images,
+            fingerprint=form.fingerprint,
             history=form.history,
             model=model,
             optimiser=optimiser,
@@ -135,19 +140,22 @@ class TrainingState:
         return {**fresh, "state": state}
 
     def check_continues(
-        self, settings: RetrainSettings, preprocessing: Preprocessing, images: int
-    ) -> None:
+        self, settings: RetrainSettings, preprocessing: Preprocessing, dataset: LabelledImages
+    ) -> Fingerprint:
         """Refuse to go on with anything but the run this state belongs to.
 
+        Returns:
+            The fingerprint of the images.
+
         Raises:
-            OptionError: naming every setting that differs.
+            OptionError: naming every setting that differs, or that the images are others.
         """
         pairs = [
             (field.name, getattr(before, field.name), getattr(now, field.name))
             for before, now in ((self.settings, settings), (self.preprocessing, preprocessing))
             for field in fields(now)
         ]
-        pairs.append(("number of images", self.images, images))
+        pairs.append(("number of images", self.images, len(dataset)))
         differences = [
             f"{name} was {before}, now is {now}" for name, before, now in pairs if before != now
         ]
@@ -156,6 +164,20 @@ class TrainingState:
                 "the run to resume was started differently: " + "; ".join(differences),
                 tip="resume with the same options, or start a new run",
             )
+        fingerprint = dataset.fingerprint()
+        others = [
+            field.name
+            for field in fields(fingerprint)
+            if getattr(fingerprint, field.name) != getattr(self.fingerprint, field.name)
+        ]
+        if others:
+            raise OptionError(
+                f"the run to resume was started with other {' and '.join(others)} than those of "
+                f"{dataset.name}",
+                tip="resume with the same data in the same order, wherever it lies now, and the "
+                "same names of classes, or start a new run",
+            )
+        return fingerprint
 
 
 def _alike(found: object, expected: Tensor, named: str) -> Tensor:
@@ -167,7 +189,8 @@ def _alike(found: object, expected: Tensor, named: str) -> Tensor:
         raise _foreign(f"{named} has the shape {shapes}")
     if found.dtype != expected.dtype or found.layout != torch.strided or found.is_meta:
         raise _unreadable(f"{named} is not of type {expected.dtype}")
-    if found.is_floating_point() and not bool(found.isfinite().all()):
+    # Masks hold infinities from the start.
+    if bool(expected.isfinite().all()) and not bool(found.isfinite().all()):
         raise _unreadable(f"{named} has NaN or infinite values")
     return found.detach().to("cpu", copy=True)
 

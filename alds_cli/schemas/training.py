@@ -6,8 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Len
 
-from alds_cli.records import EpochRecord, Preprocessing, RetrainSettings
-from alds_cli.scalars import Positive
+from alds_cli.records import EpochRecord, Fingerprint, Preprocessing, RetrainSettings
+from alds_cli.scalars import MOST_EPOCHS, Positive
 from alds_cli.schemas.form import Form
 
 
@@ -16,8 +16,9 @@ class TrainingForm(Form):
 
     most_bytes: ClassVar[int] = 1 << 22
 
-    format: Literal[1]
+    format: Literal[2]
     settings: RetrainSettings
     preprocessing: Preprocessing
     images: Positive
-    history: Annotated[tuple[EpochRecord, ...], Len(1, 1 << 14)]
+    fingerprint: Fingerprint
+    history: Annotated[tuple[EpochRecord, ...], Len(1, MOST_EPOCHS)]

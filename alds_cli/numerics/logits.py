@@ -1,0 +1,59 @@
+"""Which part of a network's output are its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from alds_cli.errors import DataError
+
+
+def logits_of(output: object, images: int, purpose: str) -> Tensor:
+    """The logits (n, classes) in what a network gave for n images.
+
+    They are the output itself, its `logits` where it has such a part, as those of Hugging
+    Face's models do, or the first of several outputs.
+
+    Args:
+        output: what the network returned.
+        images: n.
+        purpose: what is refused, as in "only networks that classify images can be …".
+
+    Raises:
+        DataError: there is not one row of real numbers for each image.
+    """
+    found = output
+    if isinstance(found, Mapping):
+        found = found.get("logits", found)
+    elif not isinstance(found, Tensor):
+        found = getattr(found, "logits", found)
+    if isinstance(found, tuple | list) and found:
+        found = found[0]
+    if (
+        isinstance(found, Tensor)
+        and found.ndim == 2
+        and len(found) == images
+        and found.shape[1] > 0
+        and not found.is_complex()
+        and not found.is_sparse
+    ):
+        return found
+    raise DataError(
+        f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
+        f"not logits of shape ({images}, classes)",
+        tip=f"only networks that classify images can be {purpose}",
+    )
+
+
+def _described(output: object) -> str:
+    if isinstance(output, Tensor):
+        kind = "complex numbers" if output.is_complex() else "a tensor"
+        return f"{kind} of shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        listed = ", ".join(f"'{key}'" for key in list(output)[:5])
+        return f"a {type(output).__name__} of {listed or 'nothing'}"
+    if isinstance(output, tuple | list):
+        listed = ", ".join(_described(part) for part in output[:3])
+        return f"a {type(output).__name__} of {len(output)} ({listed})"
+    return f"a {type(output).__name__}"
