@@ -147,7 +147,7 @@ def test_mistakes_are_answered_and_leave_nothing(run, arguments, model, monkeypa
 def test_what_must_be_named(run, arguments, option):
     code, _, err = run(*without(arguments, option))
     assert code == 2
-    assert "Missing option" in err
+    assert "missing option" in err
 
 
 @pytest.mark.parametrize(("more", "policy"), [([], "PASSIVE"), (["--latency"], None)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -61,27 +61,56 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the disk is full, or the file cannot be written for another reason.
     """
-    path = path.resolve()  # replace what a symbolic link points to, not the link
     special = _is_special(path)
+    # Replace what a symbolic link points to, not the link; but where one leads to a pipe
+    # (/dev/stdout), only the link itself can be opened.
+    target = path if special else path.resolve()
     temporary: Path | None = None
     try:
-        folder = None if special else path.parent
-        prefix = f".{path.name[:48]}."  # not beyond the length that a name may have
+        folder = None if special else target.parent
+        prefix = f".{target.name[:48]}."  # not beyond the length that a name may have
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
-        os.close(handle)
         temporary = Path(name)
+        os.close(handle)
         yield temporary
         if special:
-            with temporary.open("rb") as source, path.open("wb") as sink:
+            with temporary.open("rb") as source, target.open("wb") as sink:
                 copy_stream(source, sink)
         else:
-            _take_over(temporary, path)
+            _take_over(temporary, target)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         if temporary is not None:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 temporary.unlink()
+
+
+def require_apart(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
+    """Find out before the work starts that no result is written over another, or over an input.
+
+    Args:
+        outputs: files that will be written; devices and pipes may be named twice.
+        inputs: files that must not be replaced.
+
+    Raises:
+        OutputError: two of them are one file.
+    """
+    taken: dict[Path, str] = {_whole(path): f"it is an input ({path})" for path in inputs}
+    for path in outputs:
+        if _is_special(path):
+            continue
+        place = _whole(path)
+        if place in taken:
+            raise OutputError(f"cannot write {path}: {taken[place]}", tip="name another file")
+        taken[place] = "another result is to be written there"
+
+
+def _whole(path: Path) -> Path:
+    """A path without links; as it is where it leads nowhere."""
+    with suppress(OSError, RuntimeError, ValueError):
+        return path.resolve()
+    return path
 
 
 def _reason(error: Exception) -> str:
@@ -121,4 +150,7 @@ def _sync_folder(folder: Path) -> None:
 
 def _is_special(path: Path) -> bool:
     """Whether the path is a device, pipe or socket."""
-    return path.exists() and not path.is_file() and not path.is_dir()
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alds_cli.checkpoint.atomic import copy_stream, replacing
+from alds_cli.checkpoint.atomic import replacing
 from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, dump_document
-from alds_cli.errors import OutputError
+from alds_cli.checkpoint.standard import sent_on
+from alds_cli.errors import OutputError, first_line
 
 
 def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
@@ -33,12 +32,8 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
         OutputError: it cannot be written; what stood under the name before still does.
     """
     if str(target) == "-":
-        with tempfile.TemporaryDirectory(prefix="alds-stdout-") as folder:
-            spooled = Path(folder) / "artefact.pt"
-            size = write_artefact(tensors, document, spooled)
-            with spooled.open("rb") as source:
-                copy_stream(source, sys.stdout.buffer)
-            return size
+        with sent_on() as spooled:
+            return write_artefact(tensors, document, spooled)
     path = Path(target)
     with replacing(path) as temporary:
         if is_safetensors(path):
@@ -73,12 +68,37 @@ def write_torch(content: Mapping[str, Any], file: Any) -> None:
     """Write to an open file, or to whatever else has its `write`.
 
     Raises:
+        OSError: the disk is full, or the file cannot be written for another reason.
         OutputError: PyTorch could not write it.
     """
+    sink = _Sink(file)
     try:
-        torch.save(dict(content), file)
+        torch.save(dict(content), cast("IO[bytes]", sink))
     except RuntimeError as error:
-        raise OutputError(f"cannot write the file: {error}") from error
+        # PyTorch tells where its archive broke off; why, only the file knew.
+        raise sink.failure or OutputError(f"cannot write the file: {first_line(error)}") from error
+
+
+class _Sink:
+    """An open file that remembers why it could not be written."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write to the file."""
+        try:
+            written: int = self._file.write(data)
+        except OSError as error:
+            self.failure = self.failure or error
+            raise
+        return written
+
+    def flush(self) -> None:
+        """Flush the file."""
+        if hasattr(self._file, "flush"):
+            self._file.flush()
 
 
 def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:

@@ -1,77 +1,58 @@
-"""The `alds` command: its subcommands and the one place where errors end."""
+"""The `alds` command: where it begins, and the one place where errors end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from typing import Annotated
+import warnings
 
-import typer
-
-from alds_cli._version import __version__
-from alds_cli.cli import compress, demo, evaluate, inspect, profile, report, retrain, schema, sweep
-from alds_cli.errors import AldsError
-
-app = typer.Typer(
-    name="alds",
-    help="Make a trained PyTorch network smaller: low-rank layers, globally allocated.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+from alds_cli.cli.streams import (
+    ReaderGoneError,
+    Streams,
+    standard_streams,
+    stopping_at_once,
 )
+from alds_cli.errors import AldsError, first_line
 
-app.command("profile")(profile.command)
-app.command("compress")(compress.command)
-app.command("inspect")(inspect.command)
-app.command("evaluate")(evaluate.command)
-app.command("retrain")(retrain.command)
-app.command("sweep")(sweep.command)
-app.command("report")(report.command)
-app.command("schema")(schema.command)
-app.command("demo")(demo.command)
+INTERNAL = 70
+"""Exit code of errors that no user can cause (EX_SOFTWARE of sysexits.h)."""
 
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"alds {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-) -> None:
-    """Make a trained PyTorch network smaller: low-rank layers, globally allocated.
-
-    Exit codes: 0 done; 1 what was asked for cannot be had; 2 bad usage or bad input.
-    """
+TRACEBACK = "ALDS_TRACEBACK"
+"""The environment variable that has such errors told in full."""
 
 
 def main() -> None:
-    """Run the command; every error a user can cause ends here as a line, not a traceback."""
+    """Run the command; every error ends here as a line, not a traceback."""
+    with warnings.catch_warnings(), stopping_at_once(), standard_streams() as streams:
+        code = _answer(streams)
+    sys.exit(code)
+
+
+def _answer(streams: Streams) -> int:
+    """Carry the command out; its exit code."""
+    try:
+        code = _carried_out()
+        streams.results.flush()
+    except ReaderGoneError:
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:  # noqa: BLE001 - nothing lies beyond that could answer
+        return _told(error)
+    return code
+
+
+def _carried_out() -> int:
     if not _times_networks(sys.argv[1:]):
         # Idle OpenMP threads that spin take the cores from whatever else runs on a CI machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        app()
-    except AldsError as error:
-        _explain(error.message, error.tip)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough. Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except MemoryError:
-        _explain("there is not enough memory", "close other programs, or use a larger machine")
-        sys.exit(2)
+    # Imported with signals answered and streams in order: it takes longer than many a command.
+    from alds_cli.cli import commands  # noqa: PLC0415
+
+    return commands.run()
 
 
 def _times_networks(arguments: list[str]) -> bool:
@@ -85,11 +66,35 @@ def _times_networks(arguments: list[str]) -> bool:
     )
 
 
-def _explain(message: str, tip: str | None) -> None:
-    from rich.console import Console  # noqa: PLC0415 - not needed where all goes well
-    from rich.text import Text  # noqa: PLC0415
+def _told(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    from alds_cli.cli import console  # noqa: PLC0415 - not needed where all goes well
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(Text.assemble(("error: ", "bold red"), message))
-    if tip:
-        console.print(Text.assemble(("  tip: ", "bold"), tip))
+    if isinstance(error, AldsError):
+        console.explain(error.message, error.tip)
+        return error.exit_code
+    if _lacks_memory(error):
+        console.explain(
+            "there is not enough memory", "close other programs, or use a larger machine"
+        )
+        return 2
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        console.explain(f"{where}{error.strerror or first_line(error)}", None)
+        return 2
+    kind = type(error).__name__
+    said = first_line(error)
+    console.explain(
+        f"internal error: {kind}" + ("" if said == kind else f": {said}"),
+        f"please report this; {TRACEBACK}=1 in the environment shows where it happened",
+    )
+    if os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:]):
+        console.show_traceback(error)
+    return INTERNAL
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out; PyTorch says so in its own ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

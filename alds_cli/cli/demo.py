@@ -47,10 +47,8 @@ def command(
     chain.run()
     interface.show(chain.table())
     interface.show(f"The files are in {output}. Go on with, for example:")
-    interface.show(
-        f"  alds inspect {output}/small-0.8.pt\n"
-        f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt"
-    )
+    interface.show(f"  alds inspect {output}/small-0.8.pt")
+    interface.show(f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt")
     interface.show_json(DemoForm(folder=str(output), networks=chain.rows))
 
 
@@ -76,18 +74,18 @@ class _Chain:
         train, test = write_digits(self.folder)
         data = f"tensors:{test}"
         original = self.folder / "digits_cnn.pt"
-        self._say(f"training digits_cnn on {train.name}")
+        self.interface.say(f"training digits_cnn on {train.name}")
         self._train(original, f"tensors:{train}")
         self._record("original", api.evaluate(original, data).model)
         with self.interface.progress() as progress:
             api.profile(original, progress=progress)
         for ratio in _RATIOS:
             small = self.folder / f"small-{ratio}.pt"
-            self._say(f"alds compress {original} --ratio {ratio} -o {small}")
+            self.interface.say(f"alds compress {original} --ratio {ratio} -o {small}")
             api.compress(original, ratio=ratio, output=small)
             self._record(f"ratio {ratio}", api.evaluate(small, data).model)
             better = self.folder / f"better-{ratio}.pt"
-            self._say(
+            self.interface.say(
                 f"alds retrain {small} --data tensors:{train} -o {better} "
                 f"--epochs {_RETRAINING_EPOCHS} --batch-size {_BATCH_SIZE} "
                 f"--lr {_RETRAINING_LR} --augment none"
@@ -146,10 +144,6 @@ class _Chain:
                 latency_ms=None if latency is None else latency.median_ms,
             )
         )
-
-    def _say(self, text: str) -> None:
-        if not self.interface.quiet:
-            self.interface.notes.print(text, soft_wrap=True)
 
     def table(self) -> Table:
         """One row for each network."""

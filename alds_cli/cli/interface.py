@@ -9,9 +9,8 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,9 +19,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.text import Text
 
-from alds_cli.errors import OptionError
+from alds_cli.cli import streams
+from alds_cli.cli.console import PlainConsole, line
+from alds_cli.cli.visible import visible
+from alds_cli.errors import OptionError, first_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -37,7 +38,7 @@ _PIPE_WIDTH = 160
 class _Notes(logging.Handler):
     """Notes of the library as lines like those of errors, left whole for logs to hold."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: PlainConsole) -> None:
         super().__init__()
         self._console = console
 
@@ -45,8 +46,7 @@ class _Notes(logging.Handler):
         """Print one note."""
         style = "yellow" if record.levelno >= logging.WARNING else "dim"
         kind = "note" if record.levelno < logging.WARNING else record.levelname.lower()
-        line = Text.assemble((f"{kind}: ", style), record.getMessage())
-        self._console.print(line, soft_wrap=True)
+        self._console.print(line((f"{kind}: ", style), record.getMessage()), soft_wrap=True)
 
 
 class Interface:
@@ -58,6 +58,10 @@ class Interface:
         verbose: more notes.
         threads: for torch to compute with; None leaves it as it is.
         binary_stdout: standard output carries a file, so tables go to stderr.
+
+    Raises:
+        OptionError: options contradict each other.
+        OutputError: there is no standard output.
     """
 
     def __init__(
@@ -76,15 +80,22 @@ class Interface:
                 "the artefact and the JSON cannot both go to standard output",
                 tip="-o FILE --json",
             )
-        if binary_stdout and sys.stdout.isatty():
+        own = streams.current()
+        output = sys.stdout if own is None else own.results
+        if binary_stdout and output.isatty():
             raise OptionError(
                 "an artefact is not for a terminal to show", tip="-o FILE, or a pipe after -o -"
             )
         self.json_wanted = json_wanted
         self.quiet = quiet
         self.verbose = verbose
-        self.notes = Console(stderr=True, highlight=False)
-        self.results = _console(stderr=binary_stdout)
+        if own is not None:
+            own.require_output()
+            own.divert()
+            streams.stop_in_order()
+        self._output = output
+        self.notes = PlainConsole(sys.stderr)
+        self.results = _console(sys.stderr if binary_stdout else output)
         self._silent = binary_stdout and quiet
         self._start_logging()
         if threads is not None:
@@ -104,17 +115,34 @@ class Interface:
         root.propagate = False
         # Pillow's remarks on odd metadata; what it cannot decode is an error.
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.showwarning = self._show_warning
+
+    def _show_warning(
+        self, message: Warning | str, category: type[Warning], *_: object, **__: object
+    ) -> None:
+        """What a library warns of, in a line like those of our own."""
+        del category
+        if not self.quiet:
+            told = first_line(message) if isinstance(message, Warning) else message
+            self.notes.print(line(("warning: ", "yellow"), told), soft_wrap=True)
 
     def show(self, renderable: RenderableType) -> None:
-        """Print a table or text, unless JSON was asked for."""
+        """Print a table or a line of text, unless JSON was asked for."""
         if not self.json_wanted and not self._silent:
-            self.results.print(renderable)
+            self.results.print(line(renderable) if isinstance(renderable, str) else renderable)
+
+    def say(self, text: str) -> None:
+        """Print a line about the work as it goes on."""
+        if not self.quiet:
+            self.notes.print(line(text), soft_wrap=True)
 
     def show_json(self, result: Printed) -> None:
         """Print the JSON object, if it was asked for."""
         if self.json_wanted:
             document = result.model_dump()
-            sys.stdout.write(json.dumps(_portable(document), indent=2, allow_nan=False) + "\n")
+            text = json.dumps(_portable(document), indent=2, allow_nan=False)
+            # The one control character that JSON does not escape.
+            self._output.write(text.replace("\x7f", "\\u007f") + "\n")
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback | None]:
@@ -123,18 +151,20 @@ class Interface:
             yield None
             return
         columns = (
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[figures]}", markup=False),
         )
         with Progress(*columns, console=self.notes) as bars:
             tasks: dict[str, TaskID] = {}
 
             def update(event: ProgressEvent) -> None:
                 if event.task not in tasks:
-                    tasks[event.task] = bars.add_task(event.task, total=event.total, figures="")
+                    tasks[event.task] = bars.add_task(
+                        visible(event.task), total=event.total, figures=""
+                    )
                 figures = "  ".join(f"{key} {value:.4g}" for key, value in event.figures.items())
                 bars.update(
                     tasks[event.task], completed=event.done, total=event.total, figures=figures
@@ -143,11 +173,8 @@ class Interface:
             yield update
 
 
-def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
-    if console.is_terminal:
-        return console
-    return Console(stderr=stderr, highlight=False, width=_PIPE_WIDTH)
+def _console(file: IO[str]) -> PlainConsole:
+    return PlainConsole(file, None if file.isatty() else _PIPE_WIDTH)
 
 
 def _portable(value: Any) -> Any:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
-from rich.text import Text
 
+from alds_cli.cli.console import line
+from alds_cli.cli.visible import visible
 from alds_cli.records import CLUSTERED
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from alds_cli.api import CompressionResult, EvaluationResult, Inspection, Measured
     from alds_cli.records import CompressionReport, Latency, LayerReport
 
 
+class _Rows(Table):
+    """A table whose cells are lines, whatever their text is made of."""
+
+    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
+        """Add a row."""
+        shown = (visible(cell) if isinstance(cell, str) else cell for cell in cells)
+        super().add_row(*shown, **settings)
+
+
 def table(title: str | None, *columns: str, left: int = 1) -> Table:
     """A plain table: the first `left` columns are names, the others numbers."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = None if title is None else line(title)
+    made = _Rows(title=shown, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return made
@@ -86,10 +99,10 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
     if report.latency_before and report.latency_after and report.latency_saved is not None:
         saved = f"{100 * report.latency_saved:.2f} %"
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
-    lines = [Text(line) for line in _facts(report)]
+    lines = [line(text) for text in _facts(report)]
     if report.verified is False:
         warning = "not verified: no forward pass was made, so nobody knows whether the result runs"
-        return Group(Text(warning, style="bold red"), made, *lines)
+        return Group(line(warning, style="bold red"), made, *lines)
     return Group(made, *lines)
 
 
@@ -115,7 +128,7 @@ def family(name: str, results: Sequence[CompressionResult]) -> Group:
         f"of {count(first.params_before)} parameters ({_by(first)})",
         "error: the largest over the layers",
     )
-    return Group(made, *(Text(line) for line in lines))
+    return Group(made, *(line(text) for text in lines))
 
 
 def spread(latency: Latency) -> str:
@@ -229,7 +242,7 @@ def inspection(found: Inspection) -> Group:
     if network.training is not None:
         settings = network.training.settings
         lines.append(f"retrained for {settings.epochs} epochs at lr {settings.lr:g}")
-    return Group(*(Text(line) for line in lines), layer_table(found.layers, errors=False))
+    return Group(*(line(text) for text in lines), layer_table(found.layers, errors=False))
 
 
 def evaluation(result: EvaluationResult) -> Group:
@@ -240,7 +253,7 @@ def evaluation(result: EvaluationResult) -> Group:
     for name, values, difference in _evaluation_rows(both):
         made.add_row(name, *values, *([difference] if result.baseline else []))
     note = f"{result.model.quality.images:,} images on {result.device}"
-    return Group(made, Text(note))
+    return Group(made, line(note))
 
 
 def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str], str]]:

@@ -10,6 +10,7 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from alds_cli.cli import rendering
+from alds_cli.cli.console import line
 from alds_cli.reporting import Cell, Report, Row, Table, wording
 from alds_cli.reporting.numbers import decimal
 
@@ -21,10 +22,10 @@ def shown(report: Report, console: Console) -> Iterator[RenderableType]:
     for found in wording.published_results(report):
         made = rendering.table(wording.results_title(found), "method", *wording.RESULTS_HEADINGS)
         for name, *values in wording.results_rows(found):
-            made.add_row(Text(name), *values)
+            made.add_row(name, *values)
         yield made
     for note in report.notes:
-        yield Text(f"• {note}", style="dim")
+        yield line(f"• {note}", style="dim")
 
 
 def _pieces(report: Report, table: Table, console: Console) -> list[Drawn]:
@@ -59,8 +60,8 @@ def _drawn(report: Report, table: Table, columns: Sequence[int]) -> Drawn:
 
 def _name(row: Row) -> Text:
     if row.published is None:
-        return Text(row.method)
-    return Text(f"  {wording.label(row)}", style="dim italic")
+        return line(row.method)
+    return line(f"  {wording.label(row)}", style="dim italic")
 
 
 def _cell(cell: Cell | None, *, top5: bool) -> tuple[Text | str, Text | str, Text | str]:

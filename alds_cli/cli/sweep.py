@@ -220,8 +220,8 @@ def _listed(text: str, kind: Callable[[str], T], example: str) -> list[T]:
 def _summary(result: SweepResult) -> RenderableType:
     """What was done, method by method, and what can be done with it."""
     from rich.console import Group  # noqa: PLC0415 - slow to import
-    from rich.text import Text  # noqa: PLC0415
 
+    from alds_cli.cli.console import line  # noqa: PLC0415
     from alds_cli.cli.rendering import table  # noqa: PLC0415
 
     base = result.baseline
@@ -242,7 +242,7 @@ def _summary(result: SweepResult) -> RenderableType:
         f"top-1 of the original: {base.quality.top1:.2f} % on {base.quality.images:,} images",
         f"tables and curves: alds report {result.folder}",
     )
-    return Group(made, *(Text(line) for line in lines))
+    return Group(made, *(line(text) for text in lines))
 
 
 def _top1_heading(records: Sequence[SweepRecord]) -> str:

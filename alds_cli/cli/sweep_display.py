@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -15,7 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_cli.checkpoint import RunKey
+from alds_cli.cli.console import line
 from alds_cli.cli.interface import Interface
+from alds_cli.cli.visible import visible
 from alds_cli.records import ProgressCallback, ProgressEvent, SweepBaseline, SweepRecord
 from alds_cli.sweeping import RETRAINING, Forecast, Watcher
 
@@ -54,10 +57,9 @@ def watching(
             with Live(display, console=interface.notes, transient=True, refresh_per_second=4):
                 yield display, display.advanced
         else:
-            yield _Lines(tally, interface.notes), None
+            yield _Lines(tally, interface), None
     except KeyboardInterrupt:
-        if not interface.quiet:
-            interface.notes.print(tally.farewell(folder), soft_wrap=True)
+        interface.say(tally.farewell(folder))
         raise
 
 
@@ -153,12 +155,12 @@ class _Lines(Watcher):
 
     Args:
         tally: told of everything first.
-        notes: where to.
+        interface: where to.
     """
 
-    def __init__(self, tally: _Tally, notes: Console) -> None:
+    def __init__(self, tally: _Tally, interface: Interface) -> None:
         self._tally = tally
-        self._notes = notes
+        self._say = interface.say
 
     def planned(
         self, baseline: SweepBaseline, keys: Sequence[RunKey], found: Sequence[SweepRecord]
@@ -196,9 +198,6 @@ class _Lines(Watcher):
             return f"not reached: {record.reason}"
         top1, seconds = record.quality.top1, sum(record.seconds.values())
         return f"top-1 {top1:.2f} % ({top1 - self._tally.top1:+.2f}) in {seconds:.1f} s"
-
-    def _say(self, text: str) -> None:
-        self._notes.print(Text(text), soft_wrap=True)
 
 
 class _Display(Watcher):
@@ -282,13 +281,13 @@ class _Display(Watcher):
 
     @staticmethod
     def _line(label: str, text: str) -> Text:
-        return Text.assemble((f"{label}: ", "dim"), text, no_wrap=True, overflow="ellipsis")
+        return _unwrapped(line((f"{label}: ", "dim"), text))
 
     def _grid(self, width: int) -> Iterator[Table | Text]:
         """A row for each method with a sign for each ratio, where they fit."""
         places = self._tally.places
         ratios = sorted({ratio for own in places.values() for ratio in own}, key=Fraction)
-        names = min(_LONGEST_NAME, max(len(method) for method in places))
+        names = min(_LONGEST_NAME, max(cell_len(visible(method)) for method in places))
         fits = names + len(ratios) + 14 <= width
         made = Table.grid(padding=(0, 2))
         made.add_column(no_wrap=True, max_width=names, overflow="ellipsis")
@@ -301,7 +300,7 @@ class _Display(Watcher):
             picture = Text.assemble(*((_SIGNS[state], _STYLES[state]) for state in states))
             every = [record for found in records.values() for record in found]
             done = sum(record is not None for record in every)
-            made.add_row(method, *([picture] if fits else []), f"{done}/{len(every)}")
+            made.add_row(visible(method), *([picture] if fits else []), f"{done}/{len(every)}")
         yield made
         if fits:
             yield self._legend(ratios)
@@ -325,7 +324,13 @@ class _Display(Watcher):
     def _legend(ratios: Sequence[str]) -> Text:
         meanings = "  ".join(f"{_SIGNS[state]} {meaning}" for state, meaning in _MEANINGS.items())
         span = ratios[0] if len(ratios) == 1 else f"{ratios[0]} … {ratios[-1]}"
-        return Text(f"ratios {span}   {meanings}", style="dim", no_wrap=True, overflow="ellipsis")
+        return _unwrapped(line(f"ratios {span}   {meanings}", style="dim"))
+
+
+def _unwrapped(text: Text) -> Text:
+    """The text on one row of the terminal, cut where it does not fit."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
 
 
 def _described(key: RunKey) -> str:
