@@ -428,7 +428,7 @@ def test_randomised_rounding_is_repeatable_and_never_beats_the_exact_solution(ca
         ("alds", {"arguments": {"k": 3}}, "no argument 'k'"),
         ("alds", {"arguments": {"rounding": "up"}}, "unknown rounding 'up'"),
         ("alds", {"arguments": {"rounding": "randomised"}}, "rounds nothing"),
-        ("alds-error", {"arguments": {"k": 0}}, "cannot have 0 slices"),
+        ("alds-error", {"arguments": {"k": 0}}, "slices or clusters, not 0"),
         ("alds-simple", {"arguments": {"k": "many"}}, "not of the kind of 3"),
         ("alds-simple", {"arguments": {"k": True}}, "not of the kind of 3"),
         ("svd", {"solver": "exact"}, "takes no solver"),

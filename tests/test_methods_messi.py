@@ -113,9 +113,9 @@ def test_layers_without_clusters_are_kept():
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"k": 0}, "cannot have 0"),
+        ({"k": 0}, "slices or clusters, not 0"),
         ({"distance": "cubed"}, "unknown distance 'cubed'"),
-        ({"starts": 0}, "from 0 starts"),
+        ({"starts": 0}, "starts, not 0"),
     ],
 )
 def test_arguments_that_make_no_sense(arguments, complaint):

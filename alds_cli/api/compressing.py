@@ -12,7 +12,7 @@ from alds_cli.api.models import AS_IT_IS, Model, Source, require_target
 from alds_cli.api.settings import CompressOptions, Ratio, Settings
 from alds_cli.api.work import planned
 from alds_cli.api.workshop import Workshop
-from alds_cli.checkpoint import read_plan, write_plan
+from alds_cli.checkpoint import read_plan, require_apart, write_plan
 from alds_cli.compression import require_able
 from alds_cli.errors import OptionError
 from alds_cli.loading import Network
@@ -95,9 +95,10 @@ def compress_family(
             timed = ("latency",) if goal.timed else ()
             require_able(settings.method, {*goal.resources, *timed})
     outputs, plans = (_names(name, ratios) for name in (output, plan_output))
-    for name in [*([] if settings.dry_run else outputs), *plans]:
-        if name is not None:
-            require_target(name)
+    targets = [name for name in [*([] if settings.dry_run else outputs), *plans] if name]
+    for target in targets:
+        require_target(target)
+    _require_apart(targets, outputs, settings)
     workshop = Workshop(model, source, settings, given)
     works = [
         planned(workshop, goal, name or "artefact.pt", given)
@@ -113,6 +114,20 @@ def compress_family(
         network, report = work.finished(name, last=number == len(works))
         results.append(CompressionResult(network, work.plan, report, name))
     return results
+
+
+def _require_apart(
+    targets: Sequence[str], outputs: Sequence[str | None], settings: Settings
+) -> None:
+    """No result replaces another, nor a table or plan; a network may replace its original.
+
+    Raises:
+        OutputError: one would.
+    """
+    files = [own for own in (settings.table,) if isinstance(own, (str, Path))]
+    if isinstance(settings.plan, (str, Path)) and str(settings.plan) in map(str, outputs):
+        files.append(settings.plan)
+    require_apart(targets, files)
 
 
 def _given_plan(plan: Plan | str | Path | None, goals: Sequence[Goal]) -> Plan | None:

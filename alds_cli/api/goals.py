@@ -15,6 +15,9 @@ from alds_cli.numerics.devices import pick_device
 TARGETS = ("params", "macs", "bytes", "latency")
 """What a ratio can be a fraction of."""
 
+_UNLIMITED = 2**62
+"""No network comes near it, and arithmetic with whole numbers of 64 bits ends beyond."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -84,7 +87,7 @@ def parse_goal(
         "latency": (max_latency, TIMES, "--max-latency"),
     }
     limits = {
-        name: parse_quantity(value, units, option)
+        name: min(parse_quantity(value, units, option), _UNLIMITED)
         for name, (value, units, option) in given.items()
         if value is not None
     }

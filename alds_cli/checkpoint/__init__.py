@@ -1,6 +1,6 @@
 """Every read and write of model files: formats, safe loading, atomic saving, tables, plans."""
 
-from alds_cli.checkpoint.atomic import replacing, require_writable
+from alds_cli.checkpoint.atomic import replacing, require_apart, require_writable
 from alds_cli.checkpoint.document import Document
 from alds_cli.checkpoint.hashing import hash_tensors
 from alds_cli.checkpoint.plans import read_plan, write_plan
@@ -36,6 +36,7 @@ __all__ = [
     "read_state",
     "read_table",
     "replacing",
+    "require_apart",
     "require_writable",
     "state_path",
     "store_cached",

@@ -86,24 +86,22 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def require_apart(outputs: Iterable[Path], inputs: Iterable[Path] = ()) -> None:
-    """Find out before the work starts that no result is written over another, or over an input.
+def require_apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
+    """Find out before the work starts that no result replaces another, or an input.
 
     Args:
-        outputs: files that will be written; devices and pipes may be named twice.
-        inputs: files that must not be replaced.
+        outputs: files that will be written.
+        inputs: files that must not be replaced. `-`, devices and pipes are no such files.
 
     Raises:
-        OutputError: two of them are one file.
+        OutputError: two of them are one file, or two results go to one stream.
     """
-    taken: dict[Path, str] = {_whole(path): f"it is an input ({path})" for path in inputs}
-    for path in outputs:
-        if _is_special(path):
-            continue
-        place = _whole(path)
+    taken = {_whole(Path(own)): "the work begins with that file" for own in inputs}
+    for output in outputs:
+        place = Path(output) if str(output) == "-" else _whole(Path(output))
         if place in taken:
-            raise OutputError(f"cannot write {path}: {taken[place]}", tip="name another file")
-        taken[place] = "another result is to be written there"
+            raise OutputError(f"cannot write {output}: {taken[place]}", tip="name another file")
+        taken[place] = "another result is written there"
 
 
 def _whole(path: Path) -> Path:

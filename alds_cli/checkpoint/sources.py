@@ -5,15 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
-from alds_cli.checkpoint.atomic import copy_stream
 from alds_cli.checkpoint.regular import require_regular
+from alds_cli.checkpoint.standard import received, standard_input
 from alds_cli.errors import CheckpointError
 
 _DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d{1,9}))|/proc/self/fd/(\d{1,9})")
@@ -31,27 +28,17 @@ def as_file(source: str | Path) -> Iterator[tuple[Path, str]]:
         CheckpointError: there is nothing of that name, or it is no file.
     """
     if str(source) == "-":
-        with _spooled(sys.stdin.buffer) as path:
+        with received(standard_input()) as path:
             yield path, "standard input"
     elif (descriptor := _open_pipe(source)) is not None:
         # A copy of the descriptor, because opening its name again can wait for a writer.
-        with os.fdopen(os.dup(descriptor), "rb") as pipe, _spooled(pipe) as path:
+        with os.fdopen(os.dup(descriptor), "rb") as pipe, received(pipe) as path:
             yield path, str(source)
     else:
         path = Path(source)
         if not _is_folder(path):
             require_regular(path, CheckpointError)
         yield path, str(path)
-
-
-@contextmanager
-def _spooled(stream: IO[bytes]) -> Iterator[Path]:
-    with tempfile.NamedTemporaryFile(prefix="alds-stdin-") as spooled:
-        try:
-            copy_stream(stream, spooled)
-        except OSError as error:
-            raise CheckpointError(f"the input cannot be read: {error.strerror}") from error
-        yield Path(spooled.name)
 
 
 def _open_pipe(source: str | Path) -> int | None:

@@ -43,26 +43,44 @@ def sent_on() -> Iterator[Path]:
             copy_stream(source, sink)
 
 
-@contextmanager
-def received() -> Iterator[Path]:
-    """A temporary file with what standard input holds.
+def standard_input() -> IO[bytes]:
+    """The stream that a file named `-` is read from.
 
     Raises:
-        CheckpointError: there is no standard input, or it cannot be read or kept.
+        CheckpointError: there is none that gives bytes.
     """
-    source = getattr(sys.stdin, "buffer", None)
+    source: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
     if source is None:
         raise CheckpointError("there is no standard input here", tip="name a file")
+    return source
+
+
+@contextmanager
+def received(stream: IO[bytes]) -> Iterator[Path]:
+    """A temporary file with what a stream holds.
+
+    Raises:
+        CheckpointError: the stream cannot be read, or what it holds not be kept.
+    """
     try:
         spooled = tempfile.NamedTemporaryFile(prefix="alds-stdin-")  # noqa: SIM115
     except OSError as error:
         raise _no_room(error, CheckpointError) from error
     with spooled:
-        try:
-            copy_stream(source, spooled)
-        except OSError as error:
-            raise _no_room(error, CheckpointError) from error
+        while piece := _read(stream):
+            try:
+                spooled.write(piece)
+                spooled.flush()
+            except OSError as error:
+                raise _no_room(error, CheckpointError) from error
         yield Path(spooled.name)
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    try:
+        return stream.read(1 << 20)
+    except OSError as error:
+        raise CheckpointError(f"the input cannot be read: {error.strerror or error}") from error
 
 
 def _no_room(error: OSError, refusal: type[AldsError]) -> AldsError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, cast
 
 import typer
@@ -77,4 +78,7 @@ def _usage(error: Exception) -> Exception:
     context = getattr(error, "ctx", None)
     command = "alds" if context is None else context.command_path
     message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
-    return OptionError(message[:1].lower() + message[1:], tip=f"{command} --help")
+    message = re.sub(r"^Invalid value for '([^']+)': it is ", r"\1 is ", message)
+    if message[:1].isupper():
+        message = message[0].lower() + message[1:]
+    return OptionError(message.removesuffix("."), tip=f"{command} --help tells what it takes")

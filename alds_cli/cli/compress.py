@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from alds_cli.cli import options
+from alds_cli.cli import numbers, options
 
 _PLANNING = "Planning"
 _BUDGET = "Budget"
@@ -95,7 +95,7 @@ def command(
         typer.Option(
             metavar="N",
             help="Samples in a forward pass whose time counts.",
-            min=1,
+            parser=numbers.whole(1, numbers.MOST_SAMPLES),
             rich_help_panel=_BUDGET,
         ),
     ] = 1,
@@ -126,7 +126,7 @@ def command(
             metavar="N",
             help="Slices or clusters in every layer, for methods that fix them: alds-error, "
             "alds-simple, messi. Usually 3.",
-            min=1,
+            parser=numbers.whole(1, 2**20),
             rich_help_panel=_PLANNING,
             show_default=False,
         ),
@@ -165,7 +165,7 @@ def command(
         typer.Option(
             metavar="N",
             help="How many of these images, drawn at random by --seed.",
-            min=1,
+            parser=numbers.whole(1, numbers.MOST_IMAGES),
             rich_help_panel=options.IMAGES,
         ),
     ] = 512,
@@ -203,13 +203,18 @@ def command(
         typer.Option(
             metavar="N",
             help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
-            min=1,
+            parser=numbers.whole(1, 2**20),
             rich_help_panel=_PLANNING,
         ),
     ] = 1,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", help="For solvers that draw lots.", rich_help_panel=_PLANNING),
+        typer.Option(
+            metavar="N",
+            help="For solvers that draw lots.",
+            parser=numbers.whole(0, numbers.MOST_SEED),
+            rich_help_panel=_PLANNING,
+        ),
     ] = 0,
     include: Annotated[
         list[str] | None,
@@ -295,14 +300,17 @@ def command(
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
+    from alds_cli.cli.streams import output_name, output_path  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
+    output, plan_named = output_name(output), plan_out
+    plan_out = output_path(plan_out)
     interface = Interface(
         json_wanted=json,
         quiet=quiet,
         verbose=verbose,
         threads=threads,
-        binary_stdout=output == "-" and not dry_run,
+        binary_stdout=(output == "-" and not dry_run) or plan_out != plan_named,
     )
     if output is None and plan_out is None and not dry_run:
         raise OptionError("where to? No output is named", tip="-o small.pt, or --dry-run")

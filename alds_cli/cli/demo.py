@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alds_cli.cli import options
+from alds_cli.cli import numbers, options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,14 @@ def command(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files are left.")
     ] = Path("alds-demo"),
-    seed: Annotated[int, typer.Option(metavar="N", help="Of the weights and the training.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Of the weights and the training.",
+            parser=numbers.whole(0, numbers.MOST_SEED),
+        ),
+    ] = 0,
     threads: options.Threads = None,
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from alds_cli.cli import options
+from alds_cli.cli import numbers, options
 
 
 def command(
@@ -21,13 +21,23 @@ def command(
         ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images in a forward pass.", min=1)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Images in a forward pass.",
+            parser=numbers.whole(1, numbers.MOST_SAMPLES),
+        ),
     ] = 256,
     no_latency: Annotated[
         bool, typer.Option("--no-latency", help="Do not time forward passes.")
     ] = False,
     latency_batch_size: Annotated[
-        int, typer.Option(metavar="N", help="Images in a timed forward pass.", min=1)
+        int,
+        typer.Option(
+            metavar="N",
+            help="Images in a timed forward pass.",
+            parser=numbers.whole(1, numbers.MOST_SAMPLES),
+        ),
     ] = 1,
     download: options.Download = False,
     device: options.Device = None,

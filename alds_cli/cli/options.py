@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from alds_cli.cli import numbers
+
 if TYPE_CHECKING:
     from alds_cli.api import Preparation, Source
     from alds_cli.records import ArgumentValue
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 _READING = "Reading the model"
 IMAGES = "Preparing images"
 _OUTPUT = "Reporting"
+_MOST_PIXELS = 8192
 
 Model = Annotated[
     str,
@@ -121,6 +124,7 @@ Resize = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Resize the shorter side to this; 0 leaves the size as it is.",
+        parser=numbers.whole(0, _MOST_PIXELS),
         rich_help_panel=IMAGES,
         show_default=False,
     ),
@@ -130,6 +134,7 @@ Crop = Annotated[
     typer.Option(
         metavar="PIXELS",
         help="Crop a central square of this size; 0 does not crop.",
+        parser=numbers.whole(0, _MOST_PIXELS),
         rich_help_panel=IMAGES,
         show_default=False,
     ),
@@ -140,13 +145,20 @@ Device = Annotated[
         metavar="NAME", help="cpu, cuda or cuda:N; CUDA where present.", show_default=False
     ),
 ]
-Workers = Annotated[int, typer.Option(metavar="N", help="Threads that decode image files.", min=0)]
+Workers = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        help="Threads that decode image files.",
+        parser=numbers.whole(0, numbers.MOST_THREADS),
+    ),
+]
 Threads = Annotated[
     int | None,
     typer.Option(
         metavar="N",
         help="Threads to compute with; all cores without it.",
-        min=1,
+        parser=numbers.whole(1, numbers.MOST_THREADS),
         show_default=False,
         rich_help_panel=_OUTPUT,
     ),

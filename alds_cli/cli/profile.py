@@ -49,8 +49,16 @@ def command(
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
+    from alds_cli.cli.streams import output_path  # noqa: PLC0415
 
-    interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
+    named, output = output, output_path(output)
+    interface = Interface(
+        json_wanted=json,
+        quiet=quiet,
+        verbose=verbose,
+        threads=threads,
+        binary_stdout=output != named,
+    )
     source = options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle)
     with interface.progress() as progress:
         result = api.profile(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from alds_cli.cli import options, training_options
+from alds_cli.cli import numbers, options, training_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +32,10 @@ def command(
     epochs: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Passes over the data.", rich_help_panel=training_options.TRAINING
+            metavar="N",
+            help="Passes over the data.",
+            parser=numbers.whole(1, numbers.MOST_EPOCHS),
+            rich_help_panel=training_options.TRAINING,
         ),
     ] = 3,
     batch_size: training_options.BatchSize = 128,
@@ -48,7 +51,10 @@ def command(
     seed: Annotated[
         int,
         typer.Option(
-            help="Of the images' order and augmentation.", rich_help_panel=training_options.TRAINING
+            metavar="N",
+            help="Of the images' order and augmentation.",
+            parser=numbers.whole(0, numbers.MOST_SEED),
+            rich_help_panel=training_options.TRAINING,
         ),
     ] = 0,
     resume: Annotated[
@@ -81,8 +87,10 @@ def command(
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
+    from alds_cli.cli.streams import output_name  # noqa: PLC0415
     from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
 
+    output = output_name(output) or output
     interface = Interface(
         json_wanted=json,
         quiet=quiet,

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.errors import CheckpointError, OutputError
@@ -59,6 +60,11 @@ class Streams:
             return os.path.samestat(os.stat(path), os.fstat(self._raw.fileno()))  # noqa: PTH116
         return False
 
+    @property
+    def path(self) -> Path:
+        """A name of the real output that holds after it was diverted."""
+        return Path(f"/dev/fd/{self._raw.fileno()}")
+
     def divert(self) -> None:
         """From now on whatever prints without being asked prints to standard error.
 
@@ -95,6 +101,22 @@ _current: list[Streams] = []
 def current() -> Streams | None:
     """The streams of the command that runs; None where its parts are used without it."""
     return _current[-1] if _current else None
+
+
+def output_name(name: str | None) -> str | None:
+    """What a file is to be called whose name is another one of standard output: `-`."""
+    own = current()
+    if name is None or name == "-" or own is None or not own.names_output(name):
+        return name
+    return "-"
+
+
+def output_path(path: Path | None) -> Path | None:
+    """Where standard output really is, for a file whose name is another one of it."""
+    own = current()
+    if path is None or own is None or not own.names_output(str(path)):
+        return path
+    return own.path
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from alds_cli.cli import options, training_options
+from alds_cli.cli import numbers, options, training_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,7 +52,13 @@ def command(
         ),
     ] = "0.8",
     steps: Annotated[
-        int, typer.Option(metavar="N", help="So many of them.", rich_help_panel=_GRID)
+        int,
+        typer.Option(
+            metavar="N",
+            help="So many of them.",
+            parser=numbers.whole(1, 1000),
+            rich_help_panel=_GRID,
+        ),
     ] = 12,
     ratios: Annotated[
         str | None,
@@ -76,6 +82,7 @@ def command(
         typer.Option(
             metavar="N",
             help="Runs with the seeds 0 to N − 1; one where nothing random is in a run.",
+            parser=numbers.whole(1, 1000),
             rich_help_panel=_GRID,
         ),
     ] = 3,
@@ -114,7 +121,7 @@ def command(
         typer.Option(
             metavar="N",
             help="How many images such methods look at, drawn at random by the seed.",
-            min=1,
+            parser=numbers.whole(1, numbers.MOST_IMAGES),
             rich_help_panel=training_options.TRAINING,
         ),
     ] = 512,
@@ -164,7 +171,7 @@ def command(
     from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
-    amounts = _listed(retrain_epochs, int, "--retrain-epochs 0,1")
+    amounts = _listed(retrain_epochs, numbers.whole(0, numbers.MOST_EPOCHS), "--retrain-epochs 0,1")
     retraining = RetrainSettings(
         epochs=max([1, *amounts]),
         batch_size=batch_size,
@@ -213,8 +220,8 @@ def _listed(text: str, kind: Callable[[str], T], example: str) -> list[T]:
 
     try:
         return [kind(part.strip()) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise OptionError(f"'{text}' is not a list of whole numbers", tip=example) from None
+    except typer.BadParameter as error:
+        raise OptionError(f"{example.split(maxsplit=1)[0]}: {error.message}", tip=example) from None
 
 
 def _summary(result: SweepResult) -> RenderableType:

@@ -6,20 +6,58 @@ from typing import Annotated
 
 import typer
 
+from alds_cli.cli import numbers
+
 TRAINING = "Training"
 
+_MOST_FACTOR = 10**6
+"""Whatever is larger than this is no rate."""
+
 BatchSize = Annotated[
-    int, typer.Option(metavar="N", help="Images in a step.", rich_help_panel=TRAINING)
+    int,
+    typer.Option(
+        metavar="N",
+        help="Images in a step.",
+        parser=numbers.whole(2, numbers.MOST_SAMPLES),
+        rich_help_panel=TRAINING,
+    ),
 ]
 Lr = Annotated[
-    float, typer.Option(help="Learning rate after the warm-up.", rich_help_panel=TRAINING)
+    float,
+    typer.Option(
+        metavar="X",
+        help="Learning rate after the warm-up.",
+        parser=numbers.real(0, _MOST_FACTOR, above=True),
+        rich_help_panel=TRAINING,
+    ),
 ]
-Momentum = Annotated[float, typer.Option(rich_help_panel=TRAINING)]
+Momentum = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Share of the last step that the next one keeps.",
+        parser=numbers.real(0, 1, below=True),
+        rich_help_panel=TRAINING,
+    ),
+]
 Nesterov = Annotated[bool, typer.Option("--nesterov", rich_help_panel=TRAINING)]
-WeightDecay = Annotated[float, typer.Option(rich_help_panel=TRAINING)]
+WeightDecay = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Factor of the weights that is added to their gradient.",
+        parser=numbers.real(0, _MOST_FACTOR),
+        rich_help_panel=TRAINING,
+    ),
+]
 WarmupEpochs = Annotated[
     float,
-    typer.Option(metavar="E", help="The rate rises from 0 for so long.", rich_help_panel=TRAINING),
+    typer.Option(
+        metavar="E",
+        help="The rate rises from 0 for so long.",
+        parser=numbers.real(0, numbers.MOST_EPOCHS),
+        rich_help_panel=TRAINING,
+    ),
 ]
 Milestones = Annotated[
     str,
@@ -29,7 +67,15 @@ Milestones = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
-Gamma = Annotated[float, typer.Option(rich_help_panel=TRAINING)]
+Gamma = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Factor of the learning rate at a milestone.",
+        parser=numbers.real(0, 1, above=True),
+        rich_help_panel=TRAINING,
+    ),
+]
 Augment = Annotated[
     str,
     typer.Option(
@@ -38,7 +84,15 @@ Augment = Annotated[
         rich_help_panel=TRAINING,
     ),
 ]
-LabelSmoothing = Annotated[float, typer.Option(rich_help_panel=TRAINING)]
+LabelSmoothing = Annotated[
+    float,
+    typer.Option(
+        metavar="X",
+        help="Share of the target that is spread over all classes.",
+        parser=numbers.real(0, 1, below=True),
+        rich_help_panel=TRAINING,
+    ),
+]
 
 
 def fractions(text: str) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from types import MappingProxyType
 
 from alds_cli.errors import OptionError
+from alds_cli.numerics.decimals import exact
 
 COUNTS: Mapping[str, int] = MappingProxyType({"": 1, "k": 10**3, "M": 10**6, "G": 10**9})
 """Units of parameters and MACs."""
@@ -29,7 +30,9 @@ SIZES: Mapping[str, int] = MappingProxyType(
 TIMES: Mapping[str, int] = MappingProxyType({"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9})
 """Units of time, in nanoseconds."""
 
-_NUMBER = re.compile(r"\s*([0-9][0-9_,]*\.?[0-9_]*(?:[eE][+-]?[0-9]{1,2})?)\s*([A-Za-z]*)\s*")
+_NUMBER = re.compile(
+    r"\s*([0-9][0-9_,]{0,99}\.?[0-9_]{0,99}(?:[eE][+-]?[0-9]{1,2})?)\s*([A-Za-z]*)\s*"
+)
 
 
 def parse_ratio(value: str | float | Fraction) -> Fraction:
@@ -39,23 +42,21 @@ def parse_ratio(value: str | float | Fraction) -> Fraction:
         OptionError: it does not lie strictly between 0 and 1.
     """
     try:
-        ratio = value if isinstance(value, Fraction) else Fraction(_written_out(str(value)))
-    except (ValueError, ZeroDivisionError):
+        ratio = value if isinstance(value, Fraction) else exact(str(value))
+    except ValueError:
         ratio = Fraction(0)
     if not 0 < ratio < 1:
         raise OptionError(
-            f"the ratio is the fraction of the network to remove, between 0 and 1, not {value}",
+            "the ratio is the fraction of the network to remove, between 0 and 1, not "
+            f"{_shortened(value)}",
             tip="--ratio 0.5 leaves at most half of the parameters",
         )
     return ratio
 
 
-def _written_out(text: str) -> str:
-    """The text, unless its exponent would take all memory to write out."""
-    exponent = text.lower().partition("e")[2].lstrip("+-0")
-    if len(exponent) > 4:
-        raise ValueError(text)
-    return text
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
 
 
 def parse_quantity(value: str | int, units: Mapping[str, int], option: str) -> int:
@@ -95,6 +96,7 @@ def _unreadable(value: str | int, units: Mapping[str, int], option: str) -> Opti
     names = [name for name in units if name]
     example = f"{option} 2{names[1 if len(names) < 5 else 2]}"
     return OptionError(
-        f"{option} is a positive number with one of the units {', '.join(names)}, not {value}",
+        f"{option} is a positive number with one of the units {', '.join(names)}, not "
+        f"{_shortened(value)}",
         tip=f"for example {example}",
     )

@@ -26,6 +26,7 @@ from alds_cli.methods import (
 )
 from alds_cli.methods.custom import custom_method
 from alds_cli.methods.method import Method, Planner, Statistic
+from alds_cli.methods.slicing import slices_asked
 from alds_cli.methods.solvers import ROUNDINGS, default_bounds
 from alds_cli.numerics.fold import SLICED
 from alds_cli.records import ArgumentValue
@@ -66,6 +67,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             alds_error.plan,
             solvers=default_bounds(),
             arguments={"k": 3, **_ROUNDING},
+            checks=(slices_asked,),
         ),
         "svd-error": Method(
             "one slice in every layer, ranks of equal error",
@@ -79,6 +81,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             f"{_ALDS}, supplement C.3",
             alds_simple.plan,
             arguments={"k": 3},
+            checks=(slices_asked,),
         ),
         "svd": Method(
             "one slice in every layer, the same ratio in all",
@@ -100,6 +103,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             l_rank.plan,
             schemes=SLICED,
             arguments={"scheme": 0, "cost": l_rank.COSTS[0]},
+            checks=(l_rank.settings,),
         ),
         "messi": Method(
             "the columns of every layer in k clusters by subspace, the same ratio in all",
@@ -107,6 +111,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             f"{_ALDS}, supplement C.3",
             messi.plan,
             arguments=messi.ARGUMENTS,
+            checks=(slices_asked, messi.clustering_options),
             seeded=True,
             targets=("params", "macs", "bytes"),
         ),
@@ -131,6 +136,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             None,
             prune=pfp.prune,
             arguments=pfp.ARGUMENTS,
+            checks=(pfp.failure_probability,),
             needs=("sensitivities",),
             targets=("params", "macs", "bytes"),
         ),

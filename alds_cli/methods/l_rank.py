@@ -13,7 +13,7 @@ Source: Idelbayev, Carreira-Perpiñán, CVPR 2020, Eq. 5 and Sec. 4.2; folding s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +23,24 @@ from alds_cli.allocation import Allocation, InfeasibleError, LayerOptions, Probl
 from alds_cli.errors import OptionError
 from alds_cli.methods.solvers import offering, plan_of
 from alds_cli.numerics.fold import SLICED, distinct_schemes
-from alds_cli.records import FloatArray, LayerSpec, LayerTable, Plan
+from alds_cli.records import ArgumentValue, FloatArray, LayerSpec, LayerTable, Plan
 
 COSTS = ("target", "params", "macs")
 """What λ is the price of: what the budget is in, or one of these whatever that is."""
+
+
+def settings(arguments: Mapping[str, ArgumentValue]) -> tuple[int, str]:
+    """The arguments `scheme` and `cost`.
+
+    Raises:
+        OptionError: one of them makes no sense.
+    """
+    scheme, cost = arguments["scheme"], arguments["cost"]
+    if scheme not in SLICED or type(scheme) is not int:
+        raise OptionError(f"unknown folding scheme {scheme}", tip="choose from 0, 1, 2, 3")
+    if cost not in COSTS:
+        raise OptionError(f"unknown cost '{cost}'", tip=f"choose from {', '.join(COSTS)}")
+    return scheme, str(cost)
 
 
 def plan(problem: Problem) -> Plan:
@@ -38,11 +52,7 @@ def plan(problem: Problem) -> Plan:
         OptionError: an argument makes no sense.
         ValueError: the budgets cannot be met.
     """
-    scheme, cost = problem.arguments["scheme"], problem.arguments["cost"]
-    if scheme not in SLICED or type(scheme) is not int:
-        raise OptionError(f"unknown folding scheme {scheme}", tip="choose from 0, 1, 2, 3")
-    if cost not in COSTS:
-        raise OptionError(f"unknown cost '{cost}'", tip=f"choose from {', '.join(COSTS)}")
+    scheme, cost = settings(problem.arguments)
     layers = [
         _options(own, table, scheme)
         for own, table in zip(

@@ -31,6 +31,8 @@ ARGUMENTS: Mapping[str, ArgumentValue] = MappingProxyType(
 """`distance`: what is summed over the columns; `starts`: how often the search for clusters
 begins anew, the best of them being kept."""
 
+_MOST_STARTS = 1000
+
 
 def plan(problem: Problem) -> Plan:
     """Remove the same fraction of every layer, in `k` clusters.
@@ -59,8 +61,10 @@ def clustering_options(arguments: Mapping[str, ArgumentValue]) -> tuple[str, int
             f"unknown distance '{distance}'", tip=f"choose from {', '.join(DISTANCES)}"
         )
     starts = arguments.get("starts", ARGUMENTS["starts"])
-    if type(starts) is not int or starts < 1:
-        raise OptionError(f"clusters cannot be sought from {starts} starts", tip="starts=6")
+    if type(starts) is not int or not 1 <= starts <= _MOST_STARTS:
+        raise OptionError(
+            f"clusters are sought from 1 to {_MOST_STARTS:,} starts, not {starts}", tip="starts=6"
+        )
     return str(distance), starts
 
 

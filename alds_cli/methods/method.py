@@ -39,6 +39,8 @@ class Method:
         seeded: whether it draws random numbers, so that repeating it is worth while.
         targets: what it can plan for.
         prune: chooses the filters that go; None for one that decomposes layers.
+        checks: functions of all its options that raise OptionError where a value makes no
+            sense, so that it is found out before any work is done.
     """
 
     summary: str
@@ -51,6 +53,7 @@ class Method:
     seeded: bool = False
     targets: tuple[str, ...] = ("params", "macs", "bytes", "latency")
     prune: Pruner | None = None
+    checks: tuple[Callable[[Mapping[str, ArgumentValue]], object], ...] = ()
 
     def settled_arguments(
         self, name: str, given: Mapping[str, ArgumentValue]
@@ -62,7 +65,7 @@ class Method:
             given: by name.
 
         Raises:
-            OptionError: the method has no such argument, or none of that type.
+            OptionError: the method has no such argument, none of that type or of that value.
         """
         for key, value in given.items():
             if key not in self.arguments:
@@ -76,7 +79,10 @@ class Method:
                     f"the method {name}: {key} is {value!r}, not of the kind of {usual!r}",
                     tip=f"--method-arg {key}={usual}",
                 )
-        return {**self.arguments, **given}
+        settled = {**self.arguments, **given}
+        for check in self.checks:
+            check(settled)
+        return settled
 
 
 def _alike(value: ArgumentValue, usual: ArgumentValue) -> bool:

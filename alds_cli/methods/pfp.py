@@ -19,13 +19,14 @@ the budget, and it is the channels of least sensitivity that go: nothing is draw
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import log, sqrt
 
 import numpy as np
 
 from alds_cli.allocation.pruning import PrunableGroup, PruningProblem, Removal, remove_in_order
 from alds_cli.errors import OptionError
-from alds_cli.records import FloatArray
+from alds_cli.records import ArgumentValue, FloatArray
 
 ARGUMENTS = {"delta": 1e-16}
 """δ, the probability with which the guarantee may fail."""
@@ -43,6 +44,18 @@ _PRECISION = 1e-12
 """Relative change at which a solution has been found."""
 
 
+def failure_probability(arguments: Mapping[str, ArgumentValue]) -> float:
+    """The argument `delta`.
+
+    Raises:
+        OptionError: it is no probability.
+    """
+    delta = arguments.get("delta", ARGUMENTS["delta"])
+    if not isinstance(delta, (int, float)) or not 0 < delta < 1:
+        raise OptionError(f"delta is a probability between 0 and 1, not {delta}")
+    return float(delta)
+
+
 def prune(problem: PruningProblem) -> Removal:
     """Remove channels so that the largest ε of all groups is as small as the budgets allow.
 
@@ -54,9 +67,7 @@ def prune(problem: PruningProblem) -> Removal:
         ValueError: a group has no sensitivities.
         InfeasibleError: one channel in every group is still too much.
     """
-    delta = float(problem.arguments.get("delta", ARGUMENTS["delta"]) or 0.0)
-    if not 0 < delta < 1:
-        raise OptionError(f"delta is a probability between 0 and 1, not {delta}")
+    delta = failure_probability(problem.arguments)
     scores = [_sensitivities(group) for group in problem.groups]
     prices = [
         guarantees(own, group.fan_out, delta)[:-1][::-1]

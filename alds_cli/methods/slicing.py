@@ -9,6 +9,9 @@ from alds_cli.errors import OptionError
 from alds_cli.numerics.costs import divisors
 from alds_cli.records import ArgumentValue, LayerSpec
 
+_MOST_SLICES = 2**20
+"""More channels than any layer has."""
+
 
 def nearest_slices(spec: LayerSpec, k: int) -> int:
     """The number of slices nearest to k that a layer can have; of two, the smaller.
@@ -35,6 +38,8 @@ def slices_asked(arguments: Mapping[str, ArgumentValue]) -> int:
         OptionError: it is no positive whole number.
     """
     k = arguments["k"]
-    if type(k) is not int or k < 1:
-        raise OptionError(f"a layer cannot have {k} slices", tip="--k 3")
+    if type(k) is not int or not 1 <= k <= _MOST_SLICES:
+        raise OptionError(
+            f"a layer has 1 to {_MOST_SLICES:,} slices or clusters, not {k}", tip="--k 3"
+        )
     return k

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from alds_cli.errors import OptionError
+from alds_cli.numerics.decimals import exact
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.reporting.numbers import decimal, short
 from alds_cli.reporting.paper import Published, beside, published
@@ -42,8 +43,8 @@ def parse_deltas(text: str) -> tuple[Fraction, ...]:
         OptionError: one is no number, or negative.
     """
     try:
-        deltas = {Fraction(part.strip()) for part in text.split(",")}
-    except (ValueError, ZeroDivisionError):
+        deltas = {exact(part) for part in text.split(",")}
+    except ValueError:
         deltas = {Fraction(-1)}
     if min(deltas) < 0 or max(deltas) > 100:
         raise OptionError(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from alds_cli.checkpoint import RunKey
 from alds_cli.errors import OptionError
+from alds_cli.numerics.decimals import exact
 
 _DIGITS = 4
 """Decimal places of a ratio, where they tell neighbours well apart."""
@@ -15,6 +17,11 @@ _SHARE = Fraction(1, 100)
 """A ratio is rounded by less than this share of its distance to the next."""
 
 _MOST_STEPS = 1000
+
+_MOST_DIGITS = 190
+"""Decimal places of a ratio."""
+
+_MOST_RUNS = 100_000
 
 
 def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
@@ -27,8 +34,8 @@ def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
         OptionError: α does not lie in (0, 1), or there are no steps, or too many.
     """
     try:
-        share = Fraction(str(alpha))
-    except (ValueError, ZeroDivisionError):
+        share = exact(str(alpha))
+    except ValueError:
         share = Fraction(0)
     if not 0 < share < 1:
         raise OptionError(
@@ -39,7 +46,19 @@ def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
         raise OptionError(
             f"a sweep has 1 to {_MOST_STEPS} steps, not {steps}", tip="--alpha 0.8 --steps 12"
         )
+    # The ratios' distance from each other at the end is what takes the most digits to write.
+    places = -steps * _log10(share) - _log10(1 - share) - _log10(_SHARE)
+    if places > _MOST_DIGITS:
+        raise OptionError(
+            f"{steps} steps of alpha {alpha} lead so near to 1 that ratios cannot be told apart",
+            tip="fewer --steps, or an --alpha further from 0 and 1",
+        )
     return [written(_rounded(share, step)) for step in range(1, steps + 1)]
+
+
+def _log10(value: Fraction) -> float:
+    """The logarithm of a number that a float may be too coarse for."""
+    return math.log10(value.numerator) - math.log10(value.denominator)
 
 
 def _rounded(share: Fraction, step: int) -> Fraction:
@@ -97,6 +116,12 @@ def planned_runs(
         _require_distinct(what, given)
     if repeats < 1:
         raise OptionError(f"a sweep repeats its runs at least once, not {repeats} times")
+    runs = len(methods) * len(ratios) * len(retrain_epochs) * repeats
+    if runs > _MOST_RUNS:
+        raise OptionError(
+            f"a sweep has at most {_MOST_RUNS:,} runs, not {runs:,}",
+            tip="fewer ratios or repeats",
+        )
     if any(epochs < 0 for epochs in retrain_epochs):
         raise OptionError(f"{min(retrain_epochs)} epochs of retraining make no sense")
     return [
