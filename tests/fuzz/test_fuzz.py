@@ -24,7 +24,7 @@ import typer.main
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from alds_cli.cli.app import app
+from alds_cli.cli.commands import app
 
 EXAMPLES = int(os.environ.get("ALDS_FUZZ_EXAMPLES", "10000"))
 
