@@ -11,6 +11,7 @@ from decomposing import decompose
 from torch import nn
 from torch.nn.utils import parametrize, prune
 
+from alds_cli import api
 from alds_cli.errors import PlanError
 from alds_cli.numerics.counting import trace
 from alds_cli.records import Choice
@@ -326,3 +327,22 @@ def test_a_plan_for_plain_layers_fits_a_network_that_was_not_run():
     reshape_network(build(), {"other": Choice(0, 1, 2)})
     with pytest.raises(PlanError, match="forward hook"):
         reshape_network(build(), {"third": Choice(0, 1, 2)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["xcit_nano_12_p16_224", "edgenext_xx_small"])
+def test_real_networks_that_read_a_weight_for_its_type_keep_that_layer_alone(name, tmp_path):
+    timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+    torch.manual_seed(0)
+    network = timm.create_model(name).eval()
+    torch.save(network.state_dict(), tmp_path / "dense.pt")
+    source = api.Source(arch=f"timm:{name}")
+    result = api.compress(tmp_path / "dense.pt", source, ratio=0.4, output=tmp_path / "small.pt")
+    assert result.report.ratio >= 0.4
+    reading = [layer for layer in result.report.layers if "code reads" in (layer.reason or "")]
+    assert ["its weight" in str(layer.reason) for layer in reading] == [True]
+    assert all(layer.choice is None for layer in reading)
+    small = api.load(tmp_path / "small.pt", arch=f"timm:{name}")
+    with torch.inference_mode():
+        image = torch.randn(1, 3, 224, 224)
+        assert small(image).shape == network(image).shape

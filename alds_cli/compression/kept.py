@@ -36,7 +36,7 @@ def nothing_to_decompose(
         budgets: what was asked.
     """
     reasons = _reasons(specs)
-    why = kept_in_words(specs) or "the network holds no convolution or linear layer"
+    why = kept_in_words(specs) or "the network holds no convolution or linear layer of torch.nn"
     message = f"no layer can be decomposed: {why}"
     tip = next(
         (
