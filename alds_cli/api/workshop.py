@@ -41,10 +41,11 @@ class Workshop:
         with self.clock("load"):
             self.network = open_network(model, source, multiply_back=True)
             self.before = trace_network(self.network)
-            self._require_run()
             specs = select_layers(
                 find_layers(self.network.module, self.before), settings.include, settings.exclude
             )
+            if any(spec.reason is None for spec in specs.values()):
+                self._require_run()
             self.params = count_parameters(self.network.module)
         examined = Examined(self.network, self.before, specs, settings, given, self.clock)
         self.craft = craft_for(examined)
