@@ -199,8 +199,7 @@ def _described(network: Network) -> Network:
     arch = network.architecture
     if arch is not None:
         if network.inputs is None:
-            shape = architectures.input_shape(arch, network.module)
-            network.inputs = None if shape is None else InputSpec.of_sample(shape)
+            network.inputs = architectures.default_inputs(arch, network.module)
         if network.preprocessing is None:
             network.preprocessing = architectures.default_preprocessing(arch)
     return network
@@ -298,14 +297,14 @@ def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Netwo
     if arch is None:
         arch, tensors = _recognised(checkpoint)
         logger.info("%s is %s", checkpoint.name, arch)
-        if doubt := architectures.caveat(arch):
-            logger.warning("%s", doubt)
         module = architectures.build(arch, device="meta")
         _require_fitting_buffers(checkpoint.name, module, tensors)
     else:
         spellings = name_variants(checkpoint.tensors)
         module = skeleton(arch, {name for spelling in spellings for name in spelling})
         tensors = _matching(checkpoint, arch, module)
+    if doubt := architectures.caveat(arch):
+        logger.warning("%s", doubt)
     _require_floating(module, tensors, checkpoint.name)
     _load_tensors(module, tensors, arch)
     return _described(

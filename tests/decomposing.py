@@ -1,12 +1,20 @@
-"""What the tests of surgery share: decompositions by SVD, and pairs of random weights."""
+"""What the tests of surgery share: decompositions by SVD, random plans and pairs."""
 
 from __future__ import annotations
+
+import random
 
 import torch
 from torch import nn
 
-from alds_cli.numerics.costs import full_rank
-from alds_cli.numerics.fold import factors_to_weights, fold, folded_shape, pair_shapes
+from alds_cli.numerics.costs import divisors, full_rank, pair_params
+from alds_cli.numerics.fold import (
+    distinct_schemes,
+    factors_to_weights,
+    fold,
+    folded_shape,
+    pair_shapes,
+)
 from alds_cli.records import Choice
 from alds_cli.surgery import find_layers, install_pair, weight_at
 
@@ -46,3 +54,18 @@ def randomised(network):
         for parameter in network.parameters():
             nn.init.normal_(parameter, std=0.3)
     return network
+
+
+def any_plan(specs, seed):
+    """Some choice that fits for every layer for which there is one."""
+    draw = random.Random(seed)
+    plan = {}
+    for name, spec in specs.items():
+        shape, groups = spec.weight_shape, spec.groups
+        scheme = draw.choice(distinct_schemes(spec.kernel))
+        k = draw.choice([k for k in divisors(shape[1]) if k <= (spec.max_slices or k)])
+        unit = pair_params(shape, scheme, k, 1, groups)
+        most = min(full_rank(shape, scheme, k, groups), (spec.weight_params - 1) // unit)
+        if spec.reason is None and most > 0:
+            plan[name] = Choice(scheme, k, draw.randint(1, most))
+    return plan

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import copy
-import random
 import sys
 import types
 
 import pytest
 import torch
 import torchvision
-from decomposing import install_random
+from decomposing import any_plan, install_random
 from torch import nn
 
 from alds_cli import api
-from alds_cli.numerics.costs import divisors, full_rank, pair_params
+from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import count_parameters, trace
-from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.numerics.macs import pair_macs
-from alds_cli.records import Choice
 from alds_cli.surgery import dense_state, find_layers, reshape_network
 
 
@@ -81,21 +78,6 @@ ON_META = {
     "mobilenet_v2": (torchvision.models.mobilenet_v2, (3, 64, 64)),
     "video": (torchvision.models.video.r2plus1d_18, (3, 8, 32, 32)),
 }
-
-
-def any_plan(specs, seed):
-    """Some choice that fits for every layer for which there is one."""
-    draw = random.Random(seed)
-    plan = {}
-    for name, spec in specs.items():
-        shape, groups = spec.weight_shape, spec.groups
-        scheme = draw.choice(distinct_schemes(spec.kernel))
-        k = draw.choice([k for k in divisors(shape[1]) if k <= (spec.max_slices or k)])
-        unit = pair_params(shape, scheme, k, 1, groups)
-        most = min(full_rank(shape, scheme, k, groups), (spec.weight_params - 1) // unit)
-        if spec.reason is None and most > 0:
-            plan[name] = Choice(scheme, k, draw.randint(1, most))
-    return plan
 
 
 @pytest.mark.parametrize("seed", [0, 1])

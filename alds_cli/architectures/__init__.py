@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from alds_cli.architectures.building import build
 from alds_cli.architectures.caveats import caveat
-from alds_cli.architectures.inputs import default_preprocessing, input_shape
+from alds_cli.architectures.inputs import default_inputs, default_preprocessing, input_shape
 from alds_cli.architectures.legacy import current_names
 from alds_cli.architectures.matching import command_line, compare, require_match
 from alds_cli.architectures.naming import (
@@ -25,6 +25,7 @@ __all__ = [
     "command_line",
     "compare",
     "current_names",
+    "default_inputs",
     "default_preprocessing",
     "input_shape",
     "is_factory",

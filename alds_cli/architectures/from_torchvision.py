@@ -10,13 +10,39 @@ from typing import Any
 from torch import nn
 
 from alds_cli.errors import ArchitectureError
-from alds_cli.records import ArgumentValue
+from alds_cli.inputs import InputGroup, InputSpec, InputTensor
+from alds_cli.records import Architecture, ArgumentValue
 
-SUPPORTED_KINDS = frozenset({"classification", "segmentation", "video"})
-"""Kinds of torchvision networks that map one tensor to class scores and are left out
-by nothing else. Detectors take lists of images, and their frozen normalisation depends
-on which weights they are built for; quantized networks hold packed integers; optical
-flow takes two images and has no classes."""
+INDEXED_KINDS = frozenset({"classification", "segmentation", "video"})
+"""Kinds of torchvision networks that map one tensor to class scores: they are recognised."""
+
+SUPPORTED_KINDS = INDEXED_KINDS | {"detection", "optical_flow"}
+"""Kinds that can be named. Which weights a detector's normalisation was made for shows in no
+name and shape (`caveats`), and optical flow has no classes, so neither is recognised.
+Quantized networks hold packed integers."""
+
+OLD_NORMALISATION = frozenset(
+    {
+        "fasterrcnn_resnet50_fpn",
+        "keypointrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+    }
+)
+"""Detectors whose published weights belong to networks that normalise with an epsilon of 0,
+while torchvision builds them with 1e-5 where it loads no weights."""
+
+_EPSILON = "norm_eps"
+"""An argument of these detectors that is not torchvision's own."""
+
+_DETECTOR_SIZES = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 320,
+    "ssd300_vgg16": 300,
+    "ssdlite320_mobilenet_v3_large": 320,
+}
+"""Where detectors scale images to another size than 800."""
+
+_FLOW_SIZE = 256
 
 # These two warn, and draw their weights slowly, unless told not to.
 _INIT_WEIGHTS = frozenset({"googlenet", "inception_v3"})
@@ -64,5 +90,36 @@ def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
         defaults["weights_backbone"] = None
     if name in _INIT_WEIGHTS:
         defaults["init_weights"] = False
-    network: nn.Module = builder(**{**defaults, **arguments})
+    own = dict(arguments)
+    epsilon = own.pop(_EPSILON, None) if name in OLD_NORMALISATION else None
+    network: nn.Module = builder(**{**defaults, **own})
+    if epsilon is not None:
+        _set_epsilon(network, epsilon)
     return network
+
+
+def _set_epsilon(network: nn.Module, epsilon: ArgumentValue) -> None:
+    if not isinstance(epsilon, (int, float)) or epsilon < 0:
+        raise ArchitectureError(f"{_EPSILON} is a number from 0 up, not {epsilon}")
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps = float(epsilon)
+
+
+def inputs(architecture: Architecture) -> InputSpec | None:
+    """What a network takes that is fed otherwise than one image or clip; None for the others.
+
+    A detector takes a list of images, and scales each to `min_size` itself; optical flow
+    lies between two images.
+    """
+    found = kind(architecture.name)
+    if found == "detection":
+        size = architecture.arguments.get("min_size")
+        if not isinstance(size, int):
+            size = _DETECTOR_SIZES.get(architecture.name, 800)
+        image = InputTensor((3, size, size))
+        return InputSpec(((None, InputGroup("list", ((None, image),))),))
+    if found == "optical_flow":
+        frame = InputTensor((1, 3, _FLOW_SIZE, _FLOW_SIZE))
+        return InputSpec(((None, frame), (None, frame)))
+    return None

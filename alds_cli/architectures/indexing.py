@@ -45,7 +45,7 @@ def make_index() -> Index:
 
 def is_supported(name: str) -> bool:
     """Whether torchvision's network `name` belongs in the index."""
-    return from_torchvision.kind(name) in from_torchvision.SUPPORTED_KINDS
+    return from_torchvision.kind(name) in from_torchvision.INDEXED_KINDS
 
 
 def zoo_entry(name: str) -> Entry:

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from alds_cli.architectures import from_timm
+from alds_cli.architectures import from_timm, from_torchvision
 from alds_cli.architectures.index import load_index
 from alds_cli.architectures.zoo import ZOO
+from alds_cli.inputs import InputSpec
 from alds_cli.records import Architecture, Preprocessing
 
 
@@ -44,6 +45,26 @@ def input_shape(
     *leading, height, width = entry.input_shape
     size = architecture.arguments.get("image_size")
     return (*leading, size, size) if isinstance(size, int) else (*leading, height, width)
+
+
+def default_inputs(architecture: Architecture, module: nn.Module | None = None) -> InputSpec | None:
+    """Give all that the network takes: one sample of `input_shape`, or what is more than that.
+
+    Args:
+        architecture: the network.
+        module: the network built; see `input_shape`.
+
+    Returns:
+        The inputs, or None for a factory whose module does not tell.
+
+    Raises:
+        MissingExtraError: the architecture is timm's, and timm is not installed.
+        ArchitectureError: timm has no such network.
+    """
+    shape = input_shape(architecture, module)
+    if shape is not None:
+        return InputSpec.of_sample(shape)
+    return None if ":" in architecture.name else from_torchvision.inputs(architecture)
 
 
 def default_preprocessing(architecture: Architecture) -> Preprocessing | None:

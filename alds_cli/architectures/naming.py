@@ -106,6 +106,12 @@ def _check_torchvision_name(name: str) -> None:
         raise ArchitectureError(
             f"no network is called '{name}'", tip=did_you_mean(name.lower(), known_names())
         )
+    if kind == "quantization":
+        raise ArchitectureError(
+            f"'{name}' is one of torchvision's quantised networks, whose weights are packed "
+            "whole numbers: no low-rank pair can take their place",
+            tip=f"compress {name.removeprefix('quantized_')}, and quantise what comes of it",
+        )
     if kind not in from_torchvision.SUPPORTED_KINDS:
         supported = ", ".join(sorted(from_torchvision.SUPPORTED_KINDS))
         raise ArchitectureError(

@@ -1,0 +1,344 @@
+"""Whether a network of somebody's library survives a compression, looked at from outside.
+
+Nothing here multiplies pairs back or runs networks by the package's own means: the dense
+network that an artefact stands for is made by plain tensor products, and both are run.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from decomposing import any_plan
+from tiny_transformers import TINY
+from torch import nn
+
+import alds_cli
+from alds_cli import api, architectures
+from alds_cli.api.models import write_network
+from alds_cli.architectures import from_torchvision
+from alds_cli.errors import AldsError, ContractError, OptionError, VerificationError
+from alds_cli.inputs import InputSpec, as_inputs, example_call, parse_inputs
+from alds_cli.loading import Network
+from alds_cli.numerics.counting import Trace, count_parameters, trace
+from alds_cli.records import Architecture, Plan
+from alds_cli.surgery import find_layers, reshape_network
+from alds_cli.verification import verify
+
+RATIO = 0.3
+
+SIZES = (64, 96, 112, 128, 160, 192, 224, 256, 288, 336, 384, 448, 512)
+"""Heights and widths of images that are tried, smallest first."""
+
+CLIPS = ((3, 8, 64, 64), (3, 16, 64, 64), (3, 16, 112, 112))
+
+
+class NotBuiltError(Exception):
+    """The library itself cannot build or run the network here."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, what it takes, and one forward pass of it."""
+
+    arch: Architecture
+    inputs: InputSpec
+    seen: Trace
+
+    def source(self):
+        """How to read a checkpoint of it."""
+        return api.Source(self.arch.name, self.arch.arguments, input_spec=self.inputs)
+
+
+@dataclass
+class Outcome:
+    """What came of a network.
+
+    Attributes:
+        status: `verified`, `kept` (whole), `refused`, `wrong` or `not built`.
+        reason: why it is not verified.
+        params: before and after.
+        pairs: how many layers became one.
+        kept: how many layers stayed for which reason.
+        difference: relative, of the outputs from those of the dense network.
+    """
+
+    status: str
+    reason: str = ""
+    params: tuple[int, int] = (0, 0)
+    pairs: int = 0
+    kept: dict[str, int] | None = None
+    difference: float | None = None
+
+
+def fitted_case(name):
+    """A network by its `--arch` name, on the smallest input that it takes.
+
+    Raises:
+        NotBuiltError: its library cannot build it, or it takes none of the inputs tried.
+        AldsError: the package refuses the name.
+    """
+    failure = "nothing was tried"
+    for arguments, inputs in _candidates(name):
+        arch = replace(architectures.parse_architecture(name), arguments=arguments)
+        try:
+            network = architectures.build(arch, device="meta").eval()
+        except AldsError as error:
+            failure = error.message
+            continue
+        seen = trace(network, inputs)
+        if seen.failure is not None:
+            network = architectures.build(arch, initialise=False).eval()
+            seen = trace(network, inputs)
+        if seen.failure is None:
+            return Case(arch, as_inputs(inputs), seen)
+        failure = seen.failure
+    raise NotBuiltError(failure)
+
+
+def _candidates(name):
+    """Arguments and inputs to try, the usual ones of the network last."""
+    usual = architectures.input_shape(architectures.parse_architecture(name))
+    if name in TINY:
+        yield {}, parse_inputs(TINY[name])
+        return
+    if name.startswith("timm:"):
+        classes = {"num_classes": 10}
+        channels = usual[0]
+        sized = _builds(name, {**classes, "img_size": usual[-1]})
+        for size in [own for own in SIZES if own < min(usual[1:])]:
+            yield {**classes, "img_size": size} if sized else classes, (channels, size, size)
+        yield classes, usual
+        return
+    kind = from_torchvision.kind(name)
+    if kind == "detection":
+        small = {} if name.startswith("ssd") else {"min_size": 64, "max_size": 64}
+        yield small, architectures.default_inputs(Architecture(name, small))
+    elif kind == "optical_flow":
+        yield {}, parse_inputs("float[1,3,128,128],float[1,3,128,128]")
+    elif kind == "video":
+        yield from (({}, clip) for clip in CLIPS)
+        yield {}, usual
+    else:
+        sized = _builds(name, {"image_size": usual[-1]})
+        for size in [own for own in SIZES if own < usual[-1]]:
+            yield {"image_size": size} if sized else {}, (3, size, size)
+        yield {}, usual
+
+
+def _builds(name, arguments):
+    arch = replace(architectures.parse_architecture(name), arguments=arguments)
+    try:
+        architectures.build(arch, device="meta")
+    except AldsError:
+        return False
+    return True
+
+
+def draw(network, seed=0):
+    """Give all parameters and running statistics values by which signals keep their size.
+
+    A fresh network often scales its branches by zero, and would not show what they compute.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            parameter.normal_(generator=generator)
+            own = name.rpartition(".")[2]
+            if parameter.dim() > 1 and own.endswith("weight"):
+                parameter.mul_(math.sqrt(parameter.shape[0] / max(1, parameter.numel())))
+            else:
+                parameter.mul_(0.1)
+                if own in {"weight", "gamma"}:
+                    parameter.add_(1)
+        for name, buffer in network.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.normal_(0, 0.1, generator=generator)
+            elif name.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5, generator=generator)
+
+
+def structure(case, folder, seed=0):
+    """Put a random pair in every layer that may have one, write, read and compare.
+
+    Args:
+        case: the network.
+        folder: for the artefact.
+        seed: of plan and weights.
+    """
+    module = architectures.build(case.arch, initialise=False).eval()
+    before = count_parameters(module)
+    draw(module, seed)
+    specs = find_layers(module, case.seen)
+    plan = any_plan(specs, seed)
+    kept = reasons(specs)
+    if not plan:
+        return Outcome("kept", "; ".join(kept) or "it has no layers", (before, before), 0, kept)
+    reshape_network(module, plan)
+    for name in plan:
+        pair = module.get_submodule(name)
+        pair.to_empty(device="cpu")
+        draw(pair, seed + len(name))
+    network = Network(module, case.arch, Plan(plan), inputs=case.inputs)
+    after = count_parameters(module)
+    path = Path(folder) / "small.pt"
+    try:
+        write_network(network, path, verify(network))
+    except (VerificationError, OptionError) as error:
+        return Outcome("refused", error.message, (before, after), len(plan), kept)
+    return compared(case, path, plan, Outcome("verified", "", (before, after), len(plan), kept))
+
+
+def compressed(case, folder, seed=0, ratio=RATIO):
+    """Compress a random state of a network as a user would, read the artefact and compare."""
+    module = architectures.build(case.arch).eval()
+    before = count_parameters(module)
+    draw(module, seed)
+    kept = reasons(find_layers(module, case.seen))
+    path, small = Path(folder) / "model.pt", Path(folder) / "small.pt"
+    torch.save(module.state_dict(), path)
+    del module
+    try:
+        result = api.compress(path, case.source(), ratio=ratio, output=small, cache=False)
+    except (ContractError, VerificationError, OptionError) as error:
+        whole = isinstance(error, ContractError) and kept
+        reason = f"{error.message} ({'; '.join(kept)})" if whole else error.message
+        return Outcome("refused", reason, (before, before), 0, kept)
+    plan = result.plan.decomposed
+    after = result.report.params_after
+    outcome = Outcome("verified", "", (before, after), len(plan), kept)
+    if not result.report.verified:
+        return replace_outcome(outcome, "wrong", "written without being verified")
+    return compared(case, small, plan, outcome, ratio=ratio)
+
+
+def reasons(specs):
+    """How many layers are kept for which reason."""
+    return dict(Counter(spec.reason for spec in specs.values() if spec.reason is not None))
+
+
+def replace_outcome(outcome, status, reason):
+    """The same outcome with another end."""
+    return replace(outcome, status=status, reason=reason)
+
+
+def compared(case, path, plan, outcome, ratio=0.0):
+    """Load an artefact and run it beside the dense network that it stands for."""
+    factory = architectures.is_factory(case.arch.name)
+    own = {"arch": case.arch.name, "arch_args": case.arch.arguments} if factory else {}
+    loaded = alds_cli.load(path, **own)
+    before, counted = outcome.params[0], count_parameters(loaded)
+    if counted != outcome.params[1] or counted > (1 - ratio) * before:
+        return replace_outcome(
+            outcome, "wrong", f"{before} parameters became {counted}, not {outcome.params[1]}"
+        )
+    dense = architectures.build(case.arch).eval()
+    dense.load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
+    difference = 0.0
+    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-7)):
+        call = example_call(case.inputs, dtype=dtype, widen=dtype, seed=5)
+        expected = outputs(dense.to(dtype), call)
+        difference = distance(outputs(loaded.to(dtype), call), expected)
+        if not all(bool(tensor.isfinite().any()) for tensor in expected if tensor.numel()):
+            return replace_outcome(outcome, "wrong", "nothing finite came out")
+        if difference <= tolerance:
+            return replace(outcome, difference=difference)
+    return replace(
+        outcome, status="wrong", reason=f"outputs differ by {difference:.2g}", difference=difference
+    )
+
+
+def outputs(network, call):
+    """All floating-point tensors that a network gives, without any gradient."""
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        return list(_floats(call(network)))
+
+
+def _floats(made):
+    if isinstance(made, torch.Tensor):
+        if made.is_floating_point():
+            yield made
+    elif isinstance(made, dict):
+        for value in made.values():
+            yield from _floats(value)
+    elif isinstance(made, (list, tuple)):
+        for value in made:
+            yield from _floats(value)
+
+
+def distance(found, expected):
+    """The largest difference of two lists of tensors over the largest number in each."""
+    if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
+        return math.inf
+    worst = 0.0
+    for one, other in zip(found, expected, strict=True):
+        if other.numel():
+            same = torch.isclose(one, other, rtol=0, atol=0, equal_nan=True)
+            gap = torch.where(same, 0, (one - other).abs()).max()
+            worst = max(worst, float(gap / other[other.isfinite()].abs().max().clamp(min=1e-30)))
+    return worst
+
+
+def dense_tensors(dense, loaded, plan):
+    """The state dict of the dense network: every pair's halves multiplied."""
+    state = dict(loaded.state_dict())
+    for name in plan:
+        pair = loaded.get_submodule(name)
+        owner, _, own = name.rpartition(".")
+        packed = own == "in_proj" and isinstance(dense.get_submodule(owner), nn.MultiheadAttention)
+        for key in [key for key in state if key.startswith(f"{name}.")]:
+            del state[key]
+        joint = "_" if packed else "."
+        state[f"{name}{joint}weight"] = product(pair)
+        if pair.second.bias is not None:
+            state[f"{name}{joint}bias"] = pair.second.bias.detach()
+    for owner, module in dense.named_modules():
+        prefix = f"{owner}." if owner else ""
+        if isinstance(module, nn.MultiheadAttention):
+            for kind in ("weight", "bias"):  # of a projection that stayed beside a pair
+                if f"{prefix}in_proj.{kind}" in state:
+                    state[f"{prefix}in_proj_{kind}"] = state.pop(f"{prefix}in_proj.{kind}")
+    whole = dense.state_dict()
+    for key, tensor in state.items():
+        # `whole` keeps the versions of modules that look at them.
+        whole[key] = tensor.reshape(whole[key].shape) if key in whole else tensor
+    return whole
+
+
+def product(pair):
+    """The weight of the one layer that two layers in sequence make, in float32.
+
+    With g groups of the whole, k groups of the first half in each of these and j channels in
+    each, W is a sum over j. Every axis of the kernel has an extent of 1 in one half at least.
+    """
+    groups = getattr(pair.second, "groups", 1)
+    first, second = _blocks(pair.first), _blocks(pair.second)
+    kernel = [1] * (max(first.dim(), second.dim()) - 3)
+    slices = first.shape[0] // groups
+    # (g, o, k, j, A…) and (g, k, j, i, B…) make (g, o, k, i, A…, B…)
+    second = second.reshape(groups, second.shape[1], slices, -1, *(second.shape[3:] or kernel))
+    first = first.reshape(groups, slices, *first.shape[1:3], *(first.shape[3:] or kernel))
+    axes = len(kernel)
+    sizes = [a * b for a, b in zip(second.shape[4:], first.shape[4:], strict=True)]
+    own = (*second.shape[:4], -1), (*first.shape[:4], -1)
+    joined = torch.einsum("gokja,gkjib->gokiab", second.reshape(own[0]), first.reshape(own[1]))
+    shape = (*joined.shape[:4], *second.shape[4:], *first.shape[4:])
+    order = [axis for own in range(axes) for axis in (4 + own, 4 + axes + own)]
+    joined = joined.reshape(shape).permute(0, 1, 2, 3, *order)
+    blocks = joined.reshape(groups, shape[1], shape[2] * shape[3], *sizes)
+    if "Transpose" in type(pair.second).__name__:
+        blocks = blocks.transpose(1, 2)
+    return blocks.flatten(0, 1).float()
+
+
+def _blocks(layer):
+    """A layer's weight in float64 as groups × out × in × kernel, each group's apart."""
+    weight = layer.weight.detach().double()
+    blocks = weight.reshape(getattr(layer, "groups", 1), -1, *weight.shape[1:])
+    return blocks.transpose(1, 2) if "Transpose" in type(layer).__name__ else blocks
