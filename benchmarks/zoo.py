@@ -154,7 +154,10 @@ def run(options: argparse.Namespace) -> None:
         line = in_a_process(name, options)
         with options.results.open("a") as results:
             results.write(json.dumps(line) + "\n")
-        print(f"{line['seconds']:7.1f}  {line['status']:9}  {name}  {line['reason'][-200:]}", flush=True)
+        print(
+            f"{line['seconds']:7.1f}  {line['status']:9}  {name}  {line['reason'][-200:]}",
+            flush=True,
+        )
 
 
 def report(options: argparse.Namespace) -> None:

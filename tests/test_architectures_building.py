@@ -97,17 +97,32 @@ def test_names_that_cannot_be(name):
         parse_architecture(name)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"),
-    [
-        ("fasterrcnn_resnet50_fpn", "detection"),
-        ("quantized_resnet18", "quantization"),
-        ("raft_small", "optical_flow"),
-    ],
-)
-def test_unsupported_kinds_say_so(name, kind):
-    with pytest.raises(ArchitectureError, match=kind):
-        parse_architecture(name)
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+def test_quantised_networks_are_refused_by_name(name):
+    with pytest.raises(ArchitectureError, match="packed whole numbers") as caught:
+        parse_architecture(f"quantized_{name}")
+    assert f"compress {name}," in caught.value.tip
+
+
+def test_a_kind_that_nobody_has_heard_of_is_refused(monkeypatch):
+    monkeypatch.setattr("alds_cli.architectures.from_torchvision.kind", lambda _name: "audio")
+    with pytest.raises(ArchitectureError, match="audio") as caught:
+        parse_architecture("hearing")
+    assert "package.module:factory" in caught.value.tip
+
+
+@pytest.mark.parametrize("epsilon", [0, 0.0, 0.25])
+def test_detectors_normalise_with_the_epsilon_that_is_named(epsilon):
+    name = "retinanet_resnet50_fpn"
+    network = build(parse_architecture(name, [f"norm_eps={epsilon}"]), device="meta")
+    assert {part.eps for part in network.modules() if isinstance(part, nn.BatchNorm2d)} == {epsilon}
+
+
+@pytest.mark.parametrize("epsilon", ["much", "-1", "none!"])
+def test_an_epsilon_that_is_none_is_refused(epsilon):
+    arch = parse_architecture("fasterrcnn_resnet50_fpn", [f"norm_eps={epsilon}"])
+    with pytest.raises(ArchitectureError, match="norm_eps"):
+        build(arch, device="meta")
 
 
 def test_a_name_that_only_the_installed_torchvision_knows_is_accepted(monkeypatch):
@@ -299,3 +314,10 @@ def test_caveat_names_the_option_in_doubt(name):
     assert "--arch-arg transform_input=true" in caveat(Architecture(name))
     assert caveat(Architecture(name, {"transform_input": False})) is None
     assert caveat(Architecture("resnet18")) is None
+
+
+@pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn", "retinanet_resnet50_fpn"])
+def test_caveat_names_the_epsilon_of_old_detectors(name):
+    assert "--arch-arg norm_eps=0" in caveat(Architecture(name))
+    assert caveat(Architecture(name, {"norm_eps": 0})) is None
+    assert caveat(Architecture(f"{name}_v2")) is None

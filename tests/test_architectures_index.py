@@ -8,7 +8,7 @@ from importlib.resources import files
 import pytest
 from torch import nn
 
-from alds_cli.architectures import build, default_preprocessing, input_shape
+from alds_cli.architectures import build, default_inputs, default_preprocessing, input_shape
 from alds_cli.architectures.index import decode, encode, load_index
 from alds_cli.architectures.indexing import (
     is_supported,
@@ -104,6 +104,29 @@ def test_no_buffer_but_a_running_statistic_must_be_loaded(name):
 )
 def test_input_shape(architecture, shape):
     assert input_shape(architecture) == shape
+
+
+@pytest.mark.parametrize(
+    ("architecture", "inputs"),
+    [
+        (Architecture("vit_b_16"), "float[1,3,224,224]"),
+        (Architecture("r3d_18"), "float[1,3,16,112,112]"),
+        (Architecture("maskrcnn_resnet50_fpn"), "[float[3,800,800]]"),
+        (Architecture("fcos_resnet50_fpn", {"min_size": 96}), "[float[3,96,96]]"),
+        (Architecture("ssd300_vgg16"), "[float[3,300,300]]"),
+        (Architecture("raft_small"), "float[1,3,256,256],float[1,3,256,256]"),
+    ],
+    ids=str,
+)
+def test_all_inputs(architecture, inputs):
+    assert str(default_inputs(architecture)) == inputs
+
+
+def test_inputs_of_a_factory_are_those_of_its_network():
+    module = nn.Identity()
+    assert default_inputs(Architecture("mine:factory"), module) is None
+    module.input_shape = (3, 9)
+    assert str(default_inputs(Architecture("mine:factory"), module)) == "float[1,3,9]"
 
 
 @pytest.mark.parametrize(
