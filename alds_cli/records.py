@@ -173,8 +173,8 @@ class Kept:
     `inputs` of its input channels or features; None leaves them all.
     """
 
-    outputs: tuple[Count, ...] | None = None
-    inputs: tuple[Count, ...] | None = None
+    outputs: Annotated[tuple[Count, ...], Len(0, 1 << 17)] | None = None
+    inputs: Annotated[tuple[Count, ...], Len(0, 1 << 17)] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,7 +439,7 @@ class SweepRun:
 class SweepRecord(SweepRun):
     """A run and, in `layers`, what became of every layer."""
 
-    layers: tuple[LayerReport, ...] = ()
+    layers: Annotated[tuple[LayerReport, ...], Len(0, 1 << 16)] = ()
 
 
 @dataclass(frozen=True, slots=True)

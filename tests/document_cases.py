@@ -16,6 +16,7 @@ from alds_cli.records import (
     Architecture,
     Choice,
     EpochRecord,
+    Fingerprint,
     Kept,
     Plan,
     Preprocessing,
@@ -48,6 +49,8 @@ DOCUMENT = Document(
     training=Training(RetrainSettings(3), images=7, loss=0.5, accuracy=75.0),
 )
 
+FINGERPRINT = Fingerprint("0" * 64, "1" * 64)
+
 HISTORY = (EpochRecord(1, 0.1, 2.5, 12.5, 0.25), EpochRecord(2, 0.01, 1.5, 50.0, 0.25))
 
 CONTENTS = {
@@ -59,10 +62,11 @@ CONTENTS = {
     ).content(),
     "asked": {"schema": 1, "runs": ["alds-0.5-e0-r0", "svd-1~3-e1-r0"]},
     "training": TrainingForm(
-        format=1,
+        format=2,
         settings=RetrainSettings(3),
         preprocessing=PREPROCESSING,
         images=7,
+        fingerprint=FINGERPRINT,
         history=HISTORY,
     ).content(),
     "latencies": {

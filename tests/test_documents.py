@@ -9,7 +9,16 @@ import tracemalloc
 import document_cases
 import pytest
 import torch
-from document_cases import CONTENTS, DOCUMENT, HISTORY, PLAN, PREPROCESSING, damaged_texts, nested
+from document_cases import (
+    CONTENTS,
+    DOCUMENT,
+    FINGERPRINT,
+    HISTORY,
+    PLAN,
+    PREPROCESSING,
+    damaged_texts,
+    nested,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -113,7 +122,7 @@ def test_damaged_times_are_left_out(text):
 
 
 STATE = TrainingState(
-    RetrainSettings(3), PREPROCESSING, 7, HISTORY, {"w": torch.ones(2)}, {"state": {}}
+    RetrainSettings(3), PREPROCESSING, 7, FINGERPRINT, HISTORY, {"w": torch.ones(2)}, {"state": {}}
 )
 
 
@@ -190,7 +199,7 @@ def test_ranges_are_judged_before_they_are_written_out(ranges, tmp_path):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("size", [1 << 24, 1 << 26])
+@pytest.mark.parametrize("size", [1 << 22, 1 << 26])
 def test_files_too_large_for_a_document_are_not_read(size, tmp_path):
     for path in (tmp_path / "plan.json", tmp_path / "sweep.json"):
         with path.open("wb") as file:

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alds_cli.checkpoint.atomic import replacing
+from alds_cli.checkpoint.kinds import kind_of
+from alds_cli.checkpoint.refusals import refusals
 from alds_cli.checkpoint.regular import require_regular
+from alds_cli.checkpoint.torch_files import read_archive
 from alds_cli.checkpoint.writing import dump_torch
-from alds_cli.errors import CheckpointError, first_line
+from alds_cli.errors import CheckpointError
 
 
 def state_path(output: Path) -> Path:
@@ -37,9 +38,15 @@ def read_state(path: Path) -> object:
     """
     require_regular(path, CheckpointError)
     try:
-        return torch.load(str(path), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a training state: {first_line(error)}",
-            tip="remove it to start the training anew",
-        ) from error
+        if kind_of(path, "it") == "zip":
+            with refusals("it"):
+                return read_archive(path)
+    except CheckpointError as error:
+        raise _unreadable(path, error.message) from error
+    raise _unreadable(path, "it is a model file of another kind")
+
+
+def _unreadable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a training state: {reason}", tip="remove it to start the training anew"
+    )

@@ -15,6 +15,8 @@ from alds_cli.schemas.plan import PlanForm
 
 Extents = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 28)], ...], Len(1, 11)]
 
+InputText = Annotated[str, Field(max_length=4096, pattern=r"^[A-Za-z0-9_\[\]{}():,< ]*$")]
+
 
 class ArtefactForm(Form):
     """Everything but the tensors that a network needs in order to run again.
@@ -26,7 +28,9 @@ class ArtefactForm(Form):
     schema_: Literal[1] = Field(alias="schema")
     architecture: Architecture
     plan: PlanForm
-    inputs: Annotated[str, Field(max_length=4096)] | None = None
+    inputs: (
+        Annotated[str, Field(max_length=4096, pattern=r"^[A-Za-z0-9_\[\]{}():,< ]*$")] | None
+    ) = None
     input_shape: Extents | None = None
     preprocessing: Preprocessing | None
     source_hash: Digest | None

@@ -61,7 +61,7 @@ class TimesForm(Form):
 
     dense_ns: Time
     measured: Time
-    pairs: list[Untimed | Timed]
+    pairs: Annotated[list[Untimed | Timed], Len(0, 1 << 14)]
 
     @classmethod
     def entry(cls, choice: Choice, own: tuple[float, float] | None) -> Untimed | Timed:
@@ -73,7 +73,7 @@ class TimesForm(Form):
 class LatencyForm(Form):
     """Times of layers by configuration, measured under the same conditions."""
 
-    most_bytes: ClassVar[int] = 1 << 26
+    most_bytes: ClassVar[int] = 1 << 23
 
     conditions: Mapping[Term, JsonValue]
     layers: Mapping[Name, TimesForm]

@@ -18,6 +18,10 @@ SCHEMA: Final = 1
 """Version of the documents: raised when a field changes its meaning."""
 
 
+_MOST_ENTRIES = 1 << 16
+"""Of an object: each that is wrong is a complaint, and those take time and memory."""
+
+
 class Form(BaseModel):
     """What all documents have in common: no unknown fields, no conversions, finite numbers."""
 
@@ -31,7 +35,7 @@ class Form(BaseModel):
         json_schema_serialization_defaults_required=True,
     )
 
-    most_bytes: ClassVar[int] = 1 << 24
+    most_bytes: ClassVar[int] = 1 << 22
     """Of a document's text; what networks give has a tenth of it."""
 
     def content(self) -> dict[str, Any]:
@@ -145,6 +149,8 @@ def _json(text: str | bytes, most: int, constants: list[str]) -> Any:
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MOST_ENTRIES:
+        raise MalformedError(f"it has an object of more than {_MOST_ENTRIES:,} entries")
     found = dict(pairs)
     if len(found) < len(pairs):
         seen: set[str] = set()

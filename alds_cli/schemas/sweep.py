@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 
 from annotated_types import Len
 from pydantic import Field, create_model
@@ -74,11 +74,13 @@ class AskedForm(Form):
     """`asked.json`: the runs that were asked for so far, finished or not."""
 
     schema_: Literal[1] = Field(alias="schema")
-    runs: Annotated[list[Slug], Len(0, 1 << 20)]
+    runs: Annotated[list[Slug], Len(0, 1 << 17)]
 
 
 class RecordForm(Form):
     """`records/RUN.json`: one finished run."""
+
+    most_bytes: ClassVar[int] = 1 << 23  # lists of channels take a line for each
 
     schema_: Literal[1] = Field(alias="schema")
     record: SweepRecord
