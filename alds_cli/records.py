@@ -533,6 +533,21 @@ class RetrainSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassAssignment:
+    """How the labels of images were found, and what speaks against them.
+
+    Attributes:
+        classes: "named", by the names of the class folders; "file", by a list of the network's
+            classes; "numbered", by the order of the folders; None where the source of the
+            images has numbers for labels.
+        warning: why the labels may not be the network's.
+    """
+
+    classes: Literal["named", "file", "numbered"] | None = None
+    warning: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Fingerprint:
     """What tells a set of labelled images from others, wherever it lies: digests of its parts."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from alds_cli import evaluation
+from alds_cli.api.labelling import assigned
 from alds_cli.api.models import (
     AS_IT_IS,
     Model,
@@ -15,10 +18,11 @@ from alds_cli.api.models import (
     open_network,
     settled_preprocessing,
 )
-from alds_cli.datasets import Batches, LabelledImages, opened
+from alds_cli.datasets import Batches, LabelledImages, opened, require_moderate
 from alds_cli.loading import Network
 from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.records import (
+    ClassAssignment,
     Evaluation,
     Footprint,
     Latency,
@@ -44,6 +48,7 @@ class EvaluationResult:
     baseline: Measured | None
     preprocessing: Preprocessing
     device: str
+    assignment: ClassAssignment
 
 
 def evaluate(
@@ -54,6 +59,7 @@ def evaluate(
     baseline: Model | None = None,
     baseline_source: Source = AS_IT_IS,
     preprocessing: Preparation = None,
+    classes: Sequence[str] | str | Path | None = None,
     download: bool = False,
     batch_size: int = 256,
     workers: int = 0,
@@ -72,6 +78,8 @@ def evaluate(
         baseline_source: how to read the baseline's file.
         preprocessing: from an image to the input, or a function that changes what the
             model's file says; None is what that says.
+        classes: the network's classes in order, by the names of the image folders; or a file
+            with one of them a line. None recognises those of published data sets.
         download: fetch a published set that is not there.
         batch_size: images in a forward pass.
         workers: threads that decode image files.
@@ -90,9 +98,14 @@ def evaluate(
         networks["baseline"] = open_network(baseline, baseline_source)
     prepared = settled_preprocessing(preprocessing, networks["evaluate"])
     images = opened(data, split="test", download=download)
-    batches = Batches(images, prepared, batch_size=batch_size, workers=workers)
     for network in networks.values():
         network.module.to(place)
+    images, assignment = assigned(
+        images, prepared, networks["evaluate"].module, classes, device=place
+    )
+    batches = Batches(images, prepared, batch_size=batch_size, workers=workers)
+    if latency:
+        require_moderate(latency_batch_size, batches.input_shape)
     qualities = {
         task: evaluation.evaluate(
             network.module, batches, device=place, progress=_renamed(progress, task)
@@ -114,7 +127,7 @@ def evaluate(
         for task, network in networks.items()
     }
     return EvaluationResult(
-        measured["evaluate"], measured.get("baseline"), prepared, _device_name(place)
+        measured["evaluate"], measured.get("baseline"), prepared, _device_name(place), assignment
     )
 
 

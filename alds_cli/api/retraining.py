@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alds_cli import retraining
+from alds_cli.api.labelling import assigned
 from alds_cli.api.models import (
     AS_IT_IS,
     Model,
@@ -26,7 +27,13 @@ from alds_cli.errors import CheckpointError, ContractError, OptionError
 from alds_cli.evaluation import pick_device
 from alds_cli.inputs import InputSpec
 from alds_cli.loading import Network
-from alds_cli.records import EpochRecord, ProgressCallback, RetrainSettings, Training
+from alds_cli.records import (
+    ClassAssignment,
+    EpochRecord,
+    ProgressCallback,
+    RetrainSettings,
+    Training,
+)
 from alds_cli.retraining import TrainingState
 from alds_cli.verification import verify
 
@@ -43,6 +50,7 @@ class RetrainResult:
     output: str | None
     nbytes: int | None
     seconds: float
+    assignment: ClassAssignment
 
 
 def retrain(
@@ -53,6 +61,7 @@ def retrain(
     *,
     output: str | Path | None = None,
     preprocessing: Preparation = None,
+    classes: Sequence[str] | str | Path | None = None,
     download: bool = False,
     workers: int = 0,
     device: str | None = None,
@@ -71,6 +80,8 @@ def retrain(
         output: where to write the artefact; `-` is standard output.
         preprocessing: from an image to the input, or a function that changes what the
             model's file says; None is what that says.
+        classes: the network's classes in order, by the names of the image folders; or a file
+            with one of them a line. None recognises those of published data sets.
         download: fetch a published set that is not there.
         workers: threads that decode image files.
         device: where to compute; None is CUDA where present.
@@ -91,7 +102,13 @@ def retrain(
         require_target(output)
     network = open_network(model, source)
     prepared = settled_preprocessing(preprocessing, network)
-    images = opened(data, split="train", download=download)
+    images, assignment = assigned(
+        opened(data, split="train", download=download),
+        prepared,
+        network.module,
+        classes,
+        device=place,
+    )
     keeper = _Keeper.of(network, output)
     state = keeper.resumed() if resume else None
     if not resume:
@@ -128,6 +145,7 @@ def retrain(
         None if output is None else str(output),
         trained.nbytes,
         time.perf_counter() - start,
+        assignment,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from alds_cli.api.contenders import Contender, parse_contenders
 from alds_cli.api.goals import TARGETS
+from alds_cli.api.labelling import assigned
 from alds_cli.api.models import (
     AS_IT_IS,
     Model,
@@ -73,6 +74,7 @@ def sweep(
     latency: bool = False,
     keep_artefacts: bool = False,
     preprocessing: Preparation = None,
+    classes: Sequence[str] | str | Path | None = None,
     download: bool = False,
     workers: int = 0,
     device: str | None = None,
@@ -106,6 +108,8 @@ def sweep(
         keep_artefacts: keep the network of every run that is made.
         preprocessing: from an image to the input, or a function that changes what the
             model's file says; None is what that says.
+        classes: the network's classes in order, by the names of the image folders; or a file
+            with one of them a line. None recognises those of published data sets.
         download: fetch a published set that is not there.
         workers: threads that decode image files.
         device: where to compute; None is CUDA where present.
@@ -139,10 +143,15 @@ def sweep(
     trains = train_data is not None and (
         max(retrain_epochs) > 0 or any(contender.method.needs for contender in contenders)
     )
+
+    def label(images: LabelledImages) -> LabelledImages:
+        place = pick_device(device)
+        return assigned(images, prepared, network.module, classes, device=place)[0]
+
     bench = Bench(
         network=replace(network, preprocessing=prepared),
-        images=opened(data, split="test", download=download),
-        training=opened(train_data, split="train", download=download)
+        images=label(opened(data, split="test", download=download)),
+        training=label(opened(train_data, split="train", download=download))
         if train_data and trains
         else None,
         contenders={contender.text: contender for contender in contenders},

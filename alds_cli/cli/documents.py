@@ -159,6 +159,8 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
         baseline=None if result.baseline is None else MeasuredForm(**_measured(result.baseline)),
         preprocessing=result.preprocessing,
         device=str(result.device),
+        classes=result.assignment.classes,
+        classes_warning=result.assignment.warning,
     )
 
 
@@ -186,6 +188,8 @@ def retraining(result: RetrainResult) -> RetrainForm:
         bytes=result.nbytes,
         seconds=result.seconds,
         output=result.output,
+        classes=result.assignment.classes,
+        classes_warning=result.assignment.warning,
     )
 
 

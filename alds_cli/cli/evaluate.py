@@ -39,6 +39,7 @@ def command(
             parser=numbers.whole(1, numbers.MOST_SAMPLES),
         ),
     ] = 1,
+    classes: options.Classes = None,
     download: options.Download = False,
     device: options.Device = None,
     workers: options.Workers = 0,
@@ -78,6 +79,7 @@ def command(
             # An artefact knows its network; what is said of the model holds for the original.
             baseline_source=source,
             preprocessing=options.preprocessing_of(preprocess, mean, std, resize, crop),
+            classes=classes,
             download=download,
             batch_size=batch_size,
             workers=workers,

@@ -90,6 +90,15 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+Classes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE",
+        help="Names of the class folders, one a line, in the order of the network's outputs. "
+        "Without it, those of ImageNet and CIFAR are recognised.",
+        show_default=False,
+    ),
+]
 Download = Annotated[bool, typer.Option("--download", help="Fetch cifar10 if it is not there yet.")]
 Preprocess = Annotated[
     str | None,

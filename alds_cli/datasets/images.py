@@ -136,6 +136,10 @@ class TensorImages(LabelledImages):
         images, labels = self.batch(indices), self.labels[indices]
         return TensorImages(self.name, [images], labels, classes=self.classes)
 
+    def unnamed(self) -> TensorImages:
+        """The same images and labels, and no names of classes."""
+        return TensorImages(self.name, self._parts, self.labels)
+
 
 class ImageFiles(LabelledImages):
     """Image files of any sizes, decoded to RGB one at a time."""
@@ -167,21 +171,7 @@ class ImageFiles(LabelledImages):
         paths = [self._paths[index] for index in indices.tolist()]
         return ImageFiles(self.name, paths, self.labels[indices], classes=self.classes)
 
-
-def check_labels(labels: Tensor, classes: int) -> None:
-    """Refuse labels that a network with `classes` outputs cannot be right about.
-
-    Args:
-        labels: integer tensor of shape (n,).
-        classes: number of the network's outputs.
-
-    Raises:
-        DataError: a label is negative or not below `classes`.
-    """
-    wrong = labels[(labels < 0) | (labels >= classes)]
-    if len(wrong):
-        raise DataError(
-            f"label {int(wrong[0])} is outside the network's {classes} classes "
-            f"(0 to {classes - 1})",
-            tip="check that the data and the checkpoint belong to the same task",
-        )
+    def relabelled(self, numbers: Sequence[int]) -> ImageFiles:
+        """The same files, those of class i with the label `numbers[i]`, and no names of classes."""
+        labels = torch.tensor(numbers, dtype=torch.int64)[self.labels]
+        return ImageFiles(self.name, self._paths, labels)

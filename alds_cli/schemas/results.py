@@ -164,6 +164,8 @@ class EvaluateForm(MeasuredForm, Printed):
     baseline: MeasuredForm | None
     preprocessing: Preprocessing
     device: str
+    classes: Literal["named", "file", "numbered"] | None
+    classes_warning: str | None
 
 
 class RetrainForm(Printed):
@@ -175,6 +177,8 @@ class RetrainForm(Printed):
     bytes: int | None
     seconds: Real
     output: str | None
+    classes: Literal["named", "file", "numbered"] | None
+    classes_warning: str | None
 
 
 class SweepResultForm(Printed):

@@ -1,0 +1,198 @@
+"""From the names of class folders to the numbers of a network's outputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from alds_cli.checkpoint.regular import require_regular
+from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
+from alds_cli.datasets.known_classes import ClassNames, known_classes
+from alds_cli.errors import DataError, OptionError
+from alds_cli.records import ClassAssignment
+
+_log = logging.getLogger(__name__)
+
+_MOST_BYTES = 2**24
+
+_BY_FILE = "name the network's classes in order, one a line: --classes FILE"
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """The names in a file of one class a line.
+
+    Raises:
+        DataError: there is no such file, it is not text in UTF-8, or a line is empty or
+            stands there twice.
+    """
+    path = Path(path).expanduser()
+    require_regular(path, DataError, most=_MOST_BYTES)
+    tip = "write the names of the class folders, one a line, in the order of the network's outputs"
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a text file of class names", tip=tip) from error
+    names = [line.strip() for line in lines]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise DataError(f"{path} names no classes", tip=tip)
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise DataError(f"{path}: line {number} is empty", tip=tip)
+        if name in seen:
+            raise DataError(f"{path}: lines {seen[name]} and {number} are both '{name}'", tip=tip)
+        seen[name] = number
+    return tuple(names)
+
+
+def assign_classes(
+    images: LabelledImages, outputs: int, listed: Sequence[str] | None = None
+) -> tuple[LabelledImages, ClassAssignment]:
+    """Give the images of class folders the numbers that their classes have in the network.
+
+    The folders' names are looked up in `listed`, else among the classes of the published
+    data sets with so many: WordNet numbers and categories of ImageNet, names of CIFAR-10 and
+    CIFAR-100, and whole numbers as themselves. Failing that, the folders are numbered by
+    their sorted names, which is right only if there is one for every class: if not, a
+    warning says so.
+
+    Args:
+        images: the set. Labels that are numbers in their source are left as they are.
+        outputs: how many classes the network tells apart.
+        listed: names of the network's classes in order.
+
+    Returns:
+        The images with labels of the network's, no longer with names of classes, and how the
+        labels were found.
+
+    Raises:
+        DataError: there are more folders than classes, the list names another number of
+            classes or not all folders, or a label is outside the classes.
+        OptionError: a list is given, but no names to look up in it.
+    """
+    if not isinstance(images, ImageFiles) or images.classes is None:
+        if listed is not None:
+            raise OptionError(
+                f"{images.name} has no class folders, but names for them are given",
+                tip="leave out --classes; the labels of such a set are the classes' numbers",
+            )
+        warning = _stranger(images, outputs)
+        images = images.unnamed() if isinstance(images, TensorImages) else images
+        return images, ClassAssignment(None, warning)
+    folders = images.classes
+    if listed is not None:
+        return images.relabelled(_looked_up(folders, listed, outputs)), ClassAssignment("file")
+    known = _known(folders, outputs)
+    if known is not None:
+        return images.relabelled(known), ClassAssignment("named", _ambiguity(folders, known=True))
+    if len(folders) > outputs:
+        raise DataError(
+            f"{images.name} has {len(folders):,} class folders, but the network has "
+            f"{_classes(outputs)}",
+            tip="check that the data and the checkpoint belong to the same task",
+        )
+    numbered = images.relabelled(range(len(folders)))
+    return numbered, ClassAssignment("numbered", _doubt(folders, outputs))
+
+
+def tell(assignment: ClassAssignment) -> None:
+    """Warn where the labels may not be the network's."""
+    if assignment.warning is not None:
+        _log.warning("%s", assignment.warning)
+
+
+def _looked_up(folders: Sequence[str], listed: Sequence[str], outputs: int) -> list[int]:
+    if len(listed) != outputs:
+        raise DataError(
+            f"the list names {_classes(len(listed))}, but the network has {outputs:,}",
+            tip="name every class of the network, those without images too",
+        )
+    numbers = {name: number for number, name in enumerate(listed)}
+    strangers = [name for name in folders if name not in numbers]
+    if strangers:
+        raise DataError(
+            f"the list of classes does not name the folder '{strangers[0]}'"
+            + f" and {len(strangers) - 1:,} more" * (len(strangers) > 1),
+            tip="name the folders exactly as they are called, or take those away",
+        )
+    return [numbers[name] for name in folders]
+
+
+def _known(folders: Sequence[str], outputs: int) -> list[int] | None:
+    """The numbers of all folders, if all of their names are known."""
+    numbers = {name: int(name) for name in folders if _is_number(name) and int(name) < outputs}
+    for names in (*known_classes(outputs), ClassNames(numbers, {})):
+        found = [number for name in folders if (number := names.number(name)) is not None]
+        if len(found) == len(set(found)) == len(folders):
+            return found
+    return None
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) < 10
+
+
+def _ambiguity(folders: Sequence[str], *, known: bool) -> str | None:
+    """What speaks against the order of folders that are called by numbers."""
+    numbers = [int(name) for name in folders if _is_number(name)]
+    if len(numbers) < len(folders) or numbers == sorted(numbers):
+        return None
+    if known:
+        return (
+            "the class folders are called by numbers, which are taken for the classes' own; a "
+            "network trained on folders in alphabetical order, 10 before 2, needs --classes FILE"
+        )
+    return (
+        "the class folders are called by numbers that are not the classes' own, and are numbered "
+        f"in alphabetical order, 10 before 2; {_BY_FILE}"
+    )
+
+
+def _doubt(folders: Sequence[str], outputs: int) -> str | None:
+    count = len(folders)
+    if count == outputs:
+        return _ambiguity(folders, known=False)
+    are = (
+        "1 class folder is numbered 0"
+        if count == 1
+        else (f"{count:,} class folders are numbered 0 to {count - 1:,}")
+    )
+    return f"{are} while the network has {_classes(outputs)}; {_BY_FILE}"
+
+
+def _stranger(images: LabelledImages, outputs: int) -> str | None:
+    """A published set whose classes cannot be the network's."""
+    if images.classes is None or len(images.classes) == outputs:
+        return None
+    return (
+        f"{images.name} has {_classes(len(images.classes))} while the network has {outputs:,}: "
+        "its labels may not be the network's"
+    )
+
+
+def _classes(count: int) -> str:
+    return f"{count:,} class{'es' * (count != 1)}"
+
+
+def check_labels(labels: torch.Tensor, classes: int) -> None:
+    """Refuse labels that a network with `classes` outputs cannot be right about.
+
+    Args:
+        labels: integer tensor of shape (n,).
+        classes: number of the network's outputs.
+
+    Raises:
+        DataError: a label is negative or not below `classes`.
+    """
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise DataError(
+            f"label {int(wrong[0])} is outside the network's {classes} classes "
+            f"(0 to {classes - 1})",
+            tip="check that the data and the checkpoint belong to the same task",
+        )
