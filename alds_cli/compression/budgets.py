@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation import LayerOptions, Prices, RankPrices
 from alds_cli.compression.resources import Resource
+from alds_cli.compression.selection import LEFT_OUT
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.records import FloatArray, IntArray, LayerSpec
 
@@ -25,6 +26,9 @@ _LIMITS = {
     "bytes": "--max-size",
     "latency": "--max-latency",
 }
+
+
+_MORE_LAYERS = "decompose more layers (--include, --exclude)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +105,34 @@ def refusal(
     )
 
 
-def out_of_reach(budget: Budget, least: int, made: str, kept: str = "") -> ContractError:
+def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None) -> ContractError:
     """Why a budget cannot be met.
 
     Args:
         budget: what was asked.
         least: what the smallest network takes.
         made: how it is made, after "that this method can".
-        kept: which layers are not made smaller, in words.
+        kept: which layers are not made smaller, in words; None where that is not known.
     """
     resource = budget.resource
-    kept = kept and f"; {kept}"
+    why = f"; {kept}" if kept else ""
     smallest = (
         f"the smallest network that this method can {made} has {_amount(resource, least)} "
         f"of {_amount(resource, resource.before)}"
     )
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
-    otherwise = "or decompose more layers (--include, --exclude)"
+    otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
     if least >= resource.before or (budget.ratio is not None and largest == 0):
         nearest = "no layer of this network can be made smaller"
     elif budget.ratio is None:
-        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}, {otherwise}"
+        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}{otherwise}"
     else:
-        nearest = f"--ratio {largest:.4f}, {otherwise}"
+        nearest = f"--ratio {largest:.4f}{otherwise}"
     if budget.ratio is None:
-        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{kept}", tip=nearest)
+        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{why}", tip=nearest)
     return RatioUnreachableError(
         f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
-        f"the largest ratio is {largest:.4f}{kept}",
+        f"the largest ratio is {largest:.4f}{why}",
         largest=largest,
         tip=nearest,
     )
@@ -163,7 +167,7 @@ def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -
         f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
         f"{original_ms:.3f} ms, measured in turns"
     )
-    tip = "decompose more layers (--include, --exclude), or try another --batch-size or --device"
+    tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
     if budget.ratio is None:
         return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
     largest = max(0, int(saved * 10_000)) / 10_000
