@@ -142,6 +142,32 @@ def test_sound_documents_are_read(place):
     assert TrainingState.from_dict(STATE.to_dict()) == STATE
 
 
+def test_documents_of_earlier_versions_state_the_shape_of_a_sample():
+    content = {**CONTENTS["artefact"], "input_shape": [1, 8, 8]}
+    with pytest.raises(AldsError, match="inputs are stated twice"):
+        parse_document(json.dumps(content), "model.pt")
+    del content["inputs"]
+    assert parse_document(json.dumps(content), "model.pt") == DOCUMENT
+    for shape in (
+        [],
+        [0],
+        [-1, 8],
+        [1.5],
+        ["8"],
+        [True],
+        [10**400],
+        [1] * 12,
+        "8",
+        {},
+        [2**20] * 2,
+    ):
+        with pytest.raises(AldsError, match="input"):
+            parse_document(json.dumps({**content, "input_shape": shape}), "model.pt")
+    del content["input_shape"]
+    with pytest.raises(AldsError, match="inputs is missing"):
+        parse_document(json.dumps(content), "model.pt")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

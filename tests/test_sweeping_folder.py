@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -158,7 +159,7 @@ def test_equal_runs_give_equal_bytes(folder, tmp_path):
         ('{"schema": 9, "record": {}}', "has schema 9; this version reads 1"),
         ('{"schema": 1}', "record is missing"),
         ('{"schema": 1, "record": {}}', "record.method is missing (and 5 more)"),
-        ('{"schema": 1, "record": NaN}', "NaN is not a number"),
+        ('{"schema": 1, "record": NaN}', "record should be an object, not nan"),
         ('{"schema": 1, "schema": 1}', "schema is there twice"),
     ],
 )
@@ -204,6 +205,14 @@ def test_a_record_with_nonsense_is_named(folder, field, value, reason):
         folder.records()
     assert str(path) in caught.value.message
     assert reason in caught.value.message
+
+
+def test_only_names_stand_for_what_is_no_number(folder):
+    folder.write(sweep_cases.record(quality=Evaluation(10.0, None, math.nan, 4)))
+    path = file_of(folder)
+    path.write_text(path.read_text().replace('"nan"', "NaN"))
+    with pytest.raises(RunFolderError, match="NaN is not a number there"):
+        folder.records()
 
 
 def test_a_damaged_beginning_is_named(folder):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from torch import nn
 
 from alds_cli import profiling
@@ -135,6 +138,75 @@ def test_foreign_tables_are_refused(tabled, tmp_path):
         error_tables(net, find_layers(net), table=path)
     with pytest.raises(TableError):
         error_tables(net, find_layers(net), table=tmp_path / "none")
+
+
+def column(number, value):
+    def change(arrays, _):
+        arrays["1:errors"][number, 0] = value
+
+    return change
+
+
+def choice(axis, value):
+    def change(arrays, _):
+        arrays["1:choices"][0, axis] = value
+
+    return change
+
+
+def array(name, made):
+    def change(arrays, _):
+        arrays[name] = made(arrays[name])
+
+    return change
+
+
+def entry(**changes):
+    def change(_, layers):
+        layers["1"] |= changes
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(column(0, value) for value in (np.nan, np.inf, -1.0)),
+        *(column(4, value) for value in (np.inf, -1.0)),
+        *(choice(axis, value) for axis in range(3) for value in (-1, 9 if axis == 0 else 0)),
+        array("1:errors", lambda own: own.astype(np.float32)),
+        array("1:errors", lambda own: own[:4]),
+        array("1:errors", lambda own: own[:, :-1].copy()),
+        array("1:errors", lambda own: own[0].copy()),
+        array("1:choices", lambda own: own.astype(np.float64)),
+        array("1:choices", lambda own: own[:, :2].copy()),
+        array("1:choices", lambda own: own[:0].copy()),
+        array("1:choices", lambda own: own[0].copy()),
+        *(entry(groups=value) for value in (0, -1, 2, "1", True, 1.0, None, 2**60)),
+        *(entry(shape=value) for value in ([], [6, 6], "6", [6, -6, 1, 1], None, [10**400])),
+        *(entry(max_slices=value) for value in (0, -1, "x", [], 1.5)),
+        *(entry(schemes=value) for value in ({}, [], {"9": {}}, {"0": {}}, {"0": None})),
+        entry(schemes={"0": {"norm": "nan", "energy": "0x1p0", "slack": "0x0p0"}}),
+        entry(schemes={"0": {"norm": "inf", "energy": "0x1p0", "slack": "0x0p0"}}),
+        entry(schemes={"0": {"norm": "-0x1p0", "energy": "0x1p0", "slack": "0x0p0"}}),
+        entry(schemes={"0": {"norm": "0x1p99999", "energy": "0x1p0", "slack": "0x0p0"}}),
+        entry(schemes={"0": {"norm": 1.0, "energy": "x", "slack": "0x0p0"}}),
+        entry(colour="red"),
+    ],
+)
+def test_nonsense_with_a_right_checksum_is_noticed(change, tabled, tmp_path, monkeypatch):
+    _, specs, table = tabled
+    path = tmp_path / "table.safetensors"
+    write_table(table, path)
+    with safe_open(path, framework="np") as file:
+        head = json.loads(file.metadata()["alds_table"])
+        arrays = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118
+    change(arrays, head["layers"])
+    save_file(arrays, path, metadata={"alds_table": json.dumps(head)})
+    monkeypatch.setattr(tables, "_checksum", lambda *_: head["sha256"])
+    with pytest.raises(TableError) as caught:
+        read_table(path, table.weights_hash, specs)
+    assert caught.value.message.isprintable()
 
 
 def test_every_flipped_byte_is_noticed_or_harmless(tabled, tmp_path):

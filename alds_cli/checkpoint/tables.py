@@ -176,7 +176,8 @@ def _layer_table(
     if choices.shape != (len(choices), 3) or errors.shape != (len(_ERRORS), len(choices)):
         raise ValueError(f"layer {name}: the table is not whole")
     columns = dict(zip(_ERRORS, errors, strict=True))
-    if not all(_is_error(column) for key, column in columns.items() if key != "exact"):
+    known = {**columns, "exact": columns["exact"][~np.isnan(columns["exact"])]}
+    if not all(map(_is_error, known.values())):
         raise ValueError(f"layer {name}: an error is not a number")
     choices = choices.astype(np.int64)
     schemes = {int(number): own for number, own in form.schemes.items()}

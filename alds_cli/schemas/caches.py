@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +15,10 @@ from alds_cli.schemas.form import Form
 
 
 def _from_hex(value: Any) -> Any:
-    return float.fromhex(value) if isinstance(value, str) and len(value) < 64 else value
+    try:
+        return float.fromhex(value) if isinstance(value, str) and len(value) < 64 else value
+    except OverflowError:
+        return math.inf
 
 
 HexFloat = Annotated[
