@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alds_cli import architectures
-from alds_cli.checkpoint import Checkpoint, Document, name_variants, read_checkpoint
+from alds_cli.checkpoint import (
+    Checkpoint,
+    Document,
+    Selection,
+    hash_tensors,
+    read_checkpoint,
+    select_entries,
+)
 from alds_cli.errors import (
     ArchitectureError,
     BadWeightsError,
@@ -22,6 +30,7 @@ from alds_cli.errors import (
     UnsafeCheckpointError,
 )
 from alds_cli.inputs import InputSpec
+from alds_cli.numerics.sharing import Groups, identity, share, shared_groups
 from alds_cli.records import Architecture, Plan, Preprocessing, Training
 from alds_cli.surgery import (
     dense_pruned_state,
@@ -37,8 +46,6 @@ from alds_cli.surgery import (
 logger = logging.getLogger(__name__)
 
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-T = TypeVar("T")
 
 _LARGEST = 1e100
 """Beyond it squares and their sums would leave the range of float64."""
@@ -98,6 +105,7 @@ class Network:
             source_hash=self.source_hash,
             params_before=self.params_before,
             training=self.training,
+            shared=_shared_names(self.module),
         )
 
 
@@ -108,6 +116,8 @@ def load_network(
     inputs: InputSpec | None = None,
     allow_pickle: bool = False,
     state_key: str | None = None,
+    strip_prefix: Sequence[str] = (),
+    ignore: Sequence[str] = (),
     multiply_back: bool = False,
 ) -> Network:
     """Read a model file and build its network on the CPU, in evaluation mode.
@@ -118,6 +128,8 @@ def load_network(
         inputs: what the network takes, where that differs from the architecture's usual.
         allow_pickle: also load pickled code.
         state_key: which entry of a training checkpoint to use.
+        strip_prefix: what to take off the names in the file.
+        ignore: shell patterns of entries in the file that are not used.
         multiply_back: turn the pairs of an artefact back into dense layers, and fold norms
             into the weights.
 
@@ -126,13 +138,39 @@ def load_network(
         UnsafeCheckpointError: an artefact names code to build it, and `arch` does not.
         ArchitectureError: no network fits it, or not the one named.
         BadWeightsError: weights are integers, NaN or infinite.
+        OptionError: a prefix or a pattern matches nothing.
     """
     checkpoint = read_checkpoint(source, allow_pickle=allow_pickle, state_key=state_key)
+    return open_checkpoint(
+        checkpoint,
+        arch=arch,
+        inputs=inputs,
+        allow_pickle=allow_pickle,
+        strip_prefix=strip_prefix,
+        ignore=ignore,
+        multiply_back=multiply_back,
+    )
+
+
+def open_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    arch: Architecture | None = None,
+    inputs: InputSpec | None = None,
+    allow_pickle: bool = False,
+    strip_prefix: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    multiply_back: bool = False,
+) -> Network:
+    """Build the network of what was read from a file; the rest is as of `load_network`."""
     if checkpoint.document is not None:
+        if strip_prefix or ignore:
+            logger.warning("%s is an artefact; its names are used as they are", checkpoint.name)
         trusted = _trusted(checkpoint.name, checkpoint.document, arch, allow_pickle=allow_pickle)
         network = _open_artefact(checkpoint, checkpoint.document, trusted, multiply_back)
     else:
-        network = _open_state_dict(checkpoint, arch)
+        selection = select_entries(checkpoint.tensors, strip_prefix=strip_prefix, ignore=ignore)
+        network = _open_state_dict(checkpoint, arch, selection)
     if inputs is not None:
         network.inputs = inputs
     require_sound(network.module, checkpoint.name)
@@ -240,13 +278,13 @@ def _open_artefact(
     module = skeleton(arch, checkpoint.tensors)
     reshape_network(module, plan.decomposed)
     prune_network(module, plan.pruned, input_shape=_sample_shape(document))
-    tensors = checkpoint.tensors
+    further = _stated_groups(module, document, checkpoint.name)
+    tensors: Mapping[str, Tensor] = _completed(checkpoint.tensors, further)
     architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
     if multiply_back and _changed(plan):
         module = skeleton(arch, tensors)
         tensors = _dense_tensors(module, tensors, plan)
-    _require_floating(module, tensors, checkpoint.name)
-    _load_tensors(module, tensors, arch)
+    _load_tensors(module, tensors, arch, checkpoint.name, further)
     return _described(
         Network(
             module,
@@ -261,6 +299,25 @@ def _open_artefact(
             training=None if multiply_back else document.training,
         )
     )
+
+
+def _stated_groups(module: nn.Module, document: Document, name: str) -> Groups:
+    """The names that an artefact says share a tensor.
+
+    Raises:
+        CheckpointError: the network has none of these names, or they cannot share one.
+    """
+    kinds = {
+        key: isinstance(tensor, nn.Parameter)
+        for key, tensor in module.state_dict(keep_vars=True).items()
+    }
+    for other, first in document.shared.items():
+        if other not in kinds or kinds[other] != kinds.get(first):
+            raise CheckpointError(
+                f"{name}: the artefact's document is damaged: {other} cannot share a tensor "
+                f"with {first}"
+            )
+    return [(first, other) for other, first in document.shared.items()]
 
 
 def reopened(network: Network) -> Network:
@@ -293,100 +350,140 @@ def _dense_tensors(
     return dense_pruned_state(module, dense, plan.pruned)
 
 
-def _open_state_dict(checkpoint: Checkpoint, arch: Architecture | None) -> Network:
-    if arch is None:
-        arch, tensors = _recognised(checkpoint)
-        logger.info("%s is %s", checkpoint.name, arch)
-        module = architectures.build(arch, device="meta")
-        _require_fitting_buffers(checkpoint.name, module, tensors)
-    else:
-        spellings = name_variants(checkpoint.tensors)
-        module = skeleton(arch, {name for spelling in spellings for name in spelling})
-        tensors = _matching(checkpoint, arch, module)
+def _open_state_dict(
+    checkpoint: Checkpoint, arch: Architecture | None, selection: Selection
+) -> Network:
+    name = checkpoint.name
+    with _said_of(name):
+        if arch is None:
+            arch = architectures.recognise_state(selection.tensors, selection.spared)
+            logger.info("%s is %s", name, arch)
+            module = architectures.build(arch, device="meta")
+        else:
+            module = skeleton(arch, architectures.spellings(selection.tensors))
+        found = architectures.resolve(
+            arch,
+            _shapes(module.state_dict()),
+            selection.tensors,
+            twins=shared_groups(module),
+            spared=selection.spared,
+        )
     if doubt := architectures.caveat(arch):
         logger.warning("%s", doubt)
-    _require_floating(module, tensors, checkpoint.name)
-    _load_tensors(module, tensors, arch)
-    return _described(
-        Network(module, arch, Plan({}), name=checkpoint.name, nbytes=checkpoint.nbytes)
-    )
+    _tell(name, found)
+    tensors = {own: selection.tensors[given] for own, given in found.names.items()}
+    _load_tensors(module, tensors, arch, name)
+    return _described(Network(module, arch, Plan({}), name=name, nbytes=checkpoint.nbytes))
 
 
-def _require_fitting_buffers(name: str, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """See that buffers fit which a checkpoint may lack: recognition asks nothing of them."""
-    reshaped = architectures.compare(_shapes(module.state_dict()), _shapes(tensors)).reshaped
-    if reshaped:
-        raise ArchitectureError(f"{name}: a buffer has another shape: {', '.join(reshaped[:5])}")
+@contextmanager
+def _said_of(name: str) -> Iterator[None]:
+    """Say of what is wrong with a network that a file holds which file it is."""
+    try:
+        yield
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{name}: {error.message}", tip=error.tip) from error
 
 
-def _recognised(checkpoint: Checkpoint) -> tuple[Architecture, dict[str, Tensor]]:
-    """The architecture of the first spelling of the names that any network fits."""
-
-    def attempt(tensors: dict[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
-        arch = architectures.recognise(_shapes(tensors))
-        return arch, _renamed(arch, tensors)
-
-    return _first_spelling(checkpoint, attempt)
-
-
-def _matching(checkpoint: Checkpoint, arch: Architecture, module: nn.Module) -> dict[str, Tensor]:
-    """The spelling of the names that fits the network asked for."""
-    expected = _shapes(module.state_dict())
-
-    def attempt(variant: dict[str, Tensor]) -> dict[str, Tensor]:
-        tensors = _renamed(arch, variant)
-        architectures.require_match(arch, expected, _shapes(tensors))
-        return tensors
-
-    return _first_spelling(checkpoint, attempt)
-
-
-def _first_spelling(checkpoint: Checkpoint, attempt: Callable[[dict[str, Tensor]], T]) -> T:
-    """What an attempt gives for the first spelling of the names that it does not refuse.
-
-    The refusal of the last spelling, the one without prefixes, is the most telling.
-    """
-    last: ArchitectureError | None = None
-    for tensors in name_variants(checkpoint.tensors):
-        try:
-            return attempt(tensors)
-        except ArchitectureError as error:
-            last = error
-    raise ArchitectureError(
-        f"{checkpoint.name}: {last.message if last else 'it is empty'}",
-        tip=last.tip if last else None,
-    )
-
-
-def _renamed(arch: Architecture, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = architectures.current_names(arch, tensors)
-    return {names[name]: tensor for name, tensor in tensors.items()}
+def _tell(name: str, found: architectures.Resolution) -> None:
+    """Notes on what in a file was not used."""
+    if found.rivals:
+        logger.warning(
+            "%s: used the network %s; it also holds one under %s (--strip-prefix chooses)",
+            name,
+            f"under '{found.prefix}'" if found.prefix else "at its top",
+            ", ".join(f"'{prefix}'" for prefix in found.rivals),
+        )
+    if found.left_out:
+        count = len(found.left_out)
+        what = "entry that belongs" if count == 1 else "entries that belong"
+        logger.warning(
+            "%s: left out %d %s to no layer: %s", name, count, what, _listed(found.left_out)
+        )
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], arch: Architecture) -> None:
-    """Make the tensors the network's own, without copying; ties stay ties."""
-    ties = list(_ties(module))
+def _load_tensors(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    arch: Architecture,
+    name: str,
+    further: Groups = (),
+) -> None:
+    """Make the tensors the network's own, without copying; what it shares stays shared.
+
+    Args:
+        module: the network, on the meta device.
+        tensors: a state dict that fits it, but for further names of shared tensors.
+        arch: what it was built from.
+        name: the file's, for messages.
+        further: names to share a tensor, beside those that the network has.
+
+    Raises:
+        BadWeightsError: weights are of another kind than the network's, or names of one
+            tensor have different values.
+    """
+    groups = [*shared_groups(module), *further]
+    held = module.state_dict().keys()
+    tensors = _completed(tensors, [[each for each in group if each in held] for group in groups])
+    require_agreement(tensors, groups, name)
+    _require_kinds(module, tensors, name)
     state: Any = OrderedDict(tensors)
     # Some modules convert what older versions of themselves have saved. The names and
     # shapes are today's, as has been checked, so the versions are too.
     state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # noqa: SLF001
     module.load_state_dict(state, strict=False, assign=True)
-    for first, *others in ties:
-        for name in others:
-            put_at(module, name, module.get_parameter(first))
     _fill_in_buffers(module, arch)
+    share(module, groups)
 
 
-def _ties(module: nn.Module) -> Iterator[list[str]]:
-    """Groups of names of one and the same parameter."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in module.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    yield from (group for group in names.values() if len(group) > 1)
+def _completed(tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:
+    """The tensors with those added that are there under another name."""
+    found = dict(tensors)
+    for group in groups:
+        present = next((each for each in group if each in tensors), None)
+        if present is not None:
+            found |= {each: tensors[present] for each in group if each not in tensors}
+    return found
+
+
+def require_agreement(tensors: Mapping[str, Tensor], groups: Groups, name: str) -> None:
+    """See that names of one and the same tensor do not have different values.
+
+    Raises:
+        BadWeightsError: they do, so that one of the values would be lost.
+    """
+    for group in groups:
+        first, *others = [each for each in group if each in tensors] or [""]
+        for other in others:
+            if not _equal(tensors[first], tensors[other]):
+                raise BadWeightsError(
+                    f"{name}: {first} and {other} are one tensor in the network, but have "
+                    "different values here",
+                    tip="build the network with two, or leave one of the values out: "
+                    f"--ignore '*{other}'",
+                )
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same numbers, of the same type, NaN being equal to NaN."""
+    if identity(one) == identity(other):
+        return True
+    if one.dtype != other.dtype or one.shape != other.shape:
+        return False
+    if torch.equal(one, other):
+        return True
+    return hash_tensors({"": one}) == hash_tensors({"": other})
+
+
+def _shared_names(module: nn.Module) -> dict[str, str]:
+    """Further names of the tensors in a state dict, with the first name of each."""
+    held = module.state_dict().keys()
+    groups = ([each for each in group if each in held] for group in shared_groups(module))
+    return {other: first for first, *others in filter(None, groups) for other in others}
 
 
 def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
@@ -409,11 +506,11 @@ def require_sound(module: nn.Module, name: str) -> None:
     hollow = [key for key, tensor in tensors.items() if tensor.is_meta]
     if hollow:
         raise BadWeightsError(f"{name}: there are no values in {_listed(hollow)}")
-    _require_floating(module, tensors, name)
+    _require_kinds(module, tensors, name)
     not_finite = [
         key
         for key, tensor in tensors.items()
-        if tensor.is_floating_point() and not _is_finite(tensor)
+        if (tensor.is_floating_point() or tensor.is_complex()) and not _is_finite(tensor)
     ]
     if not_finite:
         raise BadWeightsError(
@@ -422,31 +519,65 @@ def require_sound(module: nn.Module, name: str) -> None:
         )
 
 
-def _require_floating(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse parameters of a type that PyTorch could not even hold as parameters."""
-    wrong = [
-        f"{key} ({str(tensors[key].dtype).removeprefix('torch.')})"
-        for key, _ in module.named_parameters()
-        if key in tensors and tensors[key].dtype not in _WEIGHT_TYPES
-    ]
+def _require_kinds(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Refuse parameters of a type that computes something else than the network's own.
+
+    Real numbers of any width may stand for real ones, and complex ones for complex ones;
+    whole numbers and truth values only where the network has such.
+    """
+    wrong: dict[str, list[str]] = {}
+    narrow = False
+    for key, own in module.named_parameters(remove_duplicate=False):
+        given = tensors.get(key)
+        if given is None:
+            continue
+        kind = _kind_of(own.dtype)
+        if _kind_of(given.dtype) != kind or kind == "narrow":
+            narrow = narrow or given.dtype.itemsize == 1
+            found = str(given.dtype).removeprefix("torch.")
+            wrong.setdefault(_KINDS[kind], []).append(f"{key} ({found})")
     if wrong:
         raise BadWeightsError(
-            f"{name}: weights must be floating-point numbers, unlike {_listed(wrong)}",
-            tip="a quantised checkpoint must be converted back to floating point first",
+            f"{name}: "
+            + "; ".join(
+                f"weights must be {kind}, unlike {_listed(w)}" for kind, w in wrong.items()
+            ),
+            tip="a quantised checkpoint must be converted back to floating point first"
+            if narrow
+            else None,
         )
+
+
+_KINDS = {
+    "real": "floating-point numbers",
+    "narrow": "floating-point numbers",
+    "complex": "complex numbers",
+    "whole": "whole numbers",
+}
+
+
+def _kind_of(dtype: torch.dtype) -> str:
+    if dtype in _WEIGHT_TYPES:
+        return "real"
+    if dtype in (torch.complex64, torch.complex128):
+        return "complex"
+    return "narrow" if dtype.is_floating_point or dtype.is_complex else "whole"
 
 
 def _is_finite(tensor: Tensor) -> bool:
     """Without a mask as large as the tensor: extremes carry NaN and infinities along."""
     if tensor.numel() == 0:
         return True
-    if tensor.dtype not in _WEIGHT_TYPES:
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    elif tensor.dtype not in _WEIGHT_TYPES:
         tensor = tensor.float()  # eight bits; no arithmetic is defined on them
-    low, high = torch.aminmax(tensor.detach())
+    low, high = torch.aminmax(tensor)
     return bool(low > -_LARGEST and high < _LARGEST)
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more
 
@@ -463,6 +594,6 @@ def densified(network: Network) -> Network:
     state = network.module.state_dict()
     module = skeleton(arch, state)
     dense = _dense_tensors(module, state, network.plan)
-    _load_tensors(module, dense, arch)
+    _load_tensors(module, dense, arch, network.name)
     module.train(network.module.training)
     return replace(network, module=module, plan=Plan({}), training=None)

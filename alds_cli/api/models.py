@@ -16,6 +16,7 @@ from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.loading import Network, densified, fold, load_network, network_of, require_sound
 from alds_cli.numerics.counting import Trace, trace
+from alds_cli.numerics.sharing import share, shared_groups
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
 from alds_cli.surgery import detach_computed
 from alds_cli.verification import Verification, verify
@@ -33,7 +34,9 @@ class Source:
     `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
     `input_shape` that of one sample, `input_spec` all that it takes (see
     `alds_cli.inputs`), where it is more than that; `state_key` the entry of a training
-    checkpoint; `allow_pickle` permits code in the file to run.
+    checkpoint; `strip_prefix` what stands before the names in it that a network's own have
+    not, one or several; `ignore` shell patterns of entries that are not used;
+    `allow_pickle` permits code in the file to run.
     """
 
     arch: str | None = None
@@ -41,6 +44,8 @@ class Source:
     input_shape: tuple[int, ...] | None = None
     input_spec: str | InputSpec | None = None
     state_key: str | None = None
+    strip_prefix: str | Sequence[str] = ()
+    ignore: str | Sequence[str] = ()
     allow_pickle: bool = False
 
     def architecture(self) -> Architecture | None:
@@ -54,7 +59,7 @@ class Source:
             if self.arch_args:
                 raise OptionError(
                     "arguments of an architecture are given, but not which",
-                    tip="--arch NAME --arch-arg KEY=VALUE",
+                    tip="name the network too: --arch NAME",
                 )
             return None
         if isinstance(self.arch_args, Mapping):
@@ -140,13 +145,15 @@ def open_network(
             inputs=inputs,
             allow_pickle=source.allow_pickle,
             state_key=source.state_key,
+            strip_prefix=_several(source.strip_prefix),
+            ignore=_several(source.ignore),
             multiply_back=multiply_back,
         )
     if isinstance(model, nn.Module):
         detach_computed(model)
-        network = network_of(copy.deepcopy(model), arch)
+        network = network_of(_copy(model), arch)
     else:
-        network = replace(model, module=copy.deepcopy(model.module))
+        network = replace(model, module=_copy(model.module))
     require_sound(network.module, network.name)
     network.module.cpu()
     if inputs is not None:
@@ -155,6 +162,17 @@ def open_network(
         network = densified(network)
         fold(network)
     return network
+
+
+def _several(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy in which what is one tensor under several names is one, too."""
+    copied = copy.deepcopy(module)
+    share(copied, shared_groups(module))
+    return copied
 
 
 def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing:

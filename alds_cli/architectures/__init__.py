@@ -17,9 +17,12 @@ from alds_cli.architectures.naming import (
     parse_architecture,
     require_plain,
 )
-from alds_cli.architectures.recognition import recognise
+from alds_cli.architectures.recognition import recognise, recognise_state
+from alds_cli.architectures.resolving import Resolution, resolve
+from alds_cli.architectures.wrappers import spellings
 
 __all__ = [
+    "Resolution",
     "build",
     "caveat",
     "command_line",
@@ -32,6 +35,9 @@ __all__ = [
     "known_names",
     "parse_architecture",
     "recognise",
+    "recognise_state",
     "require_match",
     "require_plain",
+    "resolve",
+    "spellings",
 ]

@@ -12,11 +12,14 @@ from alds_cli.architectures import from_factory, from_timm, from_torchvision
 from alds_cli.architectures.skeleton import SkeletonMode, materialise
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
+from alds_cli.numerics.sharing import share, shared_groups
 from alds_cli.records import Architecture
 
 
 def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:
     """Build the network, in training mode, without any download.
+
+    Tensors that the constructor gives several names are one tensor on every device.
 
     Args:
         architecture: what to build.
@@ -37,7 +40,12 @@ def build(architecture: Architecture, *, device: str = "cpu", initialise: bool =
     with warnings.catch_warnings():
         # What constructors deprecate concerns their authors, not the user of a checkpoint.
         warnings.simplefilter("ignore")
-        return _construct(architecture, _mode(device, initialise)).to(device)
+        network = _construct(architecture, _mode(device, initialise))
+        # Moving makes a tensor of its own of every name, so what was one is made one again.
+        groups = shared_groups(network)
+        moved = network.to(device)
+        share(moved, groups)
+        return moved
 
 
 def _mode(device: str, initialise: bool) -> SkeletonMode | None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from alds_cli.architectures.index import load_index
 from alds_cli.architectures.signature import Shapes, is_derived, needed
-from alds_cli.architectures.suggestions import NAMING_TIP
 from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture
 
@@ -50,12 +49,15 @@ def compare(expected: Shapes, given: Shapes) -> Differences:
     return Differences(
         missing=[name for name in expected if name not in given and not is_derived(name)],
         unexpected=[name for name in given if name not in expected],
-        reshaped=[
-            f"{name} is {_text(given[name])}, not {_text(shape)}"
-            for name, shape in expected.items()
-            if name in given and tuple(given[name]) != tuple(shape)
-        ],
+        reshaped=list(reshaped(expected, given)),
     )
+
+
+def reshaped(expected: Shapes, given: Shapes) -> Iterator[str]:
+    """Say which entries have another shape than is expected."""
+    for name, shape in expected.items():
+        if name in given and tuple(given[name]) != tuple(shape):
+            yield f"{name} is {_text(given[name])}, not {_text(shape)}"
 
 
 def _text(shape: tuple[int, ...]) -> str:
@@ -81,13 +83,13 @@ def require_match(architecture: Architecture, expected: Shapes, given: Shapes) -
     if differences:
         raise ArchitectureError(
             f"the checkpoint does not belong to {architecture}:\n{differences}",
-            tip=_tip(given),
+            tip=_tip(architecture, given),
         )
 
 
-def _tip(given: Shapes) -> str:
-    found = load_index().matches(needed(given))
-    return f"it fits {' or '.join(command_line(each) for each in found)}" if found else NAMING_TIP
+def _tip(architecture: Architecture, given: Shapes) -> str | None:
+    found = [each for each in load_index().matches(needed(given)) if each != architecture]
+    return f"it fits {' or '.join(command_line(each) for each in found)}" if found else None
 
 
 def command_line(architecture: Architecture) -> str:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+
+from torch import Tensor
 
 from alds_cli.architectures.building import build
 from alds_cli.architectures.index import Entry, load_index
+from alds_cli.architectures.leftovers import is_bookkeeping, is_training
 from alds_cli.architectures.legacy import renamed
 from alds_cli.architectures.matching import command_line, compare
+from alds_cli.architectures.resolving import resolve
 from alds_cli.architectures.signature import Shapes, needed, tokens
 from alds_cli.architectures.suggestions import NAMING_TIP
+from alds_cli.architectures.wrappers import Node, plain_names, roots, tree_of
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.records import Architecture
 
 _SHOWN = 3
+
+_NEAR = 0.9
+"""The share of a network's tensors that a checkpoint must have for the network to be tried."""
 
 
 def recognise(shapes: Shapes) -> Architecture:
@@ -41,14 +51,69 @@ def recognise(shapes: Shapes) -> Architecture:
     if not entries:
         raise ArchitectureError("the checkpoint holds no weights to recognise a network by")
     found = load_index().matches(entries)
+    if found:
+        return _only(found)
+    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+
+
+def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ()) -> Architecture:
+    """Find the network of a checkpoint whose names may have wrappers, and entries of no layer.
+
+    The index is asked for the exact names and shapes without wrappers and without what says
+    of itself that it is none of weights. Where it knows none, the nearest network is built, on
+    the meta device, and taken if the checkpoint resolves to it, entry by entry.
+
+    Args:
+        tensors: the checkpoint's entries under the names they have there.
+        spared: those of them that need not belong to the network.
+
+    Raises:
+        ArchitectureError: as `recognise`.
+    """
+    ways = [
+        _stripped(root, tensors) for _, root in roots(tree_of({name: name for name in tensors}))
+    ]
+    ways = [entries for entries in ways if entries]
+    if not ways:
+        raise ArchitectureError("the checkpoint holds no weights to recognise a network by")
+    for entries in ways:
+        if found := load_index().matches(entries):
+            return _only(found)
+    ranked = [
+        (near[0].rank(len(entries)), entries) for entries in ways if (near := _nearest(entries))
+    ]
+    if not ranked:
+        raise ArchitectureError(_unknown(ways[0]), tip=NAMING_TIP)
+    _, entries = min(ranked, key=lambda each: each[0])
+    candidate = _nearest(entries)[0]
+    if candidate.matching >= _NEAR:
+        architecture = candidate.architecture(entries)
+        with suppress(AldsError):
+            state = build(architecture, device="meta").state_dict()
+            expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            resolve(architecture, expected, tensors, spared=spared)
+            return architecture
+    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+
+
+def _stripped(root: Node, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The needed entries below a place in the checkpoint, under today's names."""
+    shapes = {
+        name: tuple(tensors[given].shape)
+        for name, given in plain_names(root)
+        if not is_bookkeeping(name, tensors[given]) and not is_training(name)
+    }
+    today = renamed(shapes)
+    return needed({today[name]: shape for name, shape in shapes.items()})
+
+
+def _only(found: list[Architecture]) -> Architecture:
     if len(found) == 1:
         return found[0]
-    if found:
-        raise ArchitectureError(
-            f"the checkpoint fits {len(found)} networks: {', '.join(map(str, found))}",
-            tip=f"name one: {' or '.join(map(command_line, found))}",
-        )
-    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+    raise ArchitectureError(
+        f"the checkpoint fits {len(found)} networks: {', '.join(map(str, found))}",
+        tip=f"name one: {' or '.join(map(command_line, found))}",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +127,10 @@ class _Candidate:
     entry: Entry
     matching: float
     named: float
+
+    def architecture(self, entries: Shapes) -> Architecture:
+        """The network, with the arguments that the checkpoint's shapes say."""
+        return self.entry.architecture({each.name: each.read(entries) for each in self.entry.free})
 
     def rank(self, tensors: int) -> tuple[float, str]:
         """Sort key, nearest first: what both share relative to what both have."""
@@ -101,9 +170,7 @@ def _unknown(entries: Shapes) -> str:
 
 def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
     """Build the nearest network's skeleton and say where the checkpoint departs from it."""
-    entry = candidate.entry
-    values = {argument.name: argument.read(entries) for argument in entry.free}
-    architecture = entry.architecture(values)
+    architecture = candidate.architecture(entries)
     try:
         state = build(architecture, device="meta").state_dict()
     except AldsError:  # an installed torchvision of another age; the list above stands

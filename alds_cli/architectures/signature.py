@@ -16,7 +16,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 """The entries of a state dict: full name to shape."""
 
 DERIVED_BUFFERS = frozenset(
-    {"num_batches_tracked", "relative_coords_table", "relative_position_index"}
+    {
+        "inv_freq",
+        "num_batches_tracked",
+        "position_ids",
+        "relative_coords_table",
+        "relative_position_index",
+    }
 )
 """Buffers, by the last part of their names, that a constructor fills and training leaves
 alone, or that play no part in inference; a checkpoint may lack them."""

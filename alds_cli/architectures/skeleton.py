@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from alds_cli.numerics.sharing import identity
 
 _ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
 
@@ -56,7 +58,7 @@ class SkeletonMode(TorchFunctionMode):
 def materialise(network: nn.Module) -> None:
     """Give the parameters on the meta device memory on the CPU, with arbitrary values.
 
-    Parameters that modules share stay shared.
+    Parameters that modules share stay shared, and those that share all their memory too.
 
     Raises:
         ValueError: a buffer is on the meta device, so its value is lost.
@@ -64,12 +66,13 @@ def materialise(network: nn.Module) -> None:
     lost = [name for name, buffer in network.named_buffers() if buffer.is_meta]
     if lost:
         raise ValueError(f"the values of {', '.join(lost)} were not computed")
-    replaced: dict[int, nn.Parameter] = {}
+    replaced: dict[Hashable, nn.Parameter] = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if not parameter.is_meta:
                 continue
-            if id(parameter) not in replaced:
+            own = identity(parameter)
+            if own not in replaced:
                 memory = torch.empty_like(parameter, device="cpu")
-                replaced[id(parameter)] = nn.Parameter(memory, parameter.requires_grad)
-            setattr(module, name, replaced[id(parameter)])
+                replaced[own] = nn.Parameter(memory, parameter.requires_grad)
+            setattr(module, name, replaced[own])

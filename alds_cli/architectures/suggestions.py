@@ -10,8 +10,13 @@ NAMING_TIP = (
     "--arch timm:NAME, or --arch package.module:factory for your own code"
 )
 
+_WAYS_TIP = (
+    "a name is one of torchvision's or a built-in one; timm:NAME is timm's, and "
+    "package.module:factory your own code's"
+)
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Offer the known names closest to `name`, or every way to name a network."""
     close = difflib.get_close_matches(name, known, n=4, cutoff=0.6)
-    return f"did you mean {' or '.join(close)}?" if close else NAMING_TIP
+    return f"did you mean {' or '.join(close)}?" if close else _WAYS_TIP

@@ -6,6 +6,7 @@ from alds_cli.checkpoint.hashing import hash_tensors
 from alds_cli.checkpoint.plans import read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
 from alds_cli.checkpoint.runs import RunFolder, RunKey
+from alds_cli.checkpoint.selecting import Selection, select_entries
 from alds_cli.checkpoint.sizing import artefact_size
 from alds_cli.checkpoint.tables import (
     cache_folder,
@@ -16,7 +17,6 @@ from alds_cli.checkpoint.tables import (
     write_table,
 )
 from alds_cli.checkpoint.training import read_state, state_path, write_state
-from alds_cli.checkpoint.unwrapping import name_variants
 from alds_cli.checkpoint.writing import dump_torch, write_artefact
 
 __all__ = [
@@ -24,13 +24,13 @@ __all__ = [
     "Document",
     "RunFolder",
     "RunKey",
+    "Selection",
     "artefact_size",
     "cache_folder",
     "cache_path",
     "dump_torch",
     "hash_tensors",
     "load_cached",
-    "name_variants",
     "read_checkpoint",
     "read_plan",
     "read_state",
@@ -38,6 +38,7 @@ __all__ = [
     "replacing",
     "require_apart",
     "require_writable",
+    "select_entries",
     "state_path",
     "store_cached",
     "write_artefact",

@@ -26,7 +26,9 @@ class Document:
 
     `plan` holds only the layers that are pairs. `source_hash` is the hash of the weights
     that were compressed, `params_before` their number of parameters. `training` describes
-    a retraining. `versions` are those of the programs that wrote the file.
+    a retraining. `shared` gives for names of tensors that have another name as well that
+    other name, under which they are written. `versions` are those of the programs that wrote
+    the file.
     """
 
     architecture: Architecture
@@ -36,6 +38,7 @@ class Document:
     source_hash: str | None = None
     params_before: int | None = None
     training: Training | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
         default_factory=lambda: {"alds": __version__, "torch": torch.__version__}
     )
@@ -58,6 +61,7 @@ def dump_document(document: Document) -> str:
             source_hash=document.source_hash,
             params_before=document.params_before,
             training=document.training,
+            shared=dict(document.shared),
             versions=dict(document.versions),
         ).text(separators=(",", ":"))
     except MalformedError as error:
@@ -93,5 +97,6 @@ def _document(form: ArtefactForm) -> Document:
         source_hash=form.source_hash,
         params_before=form.params_before,
         training=form.training,
+        shared=form.shared,
         versions=form.versions,
     )

@@ -11,16 +11,31 @@ import torch
 from torch import Tensor
 
 from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, dump_document
-from alds_cli.checkpoint.writing import artefact_content, is_safetensors, write_torch
+from alds_cli.checkpoint.writing import (
+    artefact_content,
+    is_safetensors,
+    once,
+    require_writable_types,
+    write_torch,
+)
 
 _SAFETENSORS_NAMES = {
+    torch.uint64: "U64",
     torch.int64: "I64",
     torch.float64: "F64",
+    torch.complex64: "C64",
     torch.float32: "F32",
+    torch.uint32: "U32",
     torch.int32: "I32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.uint16: "U16",
     torch.int16: "I16",
+    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
+    torch.float8_e8m0fnu: "F8_E8M0",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
     torch.int8: "I8",
     torch.uint8: "U8",
     torch.bool: "BOOL",
@@ -38,7 +53,7 @@ def artefact_size(tensors: Mapping[str, Tensor], document: Document, target: str
         target: its name, for the format.
     """
     if is_safetensors(target):
-        return _safetensors_size(tensors, document)
+        return _safetensors_size(once(tensors, document), document)
     sink = _Counter()
     write_torch(artefact_content(_zeros_like(tensors), document), sink)
     return sink.size
@@ -65,11 +80,15 @@ def _zeros_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     made: dict[int, Tensor] = {}
     blank: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        storage = tensor.untyped_storage()._cdata  # noqa: SLF001 - there are no addresses on meta
+        whole = tensor.untyped_storage()
+        if whole.nbytes() != tensor.nbytes:  # a window, which is written as a whole of its own
+            blank[name] = _zeros(tensor.shape, tensor.dtype)
+            continue
+        storage = whole._cdata  # noqa: SLF001 - there are no addresses on meta
         if storage not in made:
             made[storage] = _zeros(tensor.shape, tensor.dtype)
         # A tensor of its own, as the network's are, on what may be a shared storage.
-        blank[name] = made[storage].view(tensor.shape)
+        blank[name] = torch.as_strided(made[storage], tensor.shape, tensor.stride())
     return blank
 
 
@@ -86,6 +105,7 @@ def _safetensors_size(tensors: Mapping[str, Tensor], document: Document) -> int:
     Source: the format's description, https://github.com/huggingface/safetensors#format.
     """
     header: dict[str, object] = {"__metadata__": {DOCUMENT_KEY: dump_document(document)}}
+    require_writable_types(tensors)
     offset = 0
     types = list(_SAFETENSORS_NAMES)
     # In the writer's order, because the digits of the offsets count.

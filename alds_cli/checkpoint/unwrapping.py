@@ -30,15 +30,6 @@ USUAL_KEYS = (
 )
 """Keys that hold a network's state dict, in the order they are preferred."""
 
-USUAL_PREFIXES = ("module.", "model.", "net.", "network.", "backbone.")
-"""What wrappers put before every name of a state dict."""
-
-_COMPILED = "_orig_mod."
-"""torch.compile's wrapper: never part of a network's own names, so removed anywhere."""
-
-_PROFILER_LEFTOVERS = ("total_ops", "total_params")
-"""Buffers that FLOP counters leave in a state dict; no network has them."""
-
 _MAX_DEPTH = 3
 
 _SEARCHED = (Mapping, list, tuple, nn.Module)
@@ -85,21 +76,6 @@ def _keys_tip(candidates: Sequence[tuple[tuple[str, ...], object]]) -> str | Non
     if keys == [""]:
         return "leave --state-key out: the file itself is a state dict"
     return f"--state-key takes {', '.join(keys[:8])}" + (", …" if len(keys) > 8 else "")
-
-
-def name_variants(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """The state dict as it is, then with wrapper prefixes removed one after another."""
-    current = dict(tensors)
-    yield current
-    while prefix := next((p for p in USUAL_PREFIXES if _all_start_with(current, p)), None):
-        current = {name.removeprefix(prefix): tensor for name, tensor in current.items()}
-        yield current
-
-
-def _all_start_with(tensors: Mapping[str, Tensor], prefix: str) -> bool:
-    return bool(tensors) and all(
-        name.startswith(prefix) and len(name) > len(prefix) for name in tensors
-    )
 
 
 def _candidates(
@@ -158,22 +134,18 @@ def _preference(trail: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _clean(mapping: Mapping[str, object]) -> dict[str, Tensor]:
-    """Only tensors, under names without torch.compile's wrapper, less what tools left behind."""
+    """Only tensors, under the names that they have in the file."""
     if (entry := _quantised_entry(mapping)) is not None:
         how = "quantised" if any(map(_is_quantised, mapping.values())) else "dynamically quantised"
         raise CheckpointError(
             f"the network in it is {how}: '{entry}' holds packed weights, not tensors",
             tip="compress the network as it was before it was quantised",
         )
-    cleaned = {
-        name.replace(_COMPILED, ""): plain_tensor(name, value)
+    return {
+        name: plain_tensor(name, value)
         for name, value in mapping.items()
-        if (is_tensor(value) or isinstance(value, np.generic))
-        and name.rsplit(".", 1)[-1] not in _PROFILER_LEFTOVERS
+        if is_tensor(value) or isinstance(value, np.generic)
     }
-    if "n_averaged" in cleaned and any(name.startswith("module.") for name in cleaned):
-        del cleaned["n_averaged"]  # torch.optim.swa_utils.AveragedModel counts with it
-    return cleaned
 
 
 def _describe(loaded: object) -> str:

@@ -21,7 +21,9 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
     """Write an artefact; `-` writes PyTorch's format to standard output.
 
     Args:
-        tensors: the network's state dict.
+        tensors: the network's state dict. A tensor that it holds under several names is
+            written once: PyTorch's format knows shared memory, and from safetensors those
+            names are left out that the document says are shared.
         document: what else it needs in order to run.
         target: `.safetensors` gives that format, any other suffix PyTorch's.
 
@@ -41,6 +43,11 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
         else:
             dump_torch(artefact_content(_self_contained(tensors), document), temporary)
         return temporary.stat().st_size
+
+
+def once(tensors: Mapping[str, Tensor], document: Document) -> dict[str, Tensor]:
+    """The tensors without those that the document says are there under another name."""
+    return {name: tensor for name, tensor in tensors.items() if name not in document.shared}
 
 
 def is_safetensors(target: str | Path) -> bool:
@@ -102,10 +109,11 @@ class _Sink:
 
 
 def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
+    require_writable_types(tensors)
     own: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in _self_contained(tensors).items():
-        # The format knows no shared storage: tied weights are written once per name.
+    for name, tensor in _self_contained(once(tensors, document)).items():
+        # The format knows no shared memory: what is no whole of its own is written apart.
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         own[name] = tensor.clone() if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
@@ -113,6 +121,20 @@ def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: 
         save_file(own, path, metadata={DOCUMENT_KEY: dump_document(document)})
     except SafetensorError as error:
         raise OutputError(f"cannot write the artefact: {error}") from error
+
+
+def require_writable_types(tensors: Mapping[str, Tensor]) -> None:
+    """See that safetensors knows the tensors' types.
+
+    Raises:
+        OutputError: it does not.
+    """
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.complex128:
+            raise OutputError(
+                f"the format safetensors has no type for {name}, which is complex128",
+                tip="give the file another suffix, e.g. .pt",
+            )
 
 
 def _self_contained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -278,6 +278,8 @@ def command(
     input_shape: options.InputShape = None,
     input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
+    strip_prefix: options.StripPrefix = None,
+    ignore: options.Ignore = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -318,7 +320,16 @@ def command(
     with interface.progress() as progress:
         results = api.compress_family(
             model,
-            options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle),
+            options.source_of(
+                arch,
+                arch_arg,
+                input_shape,
+                input_spec,
+                state_key,
+                strip_prefix,
+                ignore,
+                allow_pickle,
+            ),
             ratios=ratios,
             plan=plan,
             output=output,

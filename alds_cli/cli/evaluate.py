@@ -51,6 +51,8 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     state_key: options.StateKey = None,
+    strip_prefix: options.StripPrefix = None,
+    ignore: options.Ignore = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -69,7 +71,9 @@ def command(
     if model == baseline == "-":
         raise OptionError("only one model can come from standard input")
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
-    source = options.source_of(arch, arch_arg, None, None, state_key, allow_pickle)
+    source = options.source_of(
+        arch, arch_arg, None, None, state_key, strip_prefix, ignore, allow_pickle
+    )
     with interface.progress() as progress:
         result = api.evaluate(
             model,

@@ -12,6 +12,8 @@ def command(
     input_shape: options.InputShape = None,
     input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
+    strip_prefix: options.StripPrefix = None,
+    ignore: options.Ignore = None,
     allow_pickle: options.AllowPickle = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -24,7 +26,10 @@ def command(
 
     interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose)
     found = api.inspect(
-        model, options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle)
+        model,
+        options.source_of(
+            arch, arch_arg, input_shape, input_spec, state_key, strip_prefix, ignore, allow_pickle
+        ),
     )
     interface.show(rendering.inspection(found))
     interface.show_json(documents.inspection(found))

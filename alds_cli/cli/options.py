@@ -73,6 +73,25 @@ StateKey = Annotated[
         show_default=False,
     ),
 ]
+StripPrefix = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PREFIX",
+        help="What stands before the names in the checkpoint, e.g. generator. Wrappers that are "
+        "known come off by themselves. Repeatable.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN",
+        help="Entries of the checkpoint to leave out, e.g. 'ema.*'. Repeatable.",
+        rich_help_panel=_READING,
+        show_default=False,
+    ),
+]
 AllowPickle = Annotated[
     bool,
     typer.Option(
@@ -199,6 +218,8 @@ def source_of(
     input_shape: str | None,
     input_spec: str | None,
     state_key: str | None,
+    strip_prefix: list[str] | None,
+    ignore: list[str] | None,
     allow_pickle: bool,
 ) -> Source:
     """The reading options as the library takes them.
@@ -220,7 +241,16 @@ def source_of(
                 f"an input shape is a list of whole numbers, not '{input_shape}'",
                 tip="--input-shape 3,224,224",
             )
-    return Source(arch, tuple(arch_arg or ()), shape, input_spec, state_key, allow_pickle)
+    return Source(
+        arch,
+        tuple(arch_arg or ()),
+        shape,
+        input_spec,
+        state_key,
+        tuple(strip_prefix or ()),
+        tuple(ignore or ()),
+        allow_pickle,
+    )
 
 
 def preprocessing_of(

@@ -35,6 +35,8 @@ def command(
     input_shape: options.InputShape = None,
     input_spec: options.InputSpec = None,
     state_key: options.StateKey = None,
+    strip_prefix: options.StripPrefix = None,
+    ignore: options.Ignore = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -59,7 +61,9 @@ def command(
         threads=threads,
         binary_stdout=output != named,
     )
-    source = options.source_of(arch, arch_arg, input_shape, input_spec, state_key, allow_pickle)
+    source = options.source_of(
+        arch, arch_arg, input_shape, input_spec, state_key, strip_prefix, ignore, allow_pickle
+    )
     with interface.progress() as progress:
         result = api.profile(
             model,

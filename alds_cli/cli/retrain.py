@@ -73,6 +73,8 @@ def command(
     arch: options.Arch = None,
     arch_arg: options.ArchArg = None,
     state_key: options.StateKey = None,
+    strip_prefix: options.StripPrefix = None,
+    ignore: options.Ignore = None,
     allow_pickle: options.AllowPickle = False,
     threads: options.Threads = None,
     json: options.Json = False,
@@ -113,7 +115,9 @@ def command(
         label_smoothing=label_smoothing,
         seed=seed,
     )
-    source = options.source_of(arch, arch_arg, None, None, state_key, allow_pickle)
+    source = options.source_of(
+        arch, arch_arg, None, None, state_key, strip_prefix, ignore, allow_pickle
+    )
     with interface.progress() as progress:
         result = api.retrain(
             model,

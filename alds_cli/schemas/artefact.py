@@ -21,7 +21,8 @@ InputText = Annotated[str, Field(max_length=4096, pattern=r"^[A-Za-z0-9_\[\]{}()
 class ArtefactForm(Form):
     """Everything but the tensors that a network needs in order to run again.
 
-    `inputs` is an input specification as `--input-spec` takes it; files of earlier versions
+    `shared` gives for a tensor's further names the one it is written under. `inputs` is an
+    input specification as `--input-spec` takes it; files of earlier versions
     have the shape of one sample instead.
     """
 
@@ -36,6 +37,7 @@ class ArtefactForm(Form):
     source_hash: Digest | None
     params_before: Positive | None
     training: Training | None
+    shared: Mapping[Term, Term] = Field(default_factory=dict)
     versions: Mapping[Term, Term]
 
     @model_validator(mode="after")
@@ -47,5 +49,9 @@ class ArtefactForm(Form):
 
     def content(self) -> dict[str, Any]:
         """As it is written today."""
-        found = self.model_dump(mode="json", exclude={"plan", "input_shape"}, warnings=False)
+        # Most networks share nothing, and their documents do not speak of it.
+        absent = set() if self.shared else {"shared"}
+        found = self.model_dump(
+            mode="json", exclude={"plan", "input_shape", *absent}, warnings=False
+        )
         return {**found, "plan": self.plan.content()}

@@ -66,7 +66,11 @@ class Surroundings:
         times = self.uses[id(weight)]
         if times == 0:
             return "its weight is no parameter, but computed from others"
-        return "its weight is shared with another layer" if times > 1 else None
+        if times > 1:
+            return "its weight is shared with another layer"
+        if weight.is_complex():
+            return "its weight is complex"
+        return None if weight.is_floating_point() else "its weight is no floating-point one"
 
     def reason_of_place(self, module: nn.Module) -> str | None:
         """Why a module cannot be replaced where it stands."""
