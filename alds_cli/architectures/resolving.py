@@ -69,13 +69,18 @@ def resolve(
     used = set(best.names.values()).union(spared, *(place.names.values() for place in others))
     left = {name: tensor for name, tensor in tensors.items() if name not in used}
     doubtful = unexplained(left, best.relative, {name.partition(".")[0] for name in expected})
+    chosen = frozenset(spared)
     differences = Differences(best.missing, doubtful, best.reshaped)
     if differences:
         raise ArchitectureError(
             f"the checkpoint does not belong to {architecture}:\n{differences}",
             tip=_tip(architecture, expected, tensors, best, differences),
         )
-    rivals = [place.prefix for place in others if place in whole]
+    rivals = [
+        place.prefix
+        for place in others
+        if place in whole and not chosen.issuperset(place.names.values())
+    ]
     return Resolution(best.names, tuple(left), best.prefix, rivals)
 
 
