@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from alds_cli.errors import AldsError, OptionError, VerificationError, first_line
 from alds_cli.inputs import example_call, floating_type, inputs_tip
 from alds_cli.loading import Network, densified, reopened, require_sound
-from alds_cli.numerics.counting import evaluation_mode
+from alds_cli.numerics.counting import count_parameters, evaluation_mode
 from alds_cli.surgery import dense_copy
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -186,6 +186,7 @@ def _compared(
         ) from error
     del reference
     candidate = _rebuilt(widened)
+    _require_same_size(candidate, network.module)
     if dtype is not None:
         candidate.to(dtype)
     try:
@@ -230,6 +231,17 @@ def _rebuilt(network: Network) -> nn.Module:
         return network.module
     with _reading_back():
         return _whole(reopened(network))
+
+
+def _require_same_size(candidate: nn.Module, module: nn.Module) -> None:
+    """Weights that are shared in memory must be shared by whoever loads the artefact."""
+    found, expected = count_parameters(candidate), count_parameters(module)
+    if found != expected:
+        raise VerificationError(
+            f"nothing is written: loaded again, the artefact has {found:,} parameters, not "
+            f"{expected:,}",
+            tip="build the network so that the weights it shares are shared from the start",
+        )
 
 
 def _whole(network: Network) -> nn.Module:
