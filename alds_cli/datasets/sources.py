@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,17 +12,21 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
+from alds_cli.checkpoint.regular import require_regular
 from alds_cli.datasets.folders import read_folder
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
 from alds_cli.datasets.preprocessing import CHANNELS
-from alds_cli.errors import DataError
+from alds_cli.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Split = Literal["train", "test"]
 
-_INTEGER_TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "I64")
+_INTEGER_TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
+
+_MOST_CIFAR_BYTES = 2**26
+"""Of each file of CIFAR-10, which have 31 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,33 +111,29 @@ def _expand(location: str) -> list[Path]:
 
 def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor]:
     """Images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64."""
+    require_regular(path, DataError)
     try:
         with safe_open(path, framework="pt") as file:
             missing = sorted({"images", "labels"} - set(file.keys()))
             if missing:
                 listed = ", ".join(sorted(file.keys())) or "nothing"
                 raise DataError(
-                    f"{path} has no tensor '{missing[0]}' (it holds {listed})",
+                    f"{path} has no tensor '{missing[0]}' (it holds {listed[:200]})",
                     tip="store uint8 'images' and integer 'labels' in the file",
                 )
             _check_kind(path, file.get_slice("images"), file.get_slice("labels"))
             images: Tensor = file.get_tensor("images")
             labels: Tensor = file.get_tensor("labels").to(torch.int64)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
-            f"{path} is not a safetensors file: {error}",
+            f"{path} is not a safetensors file: {first_line(error)}",
             tip="write it with safetensors.torch.save_file",
         ) from error
     except OSError as error:
         raise DataError(
             f"{path} cannot be read: {error}", tip="check the path and its permissions"
         ) from error
-    if len(images) != len(labels):
-        raise DataError(
-            f"{path} has {len(images)} images but {len(labels)} labels",
-            tip="every image needs exactly one label",
-        )
-    return _channels_first(path, images), labels
+    return _channels_first(images), labels
 
 
 class _Slice:
@@ -159,23 +160,33 @@ def _check_kind(path: Path, images: _Slice, labels: _Slice) -> None:
             "not integers with one axis",
             tip="store class numbers as int64, shape (N,)",
         )
+    _check_shape(path, tuple(images.get_shape()))
+    count, labelled = images.get_shape()[0], labels.get_shape()[0]
+    if count != labelled:
+        raise DataError(
+            f"{path} has {count} images but {labelled} labels",
+            tip="every image needs exactly one label",
+        )
 
 
-def _channels_first(path: Path, images: Tensor) -> Tensor:
-    """A view of shape (N, C, H, W), whichever way round the file has it."""
-    first, last = images.shape[1] in CHANNELS, images.shape[3] in CHANNELS
+def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
+    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
     if first == last:
         problem = "both axes 1 and 3 could be" if first else "neither axis 1 nor axis 3 is"
         raise DataError(
-            f"{path}: in 'images' of shape {tuple(images.shape)} {problem} the 1 or 3 channels",
+            f"{path}: in 'images' of shape {shape} {problem} the 1 or 3 channels",
             tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
         )
-    if 0 in images.shape[1:]:
+    if 0 in shape[1:]:
         raise DataError(
-            f"{path}: 'images' of shape {tuple(images.shape)} holds no pixels",
+            f"{path}: 'images' of shape {shape} holds no pixels",
             tip="write the file again from the source images",
         )
-    return images if first else images.permute(0, 3, 1, 2)
+
+
+def _channels_first(images: Tensor) -> Tensor:
+    """A view of shape (N, C, H, W), whichever way round the file has it."""
+    return images if images.shape[1] in CHANNELS else images.permute(0, 3, 1, 2)
 
 
 def _open_folder(request: _Request) -> ImageFiles:
@@ -190,12 +201,13 @@ def _open_folder(request: _Request) -> ImageFiles:
 
 def _open_cifar10(request: _Request) -> TensorImages:
     root = Path(request.location).expanduser()
+    _require_moderate_batches(root)
     try:
         # torchvision unpickles only files whose MD5 sums are the published ones.
         from torchvision.datasets import CIFAR10  # noqa: PLC0415 - slow to import
 
         data = CIFAR10(root, train=request.split == "train", download=request.download)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         if request.download:
             raise DataError(
                 f"CIFAR-10 could not be fetched into {root}: {error}",
@@ -209,6 +221,14 @@ def _open_cifar10(request: _Request) -> TensorImages:
     return TensorImages(
         request.spec, [images], torch.tensor(data.targets), classes=tuple(data.classes)
     )
+
+
+def _require_moderate_batches(root: Path) -> None:
+    """Refuse what is far larger than CIFAR-10's files before its MD5 sum is taken."""
+    with suppress(OSError, ValueError):  # of what is not there, torchvision's own words are told
+        for path in (root / "cifar-10-batches-py").iterdir():
+            if path.is_file():
+                require_regular(path, DataError, most=_MOST_CIFAR_BYTES)
 
 
 _OPENERS: Mapping[str, Callable[[_Request], LabelledImages]] = {
