@@ -6,6 +6,7 @@ import copy
 import logging
 import math
 import os
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 
 from alds_cli.datasets import PRESETS, Batches, TensorImages, open_dataset
 from alds_cli.errors import DataError, OptionError
-from alds_cli.evaluation import evaluate, measure_latency, pick_device
+from alds_cli.evaluation import count_classes, evaluate, measure_latency, pick_device
 
 CPU = torch.device("cpu")
 
@@ -121,6 +122,76 @@ def test_networks_that_do_not_classify_are_refused(layer, message):
     dataset = TensorImages("x", [pixels(2, 3, 2, 2)], torch.arange(2))
     with pytest.raises(DataError, match=message):
         evaluate(layer, Batches(dataset, PRESETS["half"], batch_size=2), device=CPU)
+
+
+class Giving(nn.Module):
+    """Gives whatever a function makes of ten logits."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.layer, self.change = nn.Sequential(nn.Flatten(), nn.LazyLinear(10)), change
+
+    def forward(self, x):
+        return self.change(self.layer(x))
+
+
+class Output(dict):
+    """As Hugging Face's models give: a dictionary whose entries are attributes too."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+Pair = namedtuple("Pair", ["logits", "aux"])
+Named = namedtuple("Named", ["last", "logits"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda y: y,
+        lambda y: (y, y + 1),
+        lambda y: [y],
+        lambda y: {"logits": y, "hidden": y[:, :3]},
+        lambda y: Output(loss=None, logits=y),
+        lambda y: Pair(y, None),
+        lambda y: Named(-y, y),
+        lambda y: y.double(),
+        lambda y: y.half(),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 3])
+def test_logits_are_found_in_every_usual_output(change, images):
+    torch.manual_seed(0)
+    inputs = torch.rand(images, 3, 4, 4)
+    module = Giving(change)
+    labels = module.layer(inputs).argmax(dim=1)
+    assert evaluate(module, [(inputs, labels)], device=CPU).top1 == 100
+    assert count_classes(module, (3, 4, 4), device=CPU) == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda y: {"out": y, "aux": y}, "gives a dict of 'out', 'aux' for 2 images"),
+        (lambda y: [{"boxes": y}], "gives a list of 1"),
+        (lambda y: y[:, :, None, None], r"gives a tensor of shape \(2, 10, 1, 1\)"),
+        (lambda y: y[:1], r"a tensor of shape \(1, 10\) for 2 images"),
+        (lambda y: y[:, 0], r"a tensor of shape \(2,\)"),
+        (lambda y: y[:, :0], r"a tensor of shape \(2, 0\)"),
+        (lambda y: y.to(torch.complex64), "complex numbers"),
+        (lambda y: y.to_sparse(), "a tensor"),
+        (lambda _: None, "a NoneType"),
+        (lambda _: (), "a tuple of 0"),
+        (lambda _: {}, "a dict of nothing"),
+    ],
+)
+def test_outputs_that_are_no_logits_are_described(change, message):
+    module = Giving(change)
+    module.layer(torch.rand(2, 3, 4, 4))
+    with pytest.raises(DataError, match=message) as caught:
+        evaluate(module, [(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))], device=CPU)
+    assert "classify" in caught.value.tip
 
 
 def test_no_images_at_all_is_an_error():
