@@ -82,7 +82,6 @@ def read(content, tmp_path, suffix=".pt", **options):
         {"module": STATE, "updates": 3},
         {"checkpoint": {"model": STATE}},
         {"a": {"b": {"c": STATE}}},
-        {"state_dict": {**STATE, "0.total_ops": torch.zeros(1), "total_params": torch.zeros(1)}},
         {"state_dict": STATE, "best_acc1": torch.tensor(0.9), "rng": torch.get_rng_state()},
         {"state_dict": STATE, "loss": [torch.tensor(1.0)], "none": None, 3: "three"},
         {"model": dict(STATE), "optimizer": trained(sgd)[1], "epoch": 7},

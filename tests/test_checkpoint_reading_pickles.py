@@ -333,6 +333,25 @@ def test_what_needs_code_is_refused_by_name(pickled, complaint, form, tmp_path):
     assert "weights_only" not in caught.value.message
 
 
+class Wrapped(dict):
+    """A class of the user's own, whose pickle needs it."""
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
+def test_code_that_the_user_allows(form, protocol, tmp_path):
+    path = tmp_path / "model.pt"
+    content = {"model": Wrapped(numpy_state() if form == "plain" else state())}
+    if form == "plain":
+        path.write_bytes(pickle.dumps(content, protocol))
+    else:
+        zipped = form == "zip"
+        torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(UnsafeCheckpointError, match="Wrapped"):
+        read_checkpoint(path)
+    require_same(read_checkpoint(path, allow_pickle=True).tensors, state())
+
+
 def doubled(item, pairing, levels=45):
     """A container of twice the same one, and so on: values double with every few bytes."""
     content = b"\x80\x02" + item + b"q\x00"

@@ -25,6 +25,10 @@ _OTHER_FORMATS = (
 )
 
 
+_HEAD = 32
+"""Bytes at the beginning that tell what a file is."""
+
+
 def kind_of(path: Path, name: str) -> str:
     """`zip`, `pickle`, `safetensors` or `index`, from the first bytes.
 
@@ -33,10 +37,29 @@ def kind_of(path: Path, name: str) -> str:
     """
     try:
         with path.open("rb") as file:
-            head = file.read(32)
+            head = file.read(_HEAD)
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise CheckpointError(f"{name}: {error.strerror}") from error
+    kind = kind_of_beginning(head, size, name)
+    if kind == "zip":
+        with refusals(name):
+            _refuse_other_archives(path, name)
+    return kind
+
+
+def kind_of_beginning(head: bytes, size: int, name: str) -> str:
+    """The kind, from the first bytes alone.
+
+    Args:
+        head: at least 32 bytes, where there are as many.
+        size: of the whole file, or what it can be at most.
+        name: what to call it.
+
+    Raises:
+        CheckpointError: it is none of them.
+    """
+    head = head[:_HEAD]
     if not head:
         raise CheckpointError(f"{name} is empty")
     # First, for its first bytes are a length, which may look like any other format's mark. Read as
@@ -44,8 +67,6 @@ def kind_of(path: Path, name: str) -> str:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     if head.startswith(b"PK"):
-        with refusals(name):
-            _refuse_other_archives(path, name)
         return "zip"
     if head[:1] == b"\x80" or head.startswith((b"}q", b"]q")):
         return "pickle"

@@ -405,11 +405,12 @@ def copy_into(content: object, target: memoryview) -> None:
     Raises:
         MalformedError: they are not just as many as there is room for.
     """
-    if isinstance(content, Blob) and content.kind in {"bytes", "bytearray", "byte text"}:
-        content.read_into(target)
+    if isinstance(content, Blob) and content.kind != "text":
+        try:
+            content.read_into(target)
+        except UnicodeError as error:
+            raise MalformedError("the data of a NumPy array in it are damaged") from error
         return
-    if isinstance(content, Blob):
-        content = content.finish()
     if isinstance(content, ByteText):
         content = content.raw
     if not isinstance(content, (bytes, bytearray)) or len(content) != len(target):

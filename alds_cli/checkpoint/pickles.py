@@ -8,6 +8,7 @@ imported, no attribute looked up, and what the file can cost is bounded.
 
 from __future__ import annotations
 
+import codecs
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,8 @@ MOST_LEVELS = 100
 
 _LARGE = 1 << 16
 """Bytes from which data stay in the file until they are needed."""
+
+_PIECE = 1 << 20
 
 _LONGEST_NUMBER = 1024
 """Bytes of a whole number; a random generator's state has 16, and Python prints no longer ones."""
@@ -182,14 +185,28 @@ class Blob(Unfinished):
         self.file.seek(back)
 
     def read_into(self, target: memoryview) -> None:
-        """The bytes as they stand in the file, where they belong.
+        """The bytes that are meant, straight to where they belong.
 
         Raises:
             MalformedError: they are not just as many as there is room for.
         """
+        done = 0
         with self._place():
-            if len(target) != self.size or fill(self.file, target) != self.size:
-                raise MalformedError("its data are not as long as they should be")
+            if self.kind != "latin-1":
+                done = fill(self.file, target) if len(target) == self.size else -1
+            else:
+                for piece in self._pieces():
+                    target[done : done + len(piece)] = piece[: len(target) - done]
+                    done += len(piece)
+        if done != len(target):
+            raise MalformedError("its data are not as long as they should be")
+
+    def _pieces(self) -> Iterator[bytes]:
+        """The bytes that were written as text, a part at a time, from the place in the file."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for start in range(0, self.size, _PIECE):
+            piece = self.file.read(min(_PIECE, self.size - start))
+            yield decoder.decode(piece, final=start + _PIECE >= self.size).encode("latin-1")
 
     def finish(self) -> object:
         """What the pickle means by them."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from alds_cli.checkpoint.kinds import kind_of_beginning
 from alds_cli.checkpoint.regular import require_regular
 from alds_cli.checkpoint.standard import received, standard_input
 from alds_cli.errors import CheckpointError
@@ -28,17 +30,25 @@ def as_file(source: str | Path) -> Iterator[tuple[Path, str]]:
         CheckpointError: there is nothing of that name, or it is no file.
     """
     if str(source) == "-":
-        with received(standard_input()) as path:
+        with received(standard_input(), _judge("standard input")) as path:
             yield path, "standard input"
     elif (descriptor := _open_pipe(source)) is not None:
         # A copy of the descriptor, because opening its name again can wait for a writer.
-        with os.fdopen(os.dup(descriptor), "rb") as pipe, received(pipe) as path:
+        with (
+            os.fdopen(os.dup(descriptor), "rb") as pipe,
+            received(pipe, _judge(str(source))) as path,
+        ):
             yield path, str(source)
     else:
         path = Path(source)
         if not _is_folder(path):
             require_regular(path, CheckpointError)
         yield path, str(path)
+
+
+def _judge(name: str) -> Callable[[bytes], object]:
+    """Refuse a stream that begins like no model: it may never end."""
+    return lambda beginning: kind_of_beginning(beginning, sys.maxsize, name)
 
 
 def _open_pipe(source: str | Path) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -56,8 +56,12 @@ def standard_input() -> IO[bytes]:
 
 
 @contextmanager
-def received(stream: IO[bytes]) -> Iterator[Path]:
+def received(stream: IO[bytes], judge: Callable[[bytes], object]) -> Iterator[Path]:
     """A temporary file with what a stream holds.
+
+    Args:
+        stream: read to its end.
+        judge: gets the beginning before anything is kept, and raises what ends the reading.
 
     Raises:
         CheckpointError: the stream cannot be read, or what it holds not be kept.
@@ -67,12 +71,15 @@ def received(stream: IO[bytes]) -> Iterator[Path]:
     except OSError as error:
         raise _no_room(error, CheckpointError) from error
     with spooled:
-        while piece := _read(stream):
+        piece = _read(stream)
+        judge(piece)
+        while piece:
             try:
                 spooled.write(piece)
                 spooled.flush()
             except OSError as error:
                 raise _no_room(error, CheckpointError) from error
+            piece = _read(stream)
         yield Path(spooled.name)
 
 
