@@ -14,8 +14,8 @@ from pruned_networks import (
     with_zero_columns,
     with_zero_filters,
 )
+from recounting import recounted_macs
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from alds_cli.architectures import build
 from alds_cli.compression import (
@@ -85,15 +85,7 @@ SLOW_NETWORKS = {
 
 
 def macs(network, shape):
-    counter = FlopCounterMode(display=False)
-    sample = torch.zeros(1, *shape, dtype=torch.float64)
-    torch.backends.mha.set_fastpath_enabled(False)  # it hides products from the counter
-    try:
-        with counter, torch.no_grad():
-            network(sample)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
-    return counter.get_total_flops() // 2
+    return recounted_macs(network, torch.zeros(1, *shape, dtype=torch.float64))
 
 
 def check(build_network, shape, removable):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.bases import coarse_bases, fine_bases, triangular_factor
-from alds_cli.numerics.grams import CHUNK_BYTES, slice_blocks, slice_grams
+from alds_cli.numerics.grams import CHUNK_BYTES, mirrored, slice_blocks, slice_grams
 from alds_cli.numerics.lanczos import largest_eigenvalue
 from alds_cli.numerics.layout import LEADING, Layout
 from alds_cli.numerics.scaling import even_exponent
@@ -89,7 +89,7 @@ class GroupDecomposition:
         for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
             scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
             _add_gram(self._gram_of_all, scaled)
-        _mirror(self._gram_of_all)
+        mirrored(self._gram_of_all)
         self._bases = torch.empty(0)
 
     def largest(self) -> FloatArray:
@@ -111,14 +111,14 @@ class GroupDecomposition:
         if self._layout.corner:
             return self._gram_of_all[j * self._layout.k :, j * self._layout.k :].contiguous()
         if j in self._sums:
-            return _mirror(self._sums[j])
+            return mirrored(self._sums[j])
         if self._layout.large:
             gram = self._gram_of_all.clone()
-            return _mirror(_add_gram(gram, self._vectors[:j].flatten(0, 1).T, sign=-1))
+            return mirrored(_add_gram(gram, self._vectors[:j].flatten(0, 1).T, sign=-1))
         columns = self._vectors[j:].flatten(0, 1)
         factor = columns if columns.shape[0] < columns.shape[1] else columns.T
         gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
-        return _mirror(_add_gram(gram, factor))
+        return mirrored(_add_gram(gram, factor))
 
     def _sum_all(self, matrix: Tensor) -> None:
         """B_0 B_0ᵀ, which is the group's M Mᵀ; its rows are fewer than its columns."""
@@ -179,11 +179,3 @@ def _add_gram(total: Tensor, factor: Tensor, sign: int = 1) -> Tensor:
         last = min(first + _STRIPE, size)
         total[first:last, :last].addmm_(factor[first:last], factor[:last].mT, alpha=sign)
     return total
-
-
-def _mirror(gram: Tensor) -> Tensor:
-    """What lies below the diagonal, also above it; in place."""
-    for first in range(0, len(gram), _STRIPE):
-        last = min(first + _STRIPE, len(gram))
-        gram[:first, first:last] = gram[first:last, :first].mT
-    return gram

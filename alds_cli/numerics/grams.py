@@ -98,8 +98,19 @@ def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
     for block in blocks:
         for first, last in stripes:
             gram[first:last, :last].addmm_(block[first:last], block[:last].mT)
-    for first, last in stripes:
+    return mirrored(gram)
+
+
+def mirrored(gram: Tensor) -> Tensor:
+    """What lies below the diagonal of (n, n), also above it; in place.
+
+    On some processors the two halves of a product X Xᵀ do not even round alike.
+    """
+    for first in range(0, len(gram), _STRIPE):
+        last = min(first + _STRIPE, len(gram))
         gram[:first, first:last] = gram[first:last, :first].mT
+        corner = gram[first:last, first:last]
+        corner.copy_(corner.tril() + corner.tril(-1).mT)
     return gram
 
 
