@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
 from alds_cli.numerics.costs import pair_params
@@ -21,6 +21,7 @@ from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
 from alds_cli.numerics.pool import run_jobs, working_memory
 from alds_cli.numerics.proofs import shrinking_ks
 from alds_cli.numerics.refinement import ExactErrors
+from alds_cli.numerics.scaling import in_units, unit_exponent
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.records import Choice, Curve, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.surgery import layer_at, weight_at
@@ -119,7 +120,9 @@ def _computed(
     def enter(name: str, scheme: int, found: Spectra, slack: float) -> None:
         nonlocal done
         norm, curves = found
-        old = layers.get(name) or empty_table(wanted[name])
+        old = layers.get(name)
+        if old is None:
+            old = empty_table(wanted[name], unit_exponent(weight_at(module, name)))
         layers[name] = with_scheme(old, scheme, norm, curves, slack)
         done += 1
         if progress is not None:
@@ -160,7 +163,7 @@ def _on_cpu(
     jobs: list[tuple[str, int, SpectraJob]] = []
     for name, scheme in missing:
         spec = wanted[name]
-        matrix = fold(weight_at(module, name), scheme)
+        matrix = _matrix(module, name, scheme)
         jobs.append((name, scheme, SpectraJob(matrix, _slicings(spec, scheme), spec.groups)))
     jobs.sort(key=lambda entry: -entry[2].work)
 
@@ -185,7 +188,7 @@ def _on_device(
     left: list[tuple[str, int]] = []
     for name, scheme in missing:
         spec = wanted[name]
-        matrix = fold(weight_at(module, name), scheme)
+        matrix = _matrix(module, name, scheme)
         try:
             norm, curves = device_spectra(
                 matrix, _slicings(spec, scheme), spec.groups, device=device, dtype=dtype
@@ -198,6 +201,12 @@ def _on_device(
         slack = _slack(spec, scheme, curves[1]) + solving_share(side, dtype) * norm**2
         enter(name, scheme, (norm, curves), slack)
     return left
+
+
+def _matrix(module: nn.Module, name: str, scheme: int) -> Tensor:
+    """The folded weight of a layer, in the units of its table."""
+    weight = weight_at(module, name)
+    return fold(in_units(weight, unit_exponent(weight)), scheme)
 
 
 def _slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
@@ -231,9 +240,7 @@ class TrueErrors:
         self._computed = 0
         self._progress = progress
         groups = {name: layer.spec.groups for name, layer in tables.layers.items()}
-        self._errors = ExactErrors(
-            lambda name, scheme: fold(weight_at(module, name), scheme), groups
-        )
+        self._errors = ExactErrors(lambda name, scheme: _matrix(module, name, scheme), groups)
 
     def __call__(self, options: Sequence[tuple[str, Choice]]) -> list[float]:
         """The relative errors of (layer, choice), each of which must be tabled."""

@@ -212,6 +212,9 @@ class LayerTable:
     By scheme, for those tabled so far: `norms` is σ_1 of the layer's weight so folded,
     `energies` ‖W‖_F² as the sum of its squared singular values, and `slack` by how much
     rounding may have moved such a square, so that `largest`² less twice that bounds from below.
+
+    All of them are those of 2**-`exponent` times the weight. The exponent is 0 but for weights
+    so large or small that their squares could not be held.
     """
 
     spec: LayerSpec
@@ -225,6 +228,7 @@ class LayerTable:
     tail_energy: FloatArray
     saved: FloatArray
     exact: FloatArray
+    exponent: int = 0
 
     def row(self, choice: Choice) -> int | None:
         """The row of a choice; None if it is not tabled."""

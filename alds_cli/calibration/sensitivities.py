@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.datasets import Batch
+from alds_cli.numerics.scaling import in_units, unit_exponent
 from alds_cli.records import FloatArray, ProgressCallback
 from alds_cli.surgery.channels import Channels
 
@@ -97,7 +98,7 @@ def largest_shares(layer: nn.Module, given: Tensor) -> Tensor:
     sides = [activations.clamp(min=0)]
     if (activations < 0).any():
         sides.append(activations.clamp(max=0).neg_())
-    weights = weight.detach().to(dtype)
+    weights = in_units(weight.detach(), unit_exponent(weight)).to(dtype)  # shares stay the same
     kernels = weights.clamp(min=0), weights.clamp(max=0).neg()
     shares = [_shares(layer, kernel, side) for kernel in kernels for side in sides]
     return torch.stack(shares).amax(dim=0).clamp_(max=1.0)

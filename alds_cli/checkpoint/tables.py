@@ -27,7 +27,7 @@ from alds_cli.schemas.caches import SchemeForm, TableForm, TableLayerForm
 
 logger = logging.getLogger(__name__)
 
-TABLE_VERSION = 2
+TABLE_VERSION = 3
 """Part of every table's identity: raised whenever what the numbers mean changes."""
 
 _KEY = "alds_table"
@@ -119,6 +119,7 @@ def _layer_form(layer: LayerTable) -> TableLayerForm:
         shape=layer.spec.weight_shape,
         groups=layer.spec.groups,
         max_slices=layer.spec.max_slices,
+        exponent=layer.exponent,
         schemes={
             str(scheme): held(
                 SchemeForm, norm=norm, energy=layer.energies[scheme], slack=layer.slack[scheme]
@@ -190,6 +191,7 @@ def _layer_table(
         slack={scheme: own.slack for scheme, own in schemes.items()},
         choices=choices,
         costs=option_costs(spec, choices),
+        exponent=form.exponent,
         **columns,
     )
 

@@ -15,6 +15,7 @@ from alds_cli.numerics.clustering_factors import (
 )
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.pool import Spawn
+from alds_cli.numerics.scaling import unit_exponent
 from alds_cli.records import ArgumentValue, Choice
 
 
@@ -25,7 +26,7 @@ class ClusterJob:
     Attributes:
         weight: (f, c, κ…) of a layer with one group.
         choice: of scheme `fold.CLUSTERED`.
-        norm: ‖W‖₂ of the weight folded by scheme 0.
+        norm: ‖W‖₂ of the weight folded by scheme 0, in the units of `scaling.unit_exponent`.
         seed: of the starts.
         arguments: the method's own, where they are not the usual ones.
         weights: the result, as `install_pair` takes it.
@@ -61,5 +62,6 @@ class ClusterJob:
             dtype=self.weight.dtype,
         )
         if self.norm > 0:
-            self.error = clustered_residual(matrix, factors) / self.norm
+            unit = unit_exponent(self.weight)
+            self.error = clustered_residual(matrix, factors, unit) / self.norm
         self.weights = (factors.first, factors.second, factors.order, factors.sizes)

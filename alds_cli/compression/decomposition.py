@@ -17,6 +17,7 @@ from alds_cli.numerics.factors import low_rank_factors
 from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.norms import residual_norm
 from alds_cli.numerics.pool import Spawn, run_jobs
+from alds_cli.numerics.scaling import unit_exponent
 from alds_cli.records import (
     CLUSTERED,
     Choice,
@@ -76,7 +77,8 @@ class _SvdJob:
         matrix = fold(self.weight, scheme)
         left, right = low_rank_factors(matrix, k, j, self.weight.dtype, self.groups)
         if self.norm > 0:
-            self.error = residual_norm(matrix, left, right, self.groups) / self.norm
+            unit = unit_exponent(self.weight)
+            self.error = residual_norm(matrix, left, right, self.groups, unit) / self.norm
         shape = tuple(self.weight.shape)
         self.weights = factors_to_weights(left, right, shape, scheme, self.groups)
 

@@ -13,6 +13,7 @@ from alds_cli.compression.selection import LEFT_OUT
 from alds_cli.errors import PlanError
 from alds_cli.numerics.norms import spectral_norm
 from alds_cli.numerics.pool import Spawn, run_jobs
+from alds_cli.numerics.scaling import in_units, unit_exponent
 from alds_cli.records import (
     Kept,
     LayerReport,
@@ -166,9 +167,10 @@ class _ErrorJob:
     def __call__(self, spawn: Spawn) -> None:
         """Measure it."""
         del spawn
-        norm = spectral_norm(self.weight.flatten(1))
+        unit = unit_exponent(self.weight)
+        norm = spectral_norm(self.weight.flatten(1), unit)
         if norm > 0:
-            self.error = spectral_norm(_lost(self.weight, self.kept).flatten(1)) / norm
+            self.error = spectral_norm(_lost(self.weight, self.kept).flatten(1), unit) / norm
 
 
 def _lost(weight: Tensor, kept: Kept) -> Tensor:
@@ -208,7 +210,8 @@ def _errors(
 
 def _depthwise_error(weight: Tensor, kept: Kept) -> float:
     """Of a block for every channel: the norm of the largest that goes for that of the largest."""
-    norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64)
+    flat = in_units(weight, unit_exponent(weight)).flatten(1)
+    norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     stays: Iterable[int] = range(len(norms)) if kept.outputs is None else kept.outputs
     lost = norms.index_fill(0, torch.tensor(stays, device=norms.device), 0.0)
     return float(lost.max() / norms.max()) if norms.any() else 0.0

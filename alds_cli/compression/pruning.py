@@ -17,6 +17,7 @@ from alds_cli.compression.selection import LEFT_OUT
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.numerics.calls import LayerCall
+from alds_cli.numerics.scaling import in_units, unit_exponent
 from alds_cli.records import ArgumentValue, FloatArray, IntArray, LayerSpec, Plan
 from alds_cli.surgery import weight_at
 from alds_cli.surgery.channels import ChannelGroup, Channels, find_channels
@@ -108,9 +109,10 @@ def _in_numbers(
     """A group as a method sees it."""
     squares = np.zeros(group.size)
     producing = {**group.outputs, **_depthwise(channels, group)}
+    unit = unit_exponent(*(weight_at(module, name) for name in producing))
     for name, places in producing.items():
-        squares += _filter_squares(weight_at(module, name))[places].sum(axis=1)
-    plain = PrunableGroup(group.name, np.sqrt(squares))
+        squares += _filter_squares(weight_at(module, name), unit)[places].sum(axis=1)
+    plain = PrunableGroup(group.name, np.ldexp(np.sqrt(squares), unit))
     if sensitivities is None:
         return plain
     most = np.zeros(group.size)
@@ -129,10 +131,11 @@ def _depthwise(channels: Channels, group: ChannelGroup) -> dict[str, IntArray]:
     }
 
 
-def _filter_squares(weight: Tensor) -> FloatArray:
-    """The sum of squares of every filter of a weight (f, c/g, κ…): (f,), in float64."""
+def _filter_squares(weight: Tensor, unit: int) -> FloatArray:
+    """The sum of squares of every filter of a weight (f, c/g, κ…) / 2**unit: (f,), in float64."""
     with torch.no_grad():
-        norms = torch.linalg.vector_norm(weight.flatten(1), dim=1, dtype=torch.float64)
+        flat = in_units(weight, unit).flatten(1)
+        norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     squares: FloatArray = norms.square().cpu().numpy()
     return squares
 

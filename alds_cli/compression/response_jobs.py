@@ -16,6 +16,7 @@ from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.norms import residual_norm
 from alds_cli.numerics.pool import Spawn
 from alds_cli.numerics.response_factors import constant_left, response_factors
+from alds_cli.numerics.scaling import unit_exponent
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery import layer_at, layer_weight
 
@@ -28,7 +29,7 @@ class ResponsePairJob:
         weight: (f, c/g, κ…).
         groups: g.
         choice: of scheme 0 and one slice.
-        norm: ‖W‖₂.
+        norm: ‖W‖₂, in the units of `scaling.unit_exponent`.
         responses: of the layer.
         bias: (f,), or None.
         weights: of the pair's halves, once the job is done.
@@ -76,7 +77,8 @@ class ResponsePairJob:
             matrix, responses.moments, responses.frame, self.choice.j, self.weight.dtype
         )
         if self.norm > 0:
-            self.error = residual_norm(matrix, left, right, self.groups) / self.norm
+            unit = unit_exponent(self.weight)
+            self.error = residual_norm(matrix, left, right, self.groups, unit) / self.norm
         self.weights = factors_to_weights(left, right, tuple(self.weight.shape), 0, self.groups)
         if self.responses.absorber is not None:
             mean = self.responses.mean

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ldexp
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +54,11 @@ def plan(problem: Problem) -> Plan:
         ValueError: the budgets cannot be met.
     """
     scheme, cost = settings(problem.arguments)
+    # Energies of all layers add up, so they are told in the same units.
+    lossy = [table for table in problem.tables if any(table.energies.values())]
+    largest = max((table.exponent for table in lossy), default=0)
     layers = [
-        _options(own, table, scheme)
+        _options(own, table, scheme, largest)
         for own, table in zip(
             problem.options("frobenius", (0, scheme)), problem.tables, strict=True
         )
@@ -68,13 +72,14 @@ def plan(problem: Problem) -> Plan:
     return plan_of(layers, Allocation(chosen, 0.0, 0.0), problem, "l-rank")
 
 
-def _options(own: LayerOptions, table: LayerTable, scheme: int) -> LayerOptions:
+def _options(own: LayerOptions, table: LayerTable, scheme: int, unit: int) -> LayerOptions:
     """One slice of the scheme that applies, and the energy each rank loses for an error."""
     applied = scheme if scheme in distinct_schemes(table.spec.kernel) else 0
     kept = own.choices[:, 1] == 0
     mask: NDArray[np.bool_] = kept | ((own.choices[:, 1] == 1) & (own.choices[:, 0] == applied))
     own = own.subset(mask)
-    lost = np.square(own.errors) * table.energies[applied]
+    energy = ldexp(table.energies[applied], 2 * (table.exponent - unit))
+    lost = np.square(own.errors) * energy
     return LayerOptions(own.name, own.costs, lost, own.choices)
 
 

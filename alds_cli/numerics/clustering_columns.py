@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.grams import CHUNK_BYTES
-from alds_cli.numerics.scaling import even_exponent
+from alds_cli.numerics.scaling import even_exponent, scaled
 
 _COPIED = 64 << 20
 """Up to so many bytes the whole matrix is turned to float64 once, not a chunk at a time."""
@@ -64,7 +64,7 @@ class Columns:
     def _prepared(self, block: Tensor) -> Tensor:
         if self._scaled:
             return block
-        return torch.ldexp(block.to(torch.float64), torch.tensor(-self.exponent))
+        return scaled(block, self.exponent)
 
 
 def columns_bytes(rows: int, columns: int) -> int:

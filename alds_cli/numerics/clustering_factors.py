@@ -21,7 +21,7 @@ from alds_cli.numerics.clustering_columns import Columns, columns_bytes
 from alds_cli.numerics.factors import balance, leading_eigenpairs
 from alds_cli.numerics.grams import CHUNK_BYTES, gram_of_blocks
 from alds_cli.numerics.lanczos import eigenvalue_bytes, largest_eigenvalue
-from alds_cli.numerics.scaling import even_exponent
+from alds_cli.numerics.scaling import even_exponent, scaled, scaled_factors
 
 INDEX_BYTES = torch.int32.itemsize
 """Of one entry of the order and of the sizes."""
@@ -104,21 +104,21 @@ def multiply_clusters(first: Tensor, second: Tensor, order: Tensor, sizes: Seque
     return product
 
 
-def clustered_residual(matrix: Tensor, factors: ClusteredFactors) -> float:
-    """‖M − M̂‖₂ in float64, from the Gram matrix of the difference.
+def clustered_residual(matrix: Tensor, factors: ClusteredFactors, unit: int = 0) -> float:
+    """‖M − M̂‖₂ / 2**unit in float64, from the Gram matrix of the difference.
 
     Args:
         matrix: (rows, c, q) as `fold.fold` gives it.
         factors: of it, of any floating dtype.
+        unit: of the power of two that the norm is told in (`scaling.unit_exponent`).
     """
     flat = matrix.flatten(1)
     rows, columns = flat.shape
     exponent = max(even_exponent(flat), even_exponent(factors.first, factors.second))
     wide = rows <= columns
-    blocks = (_column_blocks if wide else _row_blocks)(flat, factors)
-    scaled = (block.mul_(2.0**-exponent) for block in blocks)
-    gram = gram_of_blocks(scaled if wide else (b.mT for b in scaled), min(rows, columns))
-    return ldexp(sqrt(largest_eigenvalue(gram)), exponent)
+    blocks = (_column_blocks if wide else _row_blocks)(flat, factors, exponent)
+    gram = gram_of_blocks(blocks if wide else (b.mT for b in blocks), min(rows, columns))
+    return ldexp(sqrt(largest_eigenvalue(gram)), exponent - unit)
 
 
 def require_clusters(order: Tensor, sizes: Tensor) -> None:
@@ -170,29 +170,31 @@ def _cut(second: Tensor, first: Tensor, sizes: Sequence[int]) -> Iterator[tuple[
     yield from zip(second.chunk(len(sizes), 1), torch.split(first, list(sizes), 1), strict=True)
 
 
-def _column_blocks(matrix: Tensor, factors: ClusteredFactors) -> Iterator[Tensor]:
-    """The difference, its sign reversed, some columns of one cluster at a time: (rows, b)."""
+def _column_blocks(matrix: Tensor, factors: ClusteredFactors, exponent: int) -> Iterator[Tensor]:
+    """The scaled difference, its sign reversed, some columns of a cluster at a time: (rows, b)."""
     together = max(1, CHUNK_BYTES // (8 * len(matrix)))
     sizes = factors.sizes.tolist()
     indices = torch.split(factors.order.long(), sizes)
+    *_, second_exponent, first_exponent = scaled_factors(factors.second, factors.first, exponent)
     for (left, right), index in zip(
         _cut(factors.second, factors.first, sizes), indices, strict=True
     ):
-        own_left = left.to(torch.float64)
+        own_left = scaled(left, second_exponent)
         for start in range(0, len(index), together):
             part = slice(start, start + together)
-            product = own_left @ right[:, part].to(torch.float64)
-            yield product.sub_(matrix[:, index[part]].to(torch.float64))
+            product = own_left @ scaled(right[:, part], first_exponent)
+            yield product.sub_(scaled(matrix[:, index[part]], exponent))
 
 
-def _row_blocks(matrix: Tensor, factors: ClusteredFactors) -> Iterator[Tensor]:
-    """The difference, its sign reversed and its columns in order, some rows at a time: (b, d)."""
+def _row_blocks(matrix: Tensor, factors: ClusteredFactors, exponent: int) -> Iterator[Tensor]:
+    """The same with the columns in order, some rows at a time: (b, d)."""
     rows, columns = matrix.shape
     together = max(1, CHUNK_BYTES // (8 * columns))
     order, sizes = factors.order.long(), factors.sizes.tolist()
-    first = factors.first.to(torch.float64)
+    *_, second_exponent, first_exponent = scaled_factors(factors.second, factors.first, exponent)
+    first = scaled(factors.first, first_exponent)
     for start in range(0, rows, together):
         part = slice(start, start + together)
-        second = factors.second[part].to(torch.float64)
+        second = scaled(factors.second[part], second_exponent)
         product = torch.cat([left @ right for left, right in _cut(second, first, sizes)], 1)
-        yield product.sub_(matrix[part][:, order].to(torch.float64))
+        yield product.sub_(scaled(matrix[part][:, order], exponent))

@@ -63,9 +63,9 @@ def _prepared(block: Tensor, exponent: int) -> Tensor:
     moved = block.to(torch.float64).flatten(2).transpose(0, 1)
     if not exponent:
         return moved
-    if moved.data_ptr() == block.data_ptr():  # float64 weights were not copied
-        return torch.ldexp(moved, torch.tensor(-exponent))
-    return moved.ldexp_(torch.tensor(-exponent))
+    power = 2.0**-exponent
+    # float64 weights were not copied
+    return moved * power if moved.data_ptr() == block.data_ptr() else moved.mul_(power)
 
 
 def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0) -> Tensor:

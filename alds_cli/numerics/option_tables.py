@@ -20,10 +20,10 @@ MEASURES = ("sum_squares", "largest", "tail_energy", "saved")
 _COLUMNS = ("choices", "costs", *MEASURES, "exact")
 
 
-def empty_table(spec: LayerSpec) -> LayerTable:
-    """A table without options, of no scheme."""
+def empty_table(spec: LayerSpec, exponent: int = 0) -> LayerTable:
+    """A table without options, of no scheme, for 2**-exponent times the weight."""
     choices, costs, none = np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros(0)
-    return LayerTable(spec, {}, {}, {}, choices, costs, none, none, none, none, none)
+    return LayerTable(spec, {}, {}, {}, choices, costs, none, none, none, none, none, exponent)
 
 
 def with_scheme(

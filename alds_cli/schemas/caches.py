@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from annotated_types import Ge, Len
+from annotated_types import Ge, Le, Len
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
 
 from alds_cli.records import Choice
@@ -44,6 +44,7 @@ class TableLayerForm(Form):
     shape: Annotated[tuple[Count, ...], Len(1, 16)]
     groups: Positive
     max_slices: Positive | None
+    exponent: Annotated[int, Ge(-1100), Le(1100)]
     schemes: Mapping[Annotated[str, Field(pattern=r"^[0-4]$")], SchemeForm]
 
 
