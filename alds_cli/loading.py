@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _LARGEST = 1e100
-"""Beyond it squares and their sums would leave the range of float64."""
+"""Beyond it the sums of a layer's products soon leave the range of float64."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -514,7 +514,7 @@ def require_sound(module: nn.Module, name: str) -> None:
     ]
     if not_finite:
         raise BadWeightsError(
-            f"{name}: NaN, infinite or absurdly large values in {_listed(not_finite)}",
+            f"{name}: NaN, infinite or beyond {_LARGEST:g} are values in {_listed(not_finite)}",
             tip="the training diverged, or the file is damaged; use an earlier checkpoint",
         )
 

@@ -336,6 +336,6 @@ def test_a_layer_that_cannot_have_clusters_is_said_to_be_kept_for_that():
     }
     tables = ErrorTable("hash", {})
     plan = Plan({"grouped": None, "plain": Choice(CLUSTERED, 3, 2), "kept": None}, method="messi")
-    reasons = {own.name: own.reason for own in layer_reports(specs, tables, plan)}
+    reasons = {own.name: own.reason for own in layer_reports(specs, tables, plan, {})}
     assert reasons["grouped"] == "the columns of 2 groups cannot be clustered"
     assert reasons["kept"] == "the allocation keeps it"

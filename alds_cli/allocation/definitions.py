@@ -119,11 +119,18 @@ PROVEN_BOUNDS = ("sum", "theorem1")
 """The definitions that are upper bounds on ‖W − Ŵ‖₂ / ‖W‖₂."""
 
 
-def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
+def error_bound(table: LayerTable, choice: Choice, definition: str, rounding: float = 0.0) -> float:
     """A proven bound on the relative error of a tabled choice: the definition's own, or `sum`.
 
-    The error itself where it was computed. Never above 1: Ŵ is W times a projection, so what
-    is left has no larger norm than W.
+    Not the error where it was computed: among several best approximations of a slice another
+    one may be written. Never above 1, rounding aside: Ŵ is W times a projection, so what is left
+    has no larger norm than W.
+
+    Args:
+        table: of the layer.
+        choice: one of the table's.
+        definition: the error definition to use if it is a proven bound.
+        rounding: by how much rounding the pair's halves may add to the error.
 
     Raises:
         KeyError: the table has no such choice.
@@ -131,7 +138,5 @@ def error_bound(table: LayerTable, choice: Choice, definition: str) -> float:
     row = table.row(choice)
     if row is None:
         raise KeyError(choice)
-    if not np.isnan(table.exact[row]):
-        return float(ERROR_DEFINITIONS["exact"](table)[row])
     proven = definition if definition in PROVEN_BOUNDS else "sum"
-    return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0)
+    return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0) + rounding

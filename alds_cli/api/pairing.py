@@ -18,7 +18,14 @@ from alds_cli.calibration import (
     response_energies,
 )
 from alds_cli.checkpoint import store_cached
-from alds_cli.compression import Budget, Offered, carry_out, layer_reports, plan_within
+from alds_cli.compression import (
+    Budget,
+    Offered,
+    carry_out,
+    layer_reports,
+    plan_within,
+    weight_types,
+)
 from alds_cli.loading import Network
 from alds_cli.numerics.devices import pick_device
 from alds_cli.profiling import TrueErrors, error_tables
@@ -57,6 +64,7 @@ class Pairs:
         self.weights_hash = tables.weights_hash
         self._true_errors = TrueErrors(network.module, tables, settings.progress)
         self._stored = tables
+        self._types = weight_types(network.module, tables.layers)
 
     def _observe(self, network: Network, method: str) -> None:
         """Gather the layers' responses to images; layers that give none are kept."""
@@ -113,7 +121,8 @@ class Pairs:
 
     def outlook(self, plan: Plan) -> list[LayerReport]:
         """What the tables say."""
-        return layer_reports(self.specs, self._tables, plan, tabled=self._responses is None)
+        tabled = self._responses is None
+        return layer_reports(self.specs, self._tables, plan, self._types, tabled=tabled)
 
     def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
         """Put pairs in the place of layers."""

@@ -1,7 +1,7 @@
 """Planning within budgets, and carrying a plan out."""
 
 from alds_cli.compression.budgets import Budget, Offered, broken, too_slow
-from alds_cli.compression.decomposition import carry_out
+from alds_cli.compression.decomposition import carry_out, weight_types
 from alds_cli.compression.filter_removal import (
     carry_out_pruning,
     pruning_reports,
@@ -48,4 +48,5 @@ __all__ = [
     "select_layers",
     "settled_names",
     "too_slow",
+    "weight_types",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -113,6 +113,7 @@ def carry_out(
         PlanError: the plan does not fit the network; nothing has been changed then.
     """
     require_fitting(specs, plan.choices)
+    types = weight_types(module, plan.decomposed)
     jobs = {
         name: _job(module, specs[name], choice, tables, plan, responses)
         for name, choice in plan.decomposed.items()
@@ -134,7 +135,12 @@ def carry_out(
 
     with torch.no_grad():
         run_jobs([jobs[name] for name in names], on_done=finished)
-    return layer_reports(specs, tables, plan, errors, tabled=responses is None)
+    return layer_reports(specs, tables, plan, types, errors, tabled=responses is None)
+
+
+def weight_types(module: nn.Module, names: Iterable[str]) -> dict[str, torch.dtype]:
+    """The types that layers hold their weights in."""
+    return {name: weight_at(module, name).dtype for name in names}
 
 
 def _job(

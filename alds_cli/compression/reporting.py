@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from alds_cli.allocation import DEFAULT_DEFINITION, error_bound, smallest_cost
+import torch
+
+from alds_cli.allocation import DEFAULT_DEFINITION, smallest_cost
+from alds_cli.allocation import error_bound as proven_bound
 from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.factors import rounding_of_factors
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import CLUSTERED, Choice, ErrorTable, LayerReport, LayerSpec, Plan
 from alds_cli.surgery import reason_against_clusters
@@ -18,14 +22,15 @@ def layer_reports(
     specs: Mapping[str, LayerSpec],
     tables: ErrorTable,
     plan: Plan,
+    types: Mapping[str, torch.dtype],
     errors: Mapping[str, float] | None = None,
     *,
     tabled: bool = True,
 ) -> list[LayerReport]:
     """What becomes of every layer; without measured errors the bounds stand alone.
 
-    `tabled` says whether the pairs of slices are those of the tables, which know bounds on their
-    errors.
+    `types` are those that layers hold their weights in. `tabled` says whether the pairs of slices
+    are those of the tables, which know bounds on their errors.
     """
     bound = (plan.bound or DEFAULT_DEFINITION) if tabled else None
     clustered = any(choice.scheme == CLUSTERED for choice in plan.decomposed.values())
@@ -35,6 +40,7 @@ def layer_reports(
             tables,
             plan.choices.get(name),
             bound,
+            types,
             (errors or {}).get(name),
             clustered=clustered,
         )
@@ -47,6 +53,7 @@ def _report(
     tables: ErrorTable,
     choice: Choice | None,
     bound: str | None,
+    types: Mapping[str, torch.dtype],
     error: float | None,
     *,
     clustered: bool,
@@ -55,6 +62,11 @@ def _report(
         reason = spec.reason or _why_kept(spec, tables, clustered=clustered)
         return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
     bias = spec.params - spec.weight_params
+    error_bound = None
+    if bound is not None and choice.scheme != CLUSTERED:
+        table = tables.layers[spec.name]
+        rounding = rounding_of_factors(table, choice, types[spec.name])
+        error_bound = proven_bound(table, choice, bound, rounding)
     return LayerReport(
         spec.name,
         spec.weight_shape,
@@ -62,9 +74,7 @@ def _report(
         pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups) + bias,
         choice=choice,
         error=error,
-        error_bound=None
-        if bound is None or choice.scheme == CLUSTERED
-        else error_bound(tables.layers[spec.name], choice, bound),
+        error_bound=error_bound,
     )
 
 

@@ -114,7 +114,8 @@ def clustered_residual(matrix: Tensor, factors: ClusteredFactors, unit: int = 0)
     """
     flat = matrix.flatten(1)
     rows, columns = flat.shape
-    exponent = max(even_exponent(flat), even_exponent(factors.first, factors.second))
+    pairs = _cut(factors.second, factors.first, factors.sizes.tolist())
+    exponent = max(even_exponent(flat), *(even_exponent(*pair) for pair in pairs))
     wide = rows <= columns
     blocks = (_column_blocks if wide else _row_blocks)(flat, factors, exponent)
     gram = gram_of_blocks(blocks if wide else (b.mT for b in blocks), min(rows, columns))

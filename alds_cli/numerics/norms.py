@@ -45,7 +45,8 @@ def _difference_norm(matrix: Tensor, left: Tensor, right: Tensor, unit: int) -> 
     rows, channels, width = matrix.shape
     wide = rows <= channels * width
     size = rows if wide else channels * width
-    exponent = max(even_exponent(matrix), even_exponent(left, right))
+    products = (even_exponent(*pair) for pair in zip(left, right, strict=True))
+    exponent = max(even_exponent(matrix), *products)
     factors = scaled_factors(left, right, exponent)
     blocks = (_column_blocks if wide else _row_blocks)(matrix, factors, exponent)
     gram = gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)
