@@ -6,7 +6,7 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 
 from alds_cli.api.compressing import CompressionResult, compress, compress_family
 from alds_cli.api.evaluating import EvaluationResult, Measured, evaluate
-from alds_cli.api.inspecting import Inspection, inspect
+from alds_cli.api.inspecting import Contents, Inspection, StoredTensor, inspect
 from alds_cli.api.models import Model, Preparation, Source, load, save
 from alds_cli.api.profiling import ProfileResult, profile
 from alds_cli.api.reporting import ReportResult, report
@@ -15,6 +15,7 @@ from alds_cli.api.sweeping import SweepResult, sweep
 
 __all__ = [
     "CompressionResult",
+    "Contents",
     "EvaluationResult",
     "Inspection",
     "Measured",
@@ -24,6 +25,7 @@ __all__ = [
     "ReportResult",
     "RetrainResult",
     "Source",
+    "StoredTensor",
     "SweepResult",
     "compress",
     "compress_family",

@@ -42,7 +42,7 @@ class Filters:
             raise OptionError(
                 "removing filters takes a forward pass on one image, and the shape of such an "
                 "input is not known",
-                tip="--input-shape C,H,W",
+                tip="--input-shape C,H,W" if network.inputs is None else None,
             )
         self.specs = examined.specs
         self._settings = settings

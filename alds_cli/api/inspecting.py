@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 
-from alds_cli.api.models import AS_IT_IS, Model, Source, open_network, trace_network
+from alds_cli.api.models import (
+    AS_IT_IS,
+    Model,
+    Source,
+    open_network,
+    open_read,
+    read_file,
+    trace_network,
+)
+from alds_cli.errors import ArchitectureError
 from alds_cli.loading import Network, skeleton
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.counting import count_parameters
@@ -29,17 +39,69 @@ class Inspection:
     macs: int | None
 
 
-def inspect(model: Model, source: Source = AS_IT_IS) -> Inspection:
+@dataclass(frozen=True, slots=True)
+class StoredTensor:
+    """An entry of a file: its name, its shape, and its type as PyTorch calls it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def scalars(self) -> int:
+        """How many numbers it holds."""
+        return prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a file holds whose network is not known.
+
+    `reason` says why none fits, and `tip` what can be done about it. `nbytes` is the size of
+    the file.
+    """
+
+    name: str
+    tensors: Sequence[StoredTensor]
+    nbytes: int
+    reason: str
+    tip: str | None
+
+
+def inspect(model: Model, source: Source = AS_IT_IS) -> Inspection | Contents:
     """Look into a model file, an artefact or not.
 
     Args:
         model: the network.
         source: how to read its file.
 
+    Returns:
+        The network; or, where none is named and none is recognised, what the file holds.
+
     Raises:
         AldsError: the model cannot be read.
     """
-    network = open_network(model, source)
+    if source.architecture() is None and isinstance(model, (str, Path)):
+        return _inspect_file(model, source)
+    return _inspect_network(open_network(model, source))
+
+
+def _inspect_file(path: str | Path, source: Source) -> Inspection | Contents:
+    checkpoint = read_file(path, source)
+    try:
+        network = open_read(checkpoint, source)
+    except ArchitectureError as error:
+        if checkpoint.document is not None:
+            raise
+        tensors = [
+            StoredTensor(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+            for name, tensor in checkpoint.tensors.items()
+        ]
+        return Contents(checkpoint.name, tensors, checkpoint.nbytes, error.message, error.tip)
+    return _inspect_network(network)
+
+
+def _inspect_network(network: Network) -> Inspection:
     trace = trace_network(network)
     plan = network.plan
     found = find_layers(network.module, trace)

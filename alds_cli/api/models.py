@@ -11,10 +11,10 @@ from typing import Any
 from torch import nn
 
 from alds_cli import architectures
-from alds_cli.checkpoint import require_writable, write_artefact
+from alds_cli.checkpoint import Checkpoint, read_checkpoint, require_writable, write_artefact
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, parse_inputs
-from alds_cli.loading import Network, densified, fold, load_network, network_of, require_sound
+from alds_cli.loading import Network, densified, fold, network_of, open_checkpoint, require_sound
 from alds_cli.numerics.counting import Trace, trace
 from alds_cli.numerics.sharing import share, shared_groups
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
@@ -139,16 +139,7 @@ def open_network(
     """
     arch, inputs = source.architecture(), source.inputs()
     if isinstance(model, (str, Path)):
-        return load_network(
-            model,
-            arch=arch,
-            inputs=inputs,
-            allow_pickle=source.allow_pickle,
-            state_key=source.state_key,
-            strip_prefix=_several(source.strip_prefix),
-            ignore=_several(source.ignore),
-            multiply_back=multiply_back,
-        )
+        return open_read(read_file(model, source), source, multiply_back=multiply_back)
     if isinstance(model, nn.Module):
         detach_computed(model)
         network = network_of(_copy(model), arch)
@@ -162,6 +153,28 @@ def open_network(
         network = densified(network)
         fold(network)
     return network
+
+
+def read_file(path: str | Path, source: Source) -> Checkpoint:
+    """What a file holds, before any network is made of it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_checkpoint(path, allow_pickle=source.allow_pickle, state_key=source.state_key)
+
+
+def open_read(checkpoint: Checkpoint, source: Source, *, multiply_back: bool = False) -> Network:
+    """The network of what was read from a file; see `open_network`."""
+    return open_checkpoint(
+        checkpoint,
+        arch=source.architecture(),
+        inputs=source.inputs(),
+        allow_pickle=source.allow_pickle,
+        strip_prefix=_several(source.strip_prefix),
+        ignore=_several(source.ignore),
+        multiply_back=multiply_back,
+    )
 
 
 def _several(given: str | Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from alds_cli.architectures import from_factory, from_timm, from_torchvision
 from alds_cli.architectures.skeleton import SkeletonMode, materialise
+from alds_cli.architectures.suggestions import arguments_tip
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.numerics.sharing import share, shared_groups
@@ -72,7 +73,7 @@ def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Modu
     except Exception as error:
         raise ArchitectureError(
             f"{architecture} cannot be built: {type(error).__name__}: {error}",
-            tip="constructor arguments are given as --arch-arg name=value",
+            tip=arguments_tip(architecture),
         ) from error
 
 

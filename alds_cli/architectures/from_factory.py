@@ -8,10 +8,11 @@ from typing import Any
 from torch import nn
 
 from alds_cli.architectures.importing import current_directory_importable, imported_object
+from alds_cli.architectures.suggestions import arguments_tip
 from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture, ArgumentValue
 
-_TIP = "FACTORY in --arch package.module:FACTORY is a function or class that gives an nn.Module"
+_TIP = "what is named must be a function or class that gives an nn.Module"
 
 
 def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
@@ -46,5 +47,5 @@ def _call(factory: Any, architecture: Architecture) -> object:
     except (Exception, SystemExit) as error:
         raise ArchitectureError(
             f"{architecture} failed: {type(error).__name__}: {error}",
-            tip="constructor arguments are given as --arch-arg name=value",
+            tip=arguments_tip(architecture),
         ) from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision
 from alds_cli.architectures.index import load_index
-from alds_cli.architectures.suggestions import NAMING_TIP, did_you_mean
+from alds_cli.architectures.suggestions import WAYS_TIP, did_you_mean
 from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.records import Architecture, ArgumentValue
 
@@ -94,9 +94,7 @@ def _check_factory_name(name: str) -> None:
     module, _, attribute = name.partition(":")
     parts = [*module.split("."), *attribute.split(".")]
     if not all(part.isidentifier() for part in parts):
-        raise ArchitectureError(
-            f"'{name}' is not of the form package.module:factory", tip=NAMING_TIP
-        )
+        raise ArchitectureError(f"'{name}' is not of the form package.module:factory", tip=WAYS_TIP)
 
 
 def _check_torchvision_name(name: str) -> None:

@@ -8,6 +8,7 @@ from alds_cli.schemas.results import (
     CellForm,
     ChannelsForm,
     CompressForm,
+    ContentsForm,
     CurveForm,
     EvaluateForm,
     FamilyForm,
@@ -19,6 +20,7 @@ from alds_cli.schemas.results import (
     ProfileForm,
     ReportForm,
     RetrainForm,
+    StoredForm,
     SweepResultForm,
 )
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from alds_cli.api import (
         CompressionResult,
+        Contents,
         EvaluationResult,
         Inspection,
         Measured,
@@ -149,6 +152,19 @@ def inspection(found: Inspection) -> InspectForm:
         source_hash=network.source_hash,
         training=network.training,
         layers=layers(found.layers),
+    )
+
+
+def contents(found: Contents) -> ContentsForm:
+    """Of `alds inspect`, where the network is not known."""
+    return ContentsForm(
+        reason=found.reason,
+        bytes=found.nbytes,
+        scalars=sum(tensor.scalars for tensor in found.tensors),
+        tensors=[
+            StoredForm(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype)
+            for tensor in found.tensors
+        ],
     )
 
 

@@ -17,6 +17,7 @@ from alds_cli.schemas.form import Form
 from alds_cli.schemas.plan import PlanForm
 from alds_cli.schemas.results import (
     CompressForm,
+    ContentsForm,
     DemoForm,
     EvaluateForm,
     FamilyForm,
@@ -60,7 +61,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "latencies": Published("measured times in the cache", (LatencyForm,)),
         "profile": Published("alds profile --json", (ProfileForm,)),
         "compress": Published("alds compress --json", (CompressForm, FamilyForm)),
-        "inspect": Published("alds inspect --json", (InspectForm,)),
+        "inspect": Published("alds inspect --json", (InspectForm, ContentsForm)),
         "evaluate": Published("alds evaluate --json", (EvaluateForm,)),
         "retrain": Published("alds retrain --json", (RetrainForm,)),
         "sweep": Published("alds sweep --json", (SweepResultForm,)),

@@ -144,6 +144,24 @@ class InspectForm(Printed):
     layers: Sequence[LayerForm]
 
 
+class StoredForm(Form):
+    """An entry of a file; `dtype` is what PyTorch calls its type."""
+
+    name: str
+    shape: Sequence[int]
+    dtype: str
+
+
+class ContentsForm(Printed):
+    """Printed by `alds inspect` of a file whose network is not recognised."""
+
+    architecture: None = None
+    reason: str
+    bytes: int
+    scalars: int
+    tensors: Sequence[StoredForm]
+
+
 class MeasuredForm(Form):
     """A network's quality and cost; accuracies in per cent, the loss in nats."""
 
