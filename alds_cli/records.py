@@ -545,10 +545,12 @@ class ClassAssignment:
             classes; "numbered", by the order of the folders; None where the source of the
             images has numbers for labels.
         warning: why the labels may not be the network's.
+        note: what the names were taken for, where that is not the order of the folders.
     """
 
     classes: Literal["named", "file", "numbered"] | None = None
     warning: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

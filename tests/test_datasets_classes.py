@@ -235,6 +235,7 @@ def test_evaluate_and_retrain_say_how_labels_were_found(
         assert code == 0, err
         assert json.loads(out)["classes"] == classes
         assert (json.loads(out)["classes_warning"] is not None) == warned
+        assert ("cat is 3, dog is 5, ship is 8" in err) == (classes == "named")
         assert err.count("3 class folders are numbered 0 to 2 while") == warned
 
 

@@ -89,7 +89,9 @@ def assign_classes(
         return images.relabelled(_looked_up(folders, listed, outputs)), ClassAssignment("file")
     known = _known(folders, outputs)
     if known is not None:
-        return images.relabelled(known), ClassAssignment("named", _ambiguity(folders, known=True))
+        return images.relabelled(known), ClassAssignment(
+            "named", _ambiguity(folders, known=True), _explained(folders, known)
+        )
     if len(folders) > outputs:
         raise DataError(
             f"{images.name} has {len(folders):,} class folders, but the network has "
@@ -101,9 +103,10 @@ def assign_classes(
 
 
 def tell(assignment: ClassAssignment) -> None:
-    """Warn where the labels may not be the network's."""
-    if assignment.warning is not None:
-        _log.warning("%s", assignment.warning)
+    """Warn where the labels may not be the network's, and say what names were taken for."""
+    for line in (assignment.note, assignment.warning):
+        if line is not None:
+            _log.warning("%s", line)
 
 
 def _looked_up(folders: Sequence[str], listed: Sequence[str], outputs: int) -> list[int]:
@@ -150,6 +153,17 @@ def _ambiguity(folders: Sequence[str], *, known: bool) -> str | None:
     return (
         "the class folders are called by numbers that are not the classes' own, and are numbered "
         f"in alphabetical order, 10 before 2; {_BY_FILE}"
+    )
+
+
+def _explained(folders: Sequence[str], numbers: Sequence[int]) -> str | None:
+    if list(numbers) == list(range(len(folders))) or all(map(_is_number, folders)):
+        return None
+    pairs = [f"{name} is {number}" for name, number in zip(folders, numbers, strict=True)]
+    return (
+        f"{len(folders):,} class folder{'s are' if len(folders) > 1 else ' is'} matched with the "
+        f"network's classes by name ({', '.join(pairs[:3])}{', …' * (len(pairs) > 3)}), not "
+        f"numbered 0 to {len(folders) - 1:,}"
     )
 
 

@@ -151,7 +151,7 @@ def _refusals(path: Path) -> Iterator[None]:
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_large(path, "") from error
+        raise _too_large(path, "it has") from error
     except (
         OSError,
         SyntaxError,  # a broken PNG
@@ -174,12 +174,13 @@ def _require_moderate(path: Path, size: tuple[int, int]) -> None:
     if width < 1 or height < 1:
         raise DataError(f"{path} cannot be read as an image: it has no pixels", tip=_REPAIR)
     if width * height > MOST_AREA:
-        raise _too_large(path, f" of {height:,} × {width:,}")
+        raise _too_large(path, f"{height:,} × {width:,} pixels are")
 
 
 def _too_large(path: Path, size: str) -> DataError:
     return DataError(
-        f"{path} cannot be read as an image{size}: one has at most {MOST_AREA:,} pixels",
+        f"{path} cannot be read as an image: {size} too many, at most {MOST_AREA:,} pixels "
+        "are decoded",
         tip="scale it down, or take it out of the folder",
     )
 
