@@ -33,6 +33,7 @@ from alds_cli.inputs import InputSpec
 from alds_cli.numerics.sharing import Groups, identity, share, shared_groups
 from alds_cli.records import Architecture, Plan, Preprocessing, Training
 from alds_cli.surgery import (
+    current_norm_names,
     dense_pruned_state,
     dense_state,
     detach_computed,
@@ -361,17 +362,19 @@ def _open_state_dict(
             module = architectures.build(arch, device="meta")
         else:
             module = skeleton(arch, architectures.spellings(selection.tensors))
+        spelt = current_norm_names(module, selection.tensors)
+        tensors = {spelt[own]: tensor for own, tensor in selection.tensors.items()}
         found = architectures.resolve(
             arch,
             _shapes(module.state_dict()),
-            selection.tensors,
+            tensors,
             twins=shared_groups(module),
             spared=selection.spared,
         )
     if doubt := architectures.caveat(arch):
         logger.warning("%s", doubt)
     _tell(name, found)
-    tensors = {own: selection.tensors[given] for own, given in found.names.items()}
+    tensors = {own: tensors[given] for own, given in found.names.items()}
     _load_tensors(module, tensors, arch, name)
     return _described(Network(module, arch, Plan({}), name=name, nbytes=checkpoint.nbytes))
 

@@ -201,3 +201,18 @@ def _title(norm):
     return {"weight_norm": "weight norm", "spectral_norm": "spectral norm"}.get(
         norm.rpartition(".")[2], "an orthogonal parametrization"
     )
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_checkpoints_of_hooked_norms_fit_networks_with_parametrized_ones(arch, norm, prefix):
+    torch.manual_seed(0)
+    network = _built({"arch": arch, "arch_args": {"norm": norm}})
+    state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save(state, "old.pt")
+    today = {"arch": arch, "arch_args": {"norm": f"parametrizations.{norm}"}}
+    rows = torch.randn(1, 8, 12)
+    with torch.no_grad():
+        torch.testing.assert_close(alds_cli.load("old.pt", **today)(rows), network(rows))
+    alds_cli.compress("old.pt", alds_cli.Source(**today), ratio=0.1, output="s.pt")
+    assert alds_cli.load("s.pt", **today)(rows).shape == (1, 8, 12)

@@ -19,7 +19,12 @@ from alds_cli.surgery.installing import (
     reshape_network,
 )
 from alds_cli.surgery.layers import find_layers
-from alds_cli.surgery.norms import detach_computed, fold_absent_norms, fold_norms
+from alds_cli.surgery.norms import (
+    current_norm_names,
+    detach_computed,
+    fold_absent_norms,
+    fold_norms,
+)
 from alds_cli.surgery.pairs import make_pair
 from alds_cli.surgery.pruning import dense_pruned_state, prune_network
 from alds_cli.surgery.weights import layer_at, layer_weight, weight_at
@@ -28,6 +33,7 @@ __all__ = [
     "ClusteredConv2d",
     "ClusteredLinear",
     "PairedAttention",
+    "current_norm_names",
     "dense_copy",
     "dense_pruned_state",
     "dense_state",

@@ -9,8 +9,8 @@ so that a plain layer with this weight computes the same.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -41,6 +41,18 @@ _PARAMETRIZED = {
 }
 
 
+_FORMERLY: dict[type, dict[str, str]] = {
+    parametrizations._WeightNorm: {"_g": "original0", "_v": "original1"},  # noqa: SLF001
+    parametrizations._SpectralNorm: {  # noqa: SLF001
+        "_orig": "original",
+        "_u": "0._u",
+        "_v": "0._v",
+    },
+}
+"""What the hook of the same norm adds to the tensor's name, and what the parametrization calls
+that: many a checkpoint is older than the code of its network."""
+
+
 @dataclass(frozen=True, slots=True)
 class Norm:
     """One tensor of a layer that is computed by a norm.
@@ -51,12 +63,14 @@ class Norm:
         entries: what the layer's state dict holds in its place; of a parametrization, the
             beginning of these names.
         remove: folds it where a hook computes it.
+        former: what a hook would have in the state dict, and today's names of that.
     """
 
     title: str
     tensor: str
     entries: tuple[str, ...]
     remove: Callable[[nn.Module, str], nn.Module] | None = None
+    former: Mapping[str, str] = field(default_factory=dict)
 
 
 def norms_in(layer: nn.Module) -> list[Norm]:
@@ -81,7 +95,14 @@ def _parametrized_norms(layer: nn.Module) -> list[Norm]:
         if None in titles:
             return []
         title = " and ".join(map(str, titles))
-        found.append(Norm(title, tensor, (f"parametrizations.{tensor}.",)))
+        prefix = f"parametrizations.{tensor}."
+        former = {
+            f"{tensor}{ending}": f"{prefix}{now}"
+            for ending, now in (
+                _FORMERLY.get(type(steps[0]), {}) if len(steps) == 1 else {}
+            ).items()
+        }
+        found.append(Norm(title, tensor, (prefix, *former), former=former))
     return found
 
 
@@ -125,6 +146,23 @@ def detach_computed(network: nn.Module) -> None:
         for name, value in vars(part).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 vars(part)[name] = value.detach()
+
+
+def current_norm_names(network: nn.Module, entries: Collection[str]) -> dict[str, str]:
+    """The names in a state dict, those that norms once had as today's; by the name given.
+
+    Whatever may stand before a layer's name stays there.
+    """
+    names = {entry: entry for entry in entries}
+    for name, _, norms in _normalised(network):
+        prefix = f"{name}." if name else ""
+        for norm in norms:
+            for former, now in norm.former.items():
+                own = prefix + former
+                for entry in entries:
+                    if f".{entry}".endswith(f".{own}"):
+                        names[entry] = entry.removesuffix(own) + prefix + now
+    return names
 
 
 def _normalised(network: nn.Module) -> list[tuple[str, nn.Module, list[Norm]]]:
