@@ -502,6 +502,8 @@ def _fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
 def require_sound(module: nn.Module, name: str) -> None:
     """Refuse weights no arithmetic can be done with; all tensors concerned are named.
 
+    Buffers other than running statistics may be infinite: masks and limits are.
+
     Raises:
         BadWeightsError: weights are absent, integers, NaN or infinite.
     """
@@ -513,7 +515,8 @@ def require_sound(module: nn.Module, name: str) -> None:
     not_finite = [
         key
         for key, tensor in tensors.items()
-        if (tensor.is_floating_point() or tensor.is_complex()) and not _is_finite(tensor)
+        if (tensor.is_floating_point() or tensor.is_complex())
+        and not _is_finite(tensor, unbounded=_may_be_infinite(module, key))
     ]
     if not_finite:
         raise BadWeightsError(
@@ -567,8 +570,19 @@ def _kind_of(dtype: torch.dtype) -> str:
     return "narrow" if dtype.is_floating_point or dtype.is_complex else "whole"
 
 
-def _is_finite(tensor: Tensor) -> bool:
-    """Without a mask as large as the tensor: extremes carry NaN and infinities along."""
+def _may_be_infinite(module: nn.Module, name: str) -> bool:
+    """Whether a tensor of a network is a buffer, and none that training fills."""
+    owner, _, own = name.rpartition(".")
+    return own in module.get_submodule(owner)._buffers and not own.startswith("running_")  # noqa: SLF001
+
+
+def _is_finite(tensor: Tensor, *, unbounded: bool = False) -> bool:
+    """Without a mask as large as the tensor: extremes carry NaN and infinities along.
+
+    Args:
+        tensor: of real or complex numbers.
+        unbounded: whether infinities are in order, so that only NaN is not.
+    """
     if tensor.numel() == 0:
         return True
     tensor = tensor.detach()
@@ -577,6 +591,8 @@ def _is_finite(tensor: Tensor) -> bool:
     elif tensor.dtype not in _WEIGHT_TYPES:
         tensor = tensor.float()  # eight bits; no arithmetic is defined on them
     low, high = torch.aminmax(tensor)
+    if unbounded:
+        return not bool(low.isnan())
     return bool(low > -_LARGEST and high < _LARGEST)
 
 

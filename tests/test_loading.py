@@ -207,6 +207,30 @@ def test_artefacts_with_other_tensors(damage, tmp_path):
         api.load(path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "sound"),
+    [
+        ("limit", float("inf"), True),
+        ("limit", float("-inf"), True),
+        ("limit", float("nan"), False),
+        ("norm.running_var", float("inf"), False),
+        ("weight", float("inf"), False),
+    ],
+)
+def test_limits_may_be_infinite_but_nothing_that_is_trained(name, value, sound):
+    network = nn.Module()
+    network.weight = nn.Parameter(torch.zeros(3))
+    network.norm = nn.BatchNorm1d(3)
+    network.register_buffer("limit", torch.zeros(3))
+    with torch.no_grad():
+        network.state_dict()[name][1] = value
+    if sound:
+        require_sound(network, "it")
+    else:
+        with pytest.raises(BadWeightsError, match=name):
+            require_sound(network, "it")
+
+
 def test_documents_are_sorted_json(tmp_path):
     path = tmp_path / "model.pt"
     api.compress(digits(), ratio=0.5, output=path)

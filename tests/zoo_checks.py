@@ -16,6 +16,7 @@ import torch
 from decomposing import any_plan
 from tiny_transformers import TINY
 from torch import nn
+from torch.nn.utils import parametrize
 
 import alds_cli
 from alds_cli import api, architectures
@@ -237,11 +238,12 @@ def compared(case, path, plan, outcome, ratio=0.0):
             outcome, "wrong", f"{before} parameters became {counted}, not {outcome.params[1]}"
         )
     dense = architectures.build(case.arch).eval()
-    dense.load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
+    unfold_norms(dense, loaded)
     difference = 0.0
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-7)):
         call = example_call(case.inputs, dtype=dtype, widen=dtype, seed=5)
-        expected = outputs(dense.to(dtype), call)
+        dense.to(dtype).load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
+        expected = outputs(dense, call)
         difference = distance(outputs(loaded.to(dtype), call), expected)
         if not all(bool(tensor.isfinite().any()) for tensor in expected if tensor.numel()):
             return replace_outcome(outcome, "wrong", "nothing finite came out")
@@ -285,6 +287,14 @@ def distance(found, expected):
     return worst
 
 
+def unfold_norms(dense, loaded):
+    """Make plain weights of those that are normalised, where the artefact has them so."""
+    names = {name for name, _ in loaded.named_parameters()}
+    for name, module in dense.named_modules():
+        if parametrize.is_parametrized(module) and f"{name}.weight" in names:
+            parametrize.remove_parametrizations(module, "weight")
+
+
 def dense_tensors(dense, loaded, plan):
     """The state dict of the dense network: every pair's halves multiplied."""
     state = dict(loaded.state_dict())
@@ -312,7 +322,7 @@ def dense_tensors(dense, loaded, plan):
 
 
 def product(pair):
-    """The weight of the one layer that two layers in sequence make, in float32.
+    """The weight of the one layer that two layers in sequence make, in float64.
 
     With g groups of the whole, k groups of the first half in each of these and j channels in
     each, W is a sum over j. Every axis of the kernel has an extent of 1 in one half at least.
@@ -334,7 +344,7 @@ def product(pair):
     blocks = joined.reshape(groups, shape[1], shape[2] * shape[3], *sizes)
     if "Transpose" in type(pair.second).__name__:
         blocks = blocks.transpose(1, 2)
-    return blocks.flatten(0, 1).float()
+    return blocks.flatten(0, 1)
 
 
 def _blocks(layer):
