@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -27,11 +28,10 @@ SAMPLED = ["alexnet", "googlenet", "fcn_resnet50", "vit_b_16", "r3d_18", "regnet
 
 @pytest.fixture
 def same_torchvision():
-    installed = version("torchvision").partition("+")[0]
-    if installed != load_index().torchvision:
-        pytest.skip(
-            f"the index is of torchvision {load_index().torchvision}, {installed} is installed"
-        )
+    """Skip but for the release that the index is of; patches of it change no network."""
+    installed, indexed = version("torchvision"), load_index().torchvision
+    if installed.split(".")[:2] != indexed.split(".")[:2]:
+        pytest.skip(f"the index is of torchvision {indexed}, {installed} is installed")
 
 
 def text() -> str:
@@ -70,7 +70,8 @@ def test_every_supported_network_of_torchvision_is_in_the_index():
 @pytest.mark.slow
 @pytest.mark.usefixtures("same_torchvision")
 def test_the_whole_index_is_what_torchvision_gives():
-    assert encode(make_index()) == text()
+    found = replace(make_index(), torchvision=load_index().torchvision)
+    assert encode(found) == text()
 
 
 @pytest.mark.slow

@@ -312,3 +312,34 @@ def test_eigenvalues_in_the_matrix_own_memory_are_the_same(monkeypatch, shape, f
         monkeypatch.setattr(eigenvalues, "_torch_lapack", lambda: None)
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     require_equal_curves(matrix, divisors(shape[1]))
+
+
+@pytest.mark.parametrize("absent", ["library", "routine", "system"])
+def test_lapack_that_cannot_be_reached_is_done_without(monkeypatch, tmp_path, absent):
+    """Where torch's library is not there, or does not show the routine, SciPy's takes its place."""
+    matrix = torch.randn(30, 50, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    gram = matrix @ matrix.T
+    expected = np.linalg.eigvalsh(gram.numpy())[::-1]
+    if absent == "system":
+        monkeypatch.setattr(eigenvalues.platform, "system", lambda: "Plan 9")
+    elif absent == "library":
+        monkeypatch.setattr(eigenvalues.torch, "__file__", str(tmp_path / "__init__.py"))
+    else:
+        monkeypatch.setattr(eigenvalues.ctypes, "CDLL", _Bare)
+    eigenvalues._torch_lapack.cache_clear()
+    try:
+        assert eigenvalues._torch_lapack() is None
+        found = eigenvalues.eigenvalues_in_place(gram)
+    finally:
+        eigenvalues._torch_lapack.cache_clear()
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12 * expected[0])
+
+
+class _Bare:
+    """A library that shows nothing."""
+
+    def __init__(self, path):
+        del path
+
+    def __getitem__(self, name):
+        raise AttributeError(name)
