@@ -212,7 +212,13 @@ def _compared(
 
 def _widened(network: Network, dtype: torch.dtype) -> Network:
     """The same network with all its numbers in a wider type; a copy."""
-    return replace(network, module=copy.deepcopy(network.module).to(dtype))
+
+    def wide(tensor: Tensor) -> Tensor:
+        if tensor.is_complex():  # `Module.to` would drop the imaginary parts
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    return replace(network, module=copy.deepcopy(network.module)._apply(wide))  # noqa: SLF001
 
 
 def _reference(network: Network, original: nn.Module | None) -> nn.Module:
