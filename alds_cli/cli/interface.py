@@ -20,7 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from alds_cli.cli import streams
+from alds_cli.cli import signals, streams
 from alds_cli.cli.console import PlainConsole, line
 from alds_cli.cli.visible import visible
 from alds_cli.errors import OptionError, first_line
@@ -92,7 +92,7 @@ class Interface:
         if own is not None:
             own.require_output()
             own.divert()
-            streams.stop_in_order()
+            signals.stop_in_order()
         self._output = output
         self.notes = PlainConsole(sys.stderr)
         self.results = _console(sys.stderr if binary_stdout else output)

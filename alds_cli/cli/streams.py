@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import os
 import select
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -222,43 +221,3 @@ class _ClosedInput(io.RawIOBase):
         raise CheckpointError(
             "standard input is closed", tip="name a file, or send one: < model.pt"
         )
-
-
-# ---------------------------------------------------------------- signals
-
-_STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
-
-
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Signals end the process at once, as long as there is nothing to clear up."""
-    with _handled(lambda number, _: os._exit(128 + number)):
-        yield
-
-
-def stop_in_order() -> None:
-    """From now on signals end the process by an exception: what was begun is cleared up."""
-    for number in _answered():
-        signal.signal(number, _raise)
-
-
-def _raise(number: int, _: object) -> None:
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
-
-
-@contextmanager
-def _handled(handler: Callable[[int, object], object]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in _answered()}
-    try:
-        yield
-    finally:
-        for number, own in before.items():
-            signal.signal(number, own)
-
-
-def _answered() -> list[signal.Signals]:
-    """The signals that stop a command; not those that it was started to ignore (`nohup`)."""
-    known = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
-    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]

@@ -1,0 +1,93 @@
+"""The one place where errors end, as a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import warnings
+
+from alds_cli.cli.streams import ReaderGoneError, Streams, standard_streams
+from alds_cli.errors import AldsError, first_line
+
+INTERNAL = 70
+"""Exit code of errors that no user can cause (EX_SOFTWARE of sysexits.h)."""
+
+TRACEBACK = "ALDS_TRACEBACK"
+"""The environment variable that has such errors told in full."""
+
+
+def answered() -> int:
+    """Carry out the command that the arguments name; its exit code."""
+    with warnings.catch_warnings(), standard_streams() as streams:
+        return _answer(streams)
+
+
+def _answer(streams: Streams) -> int:
+    try:
+        code = _carried_out()
+        streams.results.flush()
+    except ReaderGoneError:
+        return 128 + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except Exception as error:  # noqa: BLE001 - nothing lies beyond that could answer
+        return _told(error)
+    return code
+
+
+def _carried_out() -> int:
+    if not _times_networks(sys.argv[1:]):
+        # Idle OpenMP threads that spin take the cores from whatever else runs on a CI machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Imported with signals answered and streams in order: it takes longer than many a command.
+    from alds_cli.cli import commands  # noqa: PLC0415
+
+    return commands.run()
+
+
+def _times_networks(arguments: list[str]) -> bool:
+    """Whether networks run whose time counts.
+
+    Then OpenMP's threads must wait as they do in everybody else's process: where they sleep,
+    a small network takes twice as long. To be settled before OpenMP is loaded.
+    """
+    return not {"evaluate", "retrain", "--never-slower"}.isdisjoint(arguments) or any(
+        "latency" in argument for argument in arguments
+    )
+
+
+def _told(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    from alds_cli.cli import console  # noqa: PLC0415 - not needed where all goes well
+
+    if isinstance(error, AldsError):
+        console.explain(error.message, error.tip)
+        return error.exit_code
+    if _lacks_memory(error):
+        console.explain(
+            "there is not enough memory", "close other programs, or use a larger machine"
+        )
+        return 2
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        console.explain(f"{where}{error.strerror or first_line(error)}", None)
+        return 2
+    kind = type(error).__name__
+    said = first_line(error)
+    console.explain(
+        f"internal error: {kind}" + ("" if said == kind else f": {said}"),
+        f"please report this; {TRACEBACK}=1 in the environment shows where it happened",
+    )
+    if os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:]):
+        console.show_traceback(error)
+    return INTERNAL
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Whether memory ran out; PyTorch says so in its own ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
