@@ -8,11 +8,13 @@ package costs nothing.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from alds_cli._version import __version__
 
+TYPE_CHECKING = False  # that of `typing` takes more time to import than all the rest of this
 if TYPE_CHECKING:
+    from typing import Any
+
     from alds_cli.api import (
         Source,
         compress,

@@ -13,6 +13,9 @@ from rich.text import Text
 
 from alds_cli.cli.visible import visible
 
+_LONGEST = 800
+"""Characters of an error's message: some quote what they refuse."""
+
 
 class PlainConsole(Console):
     """A console that shows strings as they are.
@@ -49,7 +52,8 @@ def line(*parts: str | tuple[str, str], style: str = "") -> Text:
 def explain(message: str, tip: str | None) -> None:
     """An error as a line, and what to do about it as another."""
     console = PlainConsole(sys.stderr)
-    console.print(line(("error: ", "bold red"), message), soft_wrap=True)
+    said = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+    console.print(line(("error: ", "bold red"), said), soft_wrap=True)
     if tip:
         console.print(line(("  tip: ", "bold"), tip), soft_wrap=True)
 

@@ -8,20 +8,34 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import contextmanager
 
 TYPE_CHECKING = False  # that of `typing` would have to be imported
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from types import FrameType
+
+    Handler = Callable[[int, FrameType | None], object] | int | None
 
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-@contextmanager
-def stopping_at_once() -> Iterator[None]:
-    """Signals end the process at once, as long as there is nothing to clear up."""
-    with _handled(lambda number, _: os._exit(128 + number)):
-        yield
+def stop_at_once() -> dict[signal.Signals, Handler]:
+    """Have signals end the process at once, as long as there is nothing to clear up.
+
+    Returns:
+        What answered them before, for `answer_as`.
+    """
+    return {number: signal.signal(number, _leave) for number in _answered()}
+
+
+def answer_as(before: dict[signal.Signals, Handler]) -> None:
+    """Have signals answered as they were before."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _leave(number: int, _: object) -> None:
+    os._exit(128 + number)
 
 
 def stop_in_order() -> None:
@@ -34,16 +48,6 @@ def _raise(number: int, _: object) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
     sys.exit(128 + number)
-
-
-@contextmanager
-def _handled(handler: Callable[[int, object], object]) -> Iterator[None]:
-    before = {number: signal.signal(number, handler) for number in _answered()}
-    try:
-        yield
-    finally:
-        for number, own in before.items():
-            signal.signal(number, own)
 
 
 def _answered() -> list[signal.Signals]:
