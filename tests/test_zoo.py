@@ -31,6 +31,70 @@ KINDS = [
     "swin_v2_t",
 ]
 
+SIXTY = [
+    "bat_resnext26ts",
+    "convit_tiny",
+    "cpubone_b0_bfrobust",
+    "csatv2",
+    "cspnext_s",
+    "densenetblur121d",
+    "dpn48b",
+    "edgenext_small_rw",
+    "edgenext_x_small",
+    "edgenext_xx_small",
+    "efficientformerv2_s1",
+    "efficientnet_b0",
+    "efficientnet_b1",
+    "efficientnet_lite1",
+    "efficientvit_m1",
+    "efficientvit_m2",
+    "ese_vovnet19b_dw",
+    "ghostnetv3_050",
+    "hardcorenas_c",
+    "iformer_m",
+    "iformer_s",
+    "lcnet_150",
+    "lcnetv2_large",
+    "levit_128s",
+    "levit_conv_192",
+    "mambaout_femto",
+    "mobilenet_edgetpu_v2_s",
+    "mobilenetv2_035",
+    "mobilenetv3_rw",
+    "mobilenetv3_small_050",
+    "mobilenetv4_conv_aa_medium",
+    "mobilenetv4_conv_small",
+    "mobilenetv4_conv_small_050",
+    "mobileone_s0",
+    "mobileone_s3",
+    "mobilevit_s",
+    "pit_ti_distilled_224",
+    "pit_xs_distilled_224",
+    "regnety_008_tv",
+    "repghostnet_080",
+    "repghostnet_130",
+    "repvit_m2",
+    "resnetblur18",
+    "rexnet_100",
+    "rexnetr_100",
+    "starnet_s100",
+    "starnet_s3",
+    "tf_efficientnet_b0",
+    "tf_efficientnet_em",
+    "tf_efficientnet_lite0",
+    "tf_mixnet_m",
+    "tf_mobilenetv3_large_075",
+    "tf_mobilenetv3_large_100",
+    "tinynet_a",
+    "vit_pe_core_tiny_patch16_384",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "vit_tiny_r_s16_p8_384",
+    "xcit_nano_12_p16_224",
+    "xcit_nano_12_p8_224",
+    "xcit_tiny_12_p8_224",
+]
+"""Drawn at random, once, among timm's networks of at most 12 million parameters."""
+
 STATED = {
     "tiny_transformers:gpt2": "shared with another layer",
 }
@@ -94,6 +158,15 @@ def test_torchvisions_networks_take_pairs_everywhere(name, tmp_path):
 @pytest.mark.parametrize("name", KINDS)
 def test_more_of_torchvisions_networks_take_pairs_everywhere(name, tmp_path):
     require_sound(name, structure(fitted_case(name), tmp_path, seed=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SIXTY)
+def test_timms_networks_take_pairs_everywhere(name, tmp_path):
+    timm = pytest.importorskip("timm", reason="the extra 'timm' is not installed")
+    if not timm.is_model(name):
+        pytest.skip(f"the installed timm has no {name}")
+    require_sound(name, structure(fitted_case(f"timm:{name}"), tmp_path))
 
 
 @pytest.mark.slow
