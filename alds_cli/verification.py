@@ -218,7 +218,8 @@ def _widened(network: Network, dtype: torch.dtype) -> Network:
             return tensor.to(dtype.to_complex())
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    return replace(network, module=copy.deepcopy(network.module)._apply(wide))  # noqa: SLF001
+    module: Any = copy.deepcopy(network.module)
+    return replace(network, module=module._apply(wide))  # noqa: SLF001
 
 
 def _reference(network: Network, original: nn.Module | None) -> nn.Module:

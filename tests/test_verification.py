@@ -181,11 +181,11 @@ def test_a_state_that_the_artefact_would_not_hold_is_refused():
         verify(network)
 
 
-def test_weights_that_are_shared_only_in_memory_are_refused():
+def test_weights_that_are_shared_only_in_memory_come_back_shared():
     network = network_of(Plain, ONE)
     network.module.a.bias = network.module.b.second.bias
-    with pytest.raises(VerificationError, match=r"has 5,\d+ parameters, not 5,\d+"):
-        verify(network)
+    assert network.document().shared == {"b.second.bias": "a.bias"}
+    verify(network)
 
 
 def test_wrong_numbers_in_one_layer_are_refused_by_its_name():
