@@ -243,8 +243,11 @@ def compared(case, path, plan, outcome, ratio=0.0):
     for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-7)):
         call = example_call(case.inputs, dtype=dtype, widen=dtype, seed=5)
         dense.to(dtype).load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
-        expected = outputs(dense, call)
-        difference = distance(outputs(loaded.to(dtype), call), expected)
+        expected, inside = outputs(dense, call, plan)
+        found, pairs = outputs(loaded.to(dtype), call, plan)
+        difference = distance(found, expected)
+        for name in inside.keys() & pairs.keys():  # an attention calls its pairs alone
+            difference = max(difference, distance(pairs[name], inside[name]))
         if not all(bool(tensor.isfinite().any()) for tensor in expected if tensor.numel()):
             return replace_outcome(outcome, "wrong", "nothing finite came out")
         if difference <= tolerance:
@@ -254,12 +257,28 @@ def compared(case, path, plan, outcome, ratio=0.0):
     )
 
 
-def outputs(network, call):
-    """All floating-point tensors that a network gives, without any gradient."""
+def outputs(network, call, names=()):
+    """All floating-point tensors that a network gives, and samples of what some layers give.
+
+    A detector may find nothing, and give nothing that could be compared.
+    """
+    inner = {}
+    handles = [
+        network.get_submodule(name).register_forward_hook(
+            lambda _module, _given, made, name=name: inner.setdefault(name, []).extend(
+                tensor.flatten()[:: max(1, tensor.numel() // 999)] for tensor in _floats(made)
+            )
+        )
+        for name in names
+        if name in dict(network.named_modules())
+    ]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        return list(_floats(call(network)))
+        made = list(_floats(call(network)))
+    for handle in handles:
+        handle.remove()
+    return made, inner
 
 
 def _floats(made):
@@ -289,9 +308,9 @@ def distance(found, expected):
 
 def unfold_norms(dense, loaded):
     """Make plain weights of those that are normalised, where the artefact has them so."""
-    names = {name for name, _ in loaded.named_parameters()}
+    names = {name.partition(".parametrizations.")[0] for name, _ in loaded.named_parameters()}
     for name, module in dense.named_modules():
-        if parametrize.is_parametrized(module) and f"{name}.weight" in names:
+        if parametrize.is_parametrized(module) and name not in names:
             parametrize.remove_parametrizations(module, "weight")
 
 
