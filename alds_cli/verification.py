@@ -171,10 +171,11 @@ def _compared(
 ) -> _Differences:
     """Run the network and its reference in a precision."""
     assert network.inputs is not None  # noqa: S101 - seen to by the caller
-    widened = network if dtype is None else _widened(network, dtype)
-    reference = _reference(widened, original)
+    widened = network
     if dtype is not None:
-        reference.to(dtype)
+        widened = replace(network, module=_cast(copy.deepcopy(network.module), dtype))
+    # Buffers that are not in a state dict come anew, in the network's own precision.
+    reference = _cast(_reference(widened, original), dtype)
     own = dtype or floating_type(reference)
     call = example_call(network.inputs, dtype=own, widen=dtype)
     names = list(network.plan.decomposed)
@@ -187,8 +188,7 @@ def _compared(
     del reference
     candidate = _rebuilt(widened)
     _require_same_size(candidate, network.module)
-    if dtype is not None:
-        candidate.to(dtype)
+    _cast(candidate, dtype)
     try:
         found = _observed(candidate, call, names)
         handed_in = 0.0
@@ -210,16 +210,16 @@ def _compared(
     )
 
 
-def _widened(network: Network, dtype: torch.dtype) -> Network:
-    """The same network with all its numbers in a wider type; a copy."""
+def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Give all real and complex numbers of a module a precision; None leaves them as they are."""
 
-    def wide(tensor: Tensor) -> Tensor:
-        if tensor.is_complex():  # `Module.to` would drop the imaginary parts
+    def cast(tensor: Tensor) -> Tensor:
+        if dtype is not None and tensor.is_complex():  # `Module.to` would drop the imaginary parts
             return tensor.to(dtype.to_complex())
         return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
-    module: Any = copy.deepcopy(network.module)
-    return replace(network, module=module._apply(wide))  # noqa: SLF001
+    changed: Any = module
+    return module if dtype is None else changed._apply(cast)  # noqa: SLF001
 
 
 def _reference(network: Network, original: nn.Module | None) -> nn.Module:
