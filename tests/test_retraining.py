@@ -446,6 +446,8 @@ def cyclic():
         lambda _: None,
         lambda _: {},
         lambda d: {**d, "format": 1},
+        lambda d: {**d, "format": torch.zeros(3)},
+        lambda d: {**d, "format": True},
         lambda d: {**d, "settings": {**d["settings"], "lr": -1}},
         lambda d: {**d, "settings": {**d["settings"], "unheard_of": 1}},
         lambda d: {key: value for key, value in d.items() if key != "images"},

@@ -191,7 +191,8 @@ class _Keeper:
             logger.warning("there is no interrupted run to resume; starting anew")
             return None
         content = read_state(self.path)
-        if not isinstance(content, Mapping) or content.get("start") != self.start:
+        start = content.get("start") if isinstance(content, Mapping) else None
+        if not isinstance(content, Mapping) or not isinstance(start, str) or start != self.start:
             raise CheckpointError(
                 f"{self.path} belongs to a run that began with another network",
                 tip="name the same model, or leave out --resume",

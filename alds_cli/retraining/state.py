@@ -73,7 +73,9 @@ class TrainingState:
         Raises:
             CheckpointError: `values` is something else, or of another version.
         """
-        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
+        # A tensor in its place would be compared number by number, and be neither true nor false.
+        written = values.get("format") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or type(written) is not int or written != _FORMAT:
             raise _unreadable(f"it is not of format {_FORMAT}")
         plain = {key: value for key, value in values.items() if key not in _WITH_TENSORS}
         try:

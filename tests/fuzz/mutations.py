@@ -327,7 +327,7 @@ def mutated_object(content, mutations):
         elif kind == 3:
             content[m.pick(HOSTILE_TEXTS)] = m.pick(hostile_objects())
         elif kind == 4:
-            content[name + str(m.pick(HOSTILE_TEXTS))] = content.pop(name, 0)
+            content[f"{name}{m.pick(HOSTILE_TEXTS)}"] = content.pop(name, 0)
         elif kind == 5:
             content.pop(name, None)
         elif kind == 6:
