@@ -206,9 +206,7 @@ def compressed(case, folder, seed=0, ratio=RATIO):
     try:
         result = api.compress(path, case.source(), ratio=ratio, output=small, cache=False)
     except (ContractError, VerificationError, OptionError) as error:
-        whole = isinstance(error, ContractError) and kept
-        reason = f"{error.message} ({'; '.join(kept)})" if whole else error.message
-        return Outcome("refused", reason, (before, before), 0, kept)
+        return Outcome("refused", error.message, (before, before), 0, kept)
     plan = result.plan.decomposed
     after = result.report.params_after
     outcome = Outcome("verified", "", (before, after), len(plan), kept)
