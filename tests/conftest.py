@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -53,6 +54,16 @@ def cache_folder_of_the_test(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALDS_CACHE_DIR", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def notes_end_with_the_test():
+    """A command run in this process leaves a handler that writes to a stream of its own."""
+    logger = logging.getLogger("alds_cli")
+    before = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -132,7 +133,10 @@ def test_code_that_an_artefact_names_does_not_run(name, arguments, suffix, facto
 )
 def test_what_an_artefact_may_not_ask_for(architecture, tmp_path):
     path = tmp_path / "model.pt"
-    write_artefact(digits().state_dict(), Document(architecture, Plan({})), path)
+    write_artefact(digits().state_dict(), Document(Architecture("digits_cnn"), Plan({})), path)
+    content = torch.load(path, weights_only=True)
+    document = json.loads(content["alds"]) | {"architecture": asdict(architecture)}
+    torch.save({**content, "alds": json.dumps(document)}, path)
     with pytest.raises(CheckpointError, match=r"model\.pt"):
         api.load(path)
 

@@ -269,7 +269,7 @@ def test_a_plan_of_ones_own_may_mix_clusters_and_slices():
     torch.manual_seed(0)
     network = Two().eval()
     plan = Plan({"one": Choice(CLUSTERED, 7, 1), "two": Choice(0, 2, 2)}, seed=11)
-    result = api.compress(network, plan=plan)
+    result = api.compress(network, api.Source(input_shape=(4, 8, 8)), plan=plan)
     pair = result.network.module.one
     matrix = fold(network.one.weight.detach(), CLUSTERED)
     expected = cluster_factors(matrix, 7, 1, seed=11, dtype=torch.float32)
@@ -318,7 +318,8 @@ def test_a_transformer_with_clusters_computes_what_its_product_does():
     specs = find_layers(network)
     choices = {name: Choice(CLUSTERED, 3, 1) for name, own in specs.items() if own.in_channels > 7}
     assert len(choices) == 8
-    made = api.compress(network, plan=Plan(choices)).network.module
+    source = api.Source(input_shape=(5, 7))
+    made = api.compress(network, source, plan=Plan(choices)).network.module
     network.load_state_dict(dense_state(network, made.state_dict(), choices))
     rows = torch.randn(2, 5, 7)
     with torch.no_grad():
