@@ -7,8 +7,6 @@ package costs nothing.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 from alds_cli._version import __version__
 
 TYPE_CHECKING = False  # that of `typing` takes more time to import than all the rest of this
@@ -52,6 +50,8 @@ _HOMES = {"RetrainSettings": "alds_cli.retraining"}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - the command answers signals before
+
     return getattr(import_module(_HOMES.get(name, "alds_cli.api")), name)
 
 

@@ -131,6 +131,24 @@ class InputSpec:
                 f"the inputs have {total:,} numbers; at most {MOST_ELEMENTS:,} can be meant"
             )
 
+    def require_batch(self, samples: int) -> None:
+        """Refuse batches of more than `MOST_ELEMENTS` numbers before they fill the memory.
+
+        Args:
+            samples: in one forward pass; first axes of 1 become so long.
+
+        Raises:
+            OptionError: naming how many would do.
+        """
+        growing = sum(tensor.elements for tensor in self.tensors() if tensor.shape[:1] == (1,))
+        fixed = sum(tensor.elements for tensor in self.tensors()) - growing
+        if samples * growing + fixed > MOST_ELEMENTS and samples > 1:
+            fitting = (MOST_ELEMENTS - fixed) // growing
+            raise OptionError(
+                f"a batch of {samples:,} inputs {self} has more than {MOST_ELEMENTS:,} numbers",
+                tip=f"take {fitting:,} at most in one batch",
+            )
+
     @classmethod
     def of_sample(cls, shape: tuple[int, ...]) -> InputSpec:
         """One tensor of the network's floating-point type, from the shape of one sample."""
@@ -342,7 +360,11 @@ def example_call(
         batch_size: how many samples: first axes of 1 are so long.
         widen: give all real numbers this type, whatever the specification says of theirs.
         seed: of the random numbers.
+
+    Raises:
+        OptionError: so many samples are more than memory should hold.
     """
+    inputs.require_batch(batch_size)
     generator = torch.Generator().manual_seed(seed)
 
     def make(value: InputValue) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alds_cli import api, architectures
-from alds_cli.errors import DataError
+from alds_cli.errors import DataError, OutputError
 from alds_cli.retraining import RetrainSettings
 
 
@@ -54,7 +54,7 @@ def test_a_run_that_diverged_leaves_nothing(place, run, epochs, rate):
     assert listed(place) == before
 
 
-def test_a_run_that_diverges_after_whole_epochs_leaves_no_state(place):
+def test_a_run_that_diverges_after_whole_epochs_leaves_no_state(place, caplog):
     states = []
 
     def seen(_):
@@ -73,6 +73,8 @@ def test_a_run_that_diverges_after_whole_epochs_leaves_no_state(place):
         )
     assert any(states)
     assert not (place / "x.pt.training").exists()
+    assert "the state after epoch 2 is removed" in caplog.text
+    assert "--resume" not in caplog.text
 
 
 def _unit():
@@ -107,6 +109,63 @@ def test_a_failure_in_a_later_epoch_says_that_its_state_is_kept(caplog):
     with caplog.at_level("WARNING"):
         interrupt()
     assert "the state after epoch 1 is kept in o.pt.training; --resume" in caplog.text
+
+
+def test_an_interrupted_continuation_says_that_the_state_is_still_there(place, caplog):
+    interrupt()
+    kept = (place / "o.pt.training").read_bytes()
+    caplog.clear()
+    interrupt(after=0, resume=True)
+    assert "the state after epoch 1 is kept in o.pt.training" in caplog.text
+    assert (place / "o.pt.training").read_bytes() == kept
+
+
+@pytest.mark.usefixtures("place")
+def test_a_result_that_cannot_be_written_costs_no_training(run, monkeypatch):
+    def refuse(*_):
+        raise OutputError("cannot write o.pt: No space left on device")
+
+    more = ("model.pt", *MORE, "--epochs", 2, "-o", "o.pt")
+    with monkeypatch.context() as full:
+        full.setattr("alds_cli.api.retraining.write_network", refuse)
+        code, _, err = run("retrain", *more)
+    assert code == 2
+    assert "the state after epoch 2 is kept in o.pt.training" in err
+    code, out, err = run("retrain", *more, "--resume", "--json")
+    assert code == 0, err
+    assert json.loads(out)["resumed_from"] == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "output"),
+    [
+        ("model.pt", "data.safetensors"),
+        ("model.pt", "./data.safetensors"),
+        ("model.pt", "link"),
+        ("model.pt", "names.txt"),
+        ("model.pt", "model.pt.training"),
+        ("o.pt.training", "o.pt"),
+        ("model.pt", "kept"),
+    ],
+)
+def test_results_replace_nothing_that_the_run_begins_with(place, run, model, output):
+    (place / "link").symlink_to("data.safetensors")
+    (place / "kept.training").symlink_to("data.safetensors")
+    (place / "names.txt").write_text("\n".join("abcdefghij"))
+    for name in ("model.pt.training", "o.pt.training"):
+        (place / name).write_bytes((place / "model.pt").read_bytes())
+    before = {own.name: own.read_bytes() for own in place.iterdir()}
+    more = ("--epochs", 1, "--classes", "names.txt", "-o", output)
+    code, _, err = run("retrain", model, *MORE, *more)
+    assert code == 2
+    assert "the work begins with that file" in err
+    assert {own.name: own.read_bytes() for own in place.iterdir()} == before
+
+
+@pytest.mark.usefixtures("place")
+def test_a_network_may_replace_its_original(run):
+    code, _, err = run("retrain", "model.pt", *MORE, "--epochs", 1, "-o", "model.pt")
+    assert code == 0, err
 
 
 @pytest.mark.parametrize("after", [1, 2])

@@ -351,11 +351,14 @@ def test_errors_of_the_tool_are_told_in_full_on_request(run, monkeypatch, way):
         ("-o", "y.pt", "--plan-out", "link.pt"),
         ("-o", "plan.json", "--plan", "plan.json"),
         ("-o", "table.safetensors", "--table", "table.safetensors"),
+        ("-o", "small.pt", "--plan-out", "m.pt"),
+        ("-o", "d.safetensors", "--method", "pca", "--data", "tensors:d.safetensors"),
     ],
 )
-def test_outputs_that_would_replace_each_other(run, folder, monkeypatch, arguments):
+def test_outputs_that_would_replace_each_other(run, folder, digits, monkeypatch, arguments):
     monkeypatch.chdir(folder)
     (folder / "link.pt").symlink_to("y.pt")
+    (folder / "d.safetensors").write_bytes((digits / "data.safetensors").read_bytes())
     assert run("compress", "m.pt", "-r", "0.3", "--dry-run", "--plan-out", "plan.json")[0] == 0
     assert run("profile", "m.pt", "-o", "table.safetensors")[0] == 0
     before = {own.name: own.read_bytes() for own in folder.iterdir() if own.exists()}
@@ -363,6 +366,15 @@ def test_outputs_that_would_replace_each_other(run, folder, monkeypatch, argumen
     assert code == 2
     assert "cannot write" in err
     assert {own.name: own.read_bytes() for own in folder.iterdir() if own.exists()} == before
+
+
+def test_an_error_table_does_not_replace_its_network(run, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    before = (folder / "m.pt").read_bytes()
+    code, _, err = run("profile", "m.pt", "-o", "./m.pt")
+    assert code == 2
+    assert "cannot write" in err
+    assert (folder / "m.pt").read_bytes() == before
 
 
 def test_a_plan_may_be_written_over_itself(run, folder, monkeypatch):

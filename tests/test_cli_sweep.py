@@ -84,7 +84,7 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         "--keep-artefacts --train-data imagefolder:train --samples 99 --batch-size 16 --lr 0.5 "
         "--momentum 0.8 --nesterov --weight-decay 0.1 --warmup-epochs 2 --milestones 0.4 "
         "--gamma 0.2 --augment none --label-smoothing 0.1 --download --device cpu --workers 2 "
-        "--arch resnet18 --input-shape 3,64,64"
+        "--arch resnet18 --input-shape 3,64,64 --classes names.txt"
     )
     run(*words.split())
     settings = asked.pop("retraining")
@@ -111,6 +111,7 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         "train_data": "imagefolder:train",
         "samples": 99,
         "preprocessing": None,
+        "classes": "names.txt",
         "download": True,
         "workers": 2,
         "device": "cpu",

@@ -14,6 +14,7 @@ from alds_cli.api.work import planned
 from alds_cli.api.workshop import Workshop
 from alds_cli.checkpoint import read_plan, require_apart, write_plan
 from alds_cli.compression import require_able
+from alds_cli.datasets import tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.loading import Network
 from alds_cli.records import CompressionReport, Plan
@@ -98,7 +99,7 @@ def compress_family(
     targets = [name for name in [*([] if settings.dry_run else outputs), *plans] if name]
     for target in targets:
         require_target(target)
-    _require_apart(targets, outputs, settings)
+    _require_apart(targets, outputs, plans, model, settings)
     workshop = Workshop(model, source, settings, given)
     works = [
         planned(workshop, goal, name or "artefact.pt", given)
@@ -117,9 +118,13 @@ def compress_family(
 
 
 def _require_apart(
-    targets: Sequence[str], outputs: Sequence[str | None], settings: Settings
+    targets: Sequence[str],
+    outputs: Sequence[str | None],
+    plans: Sequence[str | None],
+    model: Model,
+    settings: Settings,
 ) -> None:
-    """No result replaces another, nor a table or plan; a network may replace its original.
+    """No result replaces another, nor a table, plan or data; a network may its original.
 
     Raises:
         OutputError: one would.
@@ -127,7 +132,8 @@ def _require_apart(
     files = [own for own in (settings.table,) if isinstance(own, (str, Path))]
     if isinstance(settings.plan, (str, Path)) and str(settings.plan) in map(str, outputs):
         files.append(settings.plan)
-    require_apart(targets, files)
+    require_apart(targets, [*files, *tensor_files(settings.data)])
+    require_apart(filter(None, plans), [model] if isinstance(model, (str, Path)) else [])
 
 
 def _given_plan(plan: Plan | str | Path | None, goals: Sequence[Goal]) -> Plan | None:

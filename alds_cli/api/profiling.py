@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alds_cli.api.models import AS_IT_IS, Model, Source, open_network, require_target, trace_network
 from alds_cli.api.timing import Clock
-from alds_cli.checkpoint import cache_path, write_table
+from alds_cli.checkpoint import cache_path, require_apart, write_table
 from alds_cli.loading import Network
 from alds_cli.methods import method_named
 from alds_cli.numerics.devices import pick_device
@@ -61,13 +61,14 @@ def profile(
         progress: told how far it is.
 
     Raises:
-        AldsError: the model cannot be read, or the table not be written.
+        AldsError: the model cannot be read, or the table not be written, or only over it.
     """
     clock = Clock()
     schemes = method_named(method).schemes
     where = pick_device(device)
     if output is not None:
         require_target(output)
+        require_apart([output], [model] if isinstance(model, (str, Path)) else [])
     with clock("load"):
         network = open_network(model, source, multiply_back=True)
         specs = find_layers(network.module, trace_network(network))

@@ -21,9 +21,15 @@ from alds_cli.api.models import (
     settled_preprocessing,
     write_network,
 )
-from alds_cli.checkpoint import hash_tensors, read_state, state_path, write_state
-from alds_cli.datasets import Batches, LabelledImages, opened
-from alds_cli.errors import CheckpointError, ContractError, OptionError
+from alds_cli.checkpoint import (
+    hash_tensors,
+    read_state,
+    require_apart,
+    state_path,
+    write_state,
+)
+from alds_cli.datasets import Batches, LabelledImages, opened, tensor_files
+from alds_cli.errors import AldsError, CheckpointError, ContractError, OptionError
 from alds_cli.evaluation import pick_device
 from alds_cli.inputs import InputSpec
 from alds_cli.loading import Network
@@ -100,6 +106,7 @@ def retrain(
         raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
     if output is not None:
         require_target(output)
+        _require_apart(output, model, data, classes)
     network = open_network(model, source)
     prepared = settled_preprocessing(preprocessing, network)
     images, assignment = assigned(
@@ -125,18 +132,18 @@ def retrain(
             resume=state,
             on_epoch_end=keeper.keep,
         )
-    network.module.eval()
-    trained = replace(
-        network,
-        preprocessing=prepared,
-        training=_described(settings, len(images), result.history),
-        nbytes=None,
-    )
-    if trained.inputs is None:
-        shape = Batches(images, prepared, batch_size=1).input_shape
-        trained.inputs = InputSpec.of_sample(shape)
-    if output is not None:
-        trained.nbytes = write_network(trained, output, verify(trained))
+        network.module.eval()
+        trained = replace(
+            network,
+            preprocessing=prepared,
+            training=_described(settings, len(images), result.history),
+            nbytes=None,
+        )
+        if trained.inputs is None:
+            shape = Batches(images, prepared, batch_size=1).input_shape
+            trained.inputs = InputSpec.of_sample(shape)
+        if output is not None:
+            trained.nbytes = write_network(trained, output, verify(trained))
     keeper.forget()
     return RetrainResult(
         trained,
@@ -147,6 +154,30 @@ def retrain(
         time.perf_counter() - start,
         assignment,
     )
+
+
+def _require_apart(
+    output: str | Path,
+    model: Model,
+    data: str | LabelledImages,
+    classes: Sequence[str] | str | Path | None,
+) -> None:
+    """Neither the result nor the state beside it replaces what the run begins with.
+
+    A network may replace its original, but no state of a run that was to do so.
+
+    Raises:
+        OutputError: one would.
+    """
+    if str(output) == "-":
+        return
+    state = state_path(Path(output))
+    names = [classes] if isinstance(classes, (str, Path)) else []
+    require_apart([output, state], [*tensor_files(data), *names])
+    if isinstance(model, (str, Path)) and str(model) != "-":
+        require_apart([state], [model])
+        if state_path(Path(model)).exists():
+            require_apart([output], [state_path(Path(model))])
 
 
 def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRecord]) -> Training:
@@ -215,17 +246,28 @@ class _Keeper:
         try:
             yield
         except ContractError:
-            if resumed is not None or self.epoch:
+            epoch = self._kept(resumed)
+            if self.path is not None and epoch:
                 self.forget()
+                logger.warning(
+                    "the state after epoch %d is removed, for going on with it would end alike",
+                    epoch,
+                )
             raise
-        except BaseException:
-            if self.path is not None and self.epoch:
+        except BaseException as error:
+            # Who was refused to go on with a state has been told about it.
+            epoch = self._kept(None if isinstance(error, AldsError) else resumed)
+            if self.path is not None and epoch:
                 logger.warning(
                     "the state after epoch %d is kept in %s; --resume goes on with it",
-                    self.epoch,
+                    epoch,
                     self.path,
                 )
             raise
+
+    def _kept(self, resumed: TrainingState | None) -> int:
+        """The epoch after which the state on disk was taken; 0 where it is no run's of ours."""
+        return self.epoch or (0 if resumed is None else resumed.epoch)
 
     def forget(self) -> None:
         """The run is done."""

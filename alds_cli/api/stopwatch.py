@@ -186,6 +186,7 @@ class Stopwatch:
                 f"times can only be measured of a network that runs: {self._before.failure}",
                 tip=inputs_tip(inputs),
             )
+        inputs.require_batch(self._goal.batch_size)
         return inputs
 
 

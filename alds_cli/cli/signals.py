@@ -5,8 +5,10 @@ It imports as little as can be, for until it is imported Python itself answers.
 
 from __future__ import annotations
 
+# The part of `signal` that is built in: the other only makes enumerations of its numbers, and
+# takes as long to import as all that comes before it.
+import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
-import signal
 import sys
 
 TYPE_CHECKING = False  # that of `typing` would have to be imported
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-def stop_at_once() -> dict[signal.Signals, Handler]:
+def stop_at_once() -> dict[int, Handler]:
     """Have signals end the process at once, as long as there is nothing to clear up.
 
     Returns:
@@ -28,7 +30,7 @@ def stop_at_once() -> dict[signal.Signals, Handler]:
     return {number: signal.signal(number, _leave) for number in _answered()}
 
 
-def answer_as(before: dict[signal.Signals, Handler]) -> None:
+def answer_as(before: dict[int, Handler]) -> None:
     """Have signals answered as they were before."""
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -50,7 +52,7 @@ def _raise(number: int, _: object) -> None:
     sys.exit(128 + number)
 
 
-def _answered() -> list[signal.Signals]:
+def _answered() -> list[int]:
     """The signals that stop a command; not those that it was started to ignore (`nohup`)."""
     known = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
-    return [number for number in known if signal.getsignal(number) is not signal.SIG_IGN]
+    return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]

@@ -7,7 +7,7 @@ from alds_cli.datasets.batching import Batch, Batches, require_moderate
 from alds_cli.datasets.classes import assign_classes, check_labels, read_classes, tell
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
-from alds_cli.datasets.sources import DATASET_FORMS, Split, open_dataset, opened
+from alds_cli.datasets.sources import DATASET_FORMS, Split, open_dataset, opened, tensor_files
 
 __all__ = [
     "AUGMENTATIONS",
@@ -28,4 +28,5 @@ __all__ = [
     "read_classes",
     "require_moderate",
     "tell",
+    "tensor_files",
 ]

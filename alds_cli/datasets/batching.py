@@ -15,13 +15,13 @@ from torch import Tensor
 from alds_cli.datasets.augmentation import AUGMENTATIONS
 from alds_cli.datasets.images import LabelledImages, TensorImages
 from alds_cli.datasets.preprocessing import (
-    MOST_VALUES,
     check_channels,
     extent,
     fit,
     normalise,
 )
 from alds_cli.errors import DataError, OptionError
+from alds_cli.inputs import MOST_ELEMENTS
 from alds_cli.records import Preprocessing
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def _require_size(size: tuple[int, int], expected: tuple[int, int], name: str) -
 
 
 def require_moderate(images: int, shape: tuple[int, ...]) -> None:
-    """Refuse batches of more than `MOST_VALUES` numbers before they fill the memory.
+    """Refuse batches of more than `MOST_ELEMENTS` numbers before they fill the memory.
 
     Args:
         images: samples in the batch.
@@ -223,9 +223,10 @@ def require_moderate(images: int, shape: tuple[int, ...]) -> None:
         DataError: naming how many would do.
     """
     one = math.prod(shape)
-    if images * one > MOST_VALUES:
-        fitting = MOST_VALUES // one
+    if images * one > MOST_ELEMENTS:
+        fitting = MOST_ELEMENTS // one
         raise DataError(
-            f"a batch of {images:,} inputs of shape {shape} has more than {MOST_VALUES:,} numbers",
+            f"a batch of {images:,} inputs of shape {shape} has more than {MOST_ELEMENTS:,} "
+            "numbers",
             tip=f"take {fitting:,} at most in one batch" if fitting else "give a smaller --resize",
         )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.errors import DataError, OptionError
+from alds_cli.inputs import MOST_ELEMENTS
 from alds_cli.records import Preprocessing
 from alds_cli.scalars import MOST_PIXELS
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
 
 CHANNELS = (1, 3)
 """The numbers of channels an image may have: grey or red, green and blue."""
-
-MOST_VALUES = 2**28
-"""No batch has more numbers: images × channels × height × width; 1 GiB in float32."""
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -138,7 +136,7 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
 
     Raises:
         DataError: the image is smaller than the crop, which nothing has enlarged it to, or
-            resizing would make more than `MOST_VALUES` of it.
+            resizing would make more than `MOST_ELEMENTS` of it.
     """
     from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
 
@@ -161,12 +159,12 @@ def _require_moderate(image: Tensor | Image.Image, pixels: int) -> None:
     """Refuse to enlarge beyond all sense; a line of pixels may grow to millions of columns."""
     height, width = extent(image)
     images = math.prod(image.shape[:-2]) if isinstance(image, Tensor) else CHANNELS[-1]
-    if images * pixels * (pixels * max(height, width) // min(height, width)) > MOST_VALUES:
+    if images * pixels * (pixels * max(height, width) // min(height, width)) > MOST_ELEMENTS:
         many = image.ndim > 3 and len(image) > 1 if isinstance(image, Tensor) else False
         what = f"{len(image):,} images" if many and isinstance(image, Tensor) else "an image"
         raise DataError(
             f"{what} of {height:,} × {width:,} pixels would take more than "
-            f"{MOST_VALUES:,} numbers, resized to {pixels:,}",
+            f"{MOST_ELEMENTS:,} numbers, resized to {pixels:,}",
             tip="give a smaller --resize" + " or a smaller --batch-size" * many,
         )
 

@@ -76,6 +76,16 @@ def opened(
     return open_dataset(data, split=split, download=download) if isinstance(data, str) else data
 
 
+def tensor_files(data: object) -> list[Path]:
+    """The files that a spec `tensors:…` names; none for any other data.
+
+    Raises:
+        DataError: one is absent, or named twice.
+    """
+    kind, _, location = data.partition(":") if isinstance(data, str) else ("", "", "")
+    return _expand(location) if kind == "tensors" else []
+
+
 def _open_tensors(request: _Request) -> TensorImages:
     parts = []
     labels = []
