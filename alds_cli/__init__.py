@@ -5,14 +5,12 @@ commands of the same names do. They are loaded when first used, so that importin
 package costs nothing.
 """
 
-from __future__ import annotations
-
-from alds_cli._version import __version__
-
-TYPE_CHECKING = False  # that of `typing` takes more time to import than all the rest of this
+# Nothing is imported here: the command imports this before it can answer a signal.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from alds_cli._version import __version__
     from alds_cli.api import (
         Source,
         compress,
@@ -44,13 +42,13 @@ __all__ = [
     "sweep",
 ]
 
-_HOMES = {"RetrainSettings": "alds_cli.retraining"}
+_HOMES = {"RetrainSettings": "alds_cli.retraining", "__version__": "alds_cli._version"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 - the command answers signals before
+    from importlib import import_module  # noqa: PLC0415 - see above
 
     return getattr(import_module(_HOMES.get(name, "alds_cli.api")), name)
 

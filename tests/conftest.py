@@ -80,14 +80,15 @@ def run(monkeypatch, capfdbinary):
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["alds", *map(str, arguments)])
-        handler = signal.getsignal(signal.SIGTERM)
+        handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)}
         capfdbinary.readouterr()
         try:
             main()
         except SystemExit as stop:
             code = stop.code or 0
         finally:
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         out, err = capfdbinary.readouterr()
         return code, out.decode(), " ".join(err.decode().split())
 

@@ -133,7 +133,9 @@ def test_temporary_files_that_cannot_be_written(folder):
     """Beyond the limit of a file's size, as on a full disk."""
     limit = "trap '' XFSZ; ulimit -f 64; "
     for script in ("$alds inspect - < m.pt", "$alds compress m.pt -r .3 -o - > o.pt"):
-        done = shell(limit + script, folder, TMPDIR=str(folder))
+        # PyTorch makes its own cache folder among the temporary files, wherever it may.
+        inductor = str(folder.parent / "inductor")
+        done = shell(limit + script, folder, TMPDIR=str(folder), TORCHINDUCTOR_CACHE_DIR=inductor)
         assert done.returncode == 2
         one_line(done.stderr, str(folder), "File too large")
         left = {own.name for own in folder.iterdir()}
@@ -264,6 +266,38 @@ def test_early_signals(folder, number, code, delay):
     assert b"Traceback" not in err
     if process.returncode:
         assert [own.name for own in folder.iterdir()] == ["m.pt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("delay", [0, 0.02, 0.05])
+def test_signals_after_the_result(folder, delay):
+    """While libraries clear up."""
+    process = subprocess.Popen(
+        [ALDS, "inspect", "m.pt", "--json"],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+    )  # fmt: skip
+    result = process.stdout.read(1)
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    rest, err = process.communicate(timeout=60)
+    assert process.returncode in {130, -signal.SIGINT, 0}
+    assert json.loads(result + rest)["params"]
+    assert err == b""
+
+
+def test_nothing_is_imported_before_signals_are_answered():
+    """Or an early interruption would end in a traceback of that import."""
+    script = (
+        "import sys; before = set(sys.modules)\n"
+        "import alds_cli.cli.app as app; new = set(sys.modules) - before\n"
+        "print(sorted(new))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    mine = ["alds_cli", "alds_cli.cli", "alds_cli.cli.app", "alds_cli.cli.signals"]
+    assert done.stdout.strip() == str(sorted(mine))
 
 
 @pytest.mark.parametrize(("number", "code"), [("INT", 130), ("TERM", 143), ("HUP", 129)])

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+from safetensors import SafetensorError
 
 from alds_cli.errors import OutputError
 
@@ -78,7 +81,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 copy_stream(source, sink)
         else:
             _take_over(temporary, target)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write {path}: {_reason(error)}") from error
     finally:
         if temporary is not None:
@@ -112,7 +115,10 @@ def _whole(path: Path) -> Path:
 
 
 def _reason(error: Exception) -> str:
-    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"\(os error ([0-9]{1,5})\)", str(error))  # as Rust names the system's
+    return os.strerror(int(number[1])) if number else str(error)
 
 
 def copy_stream(source: IO[bytes], sink: IO[bytes]) -> None:

@@ -96,10 +96,7 @@ def write_table(table: ErrorTable, path: Path) -> None:
     except MalformedError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
     with replacing(path) as temporary:
-        try:
-            save_file(arrays, temporary, metadata={_KEY: head})
-        except SafetensorError as error:
-            raise OutputError(f"cannot write {path}: {error}") from error
+        save_file(arrays, temporary, metadata={_KEY: head})
 
 
 def _head(table: ErrorTable, arrays: Mapping[str, Array]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -117,10 +116,7 @@ def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: 
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         own[name] = tensor.clone() if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    try:
-        save_file(own, path, metadata={DOCUMENT_KEY: dump_document(document)})
-    except SafetensorError as error:
-        raise OutputError(f"cannot write the artefact: {error}") from error
+    save_file(own, path, metadata={DOCUMENT_KEY: dump_document(document)})
 
 
 def require_writable_types(tensors: Mapping[str, Tensor]) -> None:

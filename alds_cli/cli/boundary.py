@@ -7,6 +7,7 @@ import signal
 import sys
 import warnings
 
+from alds_cli.cli.signals import stop_at_once
 from alds_cli.cli.streams import ReaderGoneError, Streams, standard_streams
 from alds_cli.errors import AldsError, first_line
 
@@ -27,6 +28,7 @@ def _answer(streams: Streams) -> int:
     try:
         code = _carried_out()
         streams.results.flush()
+        stop_at_once()  # all is done
     except ReaderGoneError:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:

@@ -3,37 +3,27 @@
 It imports as little as can be, for until it is imported Python itself answers.
 """
 
-from __future__ import annotations
-
 # The part of `signal` that is built in: the other only makes enumerations of its numbers, and
 # takes as long to import as all that comes before it.
 import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
-import sys
-
-TYPE_CHECKING = False  # that of `typing` would have to be imported
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
-    Handler = Callable[[int, FrameType | None], object] | int | None
 
 _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
-def stop_at_once() -> dict[int, Handler]:
-    """Have signals end the process at once, as long as there is nothing to clear up.
+def stop_at_once() -> None:
+    """Have signals end the process at once, as long as there is nothing to clear up."""
+    for number in _answered():
+        signal.signal(number, _leave)
 
-    Returns:
-        What answered them before, for `answer_as`.
+
+def stop_silently() -> None:
+    """Have the system end the process, once all is done.
+
+    Libraries clear up after that, and an exception in their midst would end in a traceback.
     """
-    return {number: signal.signal(number, _leave) for number in _answered()}
-
-
-def answer_as(before: dict[int, Handler]) -> None:
-    """Have signals answered as they were before."""
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    for number in _answered():
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _leave(number: int, _: object) -> None:
@@ -49,7 +39,7 @@ def stop_in_order() -> None:
 def _raise(number: int, _: object) -> None:
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    sys.exit(128 + number)
+    raise SystemExit(128 + number)
 
 
 def _answered() -> list[int]:
