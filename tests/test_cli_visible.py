@@ -203,3 +203,21 @@ def test_notes_and_warnings_of_libraries_are_lines(capfd):
         warnings.warn("image \x1b[2J\nand more", stacklevel=1)
     err = capfd.readouterr().err
     assert err == "warning: layer \\x1b[2J[/x]\\nb\nwarning: image \\x1b[2J\n"
+
+
+# ---------------------------------------------------------------- how lines are broken
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("length", [10, 38, 55, 75, 150])
+def test_names_are_never_broken_by_a_line_feed(run, digits, tmp_path, monkeypatch, columns, length):
+    """Neither above a table nor in a line of text, however narrow the terminal is."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.chdir(tmp_path)
+    name = "n" * (length - 3) + ".pt"
+    (tmp_path / name).write_bytes((digits / "model.pt").read_bytes())
+    _, out, _ = run("compress", name, "-r", "0.5", "-o", f"small-{name}")
+    assert [word for word in out.split() if name in word] == [name, f"small-{name}"]
+    assert "1,510,016" in out
+    _, out, _ = run("inspect", name)
+    assert f"{name}: digits_cnn" in " ".join(out.split())

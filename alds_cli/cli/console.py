@@ -40,9 +40,24 @@ class PlainConsole(Console):
             yield Segment(text if control else visible(text, keep="\n"), style, control)
 
 
+class _Line(Text):
+    """Text that is broken between words, or by the terminal alone.
+
+    So a file's name that is longer than the terminal is wide can still be copied from it. It
+    has to be printed with `crop=False`.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
+        """Render as Rich does, where no word is too long for that."""
+        whole = options.max_width >= console.width  # and no cell of a table
+        if whole and self.__rich_measure__(console, options).minimum > console.width:
+            options = options.update(no_wrap=True, overflow="ignore")
+        yield from super().__rich_console__(console, options)
+
+
 def line(*parts: str | tuple[str, str], style: str = "") -> Text:
     """Text of one line, whatever it is made of; a part may be a pair with its style."""
-    made = Text(style=style)
+    made = _Line(style=style)
     for part in parts:
         text, own = (part, "") if isinstance(part, str) else part
         made.append(visible(text), own or None)

@@ -129,7 +129,8 @@ class Interface:
     def show(self, renderable: RenderableType) -> None:
         """Print a table or a line of text, unless JSON was asked for."""
         if not self.json_wanted and not self._silent:
-            self.results.print(line(renderable) if isinstance(renderable, str) else renderable)
+            shown = line(renderable) if isinstance(renderable, str) else renderable
+            self.results.print(shown, crop=False)
 
     def say(self, text: str) -> None:
         """Print a line about the work as it goes on."""

@@ -14,14 +14,29 @@ from alds_cli.cli.visible import visible
 from alds_cli.records import CLUSTERED
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from alds_cli.api import CompressionResult, EvaluationResult, Inspection, Measured
     from alds_cli.records import CompressionReport, Latency, LayerReport
 
 
 class _Rows(Table):
-    """A table whose cells are lines, whatever their text is made of."""
+    """A table whose cells are lines, whatever their text is made of.
+
+    Args:
+        heading: a line above it, which may be wider than the table.
+        settings: the rest.
+    """
+
+    def __init__(self, heading: str | None, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._heading = heading
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Render as Rich does, below the heading."""
+        if self._heading is not None:
+            yield line(self._heading)
+        yield from super().__rich_console__(console, options)
 
     def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
         """Add a row."""
@@ -31,8 +46,7 @@ class _Rows(Table):
 
 def table(title: str | None, *columns: str, left: int = 1) -> Table:
     """A plain table: the first `left` columns are names, the others numbers."""
-    shown = None if title is None else line(title)
-    made = _Rows(title=shown, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = _Rows(title, box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column, justify="left" if number < left else "right", overflow="fold")
     return made
