@@ -16,7 +16,7 @@ from small_networks import digits_network
 
 from alds_cli.cli.console import PlainConsole, line
 from alds_cli.cli.rendering import table
-from alds_cli.cli.visible import visible
+from alds_cli.visible import visible
 
 STEERING = [
     "\x1b[2J",

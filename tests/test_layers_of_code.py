@@ -41,6 +41,7 @@ ORDER = (
     ("records",),
     ("scalars",),
     ("errors",),
+    ("visible",),
 )
 """Top to bottom: a room imports itself and what stands below it, never beside or above."""
 

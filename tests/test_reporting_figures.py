@@ -15,6 +15,7 @@ from alds_cli.errors import MissingExtraError
 from alds_cli.records import Choice, Kept, LayerReport
 from alds_cli.reporting import draw
 from alds_cli.reporting.points import gather
+from alds_cli.visible import visible
 
 mpl = pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
 
@@ -189,6 +190,22 @@ def test_names_with_signs_that_mean_something_to_matplotlib_are_shown_as_they_ar
     _, _, figure = axes_of([run(name, "0.2", 914), run(name, "0.5", 900)])
     (legend,) = figure.legends
     assert [text.get_text().strip() for text in legend.get_texts()] == [name]
+
+
+@pytest.mark.parametrize(
+    "name", ["a:\x1b[2J\x07", "a:\u202eb", "a:\nb\nc", "a:$\\frac{1}$", "a:層", "a:\udcff"]
+)
+def test_pictures_show_every_character_of_a_name(name):
+    layer = LayerReport(name, (4, 4), 16, 8, Choice(0, 1, 2))
+    runs = [run(name, "0.2", 914, layers=(layer,)), run(name, "0.5", 900, layers=(layer,))]
+    results = gather(baseline(914), runs)
+    with drawing():
+        shown = [found for figure in (layer_map(results, name, 0), over_removed(
+            results, 0, removed_params, "removed"
+        )) for found in texts(figure)]  # fmt: skip
+    assert all(visible(text) == text for text in shown)
+    assert any(visible(name) in text for text in shown)
+    draw(results)
 
 
 def test_latency_is_drawn_only_where_it_was_measured():

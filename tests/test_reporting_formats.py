@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from sweep_records import baseline, latency, run, unreached
@@ -19,7 +20,9 @@ from alds_cli.reporting import (
     to_markdown,
     wording,
 )
+from alds_cli.reporting.latex import _SIGNS as LATEX_SIGNS
 from alds_cli.reporting.latex import escape
+from alds_cli.visible import visible
 
 AWKWARD = "my_pkg.mod|x:obj:a#b=50%&{c}~^\\$"
 
@@ -182,6 +185,88 @@ def test_latex_marks_the_best_and_escapes_names():
     text = to_latex(sample())
     assert r"\texttt{alds} & $+0.00$ & \textbf{20.00} & \textbf{18.00}" in text
     assert r"\texttt{my\_pkg.mod\textbar{}x:obj:a\#b=50\%\&\{c\}" in text
+
+
+HOSTILE = {
+    "escape sequence": "pkg:\x1b]0;owned\x07\x1b[2J",
+    "direction": "pkg:\u202egnp.exe\u2066",
+    "zero width": "pkg:a\u200bb\ufeff\U000e0041",
+    "lines": "pkg:a\nb\r\n## c\u2028d\x85e",
+    "lone surrogate": "pkg:\udcff",
+    "bar": "pkg:a|b||c\\|d",
+    "backticks": "pkg:``a`b",
+    "html": "pkg:<script>&lt;b&gt;</script>",
+    "link": "pkg:![a](http://b/c.png)[d](e)",
+    "dollars": "pkg:$a_b$ $$c^2$$",
+    "latex": r"pkg:\input{/etc/passwd}%#&~^`",
+    "option of an item": "[pkg]:a",
+    "formula": '=HYPERLINK("http://a")',
+    "sum": "+1+1",
+    "minus": "-2+3",
+    "function": "@SUM(1)",
+    "formula after a tab": "\t=1+1",
+    "formula after a space": " =1+1",
+}
+"""Names as records may hold them, by what they are up to."""
+
+
+def hostile(name):
+    runs = [
+        run("alds", "0.2", 914),
+        run("alds", "0.5", 910),
+        run(name, "0.2", 900),
+        unreached(name, "0.5", reason=name),
+    ]
+    before = baseline(914)
+    before = replace(before, architecture=name, data=name)
+    return make_report(before, runs)
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_no_format_holds_characters_that_are_not_seen(name):
+    report = hostile(name)
+    for text in (to_markdown(report), to_latex(report), cells_csv(report), points_csv(report)):
+        assert visible(text, keep="\n") == text
+        text.encode()
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_no_name_breaks_out_of_its_place_in_markdown(name):
+    text = to_markdown(hostile(name))
+    plain, named = (to_markdown(hostile(own)).splitlines() for own in ("plain", name))
+    assert len(plain) == len(named)
+    for harmless, line in zip(plain, named, strict=True):
+        assert line[:2] == harmless[:2]
+        if harmless.startswith("|"):
+            bars = r"(?<!\\)\|"
+            assert len(re.findall(bars, line)) == len(re.findall(bars, harmless))
+    outside = re.sub(r"(`+).*?\1(?!`)", "", text)  # but for code
+    assert not re.search(r"(?<!\\)(?:\\\\)*[<\[&$]", outside)
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+def test_no_name_is_a_command_in_latex(name):
+    text = to_latex(hostile(name))
+    ordinary = set(re.findall(r"\\[A-Za-z]+", to_latex(hostile("plain"))))
+    signs = {own for sign in LATEX_SIGNS.values() for own in re.findall(r"\\[A-Za-z]+", sign)}
+    assert set(re.findall(r"\\[A-Za-z]+", text)) <= ordinary | signs
+    assert len(text.splitlines()) == len(to_latex(hostile("plain")).splitlines())
+    assert not re.search(r"\\item *\[", text)
+    bare = re.sub(r"\\[%&#$_{}]", "", text)
+    assert bare.count("{") == bare.count("}")
+    assert bare.count("$") % 2 == 0
+
+
+@pytest.mark.parametrize("name", HOSTILE.values(), ids=HOSTILE)
+@pytest.mark.parametrize("table", [cells_csv, points_csv])
+def test_no_name_is_a_formula_in_csv(table, name):
+    text = table(hostile(name))
+    rows = list(csv.reader(io.StringIO(text)))
+    assert len({len(row) for row in rows}) == 1
+    assert len(rows) == len(list(csv.reader(io.StringIO(table(hostile("plain"))))))
+    for cell in (cell for row in rows for cell in row):
+        if cell.lstrip().startswith(("=", "+", "-", "@")):
+            float(cell)  # a number
 
 
 def test_a_report_ends_lines_as_unix_does_and_says_nothing_of_time():

@@ -11,7 +11,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-from alds_cli.cli.visible import visible
+from alds_cli.visible import visible
 
 _LONGEST = 800
 """Characters of an error's message: some quote what they refuse."""

@@ -22,8 +22,8 @@ from rich.progress import (
 
 from alds_cli.cli import signals, streams
 from alds_cli.cli.console import PlainConsole, line
-from alds_cli.cli.visible import visible
 from alds_cli.errors import OptionError, first_line
+from alds_cli.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

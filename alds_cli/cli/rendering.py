@@ -10,8 +10,8 @@ from rich.console import Group
 from rich.table import Table
 
 from alds_cli.cli.console import line
-from alds_cli.cli.visible import visible
 from alds_cli.records import CLUSTERED
+from alds_cli.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult

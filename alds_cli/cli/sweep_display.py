@@ -18,9 +18,9 @@ from rich.text import Text
 from alds_cli.checkpoint import RunKey
 from alds_cli.cli.console import line
 from alds_cli.cli.interface import Interface
-from alds_cli.cli.visible import visible
 from alds_cli.records import ProgressCallback, ProgressEvent, SweepBaseline, SweepRecord
 from alds_cli.sweeping import RETRAINING, Forecast, Watcher
+from alds_cli.visible import visible
 
 _LONGEST_NAME = 28
 """Columns for the names of methods."""

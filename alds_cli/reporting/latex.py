@@ -9,6 +9,7 @@ from alds_cli.reporting.numbers import decimal
 from alds_cli.reporting.paper import PublishedTable
 from alds_cli.reporting.report import Report
 from alds_cli.reporting.tables import Cell, Row, Table
+from alds_cli.visible import visible
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -21,6 +22,7 @@ _SIGNS = {
     "%": r"\%",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "`": r"\textasciigrave{}",
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
@@ -48,7 +50,7 @@ _SHRUNK = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
 
 def escape(text: str) -> str:
     """Text that LaTeX prints as it stands."""
-    return "".join(_SIGNS.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_SIGNS.get(sign, sign) for sign in visible(" ".join(text.split())))
 
 
 def to_latex(report: Report) -> str:
@@ -60,7 +62,7 @@ def to_latex(report: Report) -> str:
         "\n".join(
             [
                 r"\begin{itemize}",
-                *(rf"  \item {escape(note)}" for note in notes),
+                *(rf"  \item{{}} {escape(note)}" for note in notes),
                 r"\end{itemize}",
             ]
         )

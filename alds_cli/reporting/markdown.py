@@ -8,6 +8,10 @@ from alds_cli.reporting import wording
 from alds_cli.reporting.numbers import decimal
 from alds_cli.reporting.report import Report
 from alds_cli.reporting.tables import Cell, Row, Table
+from alds_cli.visible import visible
+
+_SIGNS = frozenset("\\`*_[]<>|#&~$")
+"""What means something else in Markdown, entities and GitHub's formulas included."""
 
 
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
@@ -75,7 +79,7 @@ def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _code(text: str) -> str:
     """A method as code, whatever characters its name has; a bar would end the cell."""
-    one_line = " ".join(text.split())
+    one_line = visible(" ".join(text.split()))
     fence = "`"
     while fence in one_line:
         fence += "`"
@@ -84,5 +88,5 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    one_line = " ".join(text.split())
-    return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in one_line)
+    one_line = visible(" ".join(text.split()))
+    return "".join(f"\\{sign}" if sign in _SIGNS else sign for sign in one_line)

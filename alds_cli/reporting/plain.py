@@ -14,12 +14,17 @@ from alds_cli.reporting.points import Point, mean
 from alds_cli.reporting.report import Report
 from alds_cli.reporting.tables import Cell, Column
 from alds_cli.schemas.results import CellForm, PointForm
+from alds_cli.visible import visible
 
 CELL_FIELDS = tuple(CellForm.model_fields)
 """Of `report.csv`: a row for each cell of the tables over δ."""
 
 POINT_FIELDS = tuple(PointForm.model_fields)
 """Of `points.csv`: a row for each method, amount of retraining and ratio of the sweep."""
+
+
+_FORMULAS = ("=", "+", "-", "@")
+"""How they begin in spreadsheets."""
 
 
 def cells_csv(report: Report) -> str:
@@ -124,7 +129,14 @@ def _csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _text(value: Any) -> Any:
-    """Nothing for None, `true` and `false` as JSON writes them, floats with all their digits."""
+    """Nothing for None, `true` and `false` as JSON writes them, floats with all their digits.
+
+    What a spreadsheet would take for a formula gets an apostrophe in front, and what is not
+    seen is written out.
+    """
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        shown = visible(value)
+        return f"'{shown}" if shown.lstrip().startswith(_FORMULAS) else shown
     return repr(value) if isinstance(value, float) else value

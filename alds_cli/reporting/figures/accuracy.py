@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from alds_cli.reporting.figures.style import WIDTH, Line, line_of, percent
 from alds_cli.reporting.points import Point, Results
+from alds_cli.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -112,7 +113,7 @@ def over_latency(results: Results, retrain_epochs: int) -> Figure | None:
     axes.axvline(1, color="#808080", linewidth=0.8, dashes=(2, 2), zorder=1)
     axes.plot([1], [0], "*", color="#404040", markersize=9, label="the network before")
     timed = next(run.latency for point in results.points for run in point.records if run.latency)
-    said = f"median, batch size {timed.batch_size}, {timed.device}"
+    said = f"median, batch size {timed.batch_size}, {visible(timed.device)}"
     axes.set_xlabel(f"latency of a forward pass as a multiple of the original's ({said})")
     axes.set_ylabel("difference in top-1 (points)")
     _limit(axes, curves, LOWEST, within=1.0)
@@ -164,7 +165,7 @@ def _draw(axes: Axes, curve: _Curve) -> None:
         dashes=look.dashes,
         markerfacecolor=look.fill,
         markeredgewidth=0.8,
-        label=f" {curve.method}",  # after a space, for legends leave out names like _own
+        label=f" {visible(curve.method)}",  # after a space, for legends leave out names like _own
     )
     if curve.has_spread:
         axes.fill_between(

@@ -9,6 +9,7 @@ from alds_cli.numerics.fold import SCHEMES
 from alds_cli.records import LayerReport, SweepRecord
 from alds_cli.reporting.figures.style import WIDTH
 from alds_cli.reporting.points import Point, Results
+from alds_cli.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
     axes.grid(visible=True, which="minor", color="white", linewidth=0.6)
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("ratio asked for")
-    axes.set_title(f"{method}: {_key([run for _, run in runs])}", loc="left")
+    axes.set_title(f"{visible(method)}: {_key([run for _, run in runs])}", loc="left")
     bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 3.0 / (_ROW * len(names))), pad=0.01)
     bar.set_label("fraction of parameters that stays")
     bar.outline.set_visible(False)
@@ -161,4 +162,5 @@ def _ratio(point: Point) -> str:
 
 
 def _shortened(name: str) -> str:
+    name = visible(name)
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +86,9 @@ def drawing() -> Iterator[None]:
         import matplotlib as mpl  # noqa: PLC0415 - an optional extra
     except ImportError as error:
         raise MissingExtraError("drawing pictures", "plots") from error
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # Of characters that the font does not have: a box stands for them.
+        warnings.filterwarnings("ignore", message="Glyph ")
         settings: Any = {
             key: value for key, value in mpl.rcParamsDefault.items() if "backend" not in key
         } | dict(_SETTINGS)
