@@ -22,9 +22,7 @@ SPECS = {
 
 def numbers(spec, samples):
     call = example_call(spec, device="meta", batch_size=samples)
-    return sum(
-        tensor.numel() for tensor in torch.utils._pytree.tree_leaves((call.args, call.kwargs))
-    )
+    return sum(tensor.numel() for tensor in tree_leaves((call.args, call.kwargs)))
 
 
 @pytest.mark.parametrize("text", SPECS.values(), ids=SPECS)
