@@ -27,6 +27,7 @@ class Corpus:
 
     files: dict[str, bytes] = field(default_factory=dict)
     state: dict[str, torch.Tensor] = field(default_factory=dict)
+    artefact: dict[str, object] = field(default_factory=dict)
     training: dict[str, object] = field(default_factory=dict)
     sweep: Path = Path()
     cache: Path = Path()
@@ -67,6 +68,7 @@ def make(folder):
         output=found.sweep,
     )
     _interrupted(folder, data)
+    found.artefact = torch.load(folder / "art.pt", weights_only=True)
     found.training = torch.load(folder / "out.pt.training", weights_only=True)
     found.files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     _shards(found)
