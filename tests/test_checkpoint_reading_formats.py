@@ -415,7 +415,7 @@ def test_pipes_that_a_shell_has_opened(spelling, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["/dev/stdin", "-"])
-@pytest.mark.parametrize("piped", [True, False])
+@pytest.mark.parametrize("piped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_standard_input_by_name(name, piped, tmp_path):
     save(state(), tmp_path / "model.pt")
     script = (

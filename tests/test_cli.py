@@ -251,6 +251,7 @@ def test_unreachable_ratio_names_the_largest_and_writes_nothing(run, digits, tmp
     assert run("compress", digits / "model.pt", "--ratio", largest, "-o", out)[0] == 0
 
 
+@pytest.mark.slow
 def test_demo_leaves_its_files(run, tmp_path):
     pytest.importorskip("sklearn", reason="the demo's images come with scikit-learn")
     code, out, err = run("demo", "-o", tmp_path / "demo", "--json", "-q")

@@ -120,6 +120,7 @@ def test_the_paper_stands_beside(run, folder):
 
 
 def test_tables_are_as_wide_as_the_terminal(run, folder, monkeypatch):
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "70")

@@ -217,7 +217,9 @@ def make():
 """
 
 
-@pytest.mark.parametrize("more", [("-o", "-"), ("-o", "o.pt", "--json")])
+@pytest.mark.parametrize(
+    "more", [("-o", "-"), pytest.param(("-o", "o.pt", "--json"), marks=pytest.mark.slow)]
+)
 def test_prints_of_factories_stay_out_of_results(folder, more):
     (folder / "printer.py").write_text(PRINTER)
     torch.save({"1.weight": torch.randn(64, 64), "1.bias": torch.zeros(64)}, folder / "p.pt")

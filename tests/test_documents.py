@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import tracemalloc
+from pprint import pformat
 
 import document_cases
 import pytest
@@ -80,7 +81,7 @@ def test_damaged_records(place, text):
     found = outcome(folder.records)
     if found is not None:
         folder.write(found[0])
-        assert repr(folder.records()) == repr(found)  # NaN differs from itself
+        assert pformat(folder.records()) == pformat(found)  # NaN differs from itself
 
 
 @fuzz
@@ -92,7 +93,7 @@ def test_damaged_beginnings_of_sweeps(place, text):
     found = outcome(lambda: (folder.baseline(), folder.settings()))
     if found is not None:
         folder.write_baseline(*found)
-        assert repr((folder.baseline(), folder.settings())) == repr(found)
+        assert pformat((folder.baseline(), folder.settings())) == pformat(found)
 
 
 @fuzz
