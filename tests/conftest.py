@@ -57,6 +57,13 @@ def cache_folder_of_the_test(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
+def no_stated_size(monkeypatch):
+    """Test without the width of the terminal that tests run in, or that workers are told of."""
+    for name in ("COLUMNS", "LINES"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def notes_end_with_the_test():
     """A command run in this process leaves a handler that writes to a stream of its own."""
     logger = logging.getLogger("alds_cli")

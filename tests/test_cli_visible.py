@@ -208,7 +208,7 @@ def test_notes_and_warnings_of_libraries_are_lines(capfd):
 # ---------------------------------------------------------------- how lines are broken
 
 
-@pytest.mark.parametrize("columns", [40, 60, 80])
+@pytest.mark.parametrize("columns", [48, 60, 80])
 @pytest.mark.parametrize("length", [10, 38, 55, 75, 150])
 def test_names_are_never_broken_by_a_line_feed(run, digits, tmp_path, monkeypatch, columns, length):
     """Neither above a table nor in a line of text, however narrow the terminal is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from alds_cli.schemas.results import Printed
 
 _PIPE_WIDTH = 160
-"""Columns of tables that no terminal limits."""
+"""Columns of tables that no terminal limits, nor COLUMNS in the environment."""
 
 
 class _Notes(logging.Handler):
@@ -175,7 +176,8 @@ class Interface:
 
 
 def _console(file: IO[str]) -> PlainConsole:
-    return PlainConsole(file, None if file.isatty() else _PIPE_WIDTH)
+    stated = os.environ.get("COLUMNS", "").isdigit()
+    return PlainConsole(file, None if stated or file.isatty() else _PIPE_WIDTH)
 
 
 def _portable(value: Any) -> Any:
