@@ -47,7 +47,16 @@ def require_plain(found):
 
 
 @pytest.mark.parametrize("arch", [None, "cifar_resnet20"])
-@pytest.mark.parametrize("place", ["", "layer1", "layer1.0", "layer2.1.conv1", "linear"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "",
+        "layer1",
+        pytest.param("layer1.0", marks=pytest.mark.slow),
+        "layer2.1.conv1",
+        pytest.param("linear", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("wrapper", sorted(WRAPPERS))
 def test_wrappers_come_off_wherever_they_stand(wrapper, place, arch, tmp_path):
     path = written(tmp_path, wrapped_at(STATE, place, wrapper))
