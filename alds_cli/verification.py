@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.errors import AldsError, OptionError, VerificationError, first_line
-from alds_cli.inputs import example_call, floating_type, inputs_tip
+from alds_cli.inputs import InputSpec, example_call, floating_type, inputs_tip
 from alds_cli.loading import Network, densified, reopened, require_sound
 from alds_cli.numerics.counting import count_parameters, evaluation_mode
 from alds_cli.surgery import dense_copy
@@ -94,9 +94,19 @@ def verify(
 def _not_run(reason: str, network: Network, unverified: bool) -> Verification:
     if unverified or not (network.plan.decomposed or network.plan.pruned):
         return Verification(None, reason)
-    raise OptionError(
+    raise unverifiable(reason, network.inputs)
+
+
+def unverifiable(reason: str, inputs: InputSpec | None) -> OptionError:
+    """The refusal to write what no forward pass could be made of.
+
+    Args:
+        reason: why none could.
+        inputs: what the network is known to take.
+    """
+    return OptionError(
         f"the result cannot be verified, so nothing is written: {reason}",
-        tip=f"{inputs_tip(network.inputs)}; or accept a network that nobody has run: --unverified",
+        tip=f"{inputs_tip(inputs)}; or accept a network that nobody has run: --unverified",
     )
 
 

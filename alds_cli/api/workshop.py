@@ -13,11 +13,10 @@ from alds_cli.api.settings import Settings
 from alds_cli.api.stopwatch import Stopwatch
 from alds_cli.api.timing import Clock
 from alds_cli.compression import select_layers, settled_names
-from alds_cli.errors import OptionError
-from alds_cli.inputs import inputs_tip
 from alds_cli.numerics.counting import count_parameters
 from alds_cli.records import Plan
 from alds_cli.surgery import find_layers
+from alds_cli.verification import unverifiable
 
 logger = logging.getLogger(__name__)
 
@@ -63,11 +62,7 @@ class Workshop:
                 "nothing was run, so linear layers take one slice: %s", self.before.failure
             )
             return
-        raise OptionError(
-            f"the result could not be verified, so nothing is written: {self.before.failure}",
-            tip=f"{inputs_tip(self.network.inputs)}; or accept a network that nobody has run: "
-            "--unverified",
-        )
+        raise unverifiable(self.before.failure, self.network.inputs)
 
     def ledger(self, goal: Goal, output: str) -> Ledger:
         """What the network costs in the currencies of a goal.

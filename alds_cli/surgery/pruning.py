@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.errors import PlanError, first_line
+from alds_cli.inputs import floating_type
 from alds_cli.numerics.counting import meta_copy
 from alds_cli.records import Kept
 from alds_cli.surgery.channels.members import NORMS, Role, extents, role_of
@@ -93,8 +94,7 @@ def _require_running(
 
 
 def _complaint_of_run(skeleton: nn.Module, input_shape: tuple[int, ...]) -> str | None:
-    tensor = next((p for p in skeleton.parameters() if p.is_floating_point()), None)
-    dtype = torch.float32 if tensor is None else tensor.dtype
+    dtype = floating_type(skeleton)
     try:
         with torch.no_grad():
             skeleton(torch.empty((1, *input_shape), device="meta", dtype=dtype))

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from alds_cli.errors import ContractError, first_line
+from alds_cli.inputs import floating_type
 from alds_cli.numerics.counting import meta_copy
 
 BATCH = 2
@@ -65,9 +66,7 @@ def trace_graph(
         ContractError: `torch.fx` cannot follow the code.
     """
     copied = meta_copy(network).train(training)
-    tensor = next((p for p in copied.parameters() if p.is_floating_point()), None)
-    dtype = torch.float32 if tensor is None else tensor.dtype
-    image = torch.empty((BATCH, *input_shape), device="meta", dtype=dtype)
+    image = torch.empty((BATCH, *input_shape), device="meta", dtype=floating_type(copied))
     tracer = _Tracer(image)
     try:
         with torch.no_grad():
