@@ -32,6 +32,17 @@ _HALVES = (torch.float16, torch.bfloat16)
 _SAMPLED = 4096
 """Numbers of each call of a layer that are compared: every one would take much memory."""
 
+_MAGNIFIED = 64
+"""How many times what a change of the reference's weights by a few units in their last place makes
+is still taken for rounding: thirty products may double such a change each, and a fault of a
+network's structure, which begins some ten orders of magnitude above it, is magnified alike."""
+
+_LAST_PLACES = 8
+"""The size of that change in units of float64's last place."""
+
+_MOST_TOLERATED = 1e-2
+"""The largest difference that is ever taken for rounding, however it is magnified."""
+
 _DEPTH = 8
 """Levels of containers in which a network's outputs are looked for."""
 
@@ -56,8 +67,8 @@ def verify(
     """Run a network as its artefact will be built beside its reference.
 
     It is run in its own precision first, half precision widened. Where the difference is beyond
-    what rounding explains, float64 decides: a network may magnify rounding, but not by
-    half the digits of that.
+    what rounding explains, float64 decides, and where it is beyond half the digits of that, how
+    much the reference itself magnifies a change of its weights by rounding.
 
     Args:
         network: with pairs, or without some filters; its module is not changed.
@@ -84,7 +95,7 @@ def verify(
         except _ReferenceError as error:
             failure = failure or str(error)
             continue
-        if found.largest <= found.tolerance:
+        if found.accepted:
             return Verification(found.largest)
     if found is None:
         return _not_run(failure, network, unverified)
@@ -135,6 +146,11 @@ class _Differences:
     def largest(self) -> float:
         """The largest of all."""
         return max(self.outputs, self.handed_in, *self.layers.values())
+
+    @property
+    def accepted(self) -> bool:
+        """Whether rounding explains them."""
+        return self.largest <= self.tolerance
 
     @property
     def culprit(self) -> str | None:
@@ -195,7 +211,7 @@ def _compared(
         raise _ReferenceError(
             f"the network does not run on the input {network.inputs}: {first_line(error)}"
         ) from error
-    del reference
+    del reference  # memory: a network may be large
     candidate = _rebuilt(widened)
     _require_same_size(candidate, network.module)
     _cast(candidate, dtype)
@@ -212,12 +228,35 @@ def _compared(
             tip="its code reaches into a layer that was replaced: find it with -v, and keep "
             "it: --exclude NAME",
         ) from error
-    return _Differences(
+    differences = _Differences(
         _difference(expected.outputs, found.outputs),
         _layer_differences(expected, found),
         handed_in,
         _tolerance(own),
     )
+    if own != torch.float64 or differences.accepted or not math.isfinite(differences.largest):
+        return differences
+    del candidate, found
+    moved = _observed(_perturbed(_cast(_reference(widened, original), dtype)), call, names)
+    rounding = max(
+        _difference(expected.outputs, moved.outputs),
+        0.0,
+        *_layer_differences(expected, moved).values(),
+    )
+    magnified = min(_MAGNIFIED * rounding, _MOST_TOLERATED)
+    return replace(differences, tolerance=max(differences.tolerance, magnified))
+
+
+def _perturbed(module: nn.Module) -> nn.Module:
+    """A copy of a module whose every real weight is changed by some units of its last place."""
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    unit = _LAST_PLACES * torch.finfo(torch.float64).eps
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            weight.data.mul_(1 + unit * drawn.to(weight.device))
+    return module
 
 
 def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:

@@ -116,6 +116,13 @@ class Endless(Plain):
         return torch.where(made > 0, made, torch.inf)
 
 
+class Chaotic(Plain):
+    """Makes so much of rounding that float64 alone does not decide either."""
+
+    def forward(self, x):
+        return (super().forward(x) * 1e11).sin()
+
+
 class Turning(Plain):
     """Multiplies by complex numbers, and makes much of rounding, so that float64 decides."""
 
@@ -170,6 +177,18 @@ def test_rounding_that_a_network_magnifies_is_told_from_errors(kind):
     assert verify(network_of(kind, SLICED)).difference < 1e-6  # as float64 shows
 
 
+def test_rounding_that_is_magnified_beyond_float64_is_measured_on_the_reference():
+    found = verify(network_of(Chaotic, SLICED))
+    assert 1e-7 < found.difference < 1e-3
+
+
+@pytest.mark.parametrize("share", [1e-9, 1e-3])
+def test_errors_that_are_magnified_are_told_from_rounding_that_is(share, monkeypatch):
+    damage_what_is_reopened(monkeypatch, 1 + share)
+    with pytest.raises(VerificationError, match="gives something else"):
+        verify(network_of(Chaotic, SLICED, dtype=torch.float64))
+
+
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -200,15 +219,20 @@ def test_weights_that_are_shared_only_in_memory_come_back_shared():
     verify(network)
 
 
-def test_wrong_numbers_in_one_layer_are_refused_by_its_name(monkeypatch):
+def damage_what_is_reopened(monkeypatch, factor):
+    """Multiply the weight of one half of a pair in what is built from the artefact."""
     reopened = verification.reopened
 
     def damaged(network):
         found = reopened(network)
-        found.module.b.second.weight = nn.Parameter(found.module.b.second.weight * 1.01)
+        found.module.b.second.weight = nn.Parameter(found.module.b.second.weight * factor)
         return found
 
     monkeypatch.setattr(verification, "reopened", damaged)
+
+
+def test_wrong_numbers_in_one_layer_are_refused_by_its_name(monkeypatch):
+    damage_what_is_reopened(monkeypatch, 1.01)
     with pytest.raises(VerificationError, match="layer b"):
         verify(network_of(Plain, SLICED))
 
