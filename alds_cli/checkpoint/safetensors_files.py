@@ -24,31 +24,33 @@ _MOST_HEADER = 32 << 20
 
 _MOST_DIMENSIONS = 64
 
-_TYPES: dict[str, torch.dtype] = {
+TYPES: dict[str, torch.dtype] = {
     name: getattr(torch, dtype)
     for name, dtype in {
-        "BOOL": "bool",
-        "U8": "uint8",
-        "I8": "int8",
-        "F8_E5M2": "float8_e5m2",
-        "F8_E4M3": "float8_e4m3fn",
-        "F8_E5M2FNUZ": "float8_e5m2fnuz",
-        "F8_E4M3FNUZ": "float8_e4m3fnuz",
-        "F8_E8M0": "float8_e8m0fnu",
-        "U16": "uint16",
-        "I16": "int16",
-        "F16": "float16",
-        "BF16": "bfloat16",
-        "U32": "uint32",
-        "I32": "int32",
-        "F32": "float32",
         "U64": "uint64",
         "I64": "int64",
         "F64": "float64",
         "C64": "complex64",
+        "F32": "float32",
+        "U32": "uint32",
+        "I32": "int32",
+        "BF16": "bfloat16",
+        "F16": "float16",
+        "U16": "uint16",
+        "I16": "int16",
+        "F8_E5M2FNUZ": "float8_e5m2fnuz",
+        "F8_E4M3FNUZ": "float8_e4m3fnuz",
+        "F8_E8M0": "float8_e8m0fnu",
+        "F8_E4M3": "float8_e4m3fn",
+        "F8_E5M2": "float8_e5m2",
+        "I8": "int8",
+        "U8": "uint8",
+        "BOOL": "bool",
     }.items()
     if hasattr(torch, dtype)
 }
+"""The types of this PyTorch that the format knows, in the order in which its writer puts tensors:
+by type, then by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +124,9 @@ def _entry(name: str, described: object) -> _Entry:
         or len(shape) > _MOST_DIMENSIONS
     ):
         raise MalformedError(f"the entry of its tensor {name:.60} is damaged")
-    if kind not in _TYPES:
+    if kind not in TYPES:
         raise UnsupportedError(f"its tensor {name:.60} is of type {kind:.20}, which is not read")
-    return _Entry(_TYPES[kind], tuple(shape), *offsets)
+    return _Entry(TYPES[kind], tuple(shape), *offsets)
 
 
 def _whole_numbers(values: object) -> bool:

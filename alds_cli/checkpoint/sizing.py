@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, dump_document
+from alds_cli.checkpoint.safetensors_files import TYPES
 from alds_cli.checkpoint.writing import (
     artefact_content,
     is_safetensors,
@@ -19,28 +20,7 @@ from alds_cli.checkpoint.writing import (
     write_torch,
 )
 
-_SAFETENSORS_NAMES = {
-    torch.uint64: "U64",
-    torch.int64: "I64",
-    torch.float64: "F64",
-    torch.complex64: "C64",
-    torch.float32: "F32",
-    torch.uint32: "U32",
-    torch.int32: "I32",
-    torch.bfloat16: "BF16",
-    torch.float16: "F16",
-    torch.uint16: "U16",
-    torch.int16: "I16",
-    torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
-    torch.float8_e4m3fnuz: "F8_E4M3FNUZ",
-    torch.float8_e8m0fnu: "F8_E8M0",
-    torch.float8_e4m3fn: "F8_E4M3",
-    torch.float8_e5m2: "F8_E5M2",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
-"""In the order in which the writer puts tensors: by type, then by name."""
+_SAFETENSORS_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 def artefact_size(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
