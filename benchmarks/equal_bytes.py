@@ -8,7 +8,9 @@ model file the tensors and the document are told apart.
 
 Texts are compared but for what honestly varies, see `VARYING`: durations, the version of alds
 and the folder. The bytes of a model file hold that version and are compared where it is the same.
-Latency is left out altogether.
+Latency is left out altogether. `--preload` takes a third of the time: commands run in forks of a
+process that has imported torch and torchvision. What alds imports too late or not at all
+can go unseen then, so the last word is a run without it.
 
     python benchmarks/equal_bytes.py record before.json --alds ../before/.venv/bin/alds
     python benchmarks/equal_bytes.py compare before.json
@@ -33,7 +35,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from difflib import unified_diff
 from pathlib import Path
 from typing import Any
@@ -87,26 +89,82 @@ def stamps(root: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-def run(command: Command, alds: list[str], root: Path, texts: Texts) -> Outcome:
+class Runner:
+    """Runs alds in a folder; with `preload` in forks of a process that has imported torch."""
+
+    def __init__(self, alds: str, root: Path, *, preload: bool) -> None:
+        self.alds = shlex.split(alds)
+        if len(self.alds) == 1 and os.sep in alds:
+            self.alds = [str(Path(alds).absolute())]
+        self.root = root
+        self.streams = {
+            name: root.with_name(f"{root.name}.{name}") for name in ("stdout", "stderr")
+        }
+        self.server = self._server() if preload else None
+
+    def _server(self) -> subprocess.Popen[str]:
+        with Path(self.alds[0]).open() as script:
+            python = script.readline().strip().removeprefix("#!")
+        return subprocess.Popen(  # noqa: S603 - the Python of the command that is looked at
+            [python, "-P", Path(__file__).with_name("preloaded.py")],
+            env=environment("caches"),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, arguments: list[str], cache: str, stdin: Path) -> tuple[int, bytes, bytes]:
+        """Run a command; its exit code, standard output and standard error."""
+        own = environment(cache)
+        if self.server and self.server.stdin and self.server.stdout:
+            job = {
+                "arguments": arguments,
+                "environment": own,
+                "folder": str(self.root),
+                "stdin": str(stdin),
+                **{name: str(path) for name, path in self.streams.items()},
+            }
+            print(json.dumps(job), file=self.server.stdin, flush=True)
+            code = int(self.server.stdout.readline())
+        else:
+            with (
+                stdin.open("rb") as given,
+                self.streams["stdout"].open("wb") as out,
+                self.streams["stderr"].open("wb") as err,
+            ):
+                code = subprocess.run(  # noqa: S603 - the command that is looked at
+                    [*self.alds, *arguments],
+                    cwd=self.root,
+                    env=own,
+                    stdin=given,
+                    stdout=out,
+                    stderr=err,
+                    check=False,
+                ).returncode
+        out_bytes, err_bytes = (path.read_bytes() for path in self.streams.values())
+        return code, out_bytes, err_bytes
+
+    def close(self) -> None:
+        """End the process that was kept, and remove what held the streams."""
+        if self.server:
+            self.server.communicate()
+        for path in self.streams.values():
+            path.unlink(missing_ok=True)
+
+
+def run(command: Command, runner: Runner, texts: Texts) -> Outcome:
     """Run a command; its exit code and the fingerprints of all that it leaves."""
+    root = runner.root
     before = stamps(root)
-    argv = shlex.split(command.line.replace("OUT", f"out/{command.name}"))
-    given = Path(root, command.stdin).read_bytes() if command.stdin else b""
-    done = subprocess.run(  # noqa: S603 - the command that is looked at
-        [*alds, *argv],
-        cwd=root,
-        env=environment(f"caches/{command.cache or command.name}"),
-        input=given,
-        capture_output=True,
-        timeout=600,
-        check=False,
-    )
+    arguments = shlex.split(command.line.replace("OUT", f"out/{command.name}"))
+    given = root / command.stdin if command.stdin else Path(os.devnull)
+    code, out, err = runner(arguments, f"caches/{command.cache or command.name}", given)
     written = [name for name, stamp in stamps(root).items() if before.get(name) != stamp]
     return {
         "line": command.line,
-        "exit": done.returncode,
-        "stdout": fingerprint(done.stdout, texts).stored(),
-        "stderr": fingerprint(done.stderr, texts).stored(),
+        "exit": code,
+        "stdout": fingerprint(out, texts).stored(),
+        "stderr": fingerprint(err, texts).stored(),
         "files": {
             name: fingerprint(Path(root, name).read_bytes(), texts, name).stored()
             for name in written
@@ -116,38 +174,34 @@ def run(command: Command, alds: list[str], root: Path, texts: Texts) -> Outcome:
 
 def run_all(options: argparse.Namespace) -> dict[str, Any]:
     """Run all that is asked for; the record."""
-    alds = shlex.split(options.alds)
-    if len(alds) == 1 and os.sep in alds[0]:
-        alds = [str(Path(alds[0]).absolute())]
-    version = subprocess.run(  # noqa: S603 - as above
-        [*alds, "--version"], env=environment("caches"), capture_output=True, text=True, check=True
-    ).stdout.split()[-1]
     everything = [*COMMANDS, *of_folder(options.zoo)]
     if not importlib.util.find_spec("timm"):
         everything = [command for command in everything if command.name != "timm"]
     names = [own.name for own in everything if fnmatch.fnmatch(own.name, options.only)]
-    record: dict[str, Any] = {
-        "form": FORM,
-        "alds": version,
-        "machine": {
-            "python": platform.python_version(),
-            "processor": processor(),
-            **{name: installed(name) for name in LIBRARIES},
-        },
-    }
-    with folder(options.folder) as root:
+    outcomes: dict[str, Outcome] = {}
+    with (
+        folder(options.folder) as root,
+        closing(Runner(options.alds, root, preload=options.preload)) as runner,
+    ):
+        version = runner(["--version"], "caches", Path(os.devnull))[1].decode().split()[-1]
         write_inputs(root, options.zoo)
+        inputs = {name: digest(Path(root, name).read_bytes()) for name in stamps(root)}
         texts = Texts(root, version)
-        record["inputs"] = {name: digest(Path(root, name).read_bytes()) for name in stamps(root)}
-        record["commands"] = {}
         for command in needed(everything, names):
             start = time.perf_counter()
-            outcome = run(command, alds, root, texts)
-            record["commands"][command.name] = outcome
+            outcomes[command.name] = outcome = run(command, runner, texts)
             seconds = time.perf_counter() - start
             line = f"{seconds:6.1f} s  exit {outcome['exit']}  {command.name}"
             print(line, file=sys.stderr, flush=True)
-    return record
+    versions = {name: installed(name) for name in LIBRARIES}
+    machine = {"python": platform.python_version(), "processor": processor(), **versions}
+    return {
+        "form": FORM,
+        "alds": version,
+        "machine": machine,
+        "inputs": inputs,
+        "commands": outcomes,
+    }
 
 
 def processor() -> str:
@@ -266,6 +320,9 @@ def main() -> None:
         help="the command; this Python's without it",
     )
     parser.add_argument("--only", default="*", metavar="GLOB", help="and what these need")
+    parser.add_argument(
+        "--preload", action="store_true", help="import torch once: faster, but hides lazy imports"
+    )
     parser.add_argument("--zoo", type=Path, metavar="DIR", help="real checkpoints to compress too")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="run here, and leave the files")
     parser.add_argument("--lines", type=int, default=40, help="of each text's differences")
