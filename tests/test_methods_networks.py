@@ -7,10 +7,10 @@ import json
 import random
 import re
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 import torch
+from pages import ROOT, blocks_of
 from recounting import recounted_macs
 from safetensors.torch import save_file
 from small_networks import digits_network
@@ -239,11 +239,11 @@ def test_every_method_on_the_networks_of_the_comparison(large, tmp_path, method,
     assert api.evaluate(path, large.held, latency=False).model.quality.images == 32
 
 
-def test_the_own_method_of_the_readme(model, tmp_path, monkeypatch):
-    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-    code = readme.partition("<!-- own method -->\n```python\n")[2].partition("```")[0]
-    assert len(code.splitlines()) == 20
-    name = f"readme_{tmp_path.name.replace('-', '_')}"
+def test_the_own_method_that_the_pages_show(model, tmp_path, monkeypatch):
+    blocks = blocks_of(ROOT / "docs" / "methods.md")
+    code = next(block.text for block in blocks if block.marks.get("file") == "mine.py")
+    assert len(code.splitlines()) <= 20
+    name = f"shown_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     report = api.compress(model, ratio="0.5", method=f"{name}:alike", method_args={"k": 4}).report

@@ -1,0 +1,161 @@
+"""Markdown pages as tests read them: their blocks, their links, what is shown and what is printed.
+
+A block may have marks, HTML comments on the lines right before it:
+
+- `<!-- not run: WHY -->`: it is only read, and here is why;
+- `<!-- slow -->`: it runs with the slow tests alone;
+- `<!-- file: NAME -->`: it is the text of a file that later blocks of the page use;
+- `<!-- printed -->`: it is what the Python block before it printed;
+- `<!-- schema: NAME -->`: it is a document that `alds schema NAME` describes;
+- `<!-- exit: N -->`: its last command ends with that exit code, not with 0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+PAGES = [
+    page
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md")))
+    if page.exists()
+]
+
+RUN = {"console", "sh", "python"}
+"""The languages of blocks that run."""
+
+READ = {"json", "text", "toml", "markdown"}
+"""Those of blocks that are only read: documents, grammars, formulas and what is printed."""
+
+MARKS = {"not run", "slow", "file", "printed", "schema", "exit", "reader", "tests", "demo"}
+
+_FENCE = re.compile(r"^(?P<fence>`{3,}|~{3,})\s*(?P<language>\S*)\s*$")
+_MARK = re.compile(r"^<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\s*-->\s*$")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block of a page, and the line that its text begins in."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    marks: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def place(self):
+        """Where it is, for messages."""
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks_of(page):
+    """All fenced blocks of a page, in order."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    found, marks, number = [], {}, 0
+    while number < len(lines):
+        line = lines[number]
+        number += 1
+        if mark := _MARK.match(line):
+            marks[mark["name"]] = mark["value"] or ""
+            continue
+        if opening := _FENCE.match(line):
+            end = next(i for i in range(number, len(lines)) if lines[i] == opening["fence"])
+            text = "".join(f"{each}\n" for each in lines[number:end])
+            found.append(Block(page, number + 1, opening["language"], text, marks))
+            number = end + 1
+        marks = {}
+    return found
+
+
+def prose_of(page):
+    """A page's lines without its blocks and comments, numbered from 1."""
+    inside = None
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        fence = _FENCE.match(line)
+        if inside is None and fence:
+            inside = fence["fence"]
+        elif inside is not None:
+            inside = None if line == inside else inside
+        elif not line.startswith("<!--"):
+            yield number, line
+
+
+def commands_of(block):
+    """The commands of a block with what is shown of their output; None where nothing is shown.
+
+    In a console block a command stands behind `$ `, and goes on in the next line where its own
+    ends with a backslash; all other lines are output. In a shell block every line is a command.
+    """
+    if block.language == "sh":
+        return [(line, None) for line in _joined(block.text.splitlines()) if line.strip()]
+    found = []
+    for line in _joined(block.text.splitlines()):
+        if line.startswith("$ "):
+            found.append((line.removeprefix("$ "), []))
+        else:
+            found[-1][1].append(line)
+    return [(command, "\n".join(output)) for command, output in found]
+
+
+def _joined(lines):
+    """Lines that end with a backslash, with those that they go on in."""
+    return "\n".join(lines).replace("\\\n", " ").splitlines()
+
+
+_NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
+_TIME = re.compile(r"\d\s?(?:ns|µs|ms|s|min)\b")
+_ROUNDING = re.compile(r"\d(?:\.\d+)?e-\d+")
+
+
+def agrees(shown, printed):
+    """Whether a page shows what was printed.
+
+    Blank lines and the widths of gaps and rules do not count. In a line that tells a time every
+    number may be another one, and so may numbers of the form 1.2e-07, which are rounding. `…`
+    stands for any text in a line, and alone for any lines.
+    """
+    pattern = "".join(
+        "(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + "\n"
+        for line in _comparable(shown)
+    )
+    return re.fullmatch(pattern, "".join(f"{line}\n" for line in _comparable(printed))) is not None
+
+
+def _comparable(text):
+    for line in filter(str.strip, text.splitlines()):
+        settled = _NUMBER.sub("#", line) if _TIME.search(line) else _ROUNDING.sub("#", line)
+        yield re.sub("─+", "─", " ".join(settled.split()))
+
+
+_LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_QUOTED = re.compile(r"`([^`]+)`")
+_PATH = re.compile(r"(?:\.ci|alds_cli|benchmarks|docs|tests)/[\w./+*-]*|\w+\.md")
+
+
+def links_of(page):
+    """The targets of a page's links, each with its line."""
+    return [
+        (number, link["target"]) for number, line in prose_of(page) for link in _LINK.finditer(line)
+    ]
+
+
+def paths_named(page):
+    """What the page names in code type that is a path of the repository, each with its line."""
+    return [
+        (number, quoted)
+        for number, line in prose_of(page)
+        for quoted in _QUOTED.findall(line)
+        if _PATH.fullmatch(quoted)
+    ]
+
+
+def anchors_of(page):
+    """The anchors that GitHub gives a page's headings."""
+    headings = [line.lstrip("#") for _, line in prose_of(page) if re.match(r"#{1,6} ", line)]
+    return {
+        re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    }
