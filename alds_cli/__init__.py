@@ -11,19 +11,12 @@ if TYPE_CHECKING:
     from typing import Any
 
     from alds_cli._version import __version__
-    from alds_cli.api import (
-        Source,
-        compress,
-        compress_family,
-        evaluate,
-        inspect,
-        load,
-        profile,
-        report,
-        retrain,
-        save,
-        sweep,
-    )
+    from alds_cli.api import Source, inspect, load, save, sweep
+    from alds_cli.api.compress import compress, compress_family
+    from alds_cli.api.evaluate import evaluate
+    from alds_cli.api.profile import profile
+    from alds_cli.api.report import report
+    from alds_cli.api.retrain import retrain
     from alds_cli.retraining import RetrainSettings
 
 __all__ = [

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import Batch, check_labels
+from alds_cli.datasets import (
+    Batch,
+    Batches,
+    LabelledImages,
+    assign_classes,
+    check_labels,
+    read_classes,
+    tell,
+)
 from alds_cli.errors import DataError
-from alds_cli.numerics.devices import accepted, pick_device, ready
-from alds_cli.numerics.logits import logits_of
-from alds_cli.numerics.timing import as_latency, time_networks
-from alds_cli.records import Evaluation, Latency, ProgressCallback, ProgressEvent
+from alds_cli.network.logits import logits_of
+from alds_cli.records import (
+    ClassAssignment,
+    Evaluation,
+    Latency,
+    Preprocessing,
+    ProgressCallback,
+    ProgressEvent,
+)
+from alds_cli.runtime.devices import accepted, pick_device, ready
+from alds_cli.runtime.timing import as_latency, time_networks
 
 __all__ = ["count_classes", "evaluate", "measure_latency", "pick_device"]
 
@@ -154,3 +170,36 @@ def measure_latency(
         modules, input_shape, batch_size=batch_size, device=device, runs=runs, warmup=warmup
     )
     return {name: as_latency(values, batch_size, device) for name, values in seconds.items()}
+
+
+def assigned(
+    images: LabelledImages,
+    preprocessing: Preprocessing,
+    module: nn.Module,
+    classes: Sequence[str] | str | Path | None,
+    *,
+    device: torch.device | None = None,
+) -> tuple[LabelledImages, ClassAssignment]:
+    """Number the images' classes as the network does, before any work is done with them.
+
+    Args:
+        images: the set.
+        preprocessing: how its images become the network's input.
+        module: the network.
+        classes: names of its classes in order, a file with one a line, or None.
+        device: where to ask the network for their number.
+
+    Returns:
+        The images, and how their labels were found; a warning about them has been given.
+
+    Raises:
+        DataError: the classes and the network do not go together; see `assign_classes`.
+        OptionError: names are given for a set that has no class folders.
+    """
+    listed = read_classes(classes) if isinstance(classes, str | Path) else classes
+    shape = Batches(images, preprocessing, batch_size=1).input_shape
+    outputs = count_classes(module, shape, device=device)
+    images, assignment = assign_classes(images, outputs, listed)
+    check_labels(images.labels, outputs)
+    tell(assignment)
+    return images, assignment

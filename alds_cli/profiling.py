@@ -12,18 +12,29 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alds_cli.checkpoint import hash_tensors, load_cached, read_table, store_cached
+from alds_cli.checkpoint import (
+    hash_tensors,
+    load_cached,
+    read_table,
+    store_cached,
+)
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.curves import rounding_share
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
-from alds_cli.numerics.option_tables import empty_table, with_exact, with_scheme
-from alds_cli.numerics.pool import run_jobs, working_memory
-from alds_cli.numerics.proofs import shrinking_ks
-from alds_cli.numerics.refinement import ExactErrors
-from alds_cli.numerics.scaling import in_units, unit_exponent
+from alds_cli.numerics.grams import in_units, unit_exponent
+from alds_cli.numerics.option_tables import empty_table, rounding_share, with_exact, with_scheme
+from alds_cli.numerics.slice_counts import shrinking_ks
 from alds_cli.numerics.spectra import SpectraJob
-from alds_cli.records import Choice, Curve, ErrorTable, LayerSpec, ProgressCallback, ProgressEvent
+from alds_cli.numerics.true_errors import ExactErrors
+from alds_cli.records import (
+    Choice,
+    Curve,
+    ErrorTable,
+    LayerSpec,
+    ProgressCallback,
+    ProgressEvent,
+)
+from alds_cli.runtime.pool import run_jobs, working_memory
 from alds_cli.surgery import layer_at, weight_at
 
 logger = logging.getLogger(__name__)

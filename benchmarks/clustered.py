@@ -21,11 +21,21 @@ from common import print_table
 from torch import Tensor, nn
 
 from alds_cli import architectures
-from alds_cli.methods.slicing import nearest_slices
+from alds_cli.methods.equalising import nearest_slices
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.timing import paired, time_networks
-from alds_cli.records import CLUSTERED, Architecture, Choice, LayerSpec
-from alds_cli.surgery import find_layers, layer_at, make_pair, put_at
+from alds_cli.records import (
+    CLUSTERED,
+    Architecture,
+    Choice,
+    LayerSpec,
+)
+from alds_cli.runtime.timing import paired, time_networks
+from alds_cli.surgery import (
+    find_layers,
+    layer_at,
+    make_pair,
+    put_at,
+)
 
 K = 3
 CPU = torch.device("cpu")

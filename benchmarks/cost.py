@@ -21,8 +21,8 @@ import torch
 from common import print_bar, print_table
 
 from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.pool import run_jobs
 from alds_cli.numerics.spectra import SpectraJob
+from alds_cli.runtime.pool import run_jobs
 
 RESULTS = Path(__file__).with_name("results")
 WIDTHS = (64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)

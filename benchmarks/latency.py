@@ -19,7 +19,6 @@ from common import fresh_network, print_bar, print_table
 from torch import nn
 
 from alds_cli import api
-from alds_cli.api.models import trace_network
 from alds_cli.errors import ContractError
 from alds_cli.latency import (
     LayerLatency,
@@ -30,10 +29,16 @@ from alds_cli.latency import (
     predicted_ns,
     slower_layers,
 )
-from alds_cli.loading import Network
-from alds_cli.numerics.counting import Trace
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import trace_network
 from alds_cli.records import Choice
-from alds_cli.surgery import find_layers, layer_at, make_pair, put_at
+from alds_cli.surgery import (
+    find_layers,
+    layer_at,
+    make_pair,
+    put_at,
+)
+from alds_cli.tracing.trace import Trace
 
 SIZE = (3, 224, 224)
 

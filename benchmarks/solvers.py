@@ -11,8 +11,13 @@ from statistics import mean
 
 from common import fresh_network, print_bar, print_table, tables_of
 
-from alds_cli.allocation import ERROR_DEFINITIONS, alternating, layer_options, minimax
-from alds_cli.loading import Network
+from alds_cli.allocation import (
+    ERROR_DEFINITIONS,
+    alternating,
+    layer_options,
+    minimax,
+)
+from alds_cli.network.loading import Network
 
 DEFINITIONS = [name for name in ERROR_DEFINITIONS if name != "exact"]
 """All that the tables hold; what is exact would have to be asked for option by option."""

@@ -24,7 +24,7 @@ import torch
 from common import fresh_network, print_bar, print_table
 from torch import Tensor, nn
 
-from alds_cli.api.models import trace_network
+from alds_cli.network.opening import trace_network
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.fold import fold
 from alds_cli.profiling import error_tables

@@ -44,7 +44,7 @@ from zoo_checks import NotBuiltError, compressed, fitted_case, structure  # noqa
 
 from alds_cli import architectures  # noqa: E402
 from alds_cli.errors import AldsError  # noqa: E402
-from alds_cli.numerics.counting import count_parameters  # noqa: E402
+from alds_cli.tracing.trace import count_parameters  # noqa: E402
 
 STATUSES = ("verified", "kept", "refused", "not built", "beyond limits", "wrong", "traceback")
 

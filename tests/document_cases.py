@@ -10,7 +10,7 @@ import sweep_cases
 from hypothesis import strategies as st
 
 from alds_cli.checkpoint import Document
-from alds_cli.checkpoint.document import dump_document
+from alds_cli.checkpoint.writing import dump_document
 from alds_cli.inputs import InputSpec
 from alds_cli.records import (
     Architecture,
@@ -23,9 +23,9 @@ from alds_cli.records import (
     RetrainSettings,
     Training,
 )
-from alds_cli.schemas.plan import PlanForm
-from alds_cli.schemas.sweep import RecordForm, SettingsForm, SweepForm
-from alds_cli.schemas.training import TrainingForm
+from alds_cli.schemas.artefact import PlanForm
+from alds_cli.schemas.caches import TrainingForm
+from alds_cli.schemas.sweep_folder import RecordForm, SettingsForm, SweepForm
 
 PLAN = Plan(
     {"features.0": None, "features.3": Choice(0, 2, 3), "head": Choice(4, 1, 2)},

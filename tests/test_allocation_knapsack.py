@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from allocation_cases import cost_of, errors_of, least_errors, least_sum, options, random_problem
 
-from alds_cli.allocation import InfeasibleError, knapsack, merging
+from alds_cli.allocation import InfeasibleError, knapsack
+from alds_cli.allocation.knapsack import dynamic_programming
 
 
 def check(problem, budgets):
@@ -36,8 +37,8 @@ def test_small_problems_are_solved_and_proven(seed, resources, tied):
 
 @pytest.mark.parametrize("resources", [1, 2])
 def test_what_is_given_up_is_part_of_the_gap(monkeypatch, resources):
-    monkeypatch.setattr(merging, "_ONE_BUDGET", 2)
-    monkeypatch.setattr(merging, "_SEVERAL", 2)
+    monkeypatch.setattr(dynamic_programming, "_ONE_BUDGET", 2)
+    monkeypatch.setattr(dynamic_programming, "_SEVERAL", 2)
     generator = np.random.default_rng(resources)
     gaps = []
     for _ in range(300 // resources**2):

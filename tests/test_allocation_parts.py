@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 from allocation_cases import enumerated, least_sum, options, random_problem
 
-from alds_cli.allocation.dominance import undominated
-from alds_cli.allocation.frontiers import by_cost, frontier
-from alds_cli.allocation.instance import Instance
-from alds_cli.allocation.relaxation import relax
-from alds_cli.allocation.repair import best_of
+from alds_cli.allocation.knapsack.instance import Instance
+from alds_cli.allocation.knapsack.lagrangian import relax
+from alds_cli.allocation.knapsack.repair import best_of
+from alds_cli.allocation.pareto import by_cost, frontier, undominated
 
 
 def survivors(values, costs, slack):

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from allocation_cases import cost_of, errors_of, least_errors, least_sum, options, random_problem
 
-from alds_cli.allocation import InfeasibleError, knapsack, minimax, refined
+from alds_cli.allocation import (
+    InfeasibleError,
+    knapsack,
+    minimax,
+    refined,
+)
 
 
 class Oracle:

@@ -9,7 +9,7 @@ from torchvision.models import mobilenet_v2, resnet18
 
 from alds_cli import api
 from alds_cli.errors import ContractError, OptionError, OutputError
-from alds_cli.numerics.counting import count_parameters
+from alds_cli.tracing.trace import count_parameters
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -10,8 +10,13 @@ import torch
 from torch import nn
 
 from alds_cli import architectures
-from alds_cli.architectures import build, caveat, known_names, parse_architecture
-from alds_cli.architectures.skeleton import SkeletonMode, materialise
+from alds_cli.architectures import (
+    build,
+    caveat,
+    known_names,
+    parse_architecture,
+)
+from alds_cli.architectures.building import SkeletonMode, materialise
 from alds_cli.errors import ArchitectureError, MissingExtraError, OptionError
 from alds_cli.records import Architecture
 

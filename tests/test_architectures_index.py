@@ -9,15 +9,19 @@ from importlib.resources import files
 import pytest
 from torch import nn
 
-from alds_cli.architectures import build, default_inputs, default_preprocessing, input_shape
-from alds_cli.architectures.index import decode, encode, load_index
-from alds_cli.architectures.indexing import (
+from alds_cli.architectures import (
+    build,
+    default_inputs,
+    default_preprocessing,
+    input_shape,
+)
+from alds_cli.architectures.build_index import (
     is_supported,
     make_index,
     torchvision_entry,
     zoo_entry,
 )
-from alds_cli.architectures.signature import DERIVED_BUFFERS
+from alds_cli.architectures.index import DERIVED_BUFFERS, decode, encode, load_index
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import ArchitectureError, MissingExtraError
 from alds_cli.records import Architecture, Preprocessing

@@ -10,9 +10,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alds_cli.architectures import build, current_names, recognise, require_match
-from alds_cli.architectures.index import Index, load_index
-from alds_cli.architectures.signature import is_derived
+from alds_cli.architectures import (
+    build,
+    current_names,
+    recognise,
+    require_match,
+)
+from alds_cli.architectures.index import Index, is_derived, load_index
 from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture
 

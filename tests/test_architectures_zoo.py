@@ -11,7 +11,12 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from alds_cli.architectures import build, default_preprocessing, input_shape, recognise
+from alds_cli.architectures import (
+    build,
+    default_preprocessing,
+    input_shape,
+    recognise,
+)
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.architectures.zoo.resnet import PaddedShortcut
 from alds_cli.records import Architecture

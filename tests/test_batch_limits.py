@@ -9,8 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 from alds_cli.datasets import require_moderate
 from alds_cli.errors import AldsError, OptionError
-from alds_cli.inputs import MOST_ELEMENTS, InputSpec, example_call, parse_inputs
-from alds_cli.numerics import timing
+from alds_cli.inputs import (
+    MOST_ELEMENTS,
+    InputSpec,
+    example_call,
+    parse_inputs,
+)
+from alds_cli.runtime import timing
 
 SPECS = {
     "image": "float[1,3,64,64]",

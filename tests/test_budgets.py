@@ -10,9 +10,14 @@ from small_networks import digits_network
 from torchvision.models import resnext50_32x4d
 
 from alds_cli import api
-from alds_cli.errors import BudgetError, ContractError, OptionError, RatioUnreachableError
-from alds_cli.numerics.counting import count_macs, count_parameters
+from alds_cli.errors import (
+    BudgetError,
+    ContractError,
+    OptionError,
+    RatioUnreachableError,
+)
 from alds_cli.records import Choice, Plan
+from alds_cli.tracing.trace import count_macs, count_parameters
 
 SHAPE = (1, 8, 8)
 

@@ -19,7 +19,7 @@ from alds_cli.calibration import (
 )
 from alds_cli.errors import DataError
 from alds_cli.surgery import find_layers
-from alds_cli.surgery.successors import following_norms
+from alds_cli.surgery.following_norms import following_norms
 
 
 class Varied(nn.Module):

@@ -18,17 +18,13 @@ from recounting import recounted_macs
 from torch import nn
 
 from alds_cli.architectures import build
-from alds_cli.compression import (
-    multiply_accumulates,
-    parameters,
-    prunable_channels,
-    pruned_amount,
-    pruning_reports,
-)
-from alds_cli.numerics.counting import trace
+from alds_cli.compression.filter_pruning import prunable_channels
+from alds_cli.compression.filter_removal import pruned_amount, pruning_reports
+from alds_cli.compression.resources import multiply_accumulates, parameters
 from alds_cli.records import Architecture, Plan
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import find_channels
+from alds_cli.tracing.trace import trace
 
 
 def zoo(name):

@@ -22,10 +22,17 @@ from safetensors.torch import save_file
 from torch import nn
 
 from alds_cli.checkpoint import Document, read_checkpoint, write_artefact
-from alds_cli.checkpoint.document import dump_document
+from alds_cli.checkpoint.writing import dump_document
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError
 from alds_cli.inputs import InputSpec
-from alds_cli.records import Architecture, Choice, Plan, Preprocessing, RetrainSettings, Training
+from alds_cli.records import (
+    Architecture,
+    Choice,
+    Plan,
+    Preprocessing,
+    RetrainSettings,
+    Training,
+)
 
 
 def network():

@@ -7,7 +7,7 @@ import torch
 
 from alds_cli import architectures
 from alds_cli.errors import ArchitectureError
-from alds_cli.loading import load_network
+from alds_cli.network.loading import load_network
 from alds_cli.records import Architecture
 
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from alds_cli.checkpoint import Document, artefact_size, write_artefact
 from alds_cli.inputs import InputSpec
-from alds_cli.numerics.counting import meta_copy
 from alds_cli.records import Architecture, Choice, Plan
+from alds_cli.tracing.trace import meta_copy
 
 TYPES = (torch.float32, torch.float16, torch.float64, torch.bfloat16, torch.int64, torch.bool)
 
@@ -67,7 +67,7 @@ def test_large_tensors_take_no_memory():
     code = """
 import resource, torch
 from alds_cli.checkpoint import Document, artefact_size
-from alds_cli.numerics.counting import meta_copy
+from alds_cli.tracing.trace import meta_copy
 from alds_cli.records import Architecture, Plan
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 large = {"weight": torch.empty(1 << 14, 1 << 14, device="meta")}  # 1 GiB

@@ -14,8 +14,13 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from alds_cli.checkpoint import Document, read_checkpoint, replacing, write_artefact
-from alds_cli.checkpoint.atomic import require_writable
+from alds_cli.checkpoint import (
+    Document,
+    read_checkpoint,
+    replacing,
+    write_artefact,
+)
+from alds_cli.checkpoint.files import require_writable
 from alds_cli.errors import OutputError
 from alds_cli.records import Architecture, Choice, Plan
 

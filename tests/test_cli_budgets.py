@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alds_cli import api
-from alds_cli.numerics.counting import count_macs, count_parameters
+from alds_cli.tracing.trace import count_macs, count_parameters
 
 
 def test_a_budget_in_bytes_and_macs(run, digits, tmp_path):

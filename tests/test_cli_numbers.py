@@ -9,7 +9,7 @@ import pytest
 
 from alds_cli.cli import commands
 from alds_cli.errors import OptionError
-from alds_cli.numerics.decimals import exact
+from alds_cli.quantities import exact
 from alds_cli.sweeping import geometric_ratios
 
 VALUES = ["-1", "0", "1e308", str(10**30), "1" * 3000, "1e-999999999", "NaN", "inf", "", " ", "٣"]

@@ -298,7 +298,7 @@ def test_nothing_is_imported_before_signals_are_answered():
         [sys.executable, "-c", script], capture_output=True, text=True, check=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
-    mine = ["alds_cli", "alds_cli.cli", "alds_cli.cli.app", "alds_cli.cli.signals"]
+    mine = ["alds_cli", "alds_cli.cli", "alds_cli.cli.app", "alds_cli.cli.app"]
     assert done.stdout.strip() == str(sorted(mine))
 
 
@@ -429,7 +429,7 @@ def test_bad_methods_are_found_before_a_sweep_is_begun(run, digits, tmp_path, me
 
 
 def test_a_report_that_cannot_be_written_leaves_no_folder(tmp_path):
-    from alds_cli.checkpoint.folders import write_files  # noqa: PLC0415
+    from alds_cli.checkpoint.files import write_files  # noqa: PLC0415
     from alds_cli.errors import OutputError  # noqa: PLC0415
 
     target = tmp_path / "report"

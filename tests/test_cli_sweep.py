@@ -173,16 +173,16 @@ def test_another_alpha(run, arguments, tmp_path):
 
 
 def test_an_interruption_says_what_is_kept(run, arguments, tmp_path, monkeypatch):
-    from alds_cli.api import sweep_runs  # noqa: PLC0415 - torch is imported by then anyway
+    from alds_cli.sweeping import runs  # noqa: PLC0415 - torch is imported by then anyway
 
-    real = sweep_runs.compress
+    real = runs.compress
 
     def interrupted(network, **options):
         if options["ratio"] > 0.9:
             raise KeyboardInterrupt
         return real(network, **options)
 
-    monkeypatch.setattr(sweep_runs, "compress", interrupted)
+    monkeypatch.setattr(runs, "compress", interrupted)
     code, out, err = run(*arguments)
     assert (code, out) == (130, "")
     folder = tmp_path / "run"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_networks import digits_network
 
-from alds_cli.cli.console import PlainConsole, line
+from alds_cli.cli.interface import PlainConsole, line
 from alds_cli.cli.rendering import table
 from alds_cli.visible import visible
 

@@ -15,7 +15,10 @@ from torch import nn
 from alds_cli import api
 from alds_cli.allocation import ERROR_DEFINITIONS, layer_options, smallest_cost
 from alds_cli.architectures import build
-from alds_cli.compression import Budget, parameters, parse_ratio, plan_within, select_layers
+from alds_cli.compression.layer_reports import select_layers
+from alds_cli.compression.low_rank import plan_within
+from alds_cli.compression.resources import parameters
+from alds_cli.compression.targets import Budget
 from alds_cli.errors import (
     BadWeightsError,
     ContractError,
@@ -23,12 +26,13 @@ from alds_cli.errors import (
     PlanError,
     RatioUnreachableError,
 )
-from alds_cli.loading import load_network
 from alds_cli.methods.solvers import SOLVERS
-from alds_cli.numerics.counting import count_parameters
+from alds_cli.network.loading import load_network
 from alds_cli.profiling import TrueErrors, error_tables
+from alds_cli.quantities import parse_ratio
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import find_layers
+from alds_cli.tracing.trace import count_parameters
 
 
 def plan_for_ratio(net, specs, tables, ratio, **options):

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from alds_cli.numerics.counting import (
+from alds_cli.tracing.trace import (
     count_macs,
     count_parameters,
     evaluation_mode,

@@ -11,7 +11,12 @@ import torch
 from PIL import Image
 
 from alds_cli import architectures
-from alds_cli.datasets import TensorImages, assign_classes, open_dataset, read_classes
+from alds_cli.datasets import (
+    TensorImages,
+    assign_classes,
+    open_dataset,
+    read_classes,
+)
 from alds_cli.datasets.known_classes import known_classes
 from alds_cli.errors import DataError, OptionError
 

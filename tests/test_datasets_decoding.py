@@ -13,7 +13,12 @@ import pytest
 from PIL import Image
 
 from alds_cli.datasets import ImageFiles, open_dataset
-from alds_cli.datasets.decoding import FORMATS, MOST_AREA, decode, seems_to_be
+from alds_cli.datasets.decoding import (
+    FORMATS,
+    MOST_AREA,
+    decode,
+    seems_to_be,
+)
 from alds_cli.errors import DataError
 
 ROWS = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)

@@ -8,7 +8,13 @@ import torch
 from PIL import Image
 from torchvision.transforms._presets import ImageClassification
 
-from alds_cli.datasets import PRESETS, Batches, ImageFiles, TensorImages, parse_preprocessing
+from alds_cli.datasets import (
+    PRESETS,
+    Batches,
+    ImageFiles,
+    TensorImages,
+    parse_preprocessing,
+)
 from alds_cli.datasets.preprocessing import fit, normalise
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing

@@ -23,13 +23,24 @@ from document_cases import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alds_cli.checkpoint import RunFolder, RunKey, read_plan, write_plan
-from alds_cli.checkpoint.document import dump_document, parse_document
+from alds_cli.checkpoint import (
+    RunFolder,
+    RunKey,
+    read_plan,
+    write_plan,
+)
 from alds_cli.checkpoint.latencies import latency_path, load_latencies
+from alds_cli.checkpoint.writing import dump_document, parse_document
 from alds_cli.errors import AldsError, OutputError
-from alds_cli.records import Choice, Kept, Plan, Preprocessing, RetrainSettings
+from alds_cli.records import (
+    Choice,
+    Kept,
+    Plan,
+    Preprocessing,
+    RetrainSettings,
+)
 from alds_cli.retraining import TrainingState
-from alds_cli.schemas.plan import MOST_KEPT
+from alds_cli.schemas.artefact import MOST_KEPT
 
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -15,9 +15,19 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import PRESETS, Batches, TensorImages, open_dataset
+from alds_cli.datasets import (
+    PRESETS,
+    Batches,
+    TensorImages,
+    open_dataset,
+)
 from alds_cli.errors import DataError, OptionError
-from alds_cli.evaluation import count_classes, evaluate, measure_latency, pick_device
+from alds_cli.evaluation import (
+    count_classes,
+    evaluate,
+    measure_latency,
+    pick_device,
+)
 
 CPU = torch.device("cpu")
 

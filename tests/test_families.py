@@ -7,7 +7,7 @@ import torch
 from small_networks import digits_network
 
 from alds_cli import api
-from alds_cli.api import pairing
+from alds_cli.compression import low_rank
 from alds_cli.errors import OptionError, RatioUnreachableError
 
 
@@ -33,8 +33,8 @@ def test_each_of_a_family_is_what_it_would_be_alone(model, tmp_path, suffix):
 
 def test_the_spectra_are_found_once(model, monkeypatch):
     calls = []
-    real = pairing.error_tables
-    monkeypatch.setattr(pairing, "error_tables", lambda *a, **k: calls.append(1) or real(*a, **k))
+    real = low_rank.error_tables
+    monkeypatch.setattr(low_rank, "error_tables", lambda *a, **k: calls.append(1) or real(*a, **k))
     assert len(api.compress_family(model, ratios=[0.2, 0.4, 0.6], cache=False)) == 3
     assert len(calls) == 1
 

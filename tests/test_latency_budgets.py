@@ -8,15 +8,15 @@ import torch
 from small_networks import digits_network
 
 from alds_cli import api
-from alds_cli.api import stopwatch
+from alds_cli.compression import latency_model
+from alds_cli.compression.resources import pair_macs
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.counting import trace
-from alds_cli.numerics.macs import pair_macs
-from alds_cli.numerics.timing import as_latency, paired
 from alds_cli.records import Choice
+from alds_cli.runtime.timing import as_latency, paired
 from alds_cli.surgery import find_layers
+from alds_cli.tracing.trace import trace
 
 CPU = torch.device("cpu")
 
@@ -95,10 +95,10 @@ class Machine:
 def machine(monkeypatch):
     def install(**facts):
         made = Machine(**facts)
-        monkeypatch.setattr(stopwatch, "layer_latencies", made.layers)
-        monkeypatch.setattr(stopwatch, "time_networks", made.networks)
-        monkeypatch.setattr(stopwatch, "compare_latency", made.compare)
-        monkeypatch.setattr(stopwatch, "slower_layers", made.slower)
+        monkeypatch.setattr(latency_model, "layer_latencies", made.layers)
+        monkeypatch.setattr(latency_model, "time_networks", made.networks)
+        monkeypatch.setattr(latency_model, "compare_latency", made.compare)
+        monkeypatch.setattr(latency_model, "slower_layers", made.slower)
         return made
 
     return install
@@ -249,10 +249,10 @@ class Contrary(Machine):
 
 def test_budgets_that_exclude_each_other(monkeypatch, tmp_path):
     made = Contrary()
-    monkeypatch.setattr(stopwatch, "layer_latencies", made.layers)
-    monkeypatch.setattr(stopwatch, "time_networks", made.networks)
-    monkeypatch.setattr(stopwatch, "compare_latency", made.compare)
-    monkeypatch.setattr(stopwatch, "slower_layers", made.slower)
+    monkeypatch.setattr(latency_model, "layer_latencies", made.layers)
+    monkeypatch.setattr(latency_model, "time_networks", made.networks)
+    monkeypatch.setattr(latency_model, "compare_latency", made.compare)
+    monkeypatch.setattr(latency_model, "slower_layers", made.slower)
     fast = {"target": "latency", "ratio": 0.3}
     with pytest.raises(BudgetError, match="measure faster") as caught:
         api.compress(digits_network(), max_params=1, **fast)

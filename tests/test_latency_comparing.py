@@ -12,10 +12,10 @@ from torch import nn
 from alds_cli import latency
 from alds_cli.errors import DataError, OptionError
 from alds_cli.latency import compare_latency, comparing, slower_layers
-from alds_cli.numerics.counting import trace
-from alds_cli.numerics.timing import paired
 from alds_cli.records import Choice, Latency
+from alds_cli.runtime.timing import paired
 from alds_cli.surgery import make_pair, put_at, reshape_network
+from alds_cli.tracing.trace import trace
 
 CPU = torch.device("cpu")
 

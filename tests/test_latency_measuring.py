@@ -12,8 +12,8 @@ from torch import nn
 
 from alds_cli.latency.configurations import Filler, configurations_of
 from alds_cli.latency.measuring import RealMeasure, measure_layer
-from alds_cli.numerics.counting import trace
 from alds_cli.records import Choice
+from alds_cli.tracing.trace import trace
 
 CPU = torch.device("cpu")
 

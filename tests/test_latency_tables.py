@@ -26,9 +26,9 @@ from alds_cli.latency import (
     measuring_conditions,
     predicted_ns,
 )
-from alds_cli.numerics.counting import trace
 from alds_cli.records import Choice
 from alds_cli.surgery import find_layers
+from alds_cli.tracing.trace import trace
 
 CPU = torch.device("cpu")
 NOW = 1e9

@@ -11,24 +11,15 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "alds_cli"
 
-VERBS = (
-    "profiling",
-    "compression",
-    "evaluation",
-    "latency",
-    "retraining",
-    "exporting",
-    "sweeping",
-    "reporting",
-)
-
 ORDER = (
     ("cli",),
     ("api",),
-    VERBS,
+    ("sweeping", "reporting"),
+    ("compression", "retraining", "exporting"),
+    ("evaluation",),
+    ("profiling", "latency"),
     ("calibration",),
-    ("verification",),
-    ("loading",),
+    ("network",),
     ("methods",),
     ("allocation",),
     ("surgery",),
@@ -36,9 +27,12 @@ ORDER = (
     ("datasets",),
     ("checkpoint",),
     ("numerics",),
+    ("runtime",),
+    ("tracing",),
     ("inputs",),
     ("schemas",),
     ("records",),
+    ("quantities",),
     ("scalars",),
     ("errors",),
     ("visible",),
@@ -49,7 +43,7 @@ LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-PRINTING_SCRIPTS = {"architectures/indexing.py"}
+PRINTING_SCRIPTS = {"architectures/build_index.py"}
 """Makes the index of architectures; a script for developers, not imported by anything."""
 
 
@@ -134,11 +128,11 @@ def test_only_the_command_line_changes_global_seeds_and_threads(path):
         "numpy.random.seed",
     }
     found = changing & set(calls(parsed(path)))
-    assert found <= ({"torch.set_num_threads"} if own == "numerics/pool.py" else set())
+    assert found <= ({"torch.set_num_threads"} if own == "runtime/pool.py" else set())
 
 
 def test_the_pool_restores_the_threads_it_sets():
-    tree = parsed(PACKAGE / "numerics" / "pool.py")
+    tree = parsed(PACKAGE / "runtime" / "pool.py")
     total = [name for name in calls(tree) if name == "torch.set_num_threads"]
     restored = [
         name
@@ -156,7 +150,7 @@ def test_only_the_rooms_for_files_touch_the_disk(path):
     """Models and data are read and written by two rooms only."""
     if room_of(path) in {"checkpoint", "datasets", "cli", "exporting"}:
         return
-    if str(path.relative_to(PACKAGE)) in {"architectures/indexing.py", "architectures/index.py"}:
+    if str(path.relative_to(PACKAGE)) in {"architectures/build_index.py", "architectures/index.py"}:
         return  # the index of architectures is part of the package
     touching = {"open", "torch.load", "torch.save", "pickle.load", "pickle.loads", "save_file"}
     assert not touching & set(calls(parsed(path)))

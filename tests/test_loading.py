@@ -22,7 +22,7 @@ from alds_cli.errors import (
     PlanError,
     UnsafeCheckpointError,
 )
-from alds_cli.loading import load_network, require_sound
+from alds_cli.network.loading import load_network, require_sound
 from alds_cli.records import Architecture, Choice, Plan
 
 

@@ -14,22 +14,39 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alds_cli import api
-from alds_cli.allocation import Allocation, InfeasibleError, LayerOptions, minimax
-from alds_cli.allocation.alternating import alternating
-from alds_cli.allocation.economy import economical
-from alds_cli.allocation.frontiers import Frontier, frontier
-from alds_cli.allocation.rounding import randomised_rounding, relaxed_positions
-from alds_cli.compression import Budget, carry_out, parameters, plan_within
-from alds_cli.errors import ContractError, OptionError, PlanError, RatioUnreachableError
-from alds_cli.methods import METHODS, method_named, parse_method_spec, schemes_of
+from alds_cli.allocation import (
+    Allocation,
+    InfeasibleError,
+    LayerOptions,
+    minimax,
+)
+from alds_cli.allocation.alternating import alternating, randomised_rounding, relaxed_positions
+from alds_cli.allocation.pareto import Frontier, frontier
+from alds_cli.allocation.problem import economical
+from alds_cli.compression.factorise import carry_out
+from alds_cli.compression.low_rank import plan_within
+from alds_cli.compression.resources import parameters
+from alds_cli.compression.targets import Budget
+from alds_cli.errors import (
+    ContractError,
+    OptionError,
+    PlanError,
+    RatioUnreachableError,
+)
+from alds_cli.methods import (
+    METHODS,
+    method_named,
+    parse_method_spec,
+    schemes_of,
+)
+from alds_cli.methods.equalising import nearest_slices
 from alds_cli.methods.l_rank import least_lagrangian
-from alds_cli.methods.slicing import nearest_slices
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery import dense_state, find_layers, weight_at
+from alds_cli.tracing.trace import count_parameters, trace
 
 SHAPE = (3, 12, 12)
 

@@ -15,24 +15,18 @@ from pruned_networks import scramble
 from torch import nn
 
 from alds_cli.allocation import InfeasibleError
-from alds_cli.allocation.pruning import PrunableGroup, PruningCost, PruningProblem
+from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, PruningProblem
 from alds_cli.architectures import build
-from alds_cli.compression import (
-    Budget,
-    Resource,
-    carry_out_pruning,
-    multiply_accumulates,
-    parameters,
-    prunable_channels,
-    prune_within,
-    pruned_amount,
-    select_layers,
-)
+from alds_cli.compression.filter_pruning import prunable_channels, prune_within
+from alds_cli.compression.filter_removal import carry_out_pruning, pruned_amount
+from alds_cli.compression.layer_reports import select_layers
+from alds_cli.compression.resources import Resource, multiply_accumulates, parameters
+from alds_cli.compression.targets import Budget
 from alds_cli.errors import BudgetError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, ft
-from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.records import Architecture
 from alds_cli.surgery import find_layers
+from alds_cli.tracing.trace import count_parameters, trace
 
 SHAPE = (3, 8, 8)
 

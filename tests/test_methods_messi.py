@@ -11,17 +11,23 @@ from torch import nn
 
 from alds_cli import api
 from alds_cli.allocation import Problem
-from alds_cli.api.models import open_network
-from alds_cli.compression import layer_reports
+from alds_cli.compression.layer_reports import layer_reports
 from alds_cli.errors import BadWeightsError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, messi
-from alds_cli.numerics.clustering_factors import cluster_factors, clustered_residual
+from alds_cli.network.opening import open_network
+from alds_cli.numerics.clustering.clustered_factors import cluster_factors, clustered_residual
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.counting import count_macs, count_parameters
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.option_tables import empty_table
-from alds_cli.records import CLUSTERED, Choice, ErrorTable, LayerSpec, Plan
+from alds_cli.records import (
+    CLUSTERED,
+    Choice,
+    ErrorTable,
+    LayerSpec,
+    Plan,
+)
 from alds_cli.surgery import dense_state, find_layers, weight_at
+from alds_cli.tracing.trace import count_macs, count_parameters
 
 LAYERS = (
     LayerSpec("wide", "conv2d", 16, 8, (3, 3)),

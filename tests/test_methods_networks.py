@@ -19,13 +19,13 @@ from torch import nn
 import alds_cli
 from alds_cli import api
 from alds_cli.architectures import build
-from alds_cli.compression import carry_out
+from alds_cli.compression.factorise import carry_out
 from alds_cli.errors import OptionError, PlanError
 from alds_cli.methods import METHODS
-from alds_cli.numerics.counting import trace
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import dense_state, find_layers, weight_at
+from alds_cli.tracing.trace import trace
 
 PAIRS = tuple(name for name, method in METHODS.items() if method.plan is not None)
 

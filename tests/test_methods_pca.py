@@ -19,17 +19,22 @@ from torch import nn
 from alds_cli import api
 from alds_cli.allocation import InfeasibleError, Problem
 from alds_cli.calibration import gather_responses, response_energies
-from alds_cli.compression.response_jobs import ResponsePairJob, absorb_shift
+from alds_cli.compression.factorise import ResponsePairJob, absorb_shift
 from alds_cli.datasets import Batches, TensorImages, open_dataset
 from alds_cli.errors import OptionError, RatioUnreachableError
 from alds_cli.evaluation import evaluate
 from alds_cli.methods import pca
 from alds_cli.numerics.costs import full_rank
-from alds_cli.numerics.counting import count_macs, count_parameters
-from alds_cli.numerics.pool import run_jobs
 from alds_cli.profiling import error_tables
 from alds_cli.records import Choice, Preprocessing
-from alds_cli.surgery import find_layers, install_pair, layer_weight, weight_at
+from alds_cli.runtime.pool import run_jobs
+from alds_cli.surgery import (
+    find_layers,
+    install_pair,
+    layer_weight,
+    weight_at,
+)
+from alds_cli.tracing.trace import count_macs, count_parameters
 
 DOUBLE = torch.float64
 

@@ -16,20 +16,17 @@ from pruned_networks import scramble
 from torch import nn
 from torch.nn import functional as F
 
-from alds_cli.allocation.pruning import PrunableGroup, PruningCost, PruningProblem
+from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, PruningProblem
 from alds_cli.calibration import channel_sensitivities
 from alds_cli.calibration.sensitivities import largest_shares
-from alds_cli.compression import (
-    Budget,
-    carry_out_pruning,
-    parameters,
-    prunable_channels,
-    prune_within,
-)
+from alds_cli.compression.filter_pruning import prunable_channels, prune_within
+from alds_cli.compression.filter_removal import carry_out_pruning
+from alds_cli.compression.resources import parameters
+from alds_cli.compression.targets import Budget
 from alds_cli.errors import DataError, OptionError
 from alds_cli.methods import METHODS, pfp
-from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.surgery import find_layers
+from alds_cli.tracing.trace import count_parameters, trace
 
 SHAPE = (3, 8, 8)
 

@@ -10,25 +10,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.compression.clustering_jobs import ClusterJob
-from alds_cli.numerics import clustering_columns
-from alds_cli.numerics.clustering import (
-    DISTANCES,
-    projective_clusters,
-    settled,
-    squared_distances,
-)
-from alds_cli.numerics.clustering_columns import Columns
-from alds_cli.numerics.clustering_factors import (
+from alds_cli.compression.factorise import ClusterJob
+from alds_cli.numerics.clustering import columns
+from alds_cli.numerics.clustering.clustered_factors import (
     ClusteredFactors,
     cluster_factors,
     clustered_residual,
     multiply_clusters,
 )
-from alds_cli.numerics.clustering_seeds import consecutive, k_means
+from alds_cli.numerics.clustering.columns import Columns
+from alds_cli.numerics.clustering.seeds import consecutive, k_means
+from alds_cli.numerics.clustering.subspaces import (
+    DISTANCES,
+    projective_clusters,
+    settled,
+    squared_distances,
+)
 from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.pool import run_jobs
 from alds_cli.records import CLUSTERED, Choice
+from alds_cli.runtime.pool import run_jobs
 
 
 def dense(factors):
@@ -292,8 +292,8 @@ def test_points_are_the_same_whole_and_in_pieces(monkeypatch, shape):
     torch.manual_seed(0)
     flat = torch.randn(shape)
     whole = Columns(flat)
-    monkeypatch.setattr(clustering_columns, "CHUNK_BYTES", 200)
-    monkeypatch.setattr(clustering_columns, "_COPIED", 0)
+    monkeypatch.setattr(columns, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(columns, "_COPIED", 0)
     pieces = Columns(flat)
     assert len(list(pieces.blocks())) > 1
     index = torch.tensor([3, 1, 6])

@@ -10,21 +10,25 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import decomposition, exactness, lanczos, layout
+from alds_cli.numerics import (
+    eigenvalues,
+    slice_svd,
+    true_errors,
+)
 from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.exactness import (
+from alds_cli.numerics.eigenvalues import largest_eigenvalue
+from alds_cli.numerics.factors import low_rank_factors
+from alds_cli.numerics.slice_svd import Layout
+from alds_cli.numerics.spectral_norms import residual_norm
+from alds_cli.numerics.true_errors import (
     Decomposition,
+    ExactErrors,
     error_interval,
     exact_errors,
     working_bytes,
 )
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.lanczos import largest_eigenvalue
-from alds_cli.numerics.layout import Layout
-from alds_cli.numerics.norms import residual_norm
-from alds_cli.numerics.pool import single_threaded_blas
-from alds_cli.numerics.refinement import ExactErrors
 from alds_cli.records import Curve
+from alds_cli.runtime.pool import single_threaded_blas
 
 
 def matrix_of(rows, channels, width, seed=0):
@@ -62,18 +66,18 @@ SHAPES = {
 def way(request, monkeypatch):
     """Every way to the result: what is decided by size and accuracy is forced on small cases."""
     if request.param == "large":
-        monkeypatch.setattr(layout, "KEEP_BYTES", 0)
-        for module in (layout, decomposition):
+        monkeypatch.setattr(slice_svd, "KEEP_BYTES", 0)
+        for module in (slice_svd, slice_svd):
             monkeypatch.setattr(module, "LEADING", 3)
     elif request.param == "pieces":
-        monkeypatch.setattr(layout, "_PIECE_WORK", 1)
-        monkeypatch.setattr(decomposition, "_STRIPE", 3)
+        monkeypatch.setattr(slice_svd, "_PIECE_WORK", 1)
+        monkeypatch.setattr(slice_svd, "_STRIPE", 3)
         monkeypatch.setattr("alds_cli.numerics.grams.CHUNK_BYTES", 8 * 40)
     elif request.param == "lanczos":
-        monkeypatch.setattr(lanczos, "_DENSE", 1)
-        monkeypatch.setattr(decomposition, "_STRIPE", 3)
+        monkeypatch.setattr(eigenvalues, "_DENSE", 1)
+        monkeypatch.setattr(slice_svd, "_STRIPE", 3)
     elif request.param == "fine":
-        monkeypatch.setattr(exactness, "_FINE", 2.0)
+        monkeypatch.setattr(true_errors, "_FINE", 2.0)
     return request.param
 
 
@@ -98,8 +102,8 @@ def test_errors_are_those_of_dense_svds(way, shape, groups):
 @pytest.mark.parametrize("keep", [0, 1 << 20])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_gram_matrices_are_whole_wherever_they_begin(stripe, keep, shape, monkeypatch):
-    monkeypatch.setattr(decomposition, "_STRIPE", stripe)
-    monkeypatch.setattr(layout, "KEEP_BYTES", keep)
+    monkeypatch.setattr(slice_svd, "_STRIPE", stripe)
+    monkeypatch.setattr(slice_svd, "KEEP_BYTES", keep)
     matrix = matrix_of(*shape)
     for k in divisors(shape[1])[1:]:
         ranks = range(full_rank(matrix, k))
@@ -142,7 +146,7 @@ def test_small_errors_are_as_accurate_as_an_svd(decades, shape, k):
     for j, error in zip(ranks, found, strict=True):
         expected = reference(matrix, k, j)
         assert error == pytest.approx(expected, rel=1e-9, abs=4e-15 * norm)
-    assert found[-1] < exactness._FINE * norm
+    assert found[-1] < true_errors._FINE * norm
 
 
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -211,7 +215,7 @@ def test_a_group_that_cannot_be_worst_is_not_looked_at(monkeypatch):
         looked.append(gram)
         return largest_eigenvalue(gram)
 
-    monkeypatch.setattr(decomposition, "largest_eigenvalue", counting)
+    monkeypatch.setattr(slice_svd, "largest_eigenvalue", counting)
     found = exact_errors(matrix, 2, [3], groups=4)
     assert found[0] == pytest.approx(reference(matrix, 2, 3, groups=4), rel=1e-9)
     assert len(looked) == 1
@@ -219,7 +223,7 @@ def test_a_group_that_cannot_be_worst_is_not_looked_at(monkeypatch):
 
 @pytest.mark.parametrize("keep", [0, 1 << 20])
 def test_which_errors_are_too_small_for_gram_matrices(keep, monkeypatch):
-    monkeypatch.setattr(layout, "KEEP_BYTES", keep)
+    monkeypatch.setattr(slice_svd, "KEEP_BYTES", keep)
     matrix = torch.zeros(4, 12, 1, dtype=torch.float64)
     for part in matrix.chunk(3, dim=1):
         part[range(4), range(4), 0] = torch.tensor([1.0, 0.5, 5e-3, 0.0], dtype=torch.float64)
@@ -234,8 +238,8 @@ def test_which_errors_are_too_small_for_gram_matrices(keep, monkeypatch):
 
 
 def test_of_a_large_layer_only_some_ranks_can_be_asked(monkeypatch):
-    monkeypatch.setattr(layout, "KEEP_BYTES", 0)
-    for module in (layout, decomposition):
+    monkeypatch.setattr(slice_svd, "KEEP_BYTES", 0)
+    for module in (slice_svd, slice_svd):
         monkeypatch.setattr(module, "LEADING", 4)
     matrix = matrix_of(10, 24, 4)
     for ranks, served in (([1, 3], [0, 1, 2, 3, 4, 10]), ([5, 99], [*range(9), 10]), ([], [0, 10])):
@@ -284,7 +288,7 @@ def test_memory_that_is_claimed_is_about_what_is_taken(shape, k, fine):
 @pytest.mark.parametrize("size", [2, 7, 40, 130])
 @pytest.mark.parametrize("kind", ["gaussian", "identity", "two", "last", "decay", "pair", "zero"])
 def test_the_largest_eigenvalue(size, kind, monkeypatch):
-    monkeypatch.setattr(lanczos, "_DENSE", 1)
+    monkeypatch.setattr(eigenvalues, "_DENSE", 1)
     values = torch.ones(size, dtype=torch.float64)
     if kind == "two":
         values[: size // 2] = 1e-3
@@ -308,28 +312,28 @@ def test_the_largest_eigenvalue(size, kind, monkeypatch):
 
 def test_a_start_that_misses_the_largest_is_found_out(monkeypatch):
     """Lanczos alone would settle on 1; the proof fails, and all eigenvalues are computed."""
-    monkeypatch.setattr(lanczos, "_DENSE", 1)
+    monkeypatch.setattr(eigenvalues, "_DENSE", 1)
     gram = torch.diag(torch.tensor([1.0, 0.5, 0.25, 0.1, 3.0], dtype=torch.float64))
     start = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0], dtype=torch.float64) / 2
-    monkeypatch.setattr(lanczos, "_start", lambda _: start)
+    monkeypatch.setattr(eigenvalues, "_start", lambda _: start)
     asked = []
 
     def counting(*arguments):
         asked.append(lanczos_proof(*arguments))
         return asked[-1]
 
-    lanczos_proof = lanczos._none_above
-    monkeypatch.setattr(lanczos, "_none_above", counting)
+    lanczos_proof = eigenvalues._none_above
+    monkeypatch.setattr(eigenvalues, "_none_above", counting)
     assert largest_eigenvalue(gram) == pytest.approx(3.0, rel=1e-14)
     assert asked
     assert not any(asked)
 
 
 def test_lanczos_gives_up_after_its_steps(monkeypatch):
-    monkeypatch.setattr(lanczos, "_DENSE", 1)
-    monkeypatch.setattr(lanczos, "_STEPS", 3)
+    monkeypatch.setattr(eigenvalues, "_DENSE", 1)
+    monkeypatch.setattr(eigenvalues, "_STEPS", 3)
     gram = torch.cov(matrix_of(50, 100, 1)[:, :, 0])
-    assert lanczos._lanczos(gram) is None
+    assert eigenvalues._lanczos(gram) is None
     assert largest_eigenvalue(gram) == float(torch.linalg.eigvalsh(gram)[-1])
 
 

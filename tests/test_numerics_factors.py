@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import factors, norms
+from alds_cli.numerics import factors, spectral_norms
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.norms import residual_norm
-from alds_cli.numerics.pool import single_threaded_blas
+from alds_cli.numerics.spectral_norms import residual_norm
+from alds_cli.runtime.pool import single_threaded_blas
 
 
 def matrix_of(rows, channels, width, seed=0, rank=None):
@@ -174,7 +174,7 @@ def test_degenerate_matrices_have_finite_factors(shape, kind, dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases(), st.sampled_from([norms._DENSE_EIGENVALUES, 1]), st.integers(-20, 20))
+@given(cases(), st.sampled_from([spectral_norms._DENSE_EIGENVALUES, 1]), st.integers(-20, 20))
 def test_residual_norm_is_the_spectral_norm(case, limit, exponent):
     matrix, k, j = case
     matrix = matrix * 10.0**exponent
@@ -184,7 +184,7 @@ def test_residual_norm_is_the_spectral_norm(case, limit, exponent):
     whole = float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
     with pytest.MonkeyPatch.context() as patch:
         # ARPACK wants fewer eigenvalues than there are
-        patch.setattr(norms, "_DENSE_EIGENVALUES", limit)
+        patch.setattr(spectral_norms, "_DENSE_EIGENVALUES", limit)
         found = residual_norm(matrix, left, right)
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-14 * whole)
 
@@ -262,7 +262,7 @@ def test_the_norm_of_a_pair_that_has_little_to_do_with_the_weight():
 @pytest.mark.parametrize("limit", [512, 1])
 @pytest.mark.parametrize("shape", [(6, 8, 3), (40, 8, 1)])
 def test_nothing_left_is_zero(limit, shape, monkeypatch):
-    monkeypatch.setattr(norms, "_DENSE_EIGENVALUES", limit)
+    monkeypatch.setattr(spectral_norms, "_DENSE_EIGENVALUES", limit)
     matrix = torch.zeros(shape)
     matrix[0, 0, 0] = 2.0
     left, right = low_rank_factors(matrix, 1, 1)
@@ -274,7 +274,7 @@ def test_nothing_left_is_zero(limit, shape, monkeypatch):
 @pytest.mark.parametrize("kind", ["orthogonal", "two values", "last only"])
 def test_lanczos_with_repeated_or_hidden_values(shape, kind, monkeypatch):
     """All eigenvalues equal, or the leading vector far from the start vector."""
-    monkeypatch.setattr(norms, "_DENSE_EIGENVALUES", 1)
+    monkeypatch.setattr(spectral_norms, "_DENSE_EIGENVALUES", 1)
     matrix = torch.zeros(shape[0], shape[1], dtype=torch.float64)
     count = min(shape[:2])
     diagonal = torch.ones(count, dtype=torch.float64)

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from alds_cli.numerics.pool import run_jobs, single_threaded_blas
+from alds_cli.runtime.pool import run_jobs, single_threaded_blas
 
 
 class JobOf:

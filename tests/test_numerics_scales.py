@@ -15,15 +15,20 @@ from torch import nn
 
 from alds_cli.allocation import ERROR_DEFINITIONS, error_bound
 from alds_cli.allocation import PROVEN_BOUNDS as PROVEN
-from alds_cli.compression import carry_out
+from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.filter_removal import _depthwise_error, _ErrorJob
-from alds_cli.numerics.clustering_factors import cluster_factors, clustered_residual
+from alds_cli.numerics.clustering.clustered_factors import cluster_factors, clustered_residual
 from alds_cli.numerics.factors import low_rank_factors, rounding_of_factors
 from alds_cli.numerics.fold import fold
-from alds_cli.numerics.norms import residual_norm, spectral_norm
-from alds_cli.numerics.scaling import in_units, unit_exponent
+from alds_cli.numerics.grams import in_units, unit_exponent
+from alds_cli.numerics.spectral_norms import residual_norm, spectral_norm
 from alds_cli.profiling import TrueErrors, error_tables
-from alds_cli.records import CLUSTERED, Choice, Kept, Plan
+from alds_cli.records import (
+    CLUSTERED,
+    Choice,
+    Kept,
+    Plan,
+)
 from alds_cli.surgery import find_layers, weight_at
 
 SCALES = {

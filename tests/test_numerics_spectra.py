@@ -12,12 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import eigenvalues, families, grams, large_grams, norms, spectra
+from alds_cli.numerics import (
+    eigenvalues,
+    grams,
+    large_grams,
+    shared_grams,
+    spectra,
+    spectral_norms,
+)
 from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.factors import low_rank_factors
 from alds_cli.numerics.fold import distinct_schemes, fold
-from alds_cli.numerics.pool import run_jobs
 from alds_cli.numerics.spectra import SpectraJob
+from alds_cli.runtime.pool import run_jobs
 
 UNIT = 2.0**-53
 
@@ -158,16 +165,16 @@ def test_measures_are_ordered(weight):
 @pytest.fixture(params=["blocks", "families", "large", "all"])
 def tiny_memory(request, monkeypatch):
     """Everything that is done in pieces is done in the smallest ones."""
-    tiny = replace(families.CORE, batch=8 * 40)
+    tiny = replace(shared_grams.CORE, batch=8 * 40)
     if request.param in {"blocks", "all"}:
-        for module in (grams, norms):
+        for module in (grams, spectral_norms):
             monkeypatch.setattr(module, "CHUNK_BYTES", 8 * 40)
         tiny = replace(tiny, block=8 * 40, stripe=3)
         monkeypatch.setattr(large_grams, "_PANEL_BYTES", 8 * 20)
     if request.param in {"families", "all"}:
         tiny = replace(tiny, family=8 * 10 * 10 * 3)
     if request.param != "large":
-        monkeypatch.setattr(families, "CORE", tiny)
+        monkeypatch.setattr(shared_grams, "CORE", tiny)
     if request.param in {"large", "all"}:
         monkeypatch.setattr(spectra, "LARGE", 5)
         monkeypatch.setattr(large_grams, "_TILE", 4)
@@ -190,7 +197,9 @@ def test_pieces_give_what_the_whole_gives(tiny_memory, shape, kind):
             left, right = low_rank_factors(matrix, k, 1)
             rest = matrix.double() - (left @ right).permute(1, 0, 2).reshape(matrix.shape)
             exact = float(torch.linalg.matrix_norm(rest.flatten(1), 2))
-            assert norms.residual_norm(matrix, left, right) == pytest.approx(exact, rel=1e-12)
+            assert spectral_norms.residual_norm(matrix, left, right) == pytest.approx(
+                exact, rel=1e-12
+            )
 
 
 @pytest.mark.parametrize("groups", [1, 2, 5])
@@ -201,11 +210,11 @@ def test_each_slice_of_each_k_comes_once(ks, rows, groups):
     matrix = torch.randn(groups * rows, channels, 2)
     for block, batch_bytes in ((2**21, 2**21), (64, 64), (64, 10**5)):
         for family in (2**26, 4 * 8 * rows * rows, 0):
-            portions = families.Portions(block, batch_bytes, family, stripe=7)
-            slicing = replace(families.Slicing.of(matrix, groups), portions=portions)
+            portions = shared_grams.Portions(block, batch_bytes, family, stripe=7)
+            slicing = replace(shared_grams.Slicing.of(matrix, groups), portions=portions)
             covered = {k: [] for k in ks}
-            for leader, others in families.families(slicing, ks):
-                for batch in families.family_grams(slicing, leader, others):
+            for leader, others in shared_grams.families(slicing, ks):
+                for batch in shared_grams.family_grams(slicing, leader, others):
                     step = channels // batch.k
                     for offset, gram in enumerate(batch.grams):
                         covered[batch.k].append(batch.first + offset)
@@ -223,11 +232,11 @@ def test_each_slice_of_each_k_comes_once(ks, rows, groups):
 
 
 def test_batches_of_grams_are_the_receivers_to_keep():
-    slicing = families.Slicing.of(torch.randn(4, 8, 1))
+    slicing = shared_grams.Slicing.of(torch.randn(4, 8, 1))
     batches = [
         batch
-        for family in families.families(slicing, (1, 2, 4, 8))
-        for batch in families.family_grams(slicing, *family)
+        for family in shared_grams.families(slicing, (1, 2, 4, 8))
+        for batch in shared_grams.family_grams(slicing, *family)
     ]
     pointers = [batch.grams.untyped_storage().data_ptr() for batch in batches]
     assert len(set(pointers)) == len(pointers) == 4
@@ -265,7 +274,7 @@ def test_memory_that_a_job_claims_is_about_what_it_takes():
 
 PEAK = """
 import torch
-from alds_cli.numerics.pool import run_jobs
+from alds_cli.runtime.pool import run_jobs
 from alds_cli.numerics.spectra import SpectraJob
 
 def peak(what):

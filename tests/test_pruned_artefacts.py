@@ -9,9 +9,9 @@ import torch
 from small_networks import digits_network
 
 from alds_cli import api
-from alds_cli.checkpoint.document import DOCUMENT_KEY
+from alds_cli.checkpoint.writing import DOCUMENT_KEY
 from alds_cli.errors import AldsError, PlanError, RatioUnreachableError
-from alds_cli.numerics.counting import count_parameters
+from alds_cli.tracing.trace import count_parameters
 
 
 def images():

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_cli.compression import COUNTS, SIZES, TIMES, parse_quantity
 from alds_cli.errors import OptionError
+from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity
 
 
 @pytest.mark.parametrize(

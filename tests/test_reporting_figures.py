@@ -26,7 +26,7 @@ from alds_cli.reporting.figures.accuracy import (  # noqa: E402
     over_removed,
     removed_params,
 )
-from alds_cli.reporting.figures.layers import layer_map  # noqa: E402
+from alds_cli.reporting.figures.layer_maps import layer_map  # noqa: E402
 from alds_cli.reporting.figures.style import drawing, file_name, line_of  # noqa: E402
 
 

@@ -15,8 +15,18 @@ from PIL import Image
 from torch import nn
 
 from alds_cli import retraining
-from alds_cli.datasets import PRESETS, Batches, TensorImages, open_dataset
-from alds_cli.errors import CheckpointError, ContractError, DataError, OptionError
+from alds_cli.datasets import (
+    PRESETS,
+    Batches,
+    TensorImages,
+    open_dataset,
+)
+from alds_cli.errors import (
+    CheckpointError,
+    ContractError,
+    DataError,
+    OptionError,
+)
 from alds_cli.evaluation import evaluate
 from alds_cli.retraining import (
     RetrainSettings,

@@ -12,9 +12,14 @@ from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
 from alds_cli.numerics.costs import divisors, full_rank
-from alds_cli.numerics.counting import trace
 from alds_cli.records import Choice
-from alds_cli.surgery import dense_state, find_layers, require_fitting, reshape_network
+from alds_cli.surgery import (
+    dense_state,
+    find_layers,
+    require_fitting,
+    reshape_network,
+)
+from alds_cli.tracing.trace import trace
 
 
 @settings(max_examples=100, deadline=None)

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
+from alds_cli.compression.resources import pair_macs
 from alds_cli.errors import PlanError
-from alds_cli.numerics.counting import count_parameters, trace
-from alds_cli.numerics.macs import pair_macs
 from alds_cli.records import Choice
 from alds_cli.surgery import (
     PairedAttention,
@@ -25,6 +24,7 @@ from alds_cli.surgery import (
     reshape_network,
     weight_at,
 )
+from alds_cli.tracing.trace import count_parameters, trace
 
 WIDTH, HEADS, LENGTH, KEYS, BATCH = 12, 3, 5, 4, 2
 

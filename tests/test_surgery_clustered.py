@@ -11,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alds_cli.compression.resources import pair_macs
 from alds_cli.errors import BadWeightsError, PlanError
-from alds_cli.numerics.clustering_factors import multiply_clusters
+from alds_cli.numerics.clustering.clustered_factors import multiply_clusters
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.counting import count_parameters, meta_copy, trace
 from alds_cli.numerics.fold import unfold
-from alds_cli.numerics.macs import pair_macs
 from alds_cli.records import CLUSTERED, Choice
 from alds_cli.surgery import (
     ClusteredConv2d,
@@ -29,6 +28,7 @@ from alds_cli.surgery import (
     require_fitting,
     reshape_network,
 )
+from alds_cli.tracing.trace import count_parameters, meta_copy, trace
 
 
 def random_clusters(spec, k, j, generator):

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from alds_cli.compression.resources import pair_macs
 from alds_cli.errors import PlanError
 from alds_cli.numerics.costs import divisors, pair_params
-from alds_cli.numerics.counting import count_parameters, trace
 from alds_cli.numerics.fold import SCHEMES, distinct_schemes
-from alds_cli.numerics.macs import pair_macs
 from alds_cli.records import CLUSTERED, Choice
 from alds_cli.surgery import (
     dense_state,
@@ -24,6 +23,7 @@ from alds_cli.surgery import (
     require_fitting,
     reshape_network,
 )
+from alds_cli.tracing.trace import count_parameters, trace
 
 PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}

@@ -13,7 +13,12 @@ from torch.nn.utils import parametrizations, parametrize
 
 import alds_cli
 from alds_cli.architectures import build
-from alds_cli.surgery import detach_computed, find_layers, fold_absent_norms, fold_norms
+from alds_cli.surgery import (
+    detach_computed,
+    find_layers,
+    fold_absent_norms,
+    fold_norms,
+)
 
 NORMS = {
     "weight norm": parametrizations.weight_norm,

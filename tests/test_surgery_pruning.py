@@ -9,13 +9,13 @@ import torch
 from pruned_networks import assert_same, outputs, pruned_copy, scramble, with_zero_columns
 from torch import nn
 
-from alds_cli.compression import carry_out_pruning, require_removable
+from alds_cli.compression.filter_removal import carry_out_pruning, require_removable
 from alds_cli.errors import PlanError
-from alds_cli.numerics.counting import meta_copy, trace
 from alds_cli.records import Kept, Plan
 from alds_cli.surgery import dense_pruned_state, find_layers, prune_network
 from alds_cli.surgery.channels import find_channels
-from alds_cli.surgery.pruning_check import same_function
+from alds_cli.surgery.equivalence import same_function
+from alds_cli.tracing.trace import meta_copy, trace
 
 SHAPE = (3, 8, 8)
 

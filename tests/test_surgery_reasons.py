@@ -13,9 +13,14 @@ from torch.nn.utils import parametrize, prune
 
 from alds_cli import api
 from alds_cli.errors import PlanError
-from alds_cli.numerics.counting import trace
 from alds_cli.records import Choice
-from alds_cli.surgery import find_layers, layer_at, require_fitting, reshape_network
+from alds_cli.surgery import (
+    find_layers,
+    layer_at,
+    require_fitting,
+    reshape_network,
+)
+from alds_cli.tracing.trace import trace
 
 SIZE = 8
 

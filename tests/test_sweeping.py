@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 
 from alds_cli.checkpoint import RunKey
 from alds_cli.errors import OptionError
-from alds_cli.sweeping import Forecast, Outlook, agreed, geometric_ratios, planned_runs, written
+from alds_cli.sweeping import (
+    Forecast,
+    Outlook,
+    agreed,
+    geometric_ratios,
+    planned_runs,
+    written,
+)
 
 alphas = st.decimals("0.001", "0.999", places=3).map(str)
 

@@ -25,7 +25,7 @@ from alds_cli.records import (
     SweepRecord,
 )
 from alds_cli.schemas import parsed
-from alds_cli.schemas.sweep import RecordForm, SettingsForm, SweepForm
+from alds_cli.schemas.sweep_folder import RecordForm, SettingsForm, SweepForm
 
 numbers = st.floats(allow_nan=False)
 times = st.floats(0, 1e300)

@@ -117,7 +117,7 @@ def test_networks_are_timed_in_turns_with_the_original(sweep, monkeypatch):
         seen.append((list(modules), shape))
         return real(modules, shape, runs=5, **options)
 
-    monkeypatch.setattr("alds_cli.api.sweep_runs.measure_latency", measured)
+    monkeypatch.setattr("alds_cli.sweeping.runs.measure_latency", measured)
     result = sweep(latency=True)
     assert seen == 2 * [(["network", "original"], (1, 8, 8))]
     (record,) = RunFolder(result.folder).records()
@@ -234,7 +234,7 @@ def test_a_damaged_record_is_found_before_the_work(sweep, monkeypatch):
     folder = sweep(ratios=["0.3", "0.5"]).folder
     (folder / "records" / "alds-0.3-e0-r0.json").unlink()
     (folder / "records" / "alds-0.5-e0-r0.json").write_text("{}")
-    monkeypatch.setattr("alds_cli.api.sweep_runs.compress", pytest.fail)
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress", pytest.fail)
     with pytest.raises(RunFolderError, match=r"alds-0\.5-e0-r0\.json is damaged"):
         sweep(ratios=["0.3", "0.5"])
 
@@ -247,7 +247,7 @@ def test_an_error_names_its_run_and_keeps_the_others(sweep, monkeypatch):
             raise PlanError("it does not fit", tip="try another")
         return real(network, **options)
 
-    monkeypatch.setattr("alds_cli.api.sweep_runs.compress", fails_at_half)
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress", fails_at_half)
     with pytest.raises(PlanError) as caught:
         sweep(ratios=["0.3", "0.5"])
     assert caught.value.message == "alds at ratio 0.5: it does not fit"
@@ -322,7 +322,7 @@ def test_images_that_do_not_fit_leave_nothing(sweep, tmp_path, monkeypatch):
     def refuses(*_, **__):
         raise DataError("label 11 is outside the network's 10 classes")
 
-    monkeypatch.setattr("alds_cli.api.sweep_runs.evaluate", refuses)
+    monkeypatch.setattr("alds_cli.sweeping.runs.evaluate", refuses)
     with pytest.raises(DataError, match="outside"):
         sweep()
     assert list(tmp_path.iterdir()) == []
@@ -338,7 +338,7 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
         return real(network, **{**options, "method": "alds", "data": None})
 
     real = api.sweep_runs.compress
-    monkeypatch.setattr("alds_cli.api.sweep_runs.compress", looks)
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress", looks)
     result = sweep(
         methods=["alds", "contestants:looking"], repeats=2, train_data=training, samples=20
     )

@@ -19,7 +19,6 @@ from alds_cli.checkpoint import (
     load_cached,
     read_table,
     store_cached,
-    tables,
     write_table,
 )
 from alds_cli.errors import OutputError, TableError
@@ -203,7 +202,7 @@ def test_nonsense_with_a_right_checksum_is_noticed(change, tabled, tmp_path, mon
         arrays = {key: file.get_tensor(key).copy() for key in file.keys()}  # noqa: SIM118
     change(arrays, head["layers"])
     save_file(arrays, path, metadata={"alds_table": json.dumps(head)})
-    monkeypatch.setattr(tables, "_checksum", lambda *_: head["sha256"])
+    monkeypatch.setattr(stored_tables, "_checksum", lambda *_: head["sha256"])
     with pytest.raises(TableError) as caught:
         read_table(path, table.weights_hash, specs)
     assert caught.value.message.isprintable()
@@ -250,7 +249,7 @@ def test_half_a_table_is_computed_anew(length, caplog):
 def test_another_version_is_computed_anew(monkeypatch, caplog, tabled):
     net, specs, table = tabled
     path = store_cached(table)
-    monkeypatch.setattr(tables, "TABLE_VERSION", 99)
+    monkeypatch.setattr(stored_tables, "TABLE_VERSION", 99)
     assert cache_path(table.weights_hash) != path  # versions do not share files
     path.rename(cache_path(table.weights_hash))
     assert load_cached(table.weights_hash, specs) is None

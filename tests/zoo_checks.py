@@ -20,15 +20,25 @@ from torch.nn.utils import parametrize
 
 import alds_cli
 from alds_cli import api, architectures
-from alds_cli.api.models import write_network
 from alds_cli.architectures import from_torchvision
-from alds_cli.errors import AldsError, ContractError, OptionError, VerificationError
-from alds_cli.inputs import InputSpec, as_inputs, example_call, parse_inputs
-from alds_cli.loading import Network
-from alds_cli.numerics.counting import Trace, count_parameters, trace
+from alds_cli.errors import (
+    AldsError,
+    ContractError,
+    OptionError,
+    VerificationError,
+)
+from alds_cli.inputs import (
+    InputSpec,
+    as_inputs,
+    example_call,
+    parse_inputs,
+)
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import write_network
+from alds_cli.network.verification import verify
 from alds_cli.records import Architecture, Plan
 from alds_cli.surgery import find_layers, reshape_network
-from alds_cli.verification import verify
+from alds_cli.tracing.trace import Trace, count_parameters, trace
 
 RATIO = 0.3
 

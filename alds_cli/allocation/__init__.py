@@ -1,16 +1,16 @@
 """The optimisers: pure functions over option tables."""
 
 from alds_cli.allocation.alternating import alternating
-from alds_cli.allocation.definitions import (
+from alds_cli.allocation.error_measures import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
     PROVEN_BOUNDS,
     error_bound,
     exactly_known,
 )
-from alds_cli.allocation.knapsack import knapsack
-from alds_cli.allocation.minimax import minimax
-from alds_cli.allocation.options import (
+from alds_cli.allocation.knapsack.solve import knapsack
+from alds_cli.allocation.layer_options import (
+    Allocation,
     InfeasibleError,
     LayerOptions,
     Prices,
@@ -18,9 +18,9 @@ from alds_cli.allocation.options import (
     layer_options,
     smallest_cost,
 )
+from alds_cli.allocation.lazy_errors import refined
+from alds_cli.allocation.minimax import minimax
 from alds_cli.allocation.problem import Problem, Refine, Spending
-from alds_cli.allocation.refining import refined
-from alds_cli.allocation.result import Allocation
 
 __all__ = [
     "DEFAULT_DEFINITION",

@@ -14,11 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alds_cli.allocation.frontiers import Frontiers, first_of_equals, frontier
-from alds_cli.allocation.options import LayerOptions
-from alds_cli.allocation.result import Allocation
-from alds_cli.allocation.ties import settle_ties
-from alds_cli.allocation.within_all import minimax_within_all
+from alds_cli.allocation.layer_options import Allocation, LayerOptions
+from alds_cli.allocation.minimax_multi import minimax_within_all, settle_ties
+from alds_cli.allocation.pareto import Frontiers, first_of_equals, frontier
 from alds_cli.records import IntArray
 
 

@@ -5,9 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from alds_cli.allocation.economy import economical
-from alds_cli.allocation.options import LayerOptions, Prices, RankPrices, layer_options
-from alds_cli.records import ArgumentValue, Choice, FloatArray, IntArray, LayerSpec, LayerTable
+import numpy as np
+from numpy.typing import NDArray
+
+from alds_cli.allocation.layer_options import (
+    LayerOptions,
+    Prices,
+    RankPrices,
+    layer_options,
+)
+from alds_cli.records import (
+    ArgumentValue,
+    Choice,
+    FloatArray,
+    IntArray,
+    LayerSpec,
+    LayerTable,
+)
 
 Refine = Callable[[Sequence[tuple[str, Choice]]], Sequence[float]]
 """`refine([(layer, choice), …])`: the true relative errors ‖W − Ŵ‖₂ / ‖W‖₂ of choices."""
@@ -73,3 +87,36 @@ class Problem:
             )
             for table in self.tables
         ]
+
+
+def economical(own: LayerOptions, lost: FloatArray) -> LayerOptions:
+    """The options but those that a pair of another scheme beats in price and energy lost.
+
+    What prices of several resources say is compared by the first.
+
+    Args:
+        own: the options of a layer.
+        lost: (n,), what of its energy each loses.
+    """
+    scheme = np.where(own.choices[:, 1] > 0, own.choices[:, 0], -1)
+    costs = own.costs[:, 0]
+    beaten = np.zeros(len(costs), dtype=np.bool_)
+    present = np.unique(scheme[scheme >= 0])
+    if len(present) < 2:
+        return own
+    for one in present:
+        mine = scheme == one
+        beaten |= (scheme >= 0) & ~mine & _beaten_by(costs[mine], lost[mine], costs, lost)
+    return own.subset(~beaten)
+
+
+def _beaten_by(
+    costs: IntArray, lost: FloatArray, other_costs: IntArray, other_lost: FloatArray
+) -> NDArray[np.bool_]:
+    """Which of the others cost no less and lose more than one of these."""
+    order = np.argsort(costs, kind="stable")
+    least = np.minimum.accumulate(lost[order])
+    within = np.searchsorted(costs[order], other_costs, side="right")
+    best = np.concatenate([[np.inf], least])[within]
+    beaten: NDArray[np.bool_] = other_lost > best
+    return beaten

@@ -4,14 +4,25 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 `nn.Module`. A module that is handed in is never changed.
 """
 
-from alds_cli.api.compressing import CompressionResult, compress, compress_family
-from alds_cli.api.evaluating import EvaluationResult, Measured, evaluate
-from alds_cli.api.inspecting import Contents, Inspection, StoredTensor, inspect
-from alds_cli.api.models import Model, Preparation, Source, load, save
-from alds_cli.api.profiling import ProfileResult, profile
-from alds_cli.api.reporting import ReportResult, report
-from alds_cli.api.retraining import RetrainResult, retrain
-from alds_cli.api.sweeping import SweepResult, sweep
+from alds_cli.api.compress import CompressionResult, compress, compress_family
+from alds_cli.api.evaluate import EvaluationResult, Measured, evaluate
+from alds_cli.api.profile import ProfileResult, profile
+from alds_cli.api.report import ReportResult, report
+from alds_cli.api.retrain import RetrainResult, retrain
+from alds_cli.network.inspection import (
+    Contents,
+    Inspection,
+    StoredTensor,
+    inspect,
+)
+from alds_cli.network.opening import (
+    Model,
+    Preparation,
+    Source,
+    load,
+    save,
+)
+from alds_cli.sweeping.runner import SweepResult, sweep
 
 __all__ = [
     "CompressionResult",

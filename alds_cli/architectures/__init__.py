@@ -6,19 +6,17 @@ names and shapes (`recognise`), and built by `build`.
 
 from __future__ import annotations
 
-from alds_cli.architectures.building import build
-from alds_cli.architectures.caveats import caveat
-from alds_cli.architectures.inputs import default_inputs, default_preprocessing, input_shape
-from alds_cli.architectures.legacy import current_names
-from alds_cli.architectures.matching import command_line, compare, require_match
+from alds_cli.architectures.building import build, current_names
+from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
     known_names,
     parse_architecture,
     require_plain,
 )
-from alds_cli.architectures.recognition import recognise, recognise_state
+from alds_cli.architectures.recognition import caveat, recognise, recognise_state
 from alds_cli.architectures.resolving import Resolution, resolve
+from alds_cli.architectures.usual_inputs import default_inputs, default_preprocessing, input_shape
 from alds_cli.architectures.wrappers import spellings
 
 __all__ = [

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from alds_cli.architectures import from_factory, from_timm, from_torchvision
-from alds_cli.architectures.skeleton import SkeletonMode, materialise
-from alds_cli.architectures.suggestions import arguments_tip
+from alds_cli.architectures.index import arguments_tip
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
-from alds_cli.numerics.sharing import share, shared_groups
+from alds_cli.numerics.sharing import identity, share, shared_groups
 from alds_cli.records import Architecture
 
 
@@ -89,3 +92,102 @@ def _within(mode: SkeletonMode, make: Callable[[], nn.Module]) -> nn.Module:
     except Exception:  # noqa: BLE001 - whatever it was, the plain call shows what is the user's
         return make()
     return network
+
+
+_ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+_DRAWS = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
+
+
+class SkeletonMode(TorchFunctionMode):
+    """Within it, tensors come to be on the meta device: no memory, no initialisation.
+
+    Only functions that allocate parameters are redirected. `torch.device("meta")` would
+    take `torch.arange` and its like along, with which some constructors (RegNet,
+    stochastic depth) compute widths and rates that they need as numbers.
+
+    Args:
+        keep_values: redirect `torch.empty` alone. Its values are nobody's until they are
+            drawn, so it is parameters that are redirected, while buffers and constants
+            get theirs. For `materialise`.
+    """
+
+    def __init__(self, *, keep_values: bool = False) -> None:
+        super().__init__()
+        self.keeps_values = keep_values
+        self._redirected = frozenset({torch.empty}) if keep_values else _ALLOCATORS
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Send the call of `func` to the meta device if it allocates.
+
+        Drawing numbers for a tensor without memory would do nothing, but import all of
+        PyTorch's compiler first.
+        """
+        del types
+        if func in _DRAWS and args[0].is_meta:
+            return args[0]
+        keywords = dict(kwargs or {})
+        if func in self._redirected and keywords.get("device") is None:
+            keywords["device"] = "meta"
+        return func(*args, **keywords)
+
+
+def materialise(network: nn.Module) -> None:
+    """Give the parameters on the meta device memory on the CPU, with arbitrary values.
+
+    Parameters that modules share stay shared, and those that share all their memory too.
+
+    Raises:
+        ValueError: a buffer is on the meta device, so its value is lost.
+    """
+    lost = [name for name, buffer in network.named_buffers() if buffer.is_meta]
+    if lost:
+        raise ValueError(f"the values of {', '.join(lost)} were not computed")
+    replaced: dict[Hashable, nn.Parameter] = {}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if not parameter.is_meta:
+                continue
+            own = identity(parameter)
+            if own not in replaced:
+                memory = torch.empty_like(parameter, device="cpu")
+                replaced[own] = nn.Parameter(memory, parameter.requires_grad)
+            setattr(module, name, replaced[own])
+
+
+# DenseNet of 2017: `denselayer1.norm.1.weight`, today `denselayer1.norm1.weight`.
+_DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
+# Vision transformers of 2021: `mlp.linear_1` and `mlp.linear_2`, today a sequence of
+# linear, activation, dropout, linear.
+_TRANSFORMER_MLP = re.compile(r"^(.*encoder_layer_\d+\.mlp)\.linear_([12])\.(weight|bias)$")
+
+
+def current_names(architecture: Architecture, names: Iterable[str]) -> dict[str, str]:
+    """Map each entry name of a checkpoint of `architecture` to the name it has today.
+
+    Rename the tensors with it before they are compared with the network or loaded into
+    it. Names of timm's networks and of a `module:factory` map to themselves.
+    """
+    return {name: name for name in names} if ":" in architecture.name else renamed(names)
+
+
+def renamed(names: Iterable[str]) -> dict[str, str]:
+    """Map names to today's, or all to themselves where old and new ones would collide."""
+    mapping = {name: _current(name) for name in names}
+    if len(set(mapping.values())) < len(mapping):
+        return {name: name for name in mapping}
+    return mapping
+
+
+def _current(name: str) -> str:
+    if found := _DENSE_LAYER.match(name):
+        return f"{found[1]}{found[2]}"
+    if found := _TRANSFORMER_MLP.match(name):
+        return f"{found[1]}.{3 * (int(found[2]) - 1)}.{found[3]}"
+    return name

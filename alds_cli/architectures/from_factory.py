@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from alds_cli.architectures.importing import current_directory_importable, imported_object
-from alds_cli.architectures.suggestions import arguments_tip
+from alds_cli.architectures.index import arguments_tip
 from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture, ArgumentValue
+from alds_cli.runtime.user_code import current_directory_importable, imported_object
 
 _TIP = "what is named must be a function or class that gives an nn.Module"
 

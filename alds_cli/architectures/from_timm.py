@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from alds_cli.architectures.suggestions import did_you_mean
+from alds_cli.architectures.index import did_you_mean
 from alds_cli.errors import ArchitectureError, MissingExtraError
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
 

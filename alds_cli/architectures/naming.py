@@ -6,8 +6,7 @@ import math
 from collections.abc import Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision
-from alds_cli.architectures.index import load_index
-from alds_cli.architectures.suggestions import WAYS_TIP, did_you_mean
+from alds_cli.architectures.index import WAYS_TIP, did_you_mean, load_index
 from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.records import Architecture, ArgumentValue
 

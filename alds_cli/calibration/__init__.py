@@ -1,6 +1,11 @@
 """What a network does with images: statistics of its activations on a sample of them."""
 
-from alds_cli.calibration.observing import Call, Observer, calibration_batches, observe
+from alds_cli.calibration.observing import (
+    Call,
+    Observer,
+    calibration_batches,
+    observe,
+)
 from alds_cli.calibration.responses import (
     Responses,
     gather_responses,

@@ -23,11 +23,11 @@ from alds_cli.calibration.observing import Call, observe
 from alds_cli.datasets import Batch
 from alds_cli.errors import DataError
 from alds_cli.numerics.fold import fold
-from alds_cli.numerics.pool import Spawn, run_jobs
-from alds_cli.numerics.response_factors import response_spectrum, weight_frame
+from alds_cli.numerics.pca_factors import response_spectrum, weight_frame
 from alds_cli.records import FloatArray, LayerSpec, ProgressCallback
+from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import layer_at, layer_weight
-from alds_cli.surgery.successors import following_norms
+from alds_cli.surgery.following_norms import following_norms
 
 NOT_OBSERVED = "its responses cannot be observed: the forward pass does not call it"
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.datasets import Batch
-from alds_cli.numerics.scaling import in_units, unit_exponent
+from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.records import FloatArray, ProgressCallback
 from alds_cli.surgery.channels import Channels
 

@@ -1,14 +1,6 @@
 """Every read and write of model files: formats, safe loading, atomic saving, tables, plans."""
 
-from alds_cli.checkpoint.atomic import replacing, require_apart, require_writable
-from alds_cli.checkpoint.document import Document
-from alds_cli.checkpoint.hashing import hash_tensors
-from alds_cli.checkpoint.plans import read_plan, write_plan
-from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
-from alds_cli.checkpoint.runs import RunFolder, RunKey
-from alds_cli.checkpoint.selecting import Selection, select_entries
-from alds_cli.checkpoint.sizing import artefact_size
-from alds_cli.checkpoint.tables import (
+from alds_cli.checkpoint.error_tables import (
     cache_folder,
     cache_path,
     load_cached,
@@ -16,8 +8,14 @@ from alds_cli.checkpoint.tables import (
     store_cached,
     write_table,
 )
-from alds_cli.checkpoint.training import read_state, state_path, write_state
-from alds_cli.checkpoint.writing import dump_torch, write_artefact
+from alds_cli.checkpoint.files import replacing, require_apart, require_writable
+from alds_cli.checkpoint.hashing import hash_tensors
+from alds_cli.checkpoint.plans import read_plan, write_plan
+from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
+from alds_cli.checkpoint.training_state import read_state, state_path, write_state
+from alds_cli.checkpoint.unwrapping import Selection, select_entries
+from alds_cli.checkpoint.writing import Document, artefact_size, dump_torch, write_artefact
 
 __all__ = [
     "Checkpoint",

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint.atomic import replacing
-from alds_cli.checkpoint.regular import require_regular
-from alds_cli.checkpoint.tables import cache_folder
+from alds_cli.checkpoint.error_tables import cache_folder
+from alds_cli.checkpoint.files import replacing
+from alds_cli.checkpoint.kinds import require_regular
 from alds_cli.errors import OutputError, TableError
 from alds_cli.records import Choice
 from alds_cli.schemas import MalformedError, held, parsed

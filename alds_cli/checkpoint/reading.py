@@ -13,14 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, parse_document
-from alds_cli.checkpoint.kinds import kind_of
-from alds_cli.checkpoint.refusals import refusals
+from alds_cli.checkpoint.kinds import as_file, kind_of, refusals
 from alds_cli.checkpoint.safetensors_files import read_safetensors
 from alds_cli.checkpoint.sharded import model_in_folder, read_index, require_listed
-from alds_cli.checkpoint.sources import as_file
 from alds_cli.checkpoint.torch_files import is_legacy, read_archive, read_pickle
 from alds_cli.checkpoint.unwrapping import FoundState, find_state_dict
+from alds_cli.checkpoint.writing import DOCUMENT_KEY, Document, parse_document
 from alds_cli.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from alds_cli.checkpoint.pickles import Opaque
-from alds_cli.checkpoint.plain_tensors import is_tensor, plain_tensor
-from alds_cli.errors import CheckpointError
+from alds_cli.errors import CheckpointError, OptionError
 
 USUAL_KEYS = (
     "state_dict",
@@ -160,3 +160,131 @@ def _describe(loaded: object) -> str:
     if isinstance(loaded, Opaque):
         return loaded.what
     return f"a {type(loaded).__name__}"
+
+
+_SHOWN = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Entries to read a network from; `spared` are those that need not belong to it."""
+
+    tensors: Mapping[str, Tensor]
+    spared: Collection[str] = field(default_factory=frozenset)
+
+
+def select_entries(
+    tensors: Mapping[str, Tensor],
+    *,
+    strip_prefix: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+) -> Selection:
+    """Leave entries out and take prefixes off.
+
+    Args:
+        tensors: the state dict.
+        strip_prefix: whole components that stand before names, with or without a dot at the
+            end; they are taken off one after another. An entry that does not begin with the
+            first of them is spared: it is used if the network has it under its own name, and
+            need not be explained if not.
+        ignore: shell patterns of names as they stand in the file; matching entries are not
+            used.
+
+    Raises:
+        OptionError: a pattern or a prefix matches nothing, which is most likely a slip, or
+            nothing is left.
+    """
+    kept = dict(tensors)
+    for pattern in ignore:
+        if not any(fnmatchcase(name, pattern) for name in tensors):
+            raise OptionError(f"--ignore {pattern} matches no entry", tip=_names_tip(tensors))
+        kept = {name: tensor for name, tensor in kept.items() if not fnmatchcase(name, pattern)}
+    if not kept:
+        raise OptionError("--ignore leaves nothing of the checkpoint", tip="name fewer entries")
+    if not strip_prefix:
+        return Selection(kept)
+    below = dict(kept)
+    for prefix in strip_prefix:
+        start = prefix.removesuffix(".") + "."
+        stripped = {
+            name.removeprefix(start): tensor
+            for name, tensor in below.items()
+            if name.startswith(start) and len(name) > len(start)
+        }
+        if not stripped:
+            raise OptionError(
+                f"--strip-prefix {prefix}: no name begins with it", tip=_names_tip(below)
+            )
+        below = stripped
+    start = "".join(f"{prefix.removesuffix('.')}." for prefix in strip_prefix)
+    beside = {
+        name: tensor
+        for name, tensor in kept.items()
+        if name not in below and not name.startswith(start)
+    }
+    return Selection({**below, **beside}, frozenset(beside))
+
+
+def _names_tip(tensors: Mapping[str, Tensor]) -> str:
+    more = ", …" if len(tensors) > _SHOWN else ""
+    return f"names in it are {', '.join(list(tensors)[:_SHOWN])}{more}"
+
+
+_TIPS = {
+    "a quantised tensor": "compress the network as it was before it was quantised",
+    "a nested tensor": "save a padded one: .to_padded_tensor(0.0)",
+    "a tensor without data (meta device)": "save it from a network that has its weights",
+}
+
+
+def is_tensor(value: object) -> TypeGuard[Tensor | np.ndarray | Opaque]:
+    """Whether a value is a tensor in any form, also in one that cannot be used."""
+    if isinstance(value, Opaque):
+        return value.tensor
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biufc"
+    return isinstance(value, Tensor)
+
+
+def plain_tensor(name: str, value: Tensor | np.ndarray | np.generic | Opaque) -> Tensor:
+    """The value as a dense tensor that can be computed with.
+
+    Args:
+        name: of the value, for messages.
+        value: a tensor of any layout, a NumPy array or scalar, or a note of what was there.
+
+    Raises:
+        CheckpointError: it has no numbers, or other than can be had from it.
+    """
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _from_numpy(value)
+    what = value.what if isinstance(value, Opaque) else _what_hinders(value)
+    if what is not None:
+        raise CheckpointError(
+            f"'{name}' is {what}: there is no dense tensor in it", tip=_TIPS.get(what)
+        )
+    assert isinstance(value, Tensor)  # noqa: S101 - for the type checker
+    found = value.detach()
+    return found if found.layout == torch.strided else found.to_dense()
+
+
+def _what_hinders(tensor: Tensor) -> str | None:
+    if tensor.is_nested:
+        return "a nested tensor"
+    if tensor.is_quantized:
+        return "a quantised tensor"
+    if tensor.is_meta:
+        return "a tensor without data (meta device)"
+    return None
+
+
+def _from_numpy(value: np.ndarray | np.generic) -> Tensor:
+    """A tensor of the same numbers; those of more than 64 bits become float64 or complex128."""
+    array = np.ascontiguousarray(value).reshape(np.shape(value))
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif array.dtype.kind == "c" and array.dtype.itemsize > 16:
+        array = array.astype(np.complex128)
+    if not array.flags.writeable or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(array)

@@ -1,19 +1,122 @@
-"""Writing artefacts: tensors and one document, the same bytes for the same content."""
+"""The one JSON document in every artefact: what the network is and how it came about."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alds_cli.checkpoint.atomic import replacing
-from alds_cli.checkpoint.document import DOCUMENT_KEY, Document, dump_document
-from alds_cli.checkpoint.standard import sent_on
-from alds_cli.errors import OutputError, first_line
+from alds_cli._version import __version__
+from alds_cli.checkpoint.files import replacing, sent_on
+from alds_cli.checkpoint.safetensors_files import TYPES
+from alds_cli.errors import CheckpointError, OptionError, OutputError, first_line
+from alds_cli.inputs import InputSpec, parse_inputs
+from alds_cli.records import (
+    Architecture,
+    Plan,
+    Preprocessing,
+    Training,
+)
+from alds_cli.schemas import (
+    MalformedError,
+    UnknownSchemaError,
+    held,
+    parsed,
+)
+from alds_cli.schemas.artefact import ArtefactForm, PlanForm
+from alds_cli.schemas.form import SCHEMA
+
+DOCUMENT_KEY = "alds"
+"""The key of the document beside `state_dict`, and in a safetensors file's metadata."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Everything but the tensors that a network needs in order to run again.
+
+    `plan` holds only the layers that are pairs. `source_hash` is the hash of the weights
+    that were compressed, `params_before` their number of parameters. `training` describes
+    a retraining. `shared` gives for names of tensors that have another name as well that
+    other name, under which they are written. `versions` are those of the programs that wrote
+    the file.
+    """
+
+    architecture: Architecture
+    plan: Plan
+    inputs: InputSpec | None = None
+    preprocessing: Preprocessing | None = None
+    source_hash: str | None = None
+    params_before: int | None = None
+    training: Training | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(
+        default_factory=lambda: {"alds": __version__, "torch": torch.__version__}
+    )
+
+
+def dump_document(document: Document) -> str:
+    """As JSON text: the same document gives the same bytes.
+
+    Raises:
+        OutputError: something in it is out of all bounds, and nobody could read it again.
+    """
+    try:
+        return held(
+            ArtefactForm,
+            schema_=SCHEMA,
+            architecture=document.architecture,
+            plan=PlanForm.of(document.plan),
+            inputs=None if document.inputs is None else str(document.inputs),
+            preprocessing=document.preprocessing,
+            source_hash=document.source_hash,
+            params_before=document.params_before,
+            training=document.training,
+            shared=dict(document.shared),
+            versions=dict(document.versions),
+        ).text(separators=(",", ":"))
+    except MalformedError as error:
+        raise OutputError(f"the artefact's document cannot be written: {error}") from error
+
+
+def parse_document(text: str, name: str) -> Document:
+    """Read what `dump_document` wrote.
+
+    Raises:
+        CheckpointError: the text is damaged, or of a schema this version does not know.
+    """
+    try:
+        return _document(parsed(ArtefactForm, text))
+    except UnknownSchemaError as error:
+        raise CheckpointError(
+            f"{name} is an alds artefact, but {error}",
+            tip="install the version of alds that wrote it, or a newer one",
+        ) from error
+    except (MalformedError, OptionError) as error:
+        raise CheckpointError(f"{name}: the artefact's document is damaged: {error}") from error
+
+
+def _document(form: ArtefactForm) -> Document:
+    inputs = None if form.inputs is None else parse_inputs(form.inputs)
+    if form.input_shape is not None:
+        inputs = InputSpec.of_sample(form.input_shape)
+    return Document(
+        architecture=form.architecture,
+        plan=form.plan.plan(),
+        inputs=inputs,
+        preprocessing=form.preprocessing,
+        source_hash=form.source_hash,
+        params_before=form.params_before,
+        training=form.training,
+        shared=form.shared,
+        versions=form.versions,
+    )
 
 
 def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
@@ -143,3 +246,85 @@ def _self_contained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
         for name, tensor in plain.items()
     }
+
+
+_SAFETENSORS_NAMES = {dtype: name for name, dtype in TYPES.items()}
+
+
+def artefact_size(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
+    """The number of bytes that `write_artefact` would write.
+
+    Args:
+        tensors: the network's state dict; only shapes, types and ties count, so the meta
+            device will do.
+        document: what else the artefact holds.
+        target: its name, for the format.
+    """
+    if is_safetensors(target):
+        return _safetensors_size(once(tensors, document), document)
+    sink = _Counter()
+    write_torch(artefact_content(_zeros_like(tensors), document), sink)
+    return sink.size
+
+
+class _Counter:
+    """A file that only counts what is written to it."""
+
+    def __init__(self) -> None:
+        self.size = 0
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Count the bytes."""
+        count = memoryview(data).nbytes
+        self.size += count
+        return count
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _zeros_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of zeros that take no memory until something is written into them."""
+    made: dict[int, Tensor] = {}
+    blank: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        whole = tensor.untyped_storage()
+        if whole.nbytes() != tensor.nbytes:  # a window, which is written as a whole of its own
+            blank[name] = _zeros(tensor.shape, tensor.dtype)
+            continue
+        storage = whole._cdata  # noqa: SLF001 - there are no addresses on meta
+        if storage not in made:
+            made[storage] = _zeros(tensor.shape, tensor.dtype)
+        # A tensor of its own, as the network's are, on what may be a shared storage.
+        blank[name] = torch.as_strided(made[storage], tensor.shape, tensor.stride())
+    return blank
+
+
+def _zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    count = shape.numel()
+    if count == 0:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.from_numpy(np.zeros(count * dtype.itemsize, np.uint8)).view(dtype).view(shape)
+
+
+def _safetensors_size(tensors: Mapping[str, Tensor], document: Document) -> int:
+    """A length of eight bytes, the header padded to a multiple of eight, the numbers.
+
+    Source: the format's description, https://github.com/huggingface/safetensors#format.
+    """
+    header: dict[str, object] = {"__metadata__": {DOCUMENT_KEY: dump_document(document)}}
+    require_writable_types(tensors)
+    offset = 0
+    types = list(_SAFETENSORS_NAMES)
+    # In the writer's order, because the digits of the offsets count.
+    for name, tensor in sorted(
+        tensors.items(), key=lambda item: (types.index(item[1].dtype), item[0])
+    ):
+        header[name] = {
+            "dtype": _SAFETENSORS_NAMES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.nbytes],
+        }
+        offset += tensor.nbytes
+    length = len(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode())
+    return 8 + -(-length // 8) * 8 + offset

@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 
-from alds_cli.cli.signals import stop_at_once
+from alds_cli.cli.app import stop_at_once
 from alds_cli.cli.streams import ReaderGoneError, Streams, standard_streams
 from alds_cli.errors import AldsError, first_line
 
@@ -63,28 +63,28 @@ def _times_networks(arguments: list[str]) -> bool:
 
 def _told(error: Exception) -> int:
     """Say what went wrong; the exit code."""
-    from alds_cli.cli import console  # noqa: PLC0415 - not needed where all goes well
+    from alds_cli.cli import interface  # noqa: PLC0415 - not needed where all goes well
 
     if isinstance(error, AldsError):
-        console.explain(error.message, error.tip)
+        interface.explain(error.message, error.tip)
         return error.exit_code
     if _lacks_memory(error):
-        console.explain(
+        interface.explain(
             "there is not enough memory", "close other programs, or use a larger machine"
         )
         return 2
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
-        console.explain(f"{where}{error.strerror or first_line(error)}", None)
+        interface.explain(f"{where}{error.strerror or first_line(error)}", None)
         return 2
     kind = type(error).__name__
     said = first_line(error)
-    console.explain(
+    interface.explain(
         f"internal error: {kind}" + ("" if said == kind else f": {said}"),
         f"please report this; {TRACEBACK}=1 in the environment shows where it happened",
     )
     if os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:]):
-        console.show_traceback(error)
+        interface.show_traceback(error)
     return INTERNAL
 
 

@@ -8,7 +8,17 @@ from typing import Annotated, cast
 import typer
 
 from alds_cli._version import __version__
-from alds_cli.cli import compress, demo, evaluate, inspect, profile, report, retrain, schema, sweep
+from alds_cli.cli import (
+    compress,
+    demo,
+    evaluate,
+    inspect,
+    profile,
+    report,
+    retrain,
+    schema,
+    sweep,
+)
 
 _CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
 """What Click raises for wrong usage, be it the Click of old or the one within Typer."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from alds_cli.cli.console import line
+from alds_cli.cli.interface import line
 from alds_cli.cli.rendering import count, size, table
 
 if TYPE_CHECKING:

@@ -9,14 +9,19 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from alds_cli.cli.console import line
+from alds_cli.cli.interface import line
 from alds_cli.records import CLUSTERED
 from alds_cli.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
-    from alds_cli.api import CompressionResult, EvaluationResult, Inspection, Measured
+    from alds_cli.api import (
+        CompressionResult,
+        EvaluationResult,
+        Inspection,
+        Measured,
+    )
     from alds_cli.records import CompressionReport, Latency, LayerReport
 
 

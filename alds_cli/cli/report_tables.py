@@ -10,9 +10,15 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 from alds_cli.cli import rendering
-from alds_cli.cli.console import line
-from alds_cli.reporting import Cell, Report, Row, Table, wording
-from alds_cli.reporting.numbers import decimal
+from alds_cli.cli.interface import line
+from alds_cli.reporting import (
+    Cell,
+    Report,
+    Row,
+    Table,
+    wording,
+)
+from alds_cli.reporting.points import decimal
 
 
 def shown(report: Report, console: Console) -> Iterator[RenderableType]:

@@ -72,9 +72,9 @@ class Streams:
         """
         if not self._diverted:
             self.results.flush()
-            from alds_cli.checkpoint import standard  # noqa: PLC0415 - its room imports torch
+            from alds_cli.checkpoint import files  # noqa: PLC0415 - its room imports torch
 
-            standard.carry_output(self.results.buffer)
+            files.carry_output(self.results.buffer)
             sys.stdout = sys.stderr
             os.dup2(_STDERR, _STDOUT)
             self._diverted = True
@@ -84,9 +84,9 @@ class Streams:
         with suppress(Exception):
             self.results.flush()
         if self._diverted:
-            from alds_cli.checkpoint import standard  # noqa: PLC0415 - its room imports torch
+            from alds_cli.checkpoint import files  # noqa: PLC0415 - its room imports torch
 
-            standard.carry_output(None)
+            files.carry_output(None)
             sys.stderr.flush()
             os.dup2(self._raw.fileno(), _STDOUT)
         self._raw.give_up()

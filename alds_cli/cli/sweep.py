@@ -241,7 +241,7 @@ def _summary(result: SweepResult) -> RenderableType:
     """What was done, method by method, and what can be done with it."""
     from rich.console import Group  # noqa: PLC0415 - slow to import
 
-    from alds_cli.cli.console import line  # noqa: PLC0415
+    from alds_cli.cli.interface import line  # noqa: PLC0415
     from alds_cli.cli.rendering import table  # noqa: PLC0415
 
     base = result.baseline

@@ -16,9 +16,13 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_cli.checkpoint import RunKey
-from alds_cli.cli.console import line
-from alds_cli.cli.interface import Interface
-from alds_cli.records import ProgressCallback, ProgressEvent, SweepBaseline, SweepRecord
+from alds_cli.cli.interface import Interface, line
+from alds_cli.records import (
+    ProgressCallback,
+    ProgressEvent,
+    SweepBaseline,
+    SweepRecord,
+)
 from alds_cli.sweeping import RETRAINING, Forecast, Watcher
 from alds_cli.visible import visible
 

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS, choose_augmentation
 from alds_cli.datasets.batching import Batch, Batches, require_moderate
-from alds_cli.datasets.classes import assign_classes, check_labels, read_classes, tell
+from alds_cli.datasets.classes import (
+    assign_classes,
+    check_labels,
+    read_classes,
+    tell,
+)
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
-from alds_cli.datasets.sources import DATASET_FORMS, Split, open_dataset, opened, tensor_files
+from alds_cli.datasets.sources import (
+    DATASET_FORMS,
+    Split,
+    open_dataset,
+    opened,
+    tensor_files,
+)
 
 __all__ = [
     "AUGMENTATIONS",

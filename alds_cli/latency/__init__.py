@@ -2,7 +2,7 @@
 
 from alds_cli.latency.candidates import latency_candidates
 from alds_cli.latency.comparing import NetworkComparison, compare_latency, slower_layers
-from alds_cli.latency.tables import (
+from alds_cli.latency.network_times import (
     MARGIN,
     LayerLatency,
     layer_latencies,

@@ -12,11 +12,17 @@ from torch import Tensor, nn
 
 from alds_cli.inputs import InputSpec
 from alds_cli.latency.configurations import Filler, configurations_of
-from alds_cli.numerics.counting import Trace
-from alds_cli.numerics.devices import pick_device, ready
-from alds_cli.numerics.timing import Paired, as_latency, in_turns, paired, time_networks
 from alds_cli.records import Latency
+from alds_cli.runtime.devices import pick_device, ready
+from alds_cli.runtime.timing import (
+    Paired,
+    as_latency,
+    in_turns,
+    paired,
+    time_networks,
+)
 from alds_cli.surgery import find_layers, layer_at
+from alds_cli.tracing.trace import Trace
 
 _ROUNDS = (25, 400)
 _SECONDS_PER_LAYER = 0.25

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.numerics.calls import LayerCall
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.devices import computing_dtype
 from alds_cli.records import Choice, LayerKind
+from alds_cli.runtime.devices import computing_dtype
 from alds_cli.surgery import make_pair
+from alds_cli.tracing.trace import LayerCall
 
 _FAMILIES: Mapping[str, type[nn.Module]] = {
     "linear": nn.Linear,

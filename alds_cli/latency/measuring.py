@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from alds_cli.checkpoint.latencies import LayerTimes, PairTime
 from alds_cli.latency.configurations import Configuration, Filler
-from alds_cli.numerics.timing import in_turns, paired
 from alds_cli.records import Choice, FloatArray
+from alds_cli.runtime.timing import in_turns, paired
 
 Measure = Callable[[Configuration, Sequence[Choice], float], Mapping[Choice | None, FloatArray]]
 """`measure(configuration, choices, seconds)`: the layer itself (None) and the pairs, timed in

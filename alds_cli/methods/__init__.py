@@ -25,8 +25,8 @@ from alds_cli.methods import (
     svd_error,
 )
 from alds_cli.methods.custom import custom_method
+from alds_cli.methods.equalising import slices_asked
 from alds_cli.methods.method import Method, Planner, Statistic
-from alds_cli.methods.slicing import slices_asked
 from alds_cli.methods.solvers import ROUNDINGS, default_bounds
 from alds_cli.numerics.fold import SLICED
 from alds_cli.records import ArgumentValue

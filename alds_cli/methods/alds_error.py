@@ -9,7 +9,7 @@ Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement C.3, items 1
 from __future__ import annotations
 
 from alds_cli.allocation import LayerOptions, Problem
-from alds_cli.methods.slicing import sliced_options, slices_asked
+from alds_cli.methods.equalising import sliced_options, slices_asked
 from alds_cli.methods.solvers import allocated
 from alds_cli.records import Plan
 

@@ -8,8 +8,7 @@ Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement C.3, item 3.
 from __future__ import annotations
 
 from alds_cli.allocation import Problem
-from alds_cli.methods.equalising import constant_ratio
-from alds_cli.methods.slicing import sliced_options, slices_asked
+from alds_cli.methods.equalising import constant_ratio, sliced_options, slices_asked
 from alds_cli.records import Plan
 
 

@@ -9,10 +9,10 @@ from inspect import Parameter, signature
 from typing import Any
 
 from alds_cli.allocation import InfeasibleError, Problem
-from alds_cli.architectures.importing import current_directory_importable, imported_object
 from alds_cli.errors import AldsError, OptionError
 from alds_cli.methods.method import Method
 from alds_cli.records import ArgumentValue, Choice, Plan
+from alds_cli.runtime.user_code import current_directory_importable, imported_object
 
 _TIP = (
     "OBJECT in --method package.module:OBJECT is a function that takes a Problem and gives a Plan "

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from alds_cli.allocation.pruning import PruningProblem, Removal, remove_in_order
+from alds_cli.allocation.channel_pruning import PruningProblem, Removal, remove_in_order
 
 
 def prune(problem: PruningProblem) -> Removal:

@@ -20,11 +20,22 @@ from math import ldexp
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation import Allocation, InfeasibleError, LayerOptions, Problem
+from alds_cli.allocation import (
+    Allocation,
+    InfeasibleError,
+    LayerOptions,
+    Problem,
+)
 from alds_cli.errors import OptionError
 from alds_cli.methods.solvers import offering, plan_of
 from alds_cli.numerics.fold import SLICED, distinct_schemes
-from alds_cli.records import ArgumentValue, FloatArray, LayerSpec, LayerTable, Plan
+from alds_cli.records import (
+    ArgumentValue,
+    FloatArray,
+    LayerSpec,
+    LayerTable,
+    Plan,
+)
 
 COSTS = ("target", "params", "macs")
 """What λ is the price of: what the budget is in, or one of these whatever that is."""

@@ -17,12 +17,17 @@ import numpy as np
 
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.errors import OptionError
-from alds_cli.methods.equalising import constant_ratio
-from alds_cli.methods.slicing import slices_asked
-from alds_cli.numerics.clustering import DEFAULT_STARTS, DISTANCES
+from alds_cli.methods.equalising import constant_ratio, slices_asked
+from alds_cli.numerics.clustering.subspaces import DEFAULT_STARTS, DISTANCES
 from alds_cli.numerics.fold import folded_shape
 from alds_cli.numerics.option_tables import option_costs
-from alds_cli.records import CLUSTERED, ArgumentValue, IntArray, LayerSpec, Plan
+from alds_cli.records import (
+    CLUSTERED,
+    ArgumentValue,
+    IntArray,
+    LayerSpec,
+    Plan,
+)
 from alds_cli.surgery import reason_against_clusters
 
 ARGUMENTS: Mapping[str, ArgumentValue] = MappingProxyType(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from alds_cli.allocation import Problem
-from alds_cli.allocation.pruning import PruningProblem, Removal
+from alds_cli.allocation.channel_pruning import PruningProblem, Removal
 from alds_cli.errors import OptionError
 from alds_cli.records import ArgumentValue, Plan
 

@@ -23,7 +23,12 @@ from heapq import heapify, heappop, heapreplace
 
 import numpy as np
 
-from alds_cli.allocation import Allocation, InfeasibleError, LayerOptions, Problem
+from alds_cli.allocation import (
+    Allocation,
+    InfeasibleError,
+    LayerOptions,
+    Problem,
+)
 from alds_cli.errors import OptionError
 from alds_cli.methods.solvers import offering, plan_of
 from alds_cli.records import FloatArray, IntArray, Plan

@@ -24,7 +24,12 @@ from math import log, sqrt
 
 import numpy as np
 
-from alds_cli.allocation.pruning import PrunableGroup, PruningProblem, Removal, remove_in_order
+from alds_cli.allocation.channel_pruning import (
+    PrunableGroup,
+    PruningProblem,
+    Removal,
+    remove_in_order,
+)
 from alds_cli.errors import OptionError
 from alds_cli.records import ArgumentValue, FloatArray
 

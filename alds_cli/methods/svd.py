@@ -7,8 +7,7 @@ comparison in Liebenwein et al., NeurIPS 2021, supplement B.4, item 3.
 from __future__ import annotations
 
 from alds_cli.allocation import Problem
-from alds_cli.methods.equalising import constant_ratio
-from alds_cli.methods.slicing import sliced_options
+from alds_cli.methods.equalising import constant_ratio, sliced_options
 from alds_cli.records import Plan
 
 

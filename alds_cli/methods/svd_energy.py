@@ -11,8 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from alds_cli.allocation import Problem
-from alds_cli.methods.equalising import equalised
-from alds_cli.methods.slicing import sliced_options
+from alds_cli.methods.equalising import equalised, sliced_options
 from alds_cli.records import Plan
 
 

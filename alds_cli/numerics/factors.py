@@ -12,10 +12,15 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.curves import UNIT_ROUNDOFF
 from alds_cli.numerics.fold import folded_shape
-from alds_cli.numerics.grams import slice_blocks, slice_grams, slice_ranges, solve_in_place
-from alds_cli.numerics.scaling import even_exponent
+from alds_cli.numerics.grams import (
+    even_exponent,
+    slice_blocks,
+    slice_grams,
+    slice_ranges,
+    solve_in_place,
+)
+from alds_cli.numerics.option_tables import UNIT_ROUNDOFF
 from alds_cli.records import Choice, LayerTable
 
 _ALL_VECTORS = 1024

@@ -15,10 +15,15 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues, eigenvalues_in_place
-from alds_cli.numerics.families import Slicing, add_square, cut, diagonal_blocks
-from alds_cli.numerics.heap import give_back
-from alds_cli.numerics.pool import Spawn
+from alds_cli.numerics.shared_grams import (
+    Slicing,
+    add_square,
+    cut,
+    diagonal_blocks,
+)
 from alds_cli.records import FloatArray
+from alds_cli.runtime.devices import give_back
+from alds_cli.runtime.pool import Spawn
 
 LARGE = 1024
 """Beyond this side a Gram matrix is formed and solved by itself."""

@@ -17,9 +17,11 @@ from math import sqrt
 import numpy as np
 from torch import Tensor
 
-from alds_cli.numerics.curves import curve_of
 from alds_cli.numerics.eigenvalues import eigenvalues
-from alds_cli.numerics.families import (
+from alds_cli.numerics.grams import even_exponent
+from alds_cli.numerics.large_grams import LARGE, LargeSlice
+from alds_cli.numerics.option_tables import curve_of
+from alds_cli.numerics.shared_grams import (
     Family,
     GramBatch,
     Slicing,
@@ -27,11 +29,9 @@ from alds_cli.numerics.families import (
     family_bytes,
     family_grams,
 )
-from alds_cli.numerics.large_grams import LARGE, LargeSlice
-from alds_cli.numerics.pool import Spawn
-from alds_cli.numerics.proofs import ks_that_can_win, numerical_rank, worth_a_proof
-from alds_cli.numerics.scaling import even_exponent
+from alds_cli.numerics.slice_counts import ks_that_can_win, numerical_rank, worth_a_proof
 from alds_cli.records import Curve, FloatArray
+from alds_cli.runtime.pool import Spawn
 
 _WORTH_A_TASK = 1e-3
 _LONGEST_TASK = 1e-2

@@ -1,13 +1,24 @@
 """A sweep's results as tables and pictures, beside the paper's."""
 
+from alds_cli.reporting.csv_json import (
+    cells,
+    cells_csv,
+    points,
+    points_csv,
+)
+from alds_cli.reporting.delta_tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    largest_within,
+)
 from alds_cli.reporting.figures import Picture, draw
 from alds_cli.reporting.latex import to_latex
 from alds_cli.reporting.markdown import to_markdown
 from alds_cli.reporting.paper import Published, published, published_names
-from alds_cli.reporting.plain import cells, cells_csv, points, points_csv
 from alds_cli.reporting.points import Point, Results
-from alds_cli.reporting.report import Report, make_report, parse_deltas
-from alds_cli.reporting.tables import Cell, Column, Row, Table, largest_within
+from alds_cli.reporting.summary import Report, make_report, parse_deltas
 
 __all__ = [
     "Cell",

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alds_cli.reporting import wording
-from alds_cli.reporting.numbers import decimal
+from alds_cli.reporting.delta_tables import Cell, Row, Table
 from alds_cli.reporting.paper import PublishedTable
-from alds_cli.reporting.report import Report
-from alds_cli.reporting.tables import Cell, Row, Table
+from alds_cli.reporting.points import decimal
+from alds_cli.reporting.summary import Report
 from alds_cli.visible import visible
 
 _SIGNS = {

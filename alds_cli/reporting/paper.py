@@ -17,8 +17,14 @@ from importlib.resources import files
 from typing import Any, Literal
 
 from alds_cli.errors import OptionError
+from alds_cli.reporting.delta_tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+    mark_best,
+)
 from alds_cli.reporting.points import base_name
-from alds_cli.reporting.tables import Cell, Column, Row, Table, mark_best
 
 _NEAR = Fraction(1, 100)
 """How far the share of a training schedule may be from the paper's to be called the same."""

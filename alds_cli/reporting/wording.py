@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import PurePath
 
-from alds_cli.reporting.numbers import decimal, in_epochs, short, signed
+from alds_cli.reporting.delta_tables import (
+    Cell,
+    Column,
+    Row,
+    Table,
+)
 from alds_cli.reporting.paper import PublishedTable
-from alds_cli.reporting.report import Report
-from alds_cli.reporting.tables import Cell, Column, Row, Table
+from alds_cli.reporting.points import (
+    decimal,
+    in_epochs,
+    short,
+    signed,
+)
+from alds_cli.reporting.summary import Report
 
 
 def data_name(spec: str) -> str:

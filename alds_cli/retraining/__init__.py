@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from alds_cli.records import EpochRecord, RetrainSettings
-from alds_cli.retraining.loop import RetrainResult, retrain
-from alds_cli.retraining.settings import learning_rate
+from alds_cli.retraining.loop import RetrainResult, learning_rate, retrain
 from alds_cli.retraining.state import TrainingState
 
 __all__ = [

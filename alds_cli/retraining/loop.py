@@ -20,10 +20,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import Batches, LabelledImages, check_labels, choose_augmentation
+from alds_cli.datasets import (
+    Batches,
+    LabelledImages,
+    check_labels,
+    choose_augmentation,
+)
 from alds_cli.errors import ContractError, DataError, first_line
-from alds_cli.numerics.counting import evaluation_mode, training_mode
-from alds_cli.numerics.logits import logits_of
+from alds_cli.network.logits import logits_of
 from alds_cli.records import (
     EpochRecord,
     Fingerprint,
@@ -32,8 +36,8 @@ from alds_cli.records import (
     ProgressEvent,
     RetrainSettings,
 )
-from alds_cli.retraining.settings import learning_rate
 from alds_cli.retraining.state import TrainingState
+from alds_cli.tracing.trace import evaluation_mode, training_mode
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -314,3 +318,16 @@ def _copied(values: Any) -> Any:
     if isinstance(values, list):
         return [_copied(value) for value in values]
     return values
+
+
+def learning_rate(settings: RetrainSettings, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of step 0, 1, … of the whole run.
+
+    The warm-up's first step already moves: it takes lr / (steps of the warm-up), and the
+    last one takes lr.
+    """
+    warmup = settings.warmup_epochs * steps_per_epoch
+    total = settings.epochs * steps_per_epoch
+    passed = sum(step >= milestone * total for milestone in settings.milestones)
+    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
+    return settings.lr * rise * settings.gamma**passed

@@ -12,10 +12,15 @@ from torch.nn import Parameter
 
 from alds_cli.datasets import LabelledImages
 from alds_cli.errors import CheckpointError, OptionError
-from alds_cli.records import EpochRecord, Fingerprint, Preprocessing, RetrainSettings
+from alds_cli.records import (
+    EpochRecord,
+    Fingerprint,
+    Preprocessing,
+    RetrainSettings,
+)
 from alds_cli.schemas import MalformedError, parsed
+from alds_cli.schemas.caches import TrainingForm
 from alds_cli.schemas.form import plain_text
-from alds_cli.schemas.training import TrainingForm
 
 _FORMAT = 2
 

@@ -4,6 +4,12 @@ A document's text is held to its form as a whole before anything is made of it, 
 Schemas that `alds schema` prints come from the same definitions.
 """
 
-from alds_cli.schemas.form import Form, MalformedError, UnknownSchemaError, held, parsed
+from alds_cli.schemas.form import (
+    Form,
+    MalformedError,
+    UnknownSchemaError,
+    held,
+    parsed,
+)
 
 __all__ = ["Form", "MalformedError", "UnknownSchemaError", "held", "parsed"]

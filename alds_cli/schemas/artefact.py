@@ -6,12 +6,32 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from annotated_types import Len
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
-from alds_cli.records import Architecture, Preprocessing, Training
-from alds_cli.scalars import Digest, Positive, Term
-from alds_cli.schemas.form import Form
-from alds_cli.schemas.plan import PlanForm
+from alds_cli.records import (
+    Architecture,
+    ArgumentValue,
+    Choice,
+    Kept,
+    Plan,
+    Preprocessing,
+    Training,
+)
+from alds_cli.scalars import (
+    ArgumentName,
+    Digest,
+    Name,
+    Positive,
+    SchemeNumber,
+    Seed,
+    Term,
+)
+from alds_cli.schemas.form import (
+    SCHEMA,
+    Form,
+    held,
+    shortened,
+)
 
 Extents = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 28)], ...], Len(1, 11)]
 
@@ -55,3 +75,165 @@ class ArtefactForm(Form):
             mode="json", exclude={"plan", "input_shape", *absent}, warnings=False
         )
         return {**found, "plan": self.plan.content()}
+
+
+_KEEP = "keep"
+
+MOST_KEPT = 1 << 22
+"""Channels that a plan may list, of all modules together: more than networks have."""
+
+
+class PairForm(Form):
+    """A layer becomes a pair: folding `scheme`, `k` slices, rank `j` in each."""
+
+    scheme: SchemeNumber = 0
+    k: Positive
+    j: Positive
+
+
+def _choice(value: Any) -> Any:
+    if value is None or value == _KEEP:
+        return None
+    if isinstance(value, (dict, PairForm)):
+        return value
+    raise ValueError(f'should be "{_KEEP}" or an object like {{"scheme": 0, "k": 1, "j": 8}}')
+
+
+ChoiceForm = Annotated[
+    PairForm | None,
+    BeforeValidator(_choice, json_schema_input_type=Literal["keep"] | PairForm | None),
+    PlainSerializer(lambda pair: _KEEP if pair is None else pair.content(), return_type=Any),
+]
+"""`"keep"`, or the pair that takes the layer's place."""
+
+_RANGE = "[0-9]{1,9}(-[0-9]{1,9})?"
+
+Ranges = Annotated[str, Field(max_length=1 << 20, pattern=f"^({_RANGE}(,{_RANGE})*)?$")]
+"""Ascending indices as `0-3,7`."""
+
+
+class KeptForm(Form):
+    """The channels of a module that are left; what is whole is left out."""
+
+    outputs: Ranges | None = None
+    inputs: Ranges | None = None
+
+    def content(self) -> dict[str, Any]:
+        """Without what is whole."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def _bounded(pruned: Mapping[str, KeptForm]) -> Mapping[str, KeptForm]:
+    """See that all ranges ascend, and that there is memory for what they stand for."""
+    total = 0
+    for name, kept in pruned.items():
+        for side, ranges in (("outputs", kept.outputs), ("inputs", kept.inputs)):
+            before = -1
+            for first, last in _ends(ranges or ""):
+                if not before < first <= last:
+                    raise ValueError(
+                        f"module {name}: {side} {shortened(ranges)} is not ascending ranges "
+                        "like '0-3,7'"
+                    )
+                before = last
+                total += last - first + 1
+            if total > MOST_KEPT:
+                raise ValueError(
+                    f"module {name}: with its {side} {shortened(ranges)} the plan lists more than "
+                    f"{MOST_KEPT:,} channels"
+                )
+    return pruned
+
+
+class PlanForm(Form):
+    """One choice per layer, and how the plan came about; only `layers` must be there.
+
+    `pruned` tells what filter pruning leaves of modules.
+    """
+
+    schema_: Literal[1] = Field(default=SCHEMA, alias="schema")
+    method: Term | None = None
+    solver: Term | None = None
+    bound: Term | None = None
+    seed: Seed | None = None
+    arguments: Mapping[ArgumentName, ArgumentValue] | None = None
+    layers: Mapping[Name, ChoiceForm]
+    pruned: Annotated[Mapping[Name, KeptForm], AfterValidator(_bounded)] | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> PlanForm:
+        """The document of a plan.
+
+        Raises:
+            MalformedError: something in it is out of all bounds.
+        """
+        return held(
+            cls,
+            method=plan.method,
+            solver=plan.solver,
+            bound=plan.bound,
+            seed=plan.seed,
+            arguments=dict(plan.arguments) or None,
+            layers={name: _pair(choice) for name, choice in plan.choices.items()},
+            pruned={name: _kept(kept) for name, kept in plan.pruned.items()} or None,
+        )
+
+    def plan(self) -> Plan:
+        """The plan it describes."""
+        return Plan(
+            {
+                name: None if pair is None else Choice(pair.scheme, pair.k, pair.j)
+                for name, pair in self.layers.items()
+            },
+            method=self.method or "manual",
+            solver=self.solver,
+            bound=self.bound,
+            seed=self.seed,
+            pruned={
+                name: Kept(_indices(kept.outputs), _indices(kept.inputs))
+                for name, kept in (self.pruned or {}).items()
+            },
+            arguments=dict(self.arguments or {}),
+        )
+
+    def content(self) -> dict[str, Any]:
+        """Without arguments and pruned modules where there are none."""
+        found = self.model_dump(mode="json", exclude={"pruned"}, warnings=False)
+        if self.pruned is not None:
+            found["pruned"] = {name: kept.content() for name, kept in self.pruned.items()}
+        if self.arguments is None:
+            del found["arguments"]
+        return found
+
+
+def _pair(choice: Choice | None) -> PairForm | None:
+    return None if choice is None else held(PairForm, scheme=choice.scheme, k=choice.k, j=choice.j)
+
+
+def _kept(kept: Kept) -> KeptForm:
+    return held(KeptForm, outputs=_ranges(kept.outputs), inputs=_ranges(kept.inputs))
+
+
+def _ranges(indices: tuple[int, ...] | None) -> str | None:
+    """Ascending indices as `0-3,7`."""
+    if indices is None:
+        return None
+    parts: list[list[int]] = []
+    for index in indices:
+        if parts and index == parts[-1][-1] + 1:
+            parts[-1][1:] = [index]
+        else:
+            parts.append([index])
+    return ",".join("-".join(str(end) for end in part) for part in parts)
+
+
+def _indices(ranges: str | None) -> tuple[int, ...] | None:
+    if ranges is None:
+        return None
+    return tuple(index for first, last in _ends(ranges) for index in range(first, last + 1))
+
+
+def _ends(ranges: str) -> list[tuple[int, int]]:
+    """The first and the last index of every range."""
+    parts = [part.partition("-") for part in ranges.split(",")] if ranges else []
+    return [(int(first), int(last or first)) for first, _, last in parts]

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le, Len
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer
 
-from alds_cli.records import Choice
-from alds_cli.scalars import Count, Digest, Name, Positive, SchemeNumber, Term, Time
+from alds_cli.records import (
+    Choice,
+    EpochRecord,
+    Fingerprint,
+    Preprocessing,
+    RetrainSettings,
+)
+from alds_cli.scalars import (
+    MOST_EPOCHS,
+    Count,
+    Digest,
+    Name,
+    Positive,
+    SchemeNumber,
+    Term,
+    Time,
+)
 from alds_cli.schemas.form import Form
 
 
@@ -82,3 +97,16 @@ class LatencyForm(Form):
 
     conditions: Mapping[Term, JsonValue]
     layers: Mapping[Name, TimesForm]
+
+
+class TrainingForm(Form):
+    """All but the tensors: how the run was started, and a record of every epoch."""
+
+    most_bytes: ClassVar[int] = 1 << 22
+
+    format: Literal[2]
+    settings: RetrainSettings
+    preprocessing: Preprocessing
+    images: Positive
+    fingerprint: Fingerprint
+    history: Annotated[tuple[EpochRecord, ...], Len(1, MOST_EPOCHS)]

@@ -11,10 +11,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from alds_cli.schemas.artefact import ArtefactForm
-from alds_cli.schemas.caches import LatencyForm, TableForm
+from alds_cli.schemas.artefact import ArtefactForm, PlanForm
+from alds_cli.schemas.caches import LatencyForm, TableForm, TrainingForm
 from alds_cli.schemas.form import Form
-from alds_cli.schemas.plan import PlanForm
 from alds_cli.schemas.results import (
     CompressForm,
     ContentsForm,
@@ -28,8 +27,7 @@ from alds_cli.schemas.results import (
     RetrainForm,
     SweepResultForm,
 )
-from alds_cli.schemas.sweep import AskedForm, RecordForm, SweepForm
-from alds_cli.schemas.training import TrainingForm
+from alds_cli.schemas.sweep_folder import AskedForm, RecordForm, SweepForm
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from alds_cli.numerics.calls import distinct_inputs
+from alds_cli.tracing.trace import distinct_inputs
 
 
 class PairedAttention(nn.Module):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.errors import BadWeightsError
-from alds_cli.numerics.clustering_factors import require_clusters
+from alds_cli.numerics.clustering.clustered_factors import require_clusters
 from alds_cli.records import LayerSpec
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from torch import nn
 
-from alds_cli.numerics.counting import Trace
 from alds_cli.records import LayerKind, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.reasons import (
@@ -18,7 +17,8 @@ from alds_cli.surgery.reasons import (
     reason_in_attention,
     reason_to_keep,
 )
-from alds_cli.surgery.recurrent import KEPT_RECURRENT, RECURRENT, recurrent_matrices
+from alds_cli.surgery.weights import KEPT_RECURRENT, RECURRENT, recurrent_matrices
+from alds_cli.tracing.trace import Trace
 
 _KINDS: Mapping[type[nn.Module], LayerKind] = {
     nn.Linear: "linear",

@@ -15,11 +15,16 @@ from torch import Tensor, nn
 
 from alds_cli.errors import PlanError, first_line
 from alds_cli.inputs import floating_type
-from alds_cli.numerics.counting import meta_copy
 from alds_cli.records import Kept
-from alds_cli.surgery.channels.members import NORMS, Role, extents, role_of
-from alds_cli.surgery.fitting import refuse
+from alds_cli.surgery.channels.members import (
+    NORMS,
+    Role,
+    extents,
+    role_of,
+)
+from alds_cli.surgery.replace import refuse
 from alds_cli.surgery.weights import TRANSPOSED
+from alds_cli.tracing.trace import meta_copy
 
 
 def prune_network(

@@ -10,15 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
-from alds_cli.numerics.calls import LayerCall
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.counting import Trace
 from alds_cli.numerics.fold import distinct_schemes
-from alds_cli.numerics.reading import Read
 from alds_cli.records import LayerSpec
-from alds_cli.surgery.norms import norms_in
 from alds_cli.surgery.plainness import held_elsewhere, reason_beyond_type
+from alds_cli.surgery.weight_norms import norms_in
 from alds_cli.surgery.weights import TRANSPOSED
+from alds_cli.tracing.reads import Read
+from alds_cli.tracing.trace import LayerCall, Trace
 
 _NOT_CALLED = "the forward pass uses its weight without calling the layer"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
 from alds_cli.surgery.attention import linear_of, packed_projection
-from alds_cli.surgery.recurrent import RECURRENT, recurrent_matrices
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -68,3 +68,24 @@ def _exchanged(tensor: Tensor, layer: Any) -> Tensor:
     leading, within, *kernel = tensor.shape
     parted = tensor.reshape(groups, leading // groups, within, *kernel).transpose(1, 2)
     return parted.reshape(groups * within, leading // groups, *kernel)
+
+
+RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+"""LSTM, GRU and RNN, and their cells."""
+
+KEPT_RECURRENT = "recurrent layer: pairs for it are not made"
+"""The reason of all its matrices."""
+
+_OF_CELLS = ("weight_ih", "weight_hh")
+
+
+def recurrent_matrices(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any]]:
+    """Own name, weight (rows, columns) and bias, or None, of each matrix of a recurrent layer.
+
+    Matrices that are computed from other parameters are passed over.
+    """
+    names = getattr(module, "_flat_weights_names", _OF_CELLS)
+    held = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+    for name in names:
+        if name.startswith("weight_") and name in held:
+            yield name, held[name], held.get(name.replace("weight_", "bias_", 1))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from alds_cli.sweeping.agreement import agreed
-from alds_cli.sweeping.forecast import RETRAINING, Forecast, Outlook
-from alds_cli.sweeping.grid import geometric_ratios, planned_runs, written
-from alds_cli.sweeping.watching import Watcher
-from alds_cli.sweeping.working import work_off
+from alds_cli.sweeping.grid import agreed, geometric_ratios, planned_runs, written
+from alds_cli.sweeping.work_queue import RETRAINING, Forecast, Outlook, Watcher, work_off
 
 __all__ = [
     "RETRAINING",

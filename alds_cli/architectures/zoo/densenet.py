@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.architectures.zoo.initialise import he_normal_
+from alds_cli.architectures.zoo.resnet import he_normal_
 
 
 class DenseLayer(nn.Module):

@@ -11,8 +11,6 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.architectures.zoo.initialise import he_normal_
-
 
 class PaddedShortcut(nn.Module):
     """Option A of the paper, section 3.3: a shortcut to more channels without parameters.
@@ -113,3 +111,16 @@ def cifar_resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
 def cifar_resnet110(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
     """ResNet110 of He et al. (2016), table 6; 1,727,962 parameters."""
     return CifarResNet(18, num_classes, in_channels)
+
+
+def he_normal_(network: nn.Module) -> None:
+    """Draw every convolution's weights from N(0, 2 / fan_out), in place.
+
+    Source: He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015,
+    section 2.2 (backward propagation case); fan_out is out_channels · κ1 · κ2.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

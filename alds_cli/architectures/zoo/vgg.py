@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from alds_cli.architectures.zoo.initialise import he_normal_
+from alds_cli.architectures.zoo.resnet import he_normal_
 
 _GROUPS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.architectures.zoo.initialise import he_normal_
+from alds_cli.architectures.zoo.resnet import he_normal_
 
 
 class WideBlock(nn.Module):

@@ -8,7 +8,12 @@ from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from alds_cli.reporting.figures.style import WIDTH, Line, line_of, percent
+from alds_cli.reporting.figures.style import (
+    WIDTH,
+    Line,
+    line_of,
+    percent,
+)
 from alds_cli.reporting.points import Point, Results
 from alds_cli.visible import visible
 

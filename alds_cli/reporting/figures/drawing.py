@@ -13,10 +13,9 @@ from alds_cli.reporting.figures.accuracy import (
     removed_macs,
     removed_params,
 )
-from alds_cli.reporting.figures.layers import layer_map
+from alds_cli.reporting.figures.layer_maps import layer_map
 from alds_cli.reporting.figures.style import drawing, file_name, rendered
-from alds_cli.reporting.numbers import in_epochs
-from alds_cli.reporting.points import Results
+from alds_cli.reporting.points import Results, in_epochs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

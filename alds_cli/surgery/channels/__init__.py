@@ -4,7 +4,7 @@ The network's code is followed by `torch.fx`, every channel with it from the fil
 makes it to all layers that take it.
 """
 
-from alds_cli.surgery.channels.finding import find_channels
+from alds_cli.surgery.channels.find import find_channels
 from alds_cli.surgery.channels.groups import ChannelGroup, Channels, Member
 
 __all__ = ["ChannelGroup", "Channels", "Member", "find_channels"]

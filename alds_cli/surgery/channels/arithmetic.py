@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from alds_cli.surgery.channels.places import Places
 from alds_cli.surgery.channels.tracking import Step, Tracked, has_atoms
+from alds_cli.surgery.channels.union_find import Places
 
 
 def elementwise(step: Step) -> Any:

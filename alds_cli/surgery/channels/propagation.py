@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from alds_cli.surgery.channels import arithmetic, axes
 from alds_cli.surgery.channels import operations as known
+from alds_cli.surgery.channels.graphs import TracedNetwork
 from alds_cli.surgery.channels.members import CONVOLUTIONS, extents, role_of
-from alds_cli.surgery.channels.places import Places
-from alds_cli.surgery.channels.tracing import TracedNetwork
 from alds_cli.surgery.channels.tracking import Step, Tracked
+from alds_cli.surgery.channels.union_find import Places
 
 _RULES: Mapping[Any, Callable[[Step], Any]] = {
     **dict.fromkeys(

@@ -10,8 +10,8 @@ import numpy as np
 from torch import Tensor, fx
 
 from alds_cli.records import IntArray
-from alds_cli.surgery.channels.places import Places
-from alds_cli.surgery.channels.tracing import UNKNOWN, TracedNetwork
+from alds_cli.surgery.channels.graphs import UNKNOWN, TracedNetwork
+from alds_cli.surgery.channels.union_find import Places
 
 Shape = tuple[int, ...]
 

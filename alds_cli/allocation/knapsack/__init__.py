@@ -1,0 +1,1 @@
+"""The least sum of errors within several budgets: a knapsack with a certified gap."""

@@ -1,0 +1,73 @@
+"""The least sum of the layers' errors under budgets, with a certified gap.
+
+A multiple-choice knapsack (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter
+11): dominated options are dropped; prices on the budgets give a lower bound and a first
+solution; options that the bound rules out are dropped; merging what is left closes the gap
+or narrows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from alds_cli.allocation.knapsack.dynamic_programming import Merging
+from alds_cli.allocation.knapsack.instance import Instance
+from alds_cli.allocation.knapsack.lagrangian import relax
+from alds_cli.allocation.knapsack.repair import best_of
+from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
+from alds_cli.allocation.pareto import first_of_equals
+from alds_cli.records import IntArray
+
+
+def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
+    """The least sum of the layers' errors, which must not be negative, within all budgets.
+
+    Args:
+        layers: the options of every layer, with costs (n, D).
+        budgets: for each of the D resources, what the chosen options may take together.
+
+    Returns:
+        The best allocation found. `lower_bound` equals its sum where it is proven to be the
+        optimum, which it is for all but large and tightly balanced problems.
+
+    Raises:
+        InfeasibleError: no allocation within the budgets exists, or of several budgets none was
+            found.
+    """
+    if not layers:
+        return Allocation([], 0.0, 0.0)
+    instance = Instance.of(layers, budgets)
+    positions, lower_bound = solve(instance)
+    if positions is None:
+        raise InfeasibleError(unmet(lower_bound))
+    chosen = [
+        first_of_equals(options, int(index))
+        for options, index in zip(layers, instance.indices[positions], strict=True)
+    ]
+    return Allocation(chosen, instance.value(positions), lower_bound)
+
+
+def solve(instance: Instance, enough: float | None = None) -> tuple[IntArray | None, float]:
+    """The best selection found, if any, and what none lies below (infinite: there is none).
+
+    Args:
+        instance: what to choose from.
+        enough: with this, it is only asked whether the sum can be at most so much: the
+            search ends with the first such selection, or bound above.
+    """
+    relaxation = relax(instance, np.inf if enough is None else enough)
+    if relaxation.bound > (np.finfo(np.float64).max if enough is None else enough):
+        return None, relaxation.bound
+    start = best_of(instance, relaxation.selections, relaxation.prices)
+    search = Merging(instance, relaxation, start, enough)
+    search.run()
+    return search.best, search.lower_bound
+
+
+def unmet(lower_bound: float) -> str:
+    """Why there is no allocation."""
+    if lower_bound == np.inf:
+        return "even the cheapest options exceed the budget"
+    return "no allocation within all budgets was found"

@@ -1,0 +1,285 @@
+"""Retraining a network from file to file, to be taken up again after an interruption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from alds_cli import retraining
+from alds_cli.checkpoint import (
+    hash_tensors,
+    read_state,
+    require_apart,
+    state_path,
+    write_state,
+)
+from alds_cli.datasets import (
+    Batches,
+    LabelledImages,
+    opened,
+    tensor_files,
+)
+from alds_cli.errors import (
+    AldsError,
+    CheckpointError,
+    ContractError,
+    OptionError,
+)
+from alds_cli.evaluation import assigned, pick_device
+from alds_cli.inputs import InputSpec
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import (
+    AS_IT_IS,
+    Model,
+    Preparation,
+    Source,
+    open_network,
+    require_target,
+    settled_preprocessing,
+    write_network,
+)
+from alds_cli.network.verification import verify
+from alds_cli.records import (
+    ClassAssignment,
+    EpochRecord,
+    ProgressCallback,
+    RetrainSettings,
+    Training,
+)
+from alds_cli.retraining import TrainingState
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainResult:
+    """The retrained network and how it got there; `resumed_from` epochs were there already."""
+
+    network: Network
+    history: Sequence[EpochRecord]
+    resumed_from: int
+    output: str | None
+    nbytes: int | None
+    seconds: float
+    assignment: ClassAssignment
+
+
+def retrain(
+    model: Model,
+    data: str | LabelledImages,
+    settings: RetrainSettings,
+    source: Source = AS_IT_IS,
+    *,
+    output: str | Path | None = None,
+    preprocessing: Preparation = None,
+    classes: Sequence[str] | str | Path | None = None,
+    download: bool = False,
+    workers: int = 0,
+    device: str | None = None,
+    resume: bool = False,
+    progress: ProgressCallback | None = None,
+) -> RetrainResult:
+    """Train a (compressed) network further; its pairs stay pairs.
+
+    With an output, the state after every epoch is kept beside it until the run is done.
+
+    Args:
+        model: the network to start from.
+        data: labelled images, or a spec such as `tensors:FILE`.
+        settings: the hyperparameters.
+        source: how to read the model's file.
+        output: where to write the artefact; `-` is standard output.
+        preprocessing: from an image to the input, or a function that changes what the
+            model's file says; None is what that says.
+        classes: the network's classes in order, by the names of the image folders; or a file
+            with one of them a line. None recognises those of published data sets.
+        download: fetch a published set that is not there.
+        workers: threads that decode image files.
+        device: where to compute; None is CUDA where present.
+        resume: go on with an interrupted run to the same output, if there is one.
+        progress: told after every step; task `retrain`.
+
+    Raises:
+        ContractError: the training diverged; then no state is left of it either, for going on
+            with that would diverge again.
+        OptionError: options make no sense, or differ from the run's to resume.
+        AldsError: a file cannot be read or written.
+    """
+    start = time.perf_counter()
+    place = pick_device(device)
+    if resume and (output is None or str(output) == "-"):
+        raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
+    if output is not None:
+        require_target(output)
+        _require_apart(output, model, data, classes)
+    network = open_network(model, source)
+    prepared = settled_preprocessing(preprocessing, network)
+    images, assignment = assigned(
+        opened(data, split="train", download=download),
+        prepared,
+        network.module,
+        classes,
+        device=place,
+    )
+    keeper = _Keeper.of(network, output)
+    state = keeper.resumed() if resume else None
+    if not resume:
+        keeper.warn_of_leftovers()
+    with keeper.minded(state):
+        result = retraining.retrain(
+            network.module,
+            images,
+            settings,
+            preprocessing=prepared,
+            device=place,
+            workers=workers,
+            progress=progress,
+            resume=state,
+            on_epoch_end=keeper.keep,
+        )
+        network.module.eval()
+        trained = replace(
+            network,
+            preprocessing=prepared,
+            training=_described(settings, len(images), result.history),
+            nbytes=None,
+        )
+        if trained.inputs is None:
+            shape = Batches(images, prepared, batch_size=1).input_shape
+            trained.inputs = InputSpec.of_sample(shape)
+        if output is not None:
+            trained.nbytes = write_network(trained, output, verify(trained))
+    keeper.forget()
+    return RetrainResult(
+        trained,
+        result.history,
+        0 if state is None else state.epoch,
+        None if output is None else str(output),
+        trained.nbytes,
+        time.perf_counter() - start,
+        assignment,
+    )
+
+
+def _require_apart(
+    output: str | Path,
+    model: Model,
+    data: str | LabelledImages,
+    classes: Sequence[str] | str | Path | None,
+) -> None:
+    """Neither the result nor the state beside it replaces what the run begins with.
+
+    A network may replace its original, but no state of a run that was to do so.
+
+    Raises:
+        OutputError: one would.
+    """
+    if str(output) == "-":
+        return
+    state = state_path(Path(output))
+    names = [classes] if isinstance(classes, (str, Path)) else []
+    require_apart([output, state], [*tensor_files(data), *names])
+    if isinstance(model, (str, Path)) and str(model) != "-":
+        require_apart([state], [model])
+        if state_path(Path(model)).exists():
+            require_apart([output], [state_path(Path(model))])
+
+
+def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRecord]) -> Training:
+    """What an artefact says of its training; no times, so that equal runs give equal bytes."""
+    return Training(settings, images, history[-1].loss, history[-1].accuracy)
+
+
+@dataclass(slots=True)
+class _Keeper:
+    """The training state on disk, tied to the weights that the run began with.
+
+    `epoch` is the one after which the state on disk was taken, if that is this run's.
+    """
+
+    path: Path | None
+    start: str
+    epoch: int = 0
+
+    @classmethod
+    def of(cls, network: Network, output: str | Path | None) -> _Keeper:
+        """For runs that write a file; others have nowhere to keep a state."""
+        if output is None or str(output) == "-":
+            return cls(None, "")
+        return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()))
+
+    def warn_of_leftovers(self) -> None:
+        """A new run begins; what an earlier run left is overwritten after the first epoch."""
+        if self.path is not None and self.path.exists():
+            logger.warning(
+                "%s is left from an interrupted run and will be overwritten; "
+                "--resume goes on with it",
+                self.path,
+            )
+
+    def resumed(self) -> TrainingState | None:
+        """The state to go on from; None where no run was interrupted.
+
+        Raises:
+            CheckpointError: it is damaged, or the run began with other weights.
+        """
+        if self.path is None or not self.path.exists():
+            logger.warning("there is no interrupted run to resume; starting anew")
+            return None
+        content = read_state(self.path)
+        start = content.get("start") if isinstance(content, Mapping) else None
+        if not isinstance(content, Mapping) or not isinstance(start, str) or start != self.start:
+            raise CheckpointError(
+                f"{self.path} belongs to a run that began with another network",
+                tip="name the same model, or leave out --resume",
+            )
+        return TrainingState.from_dict(content.get("state"))
+
+    def keep(self, state: TrainingState) -> None:
+        """Replace the state on disk by a newer one."""
+        if self.path is not None:
+            write_state({"start": self.start, "state": state.to_dict()}, self.path)
+            self.epoch = state.epoch
+
+    @contextmanager
+    def minded(self, resumed: TrainingState | None) -> Iterator[None]:
+        """While the run goes on: see to it that no state is left of one that diverged.
+
+        The run goes the same way again from whatever epoch, so nobody could use it. After any
+        other failure the state stays, and a note says so.
+        """
+        try:
+            yield
+        except ContractError:
+            epoch = self._kept(resumed)
+            if self.path is not None and epoch:
+                self.forget()
+                logger.warning(
+                    "the state after epoch %d is removed, for going on with it would end alike",
+                    epoch,
+                )
+            raise
+        except BaseException as error:
+            # Who was refused to go on with a state has been told about it.
+            epoch = self._kept(None if isinstance(error, AldsError) else resumed)
+            if self.path is not None and epoch:
+                logger.warning(
+                    "the state after epoch %d is kept in %s; --resume goes on with it",
+                    epoch,
+                    self.path,
+                )
+            raise
+
+    def _kept(self, resumed: TrainingState | None) -> int:
+        """The epoch after which the state on disk was taken; 0 where it is no run's of ours."""
+        return self.epoch or (0 if resumed is None else resumed.epoch)
+
+    def forget(self) -> None:
+        """The run is done."""
+        if self.path is not None:
+            with suppress(FileNotFoundError):
+                self.path.unlink()

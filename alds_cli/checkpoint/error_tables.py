@@ -1,0 +1,206 @@
+"""Error tables on disk: where the user wants them, and in a cache that may be thrown away."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from alds_cli.checkpoint.files import replacing
+from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.errors import OutputError, TableError
+from alds_cli.numerics.option_tables import MEASURES, option_costs
+from alds_cli.records import ErrorTable, LayerSpec, LayerTable
+from alds_cli.schemas import MalformedError, held, parsed
+from alds_cli.schemas.caches import SchemeForm, TableForm, TableLayerForm
+
+logger = logging.getLogger(__name__)
+
+TABLE_VERSION = 3
+"""Part of every table's identity: raised whenever what the numbers mean changes."""
+
+_KEY = "alds_table"
+
+_ERRORS = (*MEASURES, "exact")
+
+Array = NDArray[Any]
+
+_NONSENSE = (ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
+
+
+def cache_folder() -> Path:
+    """Where tables are kept: $ALDS_CACHE_DIR, else the user's cache folder."""
+    chosen = os.environ.get("ALDS_CACHE_DIR")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("alds")
+
+
+def cache_path(weights_hash: str) -> Path:
+    """The table of the network with those weights."""
+    return cache_folder() / f"table-v{TABLE_VERSION}-{weights_hash}.safetensors"
+
+
+def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable | None:
+    """The cached table of a network; None where there is none or it cannot be trusted."""
+    path = cache_path(weights_hash)
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        logger.warning("the cache %s cannot be read: %s", path.parent, error.strerror)
+        return None
+    try:
+        return read_table(path, weights_hash, specs)
+    except TableError as error:
+        logger.warning("%s; it is computed anew", error)
+        return None
+
+
+def store_cached(table: ErrorTable) -> Path | None:
+    """Keep a table for later runs; a cache that cannot be written is only a warning."""
+    path = cache_path(table.weights_hash)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(table, path)
+    except (OutputError, OSError) as error:
+        logger.warning("the error table was not cached: %s", error)
+        return None
+    return path
+
+
+def write_table(table: ErrorTable, path: Path) -> None:
+    """Write a table as safetensors: per layer `NAME:choices` (n, 3) and `NAME:errors` (5, n).
+
+    The rows of `errors` are `sum_squares`, `largest`, `tail_energy`, `saved` and `exact`.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    arrays: dict[str, Array] = {}
+    for name, layer in table.layers.items():
+        arrays[f"{name}:choices"] = layer.choices.astype(np.int32)
+        arrays[f"{name}:errors"] = np.stack([getattr(layer, column) for column in _ERRORS])
+    try:
+        head = _head(table, arrays)
+    except MalformedError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={_KEY: head})
+
+
+def _head(table: ErrorTable, arrays: Mapping[str, Array]) -> str:
+    layers = {name: _layer_form(layer) for name, layer in table.layers.items()}
+    return held(
+        TableForm,
+        version=TABLE_VERSION,
+        weights_hash=table.weights_hash,
+        layers=layers,
+        sha256=_checksum(arrays, layers),
+    ).text()
+
+
+def _layer_form(layer: LayerTable) -> TableLayerForm:
+    return held(
+        TableLayerForm,
+        shape=layer.spec.weight_shape,
+        groups=layer.spec.groups,
+        max_slices=layer.spec.max_slices,
+        exponent=layer.exponent,
+        schemes={
+            str(scheme): held(
+                SchemeForm, norm=norm, energy=layer.energies[scheme], slack=layer.slack[scheme]
+            )
+            for scheme, norm in layer.norms.items()
+        },
+    )
+
+
+def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable:
+    """Read a table and make sure that it is whole and belongs to these weights.
+
+    Args:
+        path: the file.
+        weights_hash: of the network at hand.
+        specs: its layers; the table's must agree with them.
+
+    Raises:
+        TableError: it is damaged, of another version, or another network's.
+    """
+    require_regular(path, TableError)
+    try:
+        with safe_open(str(path), framework="np") as file:
+            form = parsed(TableForm, (file.metadata() or {})[_KEY])
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        _require(form.version == TABLE_VERSION, path, "is of another version")
+        _require(form.sha256 == _checksum(arrays, form.layers), path, "is damaged")
+        _require(form.weights_hash == weights_hash, path, "belongs to other weights")
+        layers = {
+            name: _layer_table(specs[name], own, arrays, name) for name, own in form.layers.items()
+        }
+    except TableError:
+        raise
+    except MalformedError as error:
+        raise TableError(f"the error table {path} is damaged: {error}") from error
+    # A damaged file makes its reader fail in any way it likes.
+    except (SafetensorError, OSError, LookupError, RecursionError, *_NONSENSE) as error:
+        raise TableError(f"the error table {path} cannot be read: {error!r}") from error
+    return ErrorTable(weights_hash, layers)
+
+
+def _require(condition: bool, path: Path, complaint: str) -> None:
+    if not condition:
+        raise TableError(f"the error table {path} {complaint}")
+
+
+def _layer_table(
+    spec: LayerSpec, form: TableLayerForm, arrays: Mapping[str, Array], name: str
+) -> LayerTable:
+    if (form.shape, form.groups) != (spec.weight_shape, spec.groups):
+        raise ValueError(f"layer {name} has another shape")
+    choices, errors = arrays[f"{name}:choices"], arrays[f"{name}:errors"]
+    if choices.dtype != np.int32 or errors.dtype != np.float64:
+        raise ValueError(f"layer {name}: the table is of other types")
+    if choices.shape != (len(choices), 3) or errors.shape != (len(_ERRORS), len(choices)):
+        raise ValueError(f"layer {name}: the table is not whole")
+    columns = dict(zip(_ERRORS, errors, strict=True))
+    known = {**columns, "exact": columns["exact"][~np.isnan(columns["exact"])]}
+    if not all(map(_is_error, known.values())):
+        raise ValueError(f"layer {name}: an error is not a number")
+    choices = choices.astype(np.int64)
+    schemes = {int(number): own for number, own in form.schemes.items()}
+    if not (choices[:, 1:] >= 1).all() or not set(choices[:, 0].tolist()) <= set(schemes):
+        raise ValueError(f"layer {name}: a choice makes no sense")
+    return LayerTable(
+        replace(spec, max_slices=form.max_slices),
+        norms={scheme: own.norm for scheme, own in schemes.items()},
+        energies={scheme: own.energy for scheme, own in schemes.items()},
+        slack={scheme: own.slack for scheme, own in schemes.items()},
+        choices=choices,
+        costs=option_costs(spec, choices),
+        exponent=form.exponent,
+        **columns,
+    )
+
+
+def _is_error(column: Array) -> bool:
+    return bool((np.isfinite(column) & (column >= 0)).all())
+
+
+def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, TableLayerForm]) -> str:
+    content = {name: form.content() for name, form in layers.items()}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for key in sorted(arrays):
+        digest.update(f"{key}\0{arrays[key].shape}\0".encode())
+        digest.update(np.ascontiguousarray(arrays[key]).data)
+    return digest.hexdigest()

@@ -1,0 +1,290 @@
+"""Files that appear complete under their final name or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from safetensors import SafetensorError
+
+from alds_cli.errors import AldsError, CheckpointError, OutputError
+
+
+def require_writable(path: Path) -> None:
+    """Find out before the work starts that its result can be written.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or a folder stands at the path.
+    """
+    folder = path.parent
+    try:
+        path.resolve().stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+    if path.is_dir():
+        raise OutputError(f"cannot write {path}: it is a folder", tip="name a file in it")
+    if not folder.exists():
+        raise OutputError(
+            f"cannot write {path}: the folder {folder} does not exist", tip=f"mkdir -p {folder}"
+        )
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: {folder} is not a folder")
+    target = path if _is_special(path) else folder
+    if not os.access(target, os.W_OK):
+        raise OutputError(f"cannot write {path}: no permission to write to {target}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those it lies in, where they are missing.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {_reason(error)}") from error
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside `path` that takes its place when the block ends well.
+
+    The new file is flushed to the disk first, so that not even a power cut leaves half
+    of it. Devices and pipes, which cannot be replaced, are written to afterwards.
+
+    Raises:
+        OutputError: the disk is full, or the file cannot be written for another reason.
+    """
+    special = _is_special(path)
+    # Replace what a symbolic link points to, not the link; but where one leads to a pipe
+    # (/dev/stdout), only the link itself can be opened.
+    target = path if special else path.resolve()
+    temporary: Path | None = None
+    try:
+        folder = None if special else target.parent
+        prefix = f".{target.name[:48]}."  # not beyond the length that a name may have
+        handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
+        temporary = Path(name)
+        os.close(handle)
+        yield temporary
+        if special:
+            with temporary.open("rb") as source, target.open("wb") as sink:
+                copy_stream(source, sink)
+        else:
+            _take_over(temporary, target)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write {path}: {_reason(error)}") from error
+    finally:
+        if temporary is not None:
+            with suppress(OSError):
+                temporary.unlink()
+
+
+def require_apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
+    """Find out before the work starts that no result replaces another, or an input.
+
+    Args:
+        outputs: files that will be written.
+        inputs: files that must not be replaced. `-`, devices and pipes are no such files.
+
+    Raises:
+        OutputError: two of them are one file, or two results go to one stream.
+    """
+    taken = {_whole(Path(own)): "the work begins with that file" for own in inputs}
+    for output in outputs:
+        place = Path(output) if str(output) == "-" else _whole(Path(output))
+        if place in taken:
+            raise OutputError(f"cannot write {output}: {taken[place]}", tip="name another file")
+        taken[place] = "another result is written there"
+
+
+def _whole(path: Path) -> Path:
+    """A path without links; as it is where it leads nowhere."""
+    with suppress(OSError, RuntimeError, ValueError):
+        return path.resolve()
+    return path
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"\(os error ([0-9]{1,5})\)", str(error))  # as Rust names the system's
+    return os.strerror(int(number[1])) if number else str(error)
+
+
+def copy_stream(source: IO[bytes], sink: IO[bytes]) -> None:
+    """Copy in pieces of a size that keeps memory small."""
+    while piece := source.read(1 << 20):
+        sink.write(piece)
+    sink.flush()
+
+
+def _take_over(temporary: Path, path: Path) -> None:
+    """Give the temporary file the mode the user's umask asks for, and the final name."""
+    if path.exists():
+        temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+    else:
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _is_special(path: Path) -> bool:
+    """Whether the path is a device, pipe or socket."""
+    try:
+        return path.exists() and not path.is_file() and not path.is_dir()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def require_folder(folder: Path) -> None:
+    """Find out before the work starts that files can be written to a folder, made if need be.
+
+    Raises:
+        OutputError: something else stands there, the folder above is missing, or one of the
+            two cannot be written to.
+    """
+    if folder.is_dir():
+        require_writable(folder / "report")
+    elif folder.exists():
+        raise OutputError(f"cannot write to {folder}: it is no folder", tip="name a folder")
+    else:
+        require_writable(folder)
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files by name, each of them whole; the folder is made where it is missing.
+
+    Where one cannot be written, a folder that was made goes again.
+
+    Raises:
+        OutputError: the folder or a file cannot be written.
+    """
+    require_folder(folder)
+    made = not folder.is_dir()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make the folder {folder}: {error.strerror}") from error
+    try:
+        for name, content in contents.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
+    except BaseException:
+        if made:
+            with suppress(OSError):
+                for name in contents:
+                    (folder / name).unlink(missing_ok=True)
+                folder.rmdir()
+        raise
+
+
+_carried: list[IO[bytes]] = []
+"""At most one stream, that of the command that runs."""
+
+
+def carry_output(stream: IO[bytes] | None) -> None:
+    """Have files named `-` written to a stream; None has them written to Python's output."""
+    _carried[:] = [] if stream is None else [stream]
+
+
+@contextmanager
+def sent_on() -> Iterator[Path]:
+    """A temporary file that goes to standard output when the block ends well.
+
+    Raises:
+        OutputError: there is no standard output that takes bytes, or one of the two cannot
+            be written.
+    """
+    sink = _carried[0] if _carried else getattr(sys.stdout, "buffer", None)
+    if sink is None:
+        raise OutputError("standard output takes no files here", tip="name a file")
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="alds-stdout-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise _no_room(error, OutputError) from error
+    with folder:
+        path = Path(folder.name) / "artefact.pt"
+        yield path
+        with path.open("rb") as source:
+            copy_stream(source, sink)
+
+
+def standard_input() -> IO[bytes]:
+    """The stream that a file named `-` is read from.
+
+    Raises:
+        CheckpointError: there is none that gives bytes.
+    """
+    source: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
+    if source is None:
+        raise CheckpointError("there is no standard input here", tip="name a file")
+    return source
+
+
+@contextmanager
+def received(stream: IO[bytes], judge: Callable[[bytes], object]) -> Iterator[Path]:
+    """A temporary file with what a stream holds.
+
+    Args:
+        stream: read to its end.
+        judge: gets the beginning before anything is kept, and raises what ends the reading.
+
+    Raises:
+        CheckpointError: the stream cannot be read, or what it holds not be kept.
+    """
+    try:
+        spooled = tempfile.NamedTemporaryFile(prefix="alds-stdin-")  # noqa: SIM115
+    except OSError as error:
+        raise _no_room(error, CheckpointError) from error
+    with spooled:
+        piece = _read(stream)
+        judge(piece)
+        while piece:
+            try:
+                spooled.write(piece)
+                spooled.flush()
+            except OSError as error:
+                raise _no_room(error, CheckpointError) from error
+            piece = _read(stream)
+        yield Path(spooled.name)
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    try:
+        return stream.read(1 << 20)
+    except OSError as error:
+        raise CheckpointError(f"the input cannot be read: {error.strerror or error}") from error
+
+
+def _no_room(error: OSError, refusal: type[AldsError]) -> AldsError:
+    """What to say where the temporary file for a standard stream cannot be written."""
+    folder = tempfile.tempdir or "the folder for temporary files"
+    return refusal(
+        f"cannot write a temporary file in {folder}: {error.strerror or error}",
+        tip="name a folder with room for it by the environment variable TMPDIR",
+    )

@@ -1,0 +1,320 @@
+"""The folder of a sweep: one small file for each run, safe to share between processes.
+
+::
+
+    sweep.json              the network before, and what all runs have in common
+    asked.json              the runs that were asked for so far, finished or not
+    records/RUN.json        one finished run
+    claims/RUN              held by the process that works on the run
+    artefacts/RUN.pt        the network that a run made, where those are kept
+
+Every file is written under another name first and appears whole, so that whoever reads the
+folder sees finished runs only. Equal runs give equal bytes, but for measured times.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from alds_cli.checkpoint.files import make_folder, replacing
+from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.locks import claimed
+from alds_cli.errors import OutputError, RunFolderError
+from alds_cli.records import SweepBaseline, SweepRecord
+from alds_cli.schemas import (
+    Form,
+    MalformedError,
+    UnknownSchemaError,
+    held,
+    parsed,
+)
+from alds_cli.schemas.form import SCHEMA, plain_text
+from alds_cli.schemas.sweep_folder import (
+    AskedForm,
+    RecordForm,
+    SettingsForm,
+    SweepForm,
+)
+
+F = TypeVar("F", bound=Form)
+
+_SWEEP = "sweep.json"
+_ASKED = "asked.json"
+_START = "sweep"
+
+
+class RunKey(NamedTuple):
+    """What tells one run of a sweep from all others; `SweepRecord` says what they mean."""
+
+    method: str
+    ratio: str
+    repeat: int
+    retrain_epochs: int
+
+    @classmethod
+    def of(cls, record: SweepRecord) -> RunKey:
+        """The key of a finished run."""
+        return cls(record.method, record.ratio, record.repeat, record.retrain_epochs)
+
+    @property
+    def slug(self) -> str:
+        """The name of the run's files."""
+        plain = re.sub(r"[^A-Za-z0-9.+_=-]", "~", self.method)
+        if plain != self.method or len(plain) > 80 or plain.startswith("."):
+            digest = hashlib.sha256(self.method.encode()).hexdigest()[:12]
+            plain = f"{plain.lstrip('.')[:80]}~{digest}"
+        ratio = self.ratio.replace("/", "~")
+        return f"{plain}-{ratio}-e{self.retrain_epochs}-r{self.repeat}"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """A sweep's folder; it need not exist before something is written."""
+
+    path: Path
+
+    def exists(self) -> bool:
+        """Whether a sweep was begun there."""
+        return (self.path / _SWEEP).exists()
+
+    def require_usable(self) -> None:
+        """Find out before the work starts that a sweep can be kept there.
+
+        Raises:
+            OutputError: the folder cannot be made, or not be written to.
+            RunFolderError: it holds other things, and no sweep.
+        """
+        folder = self.path.absolute()
+        try:
+            if folder.is_dir() and not self.exists():
+                self._require_own()
+            while not folder.exists() and folder != folder.parent:
+                folder = folder.parent
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise OutputError(f"cannot make the folder {self.path}: {reason}") from error
+        if not folder.is_dir():
+            raise OutputError(f"cannot make the folder {self.path}: {folder} is a file")
+        if not os.access(folder, os.W_OK):
+            raise OutputError(f"cannot write to {self.path}: no permission to write to {folder}")
+
+    def _require_own(self) -> None:
+        """A folder of something else is none to spread files in."""
+        found = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
+        if strange := sorted(found - {self._records.name, self._claims.name}):
+            raise RunFolderError(
+                f"{self.path} is not the folder of a sweep: it holds {strange[0]}",
+                tip="name a new or an empty folder",
+            )
+        if any(self._records.glob("*.json")):
+            raise RunFolderError(
+                f"{self.path} has records, but no {_SWEEP} to say of what", tip="name a new folder"
+            )
+
+    def abandon(self) -> None:
+        """Leave nothing behind of a sweep that did not begin; what holds anything stays."""
+        for folder in (self._records, self._claims, self.path):
+            with suppress(OSError):
+                folder.rmdir()
+
+    @property
+    def _records(self) -> Path:
+        return self.path / "records"
+
+    @property
+    def _claims(self) -> Path:
+        return self.path / "claims"
+
+    def write_baseline(self, baseline: SweepBaseline, settings: Mapping[str, Any]) -> None:
+        """Begin the sweep.
+
+        Args:
+            baseline: the network that is compressed.
+            settings: what all runs have in common, as plain JSON.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.path / _SWEEP
+        with _unwritable(path):
+            stated = parsed(SettingsForm, plain_text(settings, SettingsForm.most_bytes))
+            form = held(SweepForm, schema_=SCHEMA, baseline=baseline, settings=stated)
+        _write(path, form)
+
+    def baseline(self) -> SweepBaseline:
+        """The network that is compressed.
+
+        Raises:
+            RunFolderError: there is no sweep in the folder, or its file is damaged.
+        """
+        return self._sweep().baseline
+
+    def settings(self) -> Mapping[str, Any]:
+        """What all runs have in common.
+
+        Raises:
+            RunFolderError: there is no sweep in the folder, or its file is damaged.
+        """
+        return self._sweep().known()
+
+    def _sweep(self) -> SweepForm:
+        path = self.path / _SWEEP
+        if not path.exists():
+            raise RunFolderError(
+                f"there is no sweep in {self.path}", tip=f"alds sweep MODEL … -o {self.path}"
+            )
+        return _read(SweepForm, path)
+
+    def ask(self, keys: Iterable[RunKey]) -> None:
+        """Note which runs are asked for, beside those that were before; hold the start meanwhile.
+
+        Raises:
+            OutputError: it cannot be written.
+            RunFolderError: what was noted before is damaged.
+        """
+        before = self._asked()
+        asked = before | {key.slug for key in keys}
+        if asked != before:
+            path = self.path / _ASKED
+            with _unwritable(path):
+                form = held(AskedForm, schema_=SCHEMA, runs=sorted(asked))
+            _write(path, form)
+
+    def unfinished(self) -> int:
+        """How many of the runs that were asked for so far are not finished.
+
+        Raises:
+            RunFolderError: the file that says what was asked for is damaged.
+        """
+        return sum(not (self._records / f"{slug}.json").exists() for slug in self._asked())
+
+    def _asked(self) -> set[str]:
+        path = self.path / _ASKED
+        return set(_read(AskedForm, path).runs) if path.exists() else set()
+
+    def write(self, record: SweepRecord) -> None:
+        """Keep a finished run.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        _write(
+            self._record_path(RunKey.of(record)), held(RecordForm, schema_=SCHEMA, record=record)
+        )
+
+    def has(self, key: RunKey) -> bool:
+        """Whether a run is finished."""
+        return self._record_path(key).exists()
+
+    def record(self, key: RunKey) -> SweepRecord:
+        """A finished run.
+
+        Raises:
+            RunFolderError: its file is damaged or missing.
+        """
+        return _read_record(self._record_path(key))
+
+    def records(self) -> list[SweepRecord]:
+        """All finished runs, by method, epochs of retraining, ratio and repeat.
+
+        Raises:
+            RunFolderError: one is damaged, or is no record; it names the file.
+        """
+        # What an interrupted writer left begins with a dot, as everything hidden does.
+        paths = [path for path in self._records.glob("*.json") if not path.name.startswith(".")]
+        found = [_read_record(path) for path in sorted(paths)]
+        return sorted(
+            found, key=lambda own: (own.method, own.retrain_epochs, Fraction(own.ratio), own.repeat)
+        )
+
+    def claim(self, key: RunKey) -> AbstractContextManager[bool]:
+        """Hold a run while it is worked on; False where another process does so already.
+
+        Who is granted it should see once more whether the run is finished: the last holder
+        may have finished it just now.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        return claimed(self._claims / key.slug)
+
+    def claim_start(self) -> AbstractContextManager[bool]:
+        """Hold the beginning of the sweep; waits for whoever begins it.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        return claimed(self._claims / _START, wait=True)
+
+    def artefact_file(self, key: RunKey) -> Path:
+        """Where to keep the network that a run made; its folder is there then.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        folder = self.path / "artefacts"
+        make_folder(folder)
+        return folder / f"{key.slug}.pt"
+
+    def _record_path(self, key: RunKey) -> Path:
+        return self._records / f"{key.slug}.json"
+
+
+def _write(path: Path, form: Form) -> None:
+    with _unwritable(path):
+        text = form.text(indent=1)
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _unwritable(path: Path) -> Iterator[None]:
+    """What could not be read again is not written."""
+    try:
+        yield
+    except MalformedError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+
+
+def _read(kind: type[F], path: Path) -> F:
+    require_regular(path, RunFolderError, most=kind.most_bytes)
+    try:
+        return parsed(kind, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
+    except UnknownSchemaError as error:
+        raise RunFolderError(
+            f"{path} cannot be read: {error}",
+            tip="install the version of alds that wrote it, or a newer one",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "it is not UTF-8 text") from error
+    except MalformedError as error:
+        raise _damaged(path, error) from error
+
+
+def _read_record(path: Path) -> SweepRecord:
+    record = _read(RecordForm, path).record
+    if RunKey.of(record).slug != path.stem:
+        raise _damaged(path, f"it holds the run {RunKey.of(record).slug}")
+    return record
+
+
+def _damaged(path: Path, reason: object) -> RunFolderError:
+    tip = (
+        "begin a new folder"
+        if path.name == _SWEEP
+        else "remove it"
+        if path.name == _ASKED
+        else "remove it, and the same alds sweep makes the run again"
+    )
+    return RunFolderError(f"{path} is damaged: {reason}", tip=tip)

@@ -1,0 +1,186 @@
+"""What a network costs in every currency a budget may be in, worked out when it is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from torch import nn
+
+from alds_cli.checkpoint import artefact_size
+from alds_cli.compression.filter_removal import pruned_amount
+from alds_cli.compression.latency_model import Stopwatch
+from alds_cli.compression.resources import (
+    Resource,
+    file_bytes,
+    multiply_accumulates,
+    nanoseconds,
+    parameters,
+)
+from alds_cli.compression.targets import Budget, Goal
+from alds_cli.errors import OptionError
+from alds_cli.inputs import inputs_tip
+from alds_cli.network.loading import Network
+from alds_cli.numerics.costs import pair_params
+from alds_cli.records import (
+    Choice,
+    IntArray,
+    LayerSpec,
+    Plan,
+)
+from alds_cli.surgery import prune_network, reshape_network, weight_at
+from alds_cli.surgery.channels import Channels
+from alds_cli.tracing.trace import Trace, count_parameters, meta_copy
+
+
+class Ledger:
+    """The resources of one network.
+
+    Args:
+        network: as it is before anything is decomposed; not changed.
+        specs: its layers that may be decomposed.
+        before: a forward pass.
+        goal: what is asked.
+        weights_hash: of the layers' weights, which an artefact holds.
+        channels: what can be removed, where filters are.
+        naming: a plan without choices, with the names of what will make the choices.
+        output: the artefact's name, which says its format.
+        stopwatch: measures times, where they count.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        specs: Mapping[str, LayerSpec],
+        before: Trace,
+        goal: Goal,
+        *,
+        weights_hash: str,
+        channels: Channels | None,
+        naming: Plan,
+        output: str,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.stopwatch = stopwatch
+        self._network = network
+        self._specs = specs
+        self._before = before
+        self._goal = goal
+        self._weights_hash = weights_hash
+        self._channels = channels
+        self._naming = naming
+        self._output = output
+        self._params = count_parameters(network.module)
+        self._sized: tuple[Plan, int] | None = None
+
+    def budgets(self) -> list[Budget]:
+        """What the goal allows, a ratio and an absolute limit of the same thing as their minimum.
+
+        Raises:
+            OptionError: MACs or times are limited, but no forward pass is possible.
+        """
+        found: list[Budget] = []
+        for name in self._goal.resources:
+            resource = self.resource(name)
+            limit = self._goal.limits.get(name)
+            if self._goal.ratio is not None and self._goal.target == name:
+                asked = Budget.of_ratio(resource, self._goal.ratio)
+                found.append(
+                    asked if limit is None or asked.allowed <= limit else Budget(resource, limit)
+                )
+            elif limit is not None:
+                found.append(Budget(resource, limit))
+        return found
+
+    def resource(self, name: str) -> Resource:
+        """The resource of one of the targets."""
+        return {
+            "params": lambda: self._parameters,
+            "macs": lambda: self._macs,
+            "bytes": lambda: self._bytes,
+            "latency": lambda: self._latency,
+        }[name]()
+
+    def spending(self, name: str, spec: LayerSpec, choices: IntArray) -> IntArray:
+        """What choices (n, 3) of a layer take of a resource: (n,).
+
+        Raises:
+            OptionError: MACs are asked for, but no forward pass is possible.
+        """
+        return self.resource(name).prices(spec, choices)
+
+    @cached_property
+    def _skeleton(self) -> nn.Module:
+        """The network's shapes, kept because it may be taken apart once its budgets are known."""
+        return meta_copy(self._network.module)
+
+    @cached_property
+    def _parameters(self) -> Resource:
+        return parameters(self._specs, self._params)
+
+    @cached_property
+    def _macs(self) -> Resource:
+        macs = self._before.macs
+        if macs is None:
+            reason = self._before.failure or "the network runs, but not while they are counted"
+            raise OptionError(
+                f"the network's MACs are not known: {reason}",
+                tip=inputs_tip(self._network.inputs),
+            )
+        return multiply_accumulates(self._specs, macs, self._before.calls)
+
+    @cached_property
+    def _bytes(self) -> Resource:
+        all_kept = self.size_after(Plan({}))
+        sizes = {name: weight_at(self._skeleton, name).itemsize for name in self._specs}
+        before = self._network.nbytes or all_kept
+        pairs = {
+            name: Choice(0, 1, 1)
+            for name, spec in self._specs.items()
+            if pair_params(spec.weight_shape, 0, 1, 1, spec.groups) < spec.weight_params
+        }
+        # What names and entries take is told from the smallest network there is, so that its
+        # size is foreseen exactly; other plans come close, and are made to fit.
+        bare = file_bytes(self._specs, before, all_kept, sizes, 0)
+        smallest = Plan(dict(pairs))
+        beside = self.size_after(replace(self._naming, choices=pairs)) - self.after(bare, smallest)
+        per_pair, rest = divmod(max(0, beside), max(1, len(pairs)))
+        return file_bytes(self._specs, before, all_kept + rest, sizes, per_pair)
+
+    def after(self, resource: Resource, plan: Plan) -> int:
+        """What the network takes after a plan by the sum of its layers' prices."""
+        if plan.pruned and self._channels is not None:
+            return pruned_amount(self._channels, resource, self._before.calls, plan.pruned)
+        spent = resource.fixed
+        for name, spec in self._specs.items():
+            choice = plan.choices.get(name)
+            row = (choice.scheme, choice.k, choice.j) if choice is not None else (0, 0, 0)
+            spent += int(resource.prices(spec, np.array([row]))[0])
+        return spent
+
+    def size_after(self, plan: Plan) -> int:
+        """Bytes of the artefact that holds the network after a plan.
+
+        Raises:
+            ArchitectureError: it is not known how to build the network.
+        """
+        if self._sized is None or self._sized[0] is not plan:
+            skeleton = meta_copy(self._skeleton)
+            reshape_network(skeleton, plan.decomposed)
+            prune_network(skeleton, plan.pruned)
+            document = self._network.compressed_by(
+                plan, self._weights_hash, self._params
+            ).document()
+            self._sized = plan, artefact_size(skeleton.state_dict(), document, self._output)
+        return self._sized[1]
+
+    @cached_property
+    def _latency(self) -> Resource:
+        times = self.stopwatch.measured
+        return nanoseconds(
+            self.stopwatch.network_ns,
+            {name: own.dense_ns for name, own in times.items()},
+            {name: own.pairs for name, own in times.items()},
+        )

@@ -1,0 +1,243 @@
+"""Making networks smaller by taking filters out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alds_cli.allocation import InfeasibleError, Spending
+from alds_cli.allocation.channel_pruning import PrunableGroup, PruningProblem
+from alds_cli.calibration import channel_sensitivities
+from alds_cli.compression.filter_removal import (
+    carry_out_pruning,
+    cost_of,
+    pruning_reports,
+    require_removable,
+)
+from alds_cli.compression.layer_reports import LEFT_OUT
+from alds_cli.compression.strategy import Examined, batches_for
+from alds_cli.compression.targets import Budget, Offered, out_of_reach
+from alds_cli.errors import BudgetError, ContractError, OptionError
+from alds_cli.methods import method_named
+from alds_cli.numerics.grams import in_units, unit_exponent
+from alds_cli.profiling import layer_weights_hash
+from alds_cli.records import (
+    ArgumentValue,
+    FloatArray,
+    IntArray,
+    LayerReport,
+    LayerSpec,
+    Plan,
+)
+from alds_cli.runtime.devices import pick_device
+from alds_cli.surgery import weight_at
+from alds_cli.surgery.channels import ChannelGroup, Channels, find_channels
+from alds_cli.tracing.trace import LayerCall
+
+
+class Filters:
+    """Layers lose filters, and what follows them the inputs.
+
+    Args:
+        examined: the network.
+
+    Raises:
+        OptionError: the shape of its input is not known, or the method lacks images.
+        ContractError: its code cannot be followed.
+    """
+
+    def __init__(self, examined: Examined) -> None:
+        network, settings = examined.network, examined.settings
+        if network.input_shape is None:
+            raise OptionError(
+                "removing filters takes a forward pass on one image, and the shape of such an "
+                "input is not known",
+                tip="--input-shape C,H,W" if network.inputs is None else None,
+            )
+        self.specs = examined.specs
+        self._settings = settings
+        self._network = network
+        self._input_shape = network.input_shape
+        self._calls = examined.trace.calls
+        with examined.clock("profile"):
+            self.weights_hash = layer_weights_hash(network.module, self.specs)
+            self.channels = prunable_channels(network.module, network.input_shape, self.specs)
+        self._sensitivities: Mapping[str, FloatArray] | None = None
+        if examined.given is None and "sensitivities" in settings.needs(None):
+            with examined.clock("calibrate"):
+                self._sensitivities = channel_sensitivities(
+                    network.module,
+                    self.channels,
+                    batches_for(network, settings, examined.method),
+                    device=pick_device(settings.device),
+                    progress=settings.progress,
+                )
+
+    def planned(
+        self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
+    ) -> Plan:
+        """Choose the filters that go."""
+        del offered, spending
+        return prune_within(
+            self._network.module,
+            self.channels,
+            self._calls,
+            budgets,
+            method=self._settings.method,
+            arguments=self._settings.method_args,
+            seed=self._settings.seed,
+            sensitivities=self._sensitivities,
+        )
+
+    def require_fitting(self, plan: Plan) -> None:
+        """See that the filters can go."""
+        require_removable(self._network.module, self.channels, plan.pruned)
+
+    def outlook(self, plan: Plan) -> list[LayerReport]:
+        """What is left of every layer."""
+        return pruning_reports(self.channels, self.specs, plan)
+
+    def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
+        """Take the filters out."""
+        return carry_out_pruning(
+            module,
+            self.channels,
+            self.specs,
+            plan,
+            self._input_shape,
+            progress=self._settings.progress,
+        )
+
+
+def prunable_channels(
+    module: nn.Module, input_shape: tuple[int, ...], specs: Mapping[str, LayerSpec]
+) -> Channels:
+    """The channels that may go. A layer that the user left out keeps all of its filters.
+
+    Args:
+        module: the network.
+        input_shape: of one sample.
+        specs: its layers.
+
+    Raises:
+        ContractError: the network's code cannot be followed.
+    """
+    left_out = [name for name, spec in specs.items() if spec.reason == LEFT_OUT]
+    return find_channels(module, input_shape, keep=left_out)
+
+
+def prune_within(
+    module: nn.Module,
+    channels: Channels,
+    calls: Mapping[str, LayerCall],
+    budgets: Sequence[Budget],
+    *,
+    method: str,
+    arguments: Mapping[str, ArgumentValue] | None = None,
+    seed: int = 0,
+    sensitivities: Mapping[str, FloatArray] | None = None,
+) -> Plan:
+    """Choose which filters go, so that all budgets hold.
+
+    Args:
+        module: the network, for its weights.
+        channels: what may go of it, by `prunable_channels`.
+        calls: how a forward pass called its layers.
+        budgets: at least one, of parameters, MACs or bytes.
+        method: one of `methods.METHODS` that removes filters.
+        arguments: of the method, where they are not the usual ones.
+        seed: for what draws random numbers.
+        sensitivities: of every layer's inputs, by `calibration.channel_sensitivities`.
+
+    Raises:
+        OptionError: the method removes no filters, an argument makes no sense, or a latency
+            is limited.
+        RatioUnreachableError: one filter in every group is still too much.
+        BudgetError: so it is for an absolute limit, or for several budgets at once.
+    """
+    chosen = method_named(method)
+    given = dict(arguments or {})
+    if chosen.prune is None:
+        raise OptionError(f"the method {method} removes no filters")
+    if any(budget.resource.name == "latency" for budget in budgets):
+        raise OptionError(
+            f"the method {method} cannot plan for a latency: what a layer takes with fewer "
+            "filters was not measured",
+            tip="--target macs comes closest",
+        )
+    problem = PruningProblem(
+        [_in_numbers(module, channels, group, sensitivities) for group in channels.groups],
+        [cost_of(channels, budget.resource, calls) for budget in budgets],
+        [budget.allowed - budget.margin for budget in budgets],
+        seed,
+        chosen.settled_arguments(method, given),
+    )
+    try:
+        removal = chosen.prune(problem)
+    except InfeasibleError as error:
+        raise _refusal(problem, budgets) from error
+    return Plan(
+        {},
+        method=method,
+        seed=seed if chosen.seeded else None,
+        objective=removal.objective,
+        pruned=channels.without(removal.removed),
+        arguments=given,
+    )
+
+
+def _in_numbers(
+    module: nn.Module,
+    channels: Channels,
+    group: ChannelGroup,
+    sensitivities: Mapping[str, FloatArray] | None,
+) -> PrunableGroup:
+    """A group as a method sees it."""
+    squares = np.zeros(group.size)
+    producing = {**group.outputs, **_depthwise(channels, group)}
+    unit = unit_exponent(*(weight_at(module, name) for name in producing))
+    for name, places in producing.items():
+        squares += _filter_squares(weight_at(module, name), unit)[places].sum(axis=1)
+    plain = PrunableGroup(group.name, np.ldexp(np.sqrt(squares), unit))
+    if sensitivities is None:
+        return plain
+    most = np.zeros(group.size)
+    for name, places in group.inputs.items():
+        if name in sensitivities:  # what is never called responds to nothing
+            most = np.maximum(most, sensitivities[name][places].max(axis=1))
+    fan_out = max((channels.members[name].outputs for name in group.inputs), default=1)
+    return replace(plain, sensitivities=most, fan_out=fan_out)
+
+
+def _depthwise(channels: Channels, group: ChannelGroup) -> dict[str, IntArray]:
+    return {
+        name: places
+        for name, places in group.features.items()
+        if channels.members[name].role == "depthwise"
+    }
+
+
+def _filter_squares(weight: Tensor, unit: int) -> FloatArray:
+    """The sum of squares of every filter of a weight (f, c/g, κ…) / 2**unit: (f,), in float64."""
+    with torch.no_grad():
+        flat = in_units(weight, unit).flatten(1)
+        norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
+    squares: FloatArray = norms.square().cpu().numpy()
+    return squares
+
+
+def _refusal(problem: PruningProblem, budgets: Sequence[Budget]) -> ContractError:
+    """Why one filter in every group is too much: of one budget alone, else of them together."""
+    ones = np.ones(len(problem.groups), np.int64)
+    for cost, budget in zip(problem.costs, budgets, strict=True):
+        least = cost(ones)
+        if least > budget.allowed - budget.margin:
+            return out_of_reach(budget, least, "make without taking any group's last filter")
+    return BudgetError(
+        "the method found no plan within all limits, although there are some",
+        tip="choose another method",
+    )

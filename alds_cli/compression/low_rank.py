@@ -1,0 +1,295 @@
+"""Making networks smaller by low-rank pairs in the place of layers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from torch import nn
+
+from alds_cli.allocation import (
+    ERROR_DEFINITIONS,
+    InfeasibleError,
+    Problem,
+    Refine,
+    Spending,
+)
+from alds_cli.calibration import (
+    Responses,
+    gather_responses,
+    keep_unobserved,
+    response_energies,
+)
+from alds_cli.checkpoint import store_cached
+from alds_cli.compression.factorise import carry_out, weight_types
+from alds_cli.compression.layer_reports import layer_reports
+from alds_cli.compression.strategy import Examined, batches_for
+from alds_cli.compression.targets import (
+    Budget,
+    Offered,
+    kept_in_words,
+    nothing_to_decompose,
+    prices_of,
+    rank_prices_of,
+    refusal,
+)
+from alds_cli.errors import OptionError
+from alds_cli.methods import Method, method_named
+from alds_cli.network.loading import Network
+from alds_cli.profiling import TrueErrors, error_tables
+from alds_cli.records import (
+    ArgumentValue,
+    ErrorTable,
+    FloatArray,
+    LayerReport,
+    LayerSpec,
+    Plan,
+)
+from alds_cli.runtime.devices import pick_device
+from alds_cli.surgery import require_fitting
+from alds_cli.surgery.channels import Channels
+
+
+class Pairs:
+    """Layers become low-rank pairs, chosen by error tables.
+
+    Args:
+        examined: the network.
+    """
+
+    channels: Channels | None = None
+
+    def __init__(self, examined: Examined) -> None:
+        settings = self._settings = examined.settings
+        network = examined.network
+        self.specs = examined.specs
+        self._responses: Mapping[str, Responses] | None = None
+        if "responses" in settings.needs(examined.given):
+            with examined.clock("calibrate"):
+                self._observe(network, examined.method)
+        with examined.clock("profile"):
+            tables, _ = error_tables(
+                network.module,
+                self.specs,
+                schemes=settings.schemes(examined.given),
+                table=None if settings.table is None else Path(settings.table),
+                cache=settings.cache,
+                device=pick_device(settings.device),
+                progress=settings.progress,
+            )
+        self.weights_hash = tables.weights_hash
+        self._true_errors = TrueErrors(network.module, tables, settings.progress)
+        self._stored = tables
+        self._types = weight_types(network.module, tables.layers)
+
+    def _observe(self, network: Network, method: str) -> None:
+        """Gather the layers' responses to images; layers that give none are kept."""
+        self._responses = gather_responses(
+            network.module,
+            self.specs,
+            batches_for(network, self._settings, method),
+            device=pick_device(self._settings.device),
+            progress=self._settings.progress,
+        )
+        self.specs = keep_unobserved(self.specs, self._responses)
+
+    @cached_property
+    def _response_energies(self) -> Mapping[str, FloatArray] | None:
+        return None if self._responses is None else response_energies(self._responses)
+
+    @property
+    def _tables(self) -> ErrorTable:
+        """The error tables, with all true errors that were needed so far."""
+        return self._true_errors.tables
+
+    def planned(
+        self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
+    ) -> Plan:
+        """Plan by the method, and keep true errors that it needed in the cache."""
+        own = self._settings
+        try:
+            return plan_within(
+                self.specs,
+                self._tables,
+                budgets,
+                method=own.method,
+                solver=own.solver,
+                bound=own.bound,
+                arguments=own.method_args,
+                seed=own.seed,
+                rank_multiple=own.rank_multiple,
+                offered=offered,
+                refine=self._true_errors,
+                spending=spending,
+                response_energies=self._response_energies,
+            )
+        finally:
+            self._keep_tables()
+
+    def _keep_tables(self) -> None:
+        if self._settings.cache and self._tables is not self._stored:
+            store_cached(self._tables)
+            self._stored = self._tables
+
+    def require_fitting(self, plan: Plan) -> None:
+        """See that every choice fits its layer."""
+        require_fitting(self.specs, plan.choices)
+
+    def outlook(self, plan: Plan) -> list[LayerReport]:
+        """What the tables say."""
+        tabled = self._responses is None
+        return layer_reports(self.specs, self._tables, plan, self._types, tabled=tabled)
+
+    def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
+        """Put pairs in the place of layers."""
+        return carry_out(
+            module,
+            self.specs,
+            self._tables,
+            plan,
+            responses=self._responses,
+            progress=self._settings.progress,
+        )
+
+
+def plan_within(
+    specs: Mapping[str, LayerSpec],
+    tables: ErrorTable,
+    budgets: Sequence[Budget],
+    *,
+    method: str = "alds",
+    solver: str | None = None,
+    bound: str | None = None,
+    arguments: Mapping[str, ArgumentValue] | None = None,
+    seed: int = 0,
+    rank_multiple: int = 1,
+    offered: Offered | None = None,
+    refine: Refine | None = None,
+    spending: Spending | None = None,
+    response_energies: Mapping[str, FloatArray] | None = None,
+) -> Plan:
+    """Choose for every layer so that all budgets hold.
+
+    Args:
+        specs: the network's layers.
+        tables: error tables of those that may be decomposed.
+        budgets: at least one.
+        method: a key of `methods.METHODS`.
+        solver: one of the method's; None takes its own, and `knapsack` where MACs or time are
+            budgeted: there the least maximum keeps less of the network's accuracy.
+        bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`; None takes the
+            solver's usual one.
+        arguments: the method's own options, where they are not the usual ones.
+        seed: for what draws random numbers.
+        rank_multiple: every rank j is to be a multiple of this.
+        offered: which choices may be made; None allows all.
+        refine: gives true errors, where those are minimised.
+        spending: what choices take of a resource, budgeted or not.
+        response_energies: what is known of the layers' responses to images.
+
+    Raises:
+        OptionError: a name is unknown, or the method cannot do what is asked.
+        PlanError: a method of the user's own gave a plan that does not fit the network.
+        RatioUnreachableError: even the smallest network removes less.
+        BudgetError: no plan keeps within an absolute limit, or within all budgets at once.
+    """
+    chosen = method_named(method)
+    resources = [budget.resource.name for budget in budgets]
+    solver, bound = settled_names(method, solver, bound, resources)
+    settled = chosen.settled_arguments(method, arguments or {})
+    require_able(method, resources)
+    if rank_multiple < 1:
+        raise OptionError(f"a rank cannot be a multiple of {rank_multiple}")
+    if all(spec.reason is not None for spec in specs.values()) and any(
+        budget.for_options < 0 for budget in budgets
+    ):
+        raise nothing_to_decompose(specs, budgets)
+    problem = Problem(
+        [replace(tables.layers[n], spec=s) for n, s in specs.items() if s.reason is None],
+        [budget.for_options for budget in budgets],
+        prices_of(budgets, offered),
+        rank_prices_of(budgets),
+        rank_multiple,
+        refine,
+        solver,
+        bound,
+        seed,
+        settled,
+        spending,
+        response_energies,
+    )
+    if chosen.plan is None:
+        raise ValueError(f"{method} makes no pairs")
+    try:
+        plan = chosen.plan(problem)
+    except InfeasibleError as error:
+        layers = error.layers or problem.options("frobenius", chosen.schemes)
+        faster_only = offered is not None
+        raise refusal(budgets, layers, kept_in_words(specs), faster_only=faster_only) from error
+    require_fitting(specs, plan.choices)
+    return replace(
+        plan,
+        choices={name: plan.choices.get(name) for name in specs},
+        arguments=unusual(chosen, settled),
+    )
+
+
+def unusual(method: Method, arguments: Mapping[str, ArgumentValue]) -> dict[str, ArgumentValue]:
+    """The arguments that are not the method's usual ones."""
+    return {key: value for key, value in arguments.items() if value != method.arguments[key]}
+
+
+def require_able(method: str, resources: Collection[str]) -> None:
+    """See that a method can plan for all that is budgeted.
+
+    Raises:
+        OptionError: it cannot.
+    """
+    targets = method_named(method).targets
+    for resource in resources:
+        if resource not in targets:
+            raise OptionError(
+                f"the method {method} plans for {', '.join(targets)}, not for {resource}",
+                tip="--method alds plans for all of them",
+            )
+
+
+def settled_names(
+    method: str, solver: str | None, bound: str | None, resources: Collection[str]
+) -> tuple[str | None, str | None]:
+    """The solver and the error definition, the usual ones where none is named.
+
+    A method that has but one way to plan has neither.
+
+    Args:
+        method: a key of `methods.METHODS`.
+        solver: one of the method's, or None.
+        bound: a key of `allocation.ERROR_DEFINITIONS`, or None.
+        resources: what is budgeted.
+
+    Raises:
+        OptionError: a name is unknown, or the method has no solvers.
+    """
+    solvers = method_named(method).solvers
+    if not solvers:
+        for option, value in (("solver", solver), ("bound", bound)):
+            if value is not None:
+                raise OptionError(
+                    f"the method {method} takes no {option}", tip=f"leave out --{option}"
+                )
+        return None, None
+    usual = next(iter(solvers))
+    if not set(resources) <= {"params", "bytes"} and "knapsack" in solvers:
+        usual = "knapsack"
+    solver = solver or usual
+    _require_known("solver", solver, solvers)
+    bound = bound or solvers[solver]
+    _require_known("bound", bound, ERROR_DEFINITIONS)
+    return solver, bound
+
+
+def _require_known(option: str, value: str, known: Mapping[str, object]) -> None:
+    if value not in known:
+        raise OptionError(f"unknown {option} '{value}'", tip=f"choose from {', '.join(known)}")

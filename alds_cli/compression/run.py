@@ -1,0 +1,355 @@
+"""From a goal to a plan to a network that is shown to reach the goal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from alds_cli.compression.cost_model import Ledger
+from alds_cli.compression.session import Workshop
+from alds_cli.compression.targets import Budget, Goal, broken, too_slow
+from alds_cli.errors import ContractError, VerificationError
+from alds_cli.latency import NetworkComparison
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import trace_network, write_network
+from alds_cli.network.verification import Verification, verify
+from alds_cli.records import CompressionReport, LayerReport, Plan
+from alds_cli.runtime.timing import Clock
+from alds_cli.tracing.trace import count_parameters
+
+_ROUNDS = 30
+"""So often at most a plan is made again because what was predicted did not come out."""
+
+_TIMED_ROUNDS = 6
+"""The same where whole networks have to be made and timed to find that out."""
+
+
+def planned(workshop: Workshop, goal: Goal, output: str, given: Plan | None) -> Work:
+    """A plan that reaches a goal, as far as can be told without carrying it out.
+
+    Args:
+        workshop: the network, its tables and how to plan.
+        goal: what is asked.
+        output: the artefact's name, for its format.
+        given: the plan to carry out, instead of making one.
+
+    Raises:
+        ContractError: the goal cannot be had.
+        PlanError: the plan given does not fit the network.
+    """
+    work = Work(workshop, goal, workshop.ledger(goal, output))
+    if given is None:
+        work.make_plan()
+    else:
+        workshop.craft.require_fitting(given)
+        work.replay(given)
+    work.require_predicted()
+    return work
+
+
+class Work:
+    """One goal in the making.
+
+    Args:
+        workshop: the network, its tables and how to plan.
+        goal: what is asked.
+        ledger: what everything costs.
+    """
+
+    def __init__(self, workshop: Workshop, goal: Goal, ledger: Ledger) -> None:
+        self.plan = Plan({})
+        self._given = False
+        self._fastest = False
+        self._timed = "latency" in goal.resources
+        self._workshop = workshop
+        self._goal = goal
+        self._ledger = ledger
+        self._clock = Clock()
+        with self._clock("measure" if goal.timed else "allocate"):
+            self._budgets = ledger.budgets()
+
+    def make_plan(self) -> None:
+        """Plan until all that can be told without carrying the plan out is as asked.
+
+        Where the sum of the layers' times says that a time cannot be had, the fastest pairs
+        are planned: whether it really cannot is found out when the network is timed.
+
+        Raises:
+            ContractError: there is no such plan.
+        """
+        for _ in range(_ROUNDS):
+            try:
+                with self._clock("allocate"):
+                    self.plan = self._next_plan()
+            except ContractError:
+                if not self._timed or self._fastest:
+                    raise
+                self._plan_fastest()
+                if self._exceeded() is not None:
+                    raise
+            if not (self._too_large() or self._too_slow()):
+                return
+        raise ContractError("no plan was found that reaches what is asked", tip="ask for less")
+
+    def _plan_fastest(self) -> None:
+        self._fastest = True
+        self.plan = self._ledger.stopwatch.fastest(self._workshop.settings.method)
+
+    def _next_plan(self) -> Plan:
+        ledger = self._ledger
+        offered = ledger.stopwatch.offered if self._goal.timed else None
+        return self._workshop.craft.planned(self._budgets, offered, ledger.spending)
+
+    def _too_large(self) -> bool:
+        """Whether the file would be; the budget is tightened by the excess then."""
+        for index, budget in enumerate(self._budgets):
+            if budget.resource.name == "bytes":
+                excess = self._ledger.size_after(self.plan) - budget.allowed
+                if excess > 0:
+                    self._tighten(index, excess)
+                    return True
+        return False
+
+    def _too_slow(self) -> bool:
+        """Whether a pair measures slower than its layer; it is not on offer again then."""
+        if not self._goal.never_slower:
+            return False
+        with self._clock("measure"):
+            return self._ledger.stopwatch.slower(self.plan)
+
+    def _tighten(self, index: int, excess: int) -> None:
+        budget = self._budgets[index]
+        self._budgets[index] = replace(budget, margin=budget.margin + excess)
+
+    def replay(self, plan: Plan) -> None:
+        """Take a plan that was made elsewhere."""
+        self.plan, self._given = plan, True
+
+    @property
+    def _names(self) -> list[str]:
+        """Of what is limited, in the order of the budgets."""
+        return [budget.resource.name for budget in self._budgets]
+
+    def require_predicted(self) -> None:
+        """The contract, as far as it is certain without making the network.
+
+        Raises:
+            ContractError: it does not hold.
+        """
+        if (exceeded := self._exceeded()) is not None:
+            raise broken(*exceeded)
+
+    def _exceeded(self) -> tuple[Budget, int] | None:
+        """A budget that the plan is certain not to keep, and what it would take."""
+        for budget in self._budgets:
+            if budget.resource.name != "latency":
+                sized = budget.resource.name == "bytes"
+                reached = (
+                    self._ledger.size_after(self.plan)
+                    if sized
+                    else self._ledger.after(budget.resource, self.plan)
+                )
+                if reached > budget.allowed:
+                    return budget, reached
+        return None
+
+    def outlook(self) -> CompressionReport:
+        """The figures of the plan, before it is carried out."""
+        return self._report(self._workshop.craft.outlook(self.plan))
+
+    def finished(self, output: str | None, *, last: bool) -> tuple[Network, CompressionReport]:
+        """Carry the plan out, make sure that the contract holds, and write the artefact.
+
+        Args:
+            output: where to; None writes nothing.
+            last: the workshop's network is not needed any more and may be taken apart.
+
+        Raises:
+            ContractError: it does not hold.
+            VerificationError: the network with pairs does not run, or computes something else.
+        """
+        comparison: NetworkComparison | None = None
+        if self._goal.timed:
+            made, comparison = self._fast_enough()
+        else:
+            made = self._made(in_place=last and self._rebuildable)
+        reached = {"params": count_parameters(made.network.module), "macs": made.macs}
+        reached["bytes"] = self._ledger.size_after(self.plan) if "bytes" in self._names else None
+        for budget in self._budgets:
+            after = reached.get(budget.resource.name)
+            if after is not None and after > budget.allowed:
+                raise broken(budget, after)
+        with self._clock("verify"):
+            verification = verify(
+                made.network,
+                original=self._workshop.network.module,
+                unverified=self._workshop.settings.unverified,
+            )
+        with self._clock("save"):
+            nbytes = None if output is None else write_network(made.network, output, verification)
+        report = self._report(
+            made.layers,
+            macs_after=made.macs,
+            nbytes=nbytes,
+            times=comparison,
+            verification=verification,
+        )
+        if reached["params"] != report.params_after:
+            raise AssertionError(
+                f"reported {report.params_after} parameters, but has {reached['params']}"
+            )
+        if nbytes is not None and reached["bytes"] not in (None, nbytes):
+            raise AssertionError(f"foresaw {reached['bytes']} bytes, but wrote {nbytes}")
+        made.network.nbytes = nbytes
+        return made.network, report
+
+    @property
+    def _rebuildable(self) -> bool:
+        """Whether the dense network can be built again once this one is taken apart."""
+        return self._workshop.network.architecture is not None
+
+    def _made(self, *, in_place: bool) -> _Made:
+        """The network with its pairs."""
+        workshop = self._workshop
+        with self._clock("decompose"):
+            original = workshop.network
+            module = original.module if in_place else copy.deepcopy(original.module)
+            layers = workshop.craft.carry_out(module, self.plan)
+            network = replace(
+                original.compressed_by(self.plan, workshop.craft.weights_hash, workshop.params),
+                module=module,
+            )
+            macs = trace_network(network).macs
+        if workshop.before.macs is not None and macs is None:
+            raise VerificationError(
+                "nothing is written: the compressed network does not run: its code reaches into "
+                "a layer that was replaced",
+                tip="find the layer with -v, and keep it: --exclude NAME",
+            )
+        return _Made(network, layers, macs)
+
+    def _fast_enough(self) -> tuple[_Made, NetworkComparison | None]:
+        """Make and time networks until one is as fast as asked, in whole and layer by layer.
+
+        Raises:
+            ContractError: none is; it says how fast the best one was.
+        """
+        best: NetworkComparison | None = None
+        for rounds_left in reversed(range(_TIMED_ROUNDS)):
+            made = self._sound_in_layers()
+            if not self._timed:
+                return made, None
+            index = self._names.index("latency")
+            with self._clock("measure"):
+                comparison = self._ledger.stopwatch.compare(made.network.module)
+            excess = _excess_ns(self._budgets[index], comparison)
+            if excess <= 0:
+                return made, comparison
+            if best is None or comparison.saved > best.saved:
+                best = comparison
+            if self._given or self._fastest:
+                break
+            if rounds_left == 1:
+                self._plan_fastest()
+            else:
+                self._expect_less(index, comparison, excess)
+                self.make_plan()
+        assert best is not None  # noqa: S101 - there was at least one round
+        raise too_slow(
+            self._budgets[index], best.original.median_ms, best.compressed.median_ms, best.saved
+        )
+
+    def _sound_in_layers(self) -> _Made:
+        """A network none of whose pairs is slower than its layer.
+
+        Raises:
+            ContractError: a plan that was given has such a pair, and none was to be made.
+        """
+        while True:
+            made = self._made(in_place=False)
+            with self._clock("measure"):
+                slower = self._ledger.stopwatch.slower_in(made.network.module, self.plan)
+            if not slower or (self._given and not self._goal.never_slower):
+                return made
+            if self._given:
+                raise ContractError(
+                    f"the plan makes layers that measure slower: {', '.join(slower)}",
+                    tip="let the plan keep them, or leave out --never-slower",
+                )
+            # Every round takes something off what is offered, so this ends.
+            if self._fastest:
+                self._plan_fastest()
+            else:
+                self.make_plan()
+
+    def _expect_less(self, index: int, times: NetworkComparison, excess: int) -> None:
+        """Tighten the budget of time by what a network saved less than foreseen."""
+        budget = self._budgets[index]
+        before = budget.resource.before
+        foreseen = before - self._ledger.after(budget.resource, self.plan)
+        worth = times.saved * before / foreseen if foreseen > 0 else 0.0
+        wanted = before - budget.allowed
+        # A little beyond, or rounds would approach the aim without reaching it.
+        missing = wanted / worth - foreseen if worth > 0 else before
+        self._tighten(index, round(max(1.05 * missing, 1.25 * excess)))
+
+    def _report(
+        self,
+        layers: Sequence[LayerReport],
+        *,
+        macs_after: int | None = None,
+        nbytes: int | None = None,
+        times: NetworkComparison | None = None,
+        verification: Verification | None = None,
+    ) -> CompressionReport:
+        """The figures of the work so far."""
+        workshop, ratio = self._workshop, self._goal.ratio
+        saved = sum(layer.params_before - layer.params_after for layer in layers)
+        return CompressionReport(
+            method=self.plan.method,
+            solver=self.plan.solver,
+            bound=self.plan.bound,
+            seed=self.plan.seed,
+            target=self._goal.target,
+            ratio_asked=None if ratio is None else float(ratio),
+            limits=dict(self._goal.limits),
+            params_before=workshop.params,
+            params_after=workshop.params - saved,
+            macs_before=workshop.before.macs,
+            macs_after=macs_after,
+            layers=layers,
+            seconds={**workshop.clock.seconds, **self._clock.seconds},
+            bytes_before=workshop.network.nbytes,
+            bytes_after=nbytes,
+            latency_before=None if times is None else times.original,
+            latency_after=None if times is None else times.compressed,
+            latency_saved=None if times is None else times.saved,
+            verified=None if verification is None else verification.difference is not None,
+            verified_difference=None if verification is None else verification.difference,
+            arguments=self.plan.arguments,
+            objective=self.plan.objective,
+            objective_bound=self.plan.objective_bound,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """A network with pairs, what became of its layers, and its MACs."""
+
+    network: Network
+    layers: list[LayerReport]
+    macs: int | None
+
+
+def _excess_ns(budget: Budget, times: NetworkComparison) -> int:
+    """By how much a network is too slow; at most 0 where it is not.
+
+    A fraction has to be saved with 95 % confidence, an absolute limit held by the median.
+    """
+    if budget.ratio is None:
+        return round(times.compressed.median_ms * 1e6) - budget.allowed
+    if times.saves(float(budget.ratio)):
+        return 0
+    over = times.ratio.at_most - float(1 - budget.ratio)
+    return max(1, round(over * budget.resource.before))

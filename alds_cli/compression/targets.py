@@ -1,0 +1,341 @@
+"""What is asked of a compressed network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from alds_cli.allocation import LayerOptions, Prices, RankPrices
+from alds_cli.compression.layer_reports import LEFT_OUT
+from alds_cli.compression.resources import Resource
+from alds_cli.errors import BudgetError, ContractError, OptionError, RatioUnreachableError
+from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
+from alds_cli.records import FloatArray, IntArray, LayerSpec
+from alds_cli.runtime.devices import pick_device
+
+TARGETS = ("params", "macs", "bytes", "latency")
+"""What a ratio can be a fraction of."""
+
+_UNLIMITED = 2**62
+"""No network comes near it, and arithmetic with whole numbers of 64 bits ends beyond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A ratio of a target, absolute limits, or both.
+
+    Attributes:
+        ratio: the fraction of the target to remove; None where only limits count.
+        target: one of `TARGETS`.
+        limits: the most that is allowed, by target; latency in nanoseconds.
+        never_slower: no layer may become one that measures slower.
+        batch_size: samples in a forward pass whose time counts.
+        device: where that time is measured; None is CUDA where present.
+    """
+
+    ratio: Fraction | None
+    target: str
+    limits: Mapping[str, int]
+    never_slower: bool = False
+    batch_size: int = 1
+    device: str | None = None
+
+    @property
+    def resources(self) -> tuple[str, ...]:
+        """The targets that are limited in any way, in the order of `TARGETS`."""
+        limited = {*self.limits, *([self.target] if self.ratio is not None else [])}
+        return tuple(name for name in TARGETS if name in limited)
+
+    @property
+    def timed(self) -> bool:
+        """Whether anything has to be measured."""
+        return self.never_slower or "latency" in self.resources
+
+    def where(self) -> torch.device:
+        """The device to measure on.
+
+        Raises:
+            OptionError: there is no such device here.
+        """
+        return pick_device(self.device)
+
+
+def parse_goal(
+    ratio: float | str | Fraction | None,
+    target: str,
+    *,
+    max_params: str | int | None = None,
+    max_macs: str | int | None = None,
+    max_size: str | int | None = None,
+    max_latency: str | int | None = None,
+    never_slower: bool = False,
+    batch_size: int = 1,
+    device: str | None = None,
+) -> Goal:
+    """Options as a goal.
+
+    Raises:
+        OptionError: a value makes no sense.
+    """
+    if target not in TARGETS:
+        raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
+    if batch_size < 1:
+        raise OptionError(f"a batch of {batch_size} images cannot be timed")
+    given = {
+        "params": (max_params, COUNTS, "--max-params"),
+        "macs": (max_macs, COUNTS, "--max-macs"),
+        "bytes": (max_size, SIZES, "--max-size"),
+        "latency": (max_latency, TIMES, "--max-latency"),
+    }
+    limits = {
+        name: min(parse_quantity(value, units, option), _UNLIMITED)
+        for name, (value, units, option) in given.items()
+        if value is not None
+    }
+    asked = None if ratio is None else parse_ratio(ratio)
+    return Goal(asked, target, limits, never_slower, batch_size, device)
+
+
+Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
+"""`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, (n,)."""
+
+_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "ns"}
+
+_LIMITS = {
+    "params": "--max-params",
+    "macs": "--max-macs",
+    "bytes": "--max-size",
+    "latency": "--max-latency",
+}
+
+
+_MORE_LAYERS = "decompose more layers (--include, --exclude)"
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most `allowed` of a resource; `ratio` is the fraction to remove, if that was asked.
+
+    `margin` is held back where the sum of the layers' prices is not quite what comes out.
+    """
+
+    resource: Resource
+    allowed: int
+    ratio: Fraction | None = None
+    margin: int = 0
+
+    @classmethod
+    def of_ratio(cls, resource: Resource, ratio: Fraction) -> Budget:
+        """What is left when a fraction is removed, towards zero: never less than asked."""
+        return cls(resource, int((1 - ratio) * resource.before), ratio)
+
+    @property
+    def for_options(self) -> int:
+        """What the layers that may be decomposed can take together."""
+        return self.allowed - self.margin - self.resource.fixed
+
+
+def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | None:
+    """What options take of every budget's resource; None where parameters are all there is."""
+    if offered is None and [budget.resource.name for budget in budgets] == ["params"]:
+        return None
+
+    def prices(spec: LayerSpec, choices: IntArray) -> IntArray:
+        priced = np.stack([budget.resource.prices(spec, choices) for budget in budgets], axis=1)
+        if offered is not None:
+            priced[(choices[:, 1] > 0) & ~offered(spec, choices)] = -1
+        return priced
+
+    return prices
+
+
+def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
+    """What a rank takes of the budgets; of several, the shares of them added up."""
+    if [budget.resource.name for budget in budgets] == ["params"]:
+        return None
+    if len(budgets) == 1:
+        return budgets[0].resource.rank_prices
+
+    def shares(spec: LayerSpec, choices: IntArray) -> FloatArray:
+        parts = [b.resource.rank_prices(spec, choices) / max(b.allowed, 1) for b in budgets]
+        return np.asarray(np.sum(parts, axis=0))
+
+    return shares
+
+
+def refusal(
+    budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
+) -> ContractError:
+    """Why no plan fits: the budget that cannot be met even alone, else all of them together.
+
+    Args:
+        budgets: what was asked.
+        layers: what was on offer.
+        kept: which layers were not, in words; empty where all were.
+        faster_only: whether that left out what measures slower.
+    """
+    made = "make with pairs that each measure faster" if faster_only else "make"
+    for column, budget in enumerate(budgets):
+        least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
+        if least > budget.allowed - budget.margin:
+            return out_of_reach(budget, least, made, kept)
+    asked = ", ".join(_asked(budget) for budget in budgets)
+    return BudgetError(
+        f"no plan was found within all of these together: {asked}",
+        tip="loosen one of them; each can be had alone",
+    )
+
+
+def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None) -> ContractError:
+    """Why a budget cannot be met.
+
+    Args:
+        budget: what was asked.
+        least: what the smallest network takes.
+        made: how it is made, after "that this method can".
+        kept: which layers are not made smaller, in words; None where that is not known.
+    """
+    resource = budget.resource
+    why = f"; {kept}" if kept else ""
+    smallest = (
+        f"the smallest network that this method can {made} has {_amount(resource, least)} "
+        f"of {_amount(resource, resource.before)}"
+    )
+    largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
+    otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
+    if least >= resource.before or (budget.ratio is not None and largest == 0):
+        nearest = "no layer of this network can be made smaller"
+    elif budget.ratio is None:
+        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}{otherwise}"
+    else:
+        nearest = f"--ratio {largest:.4f}{otherwise}"
+    if budget.ratio is None:
+        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{why}", tip=nearest)
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
+        f"the largest ratio is {largest:.4f}{why}",
+        largest=largest,
+        tip=nearest,
+    )
+
+
+def broken(budget: Budget, reached: int) -> ContractError:
+    """A network that was to meet a budget does not."""
+    resource = budget.resource
+    if budget.ratio is None:
+        return BudgetError(
+            f"the network has {_amount(resource, reached)}, "
+            f"more than the {_amount(resource, budget.allowed)} allowed"
+        )
+    return ContractError(
+        f"the plan removes {1 - reached / resource.before:.4f} of the "
+        f"{_NOUNS[resource.name] if resource.name != 'latency' else 'latency'}, "
+        f"less than the {float(budget.ratio):g} asked for",
+        tip="lower some j in the plan, or leave out --ratio",
+    )
+
+
+def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
+    """The fastest network that was made is still too slow.
+
+    Args:
+        budget: of time.
+        original_ms: median time of the original network.
+        best_ms: of the fastest that was made of it.
+        saved: the fraction of time that it saves.
+    """
+    fact = (
+        f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
+        f"{original_ms:.3f} ms, measured in turns"
+    )
+    tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
+    if budget.ratio is None:
+        return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
+    largest = max(0, int(saved * 10_000)) / 10_000
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} of the latency cannot be reached: {fact}; "
+        f"that is a ratio of {largest:.4f}",
+        largest=largest,
+        tip=tip,
+    )
+
+
+def _asked(budget: Budget) -> str:
+    resource = budget.resource
+    if budget.ratio is None:
+        return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
+    return f"--ratio {float(budget.ratio):g} of the {resource.name}"
+
+
+def _amount(resource: Resource, value: int) -> str:
+    if resource.name == "latency":
+        return f"{value / 1e6:.3f} ms"
+    return f"{value:,} {_NOUNS[resource.name]}"
+
+
+def _written(resource: Resource, value: int) -> str:
+    """As the command line takes it."""
+    return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)
+
+
+_SHOWN = 4
+
+_TIPS = {
+    "parametrization": "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') "
+    "leaves a plain weight; save the network after that",
+    "weight norm": "torch.nn.utils.remove_weight_norm(layer) leaves a plain weight; save the "
+    "network after that",
+    "spectral norm": "torch.nn.utils.remove_spectral_norm(layer) leaves a plain weight; save the "
+    "network after that",
+    "torch.nn.utils.prune": "torch.nn.utils.prune.remove(layer, 'weight') leaves a plain weight; "
+    "save the network after that",
+    LEFT_OUT: "let more layers match --include, or fewer --exclude",
+}
+"""What can be done, by words in the reason."""
+
+
+def nothing_to_decompose(
+    specs: Mapping[str, LayerSpec], budgets: Sequence[Budget]
+) -> ContractError:
+    """Why nothing can be made smaller, with the reasons counted.
+
+    Args:
+        specs: the network's layers, each with a reason to be kept.
+        budgets: what was asked.
+    """
+    reasons = _reasons(specs)
+    why = kept_in_words(specs) or "the network holds no convolution or linear layer of torch.nn"
+    message = f"no layer can be decomposed: {why}"
+    tip = next(
+        (
+            tip
+            for reason, _ in reasons.most_common()
+            for word, tip in _TIPS.items()
+            if word in reason
+        ),
+        None,
+    )
+    if any(budget.ratio is not None for budget in budgets):
+        return RatioUnreachableError(message, largest=0.0, tip=tip)
+    return BudgetError(message, tip=tip)
+
+
+def kept_in_words(specs: Mapping[str, LayerSpec]) -> str:
+    """How many layers are kept for which reasons; empty where none is."""
+    reasons = _reasons(specs)
+    parts = [
+        f"{count} {'is' if count == 1 else 'are'} kept ({reason})"
+        for reason, count in reasons.most_common(_SHOWN)
+    ]
+    others = reasons.total() - sum(count for _, count in reasons.most_common(_SHOWN))
+    return ", ".join(parts) + (f", and {others} for other reasons" if others else "")
+
+
+def _reasons(specs: Mapping[str, LayerSpec]) -> Counter[str]:
+    return Counter(spec.reason for spec in specs.values() if spec.reason is not None)

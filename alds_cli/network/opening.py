@@ -1,0 +1,241 @@
+"""Models in and out: the source of a network, loading it, saving it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from alds_cli import architectures
+from alds_cli.checkpoint import (
+    Checkpoint,
+    read_checkpoint,
+    require_writable,
+    write_artefact,
+)
+from alds_cli.errors import OptionError
+from alds_cli.inputs import InputSpec, parse_inputs
+from alds_cli.network.loading import (
+    Network,
+    densified,
+    fold,
+    network_of,
+    open_checkpoint,
+    require_sound,
+)
+from alds_cli.network.verification import Verification, verify
+from alds_cli.numerics.sharing import share, shared_groups
+from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.surgery import detach_computed
+from alds_cli.tracing.trace import Trace, trace
+
+Model = str | Path | Network | nn.Module
+
+Preparation = Preprocessing | Callable[[Preprocessing | None], Preprocessing | None] | None
+"""From an image to the input: stated, a change of what the model says, or None for that."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """How to read a model file, where that is not plain.
+
+    `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
+    `input_shape` that of one sample, `input_spec` all that it takes (see
+    `alds_cli.inputs`), where it is more than that; `state_key` the entry of a training
+    checkpoint; `strip_prefix` what stands before the names in it that a network's own have
+    not, one or several; `ignore` shell patterns of entries that are not used;
+    `allow_pickle` permits code in the file to run.
+    """
+
+    arch: str | None = None
+    arch_args: Mapping[str, ArgumentValue] | Sequence[str] = ()
+    input_shape: tuple[int, ...] | None = None
+    input_spec: str | InputSpec | None = None
+    state_key: str | None = None
+    strip_prefix: str | Sequence[str] = ()
+    ignore: str | Sequence[str] = ()
+    allow_pickle: bool = False
+
+    def architecture(self) -> Architecture | None:
+        """The architecture asked for; None where it is to be recognised.
+
+        Raises:
+            ArchitectureError: there is none of that name.
+            OptionError: arguments are given, but no name, or they ask for weights.
+        """
+        if self.arch is None:
+            if self.arch_args:
+                raise OptionError(
+                    "arguments of an architecture are given, but not which",
+                    tip="name the network too: --arch NAME",
+                )
+            return None
+        if isinstance(self.arch_args, Mapping):
+            arch = replace(
+                architectures.parse_architecture(self.arch), arguments=dict(self.arch_args)
+            )
+            architectures.require_plain(arch)
+            return arch
+        return architectures.parse_architecture(self.arch, self.arch_args)
+
+    def inputs(self) -> InputSpec | None:
+        """What the network takes, where that is stated.
+
+        Raises:
+            OptionError: it is stated twice, or makes no sense.
+        """
+        if self.input_shape is not None and self.input_spec is not None:
+            raise OptionError(
+                "an input shape and an input specification are given",
+                tip="leave one of the two out",
+            )
+        if self.input_shape is not None:
+            return InputSpec.of_sample(tuple(self.input_shape))
+        return (
+            parse_inputs(self.input_spec) if isinstance(self.input_spec, str) else self.input_spec
+        )
+
+
+AS_IT_IS = Source()
+
+
+def load(path: str | Path, **source: Any) -> nn.Module:
+    """The network in a model file, ready to run, on the CPU and in evaluation mode.
+
+    Artefacts become networks of plain `torch.nn` modules.
+
+    Args:
+        path: any file the commands take.
+        source: fields of `Source` where the file needs them, e.g. `arch="resnet18"`.
+
+    Raises:
+        AldsError: the file cannot be read, or no network fits it.
+    """
+    return open_network(path, Source(**source)).module
+
+
+def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
+    """Write a network as an artefact; returns the number of bytes.
+
+    Args:
+        model: a `Network`, or a module whose architecture is recognised or named.
+        path: `.safetensors` gives that format, any other suffix PyTorch's.
+        source: fields of `Source` that name a module's architecture.
+
+    Raises:
+        ArchitectureError: nobody could build the network again.
+        VerificationError: built again it computes something else.
+        OutputError: the file cannot be written.
+    """
+    require_target(path)
+    network = open_network(model, Source(**source))
+    return write_network(network, path, verify(network))
+
+
+def open_network(
+    model: Model, source: Source = AS_IT_IS, *, multiply_back: bool = False
+) -> Network:
+    """The network behind whatever a caller handed in, safe to change.
+
+    Args:
+        model: a path, `-`, a `Network` or a module.
+        source: how to read it.
+        multiply_back: turn pairs into dense layers again.
+
+    Raises:
+        AldsError: the file cannot be read, no network fits it, or its weights are unusable.
+    """
+    arch, inputs = source.architecture(), source.inputs()
+    if isinstance(model, (str, Path)):
+        return open_read(read_file(model, source), source, multiply_back=multiply_back)
+    if isinstance(model, nn.Module):
+        detach_computed(model)
+        network = network_of(_copy(model), arch)
+    else:
+        network = replace(model, module=_copy(model.module))
+    require_sound(network.module, network.name)
+    network.module.cpu()
+    if inputs is not None:
+        network.inputs = inputs
+    if multiply_back:
+        network = densified(network)
+        fold(network)
+    return network
+
+
+def read_file(path: str | Path, source: Source) -> Checkpoint:
+    """What a file holds, before any network is made of it.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return read_checkpoint(path, allow_pickle=source.allow_pickle, state_key=source.state_key)
+
+
+def open_read(checkpoint: Checkpoint, source: Source, *, multiply_back: bool = False) -> Network:
+    """The network of what was read from a file; see `open_network`."""
+    return open_checkpoint(
+        checkpoint,
+        arch=source.architecture(),
+        inputs=source.inputs(),
+        allow_pickle=source.allow_pickle,
+        strip_prefix=_several(source.strip_prefix),
+        ignore=_several(source.ignore),
+        multiply_back=multiply_back,
+    )
+
+
+def _several(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    """A copy in which what is one tensor under several names is one, too."""
+    copied = copy.deepcopy(module)
+    share(copied, shared_groups(module))
+    return copied
+
+
+def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing:
+    """What a caller asks for, else what the network's file or architecture says.
+
+    Raises:
+        OptionError: nobody says anything.
+    """
+    known = network.preprocessing
+    settled = given(known) if callable(given) else given or known
+    if settled is None:
+        raise OptionError(
+            "how images become this network's input is not known",
+            tip="--preprocess NAME, or --mean and --std",
+        )
+    return settled
+
+
+def write_network(network: Network, target: str | Path, verification: Verification) -> int:
+    """Write an artefact; returns its number of bytes.
+
+    Args:
+        network: what to write.
+        target: where to.
+        verification: what `verify` found of it: nothing is written without.
+    """
+    del verification
+    return write_artefact(network.module.state_dict(), network.document(), target)
+
+
+def require_target(target: str | Path) -> None:
+    """Find out before the work starts that its result can be written."""
+    if str(target) != "-":
+        require_writable(Path(target))
+
+
+def trace_network(network: Network) -> Trace:
+    """One forward pass on the network's own inputs; empty where those are unknown."""
+    if network.inputs is None:
+        return Trace(None, failure="what the network takes as input is not known")
+    return trace(network.module, network.inputs)

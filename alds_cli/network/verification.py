@@ -1,0 +1,444 @@
+"""That what is written computes what it stands for, before it takes its name.
+
+The network is built as whoever loads the artefact will build it, and run on random inputs
+beside its reference: the dense network whose weights are the pairs multiplied back or, where
+filters were removed, the network in memory, which was held against the original as they went
+(`surgery.pruning_check`). Hooks, patched methods, further parameters of a layer, code that reads
+a layer's attributes: whatever a network's code does with a layer beyond calling it shows here.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.errors import (
+    AldsError,
+    OptionError,
+    VerificationError,
+    first_line,
+)
+from alds_cli.inputs import (
+    InputSpec,
+    example_call,
+    floating_type,
+    inputs_tip,
+)
+from alds_cli.network.loading import (
+    Network,
+    densified,
+    reopened,
+    require_sound,
+)
+from alds_cli.surgery import dense_copy
+from alds_cli.tracing.trace import count_parameters, evaluation_mode
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+_SAMPLED = 4096
+"""Numbers of each call of a layer that are compared: every one would take much memory."""
+
+_MAGNIFIED = 64
+"""How many times what a change of the reference's weights by a few units in their last place makes
+is still taken for rounding: thirty products may double such a change each, and a fault of a
+network's structure, which begins some ten orders of magnitude above it, is magnified alike."""
+
+_LAST_PLACES = 8
+"""The size of that change in units of float64's last place."""
+
+_MOST_TOLERATED = 1e-2
+"""The largest difference that is ever taken for rounding, however it is magnified."""
+
+_DEPTH = 8
+"""Levels of containers in which a network's outputs are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of running a network beside its reference.
+
+    Attributes:
+        difference: the largest difference of an output, or of what a pair and its layer give,
+            as a fraction of the largest number there; None where nothing was run.
+        reason: why nothing was run.
+    """
+
+    difference: float | None
+    reason: str | None = None
+
+
+def verify(
+    network: Network, *, original: nn.Module | None = None, unverified: bool = False
+) -> Verification:
+    """Run a network as its artefact will be built beside its reference.
+
+    It is run in its own precision first, half precision widened. Where the difference is beyond
+    what rounding explains, float64 decides, and where it is beyond half the digits of that, how
+    much the reference itself magnifies a change of its weights by rounding.
+
+    Args:
+        network: with pairs, or without some filters; its module is not changed.
+        original: the dense network that it was made from, where its architecture is unknown.
+        unverified: accept that no forward pass can be made.
+
+    Returns:
+        By how much they differ.
+
+    Raises:
+        VerificationError: they differ by more than rounding does, or only one of them runs.
+        OptionError: no forward pass can be made, and `unverified` is False.
+    """
+    if not network.plan.decomposed and not network.plan.pruned and not network.foreign:
+        return Verification(0.0)
+    if network.inputs is None:
+        return _not_run("what it takes as input is not known", network, unverified)
+    failure = ""
+    found: _Differences | None = None
+    for dtype in _precisions(network.module):
+        try:
+            with _same_draws():
+                found = _compared(network, original, dtype)
+        except _ReferenceError as error:
+            failure = failure or str(error)
+            continue
+        if found.accepted:
+            return Verification(found.largest)
+    if found is None:
+        return _not_run(failure, network, unverified)
+    raise _refusal(found, network)
+
+
+def _not_run(reason: str, network: Network, unverified: bool) -> Verification:
+    if unverified or not (network.plan.decomposed or network.plan.pruned):
+        return Verification(None, reason)
+    raise unverifiable(reason, network.inputs)
+
+
+def unverifiable(reason: str, inputs: InputSpec | None) -> OptionError:
+    """The refusal to write what no forward pass could be made of.
+
+    Args:
+        reason: why none could.
+        inputs: what the network is known to take.
+    """
+    return OptionError(
+        f"the result cannot be verified, so nothing is written: {reason}",
+        tip=f"{inputs_tip(inputs)}; or accept a network that nobody has run: --unverified",
+    )
+
+
+class _ReferenceError(Exception):
+    """The reference itself does not run, so nothing can be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Differences:
+    """How far a network is from its reference.
+
+    Attributes:
+        outputs: the relative difference of its outputs.
+        layers: that of what each pair and its layer give, in the network's order.
+        handed_in: that of the outputs of the network in memory from those of the artefact's;
+            0 where the former was built from its architecture.
+        tolerance: what rounding explains.
+    """
+
+    outputs: float
+    layers: Mapping[str, float]
+    handed_in: float
+    tolerance: float
+
+    @property
+    def largest(self) -> float:
+        """The largest of all."""
+        return max(self.outputs, self.handed_in, *self.layers.values())
+
+    @property
+    def accepted(self) -> bool:
+        """Whether rounding explains them."""
+        return self.largest <= self.tolerance
+
+    @property
+    def culprit(self) -> str | None:
+        """The first layer that gives something else."""
+        beyond = (name for name, value in self.layers.items() if value > self.tolerance)
+        return next(beyond, None)
+
+
+def _refusal(found: _Differences, network: Network) -> VerificationError:
+    if found.handed_in > found.tolerance:
+        return VerificationError(
+            f"nothing is written: the network handed in computes something else than "
+            f"{network.architecture} does with its weights (relative difference "
+            f"{found.handed_in:.2g})",
+            tip="name what builds it: arch='package.module:factory'",
+        )
+    culprit = found.culprit
+    where = f"layer {culprit}" if culprit else "the network"
+    return VerificationError(
+        f"nothing is written: {where} with pairs gives something else than with the weights that "
+        f"they stand for (relative difference {found.largest:.2g}); the network's code does more "
+        "with its layers than call them",
+        tip=f"keep what its code reaches into: --exclude {culprit or 'PATTERN'}",
+    )
+
+
+def _precisions(module: nn.Module) -> list[torch.dtype | None]:
+    """In what to run, one after the other; None is the network's own type.
+
+    The last resort of half precision is itself: some code knows no other.
+    """
+    if any(tensor.dtype in _HALVES for tensor in module.parameters()):
+        return [torch.float32, torch.float64, None]
+    return [None, torch.float64]
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Half the digits of the numbers computed with."""
+    return max(math.sqrt(torch.finfo(dtype).eps), 1e-7)
+
+
+def _compared(
+    network: Network, original: nn.Module | None, dtype: torch.dtype | None
+) -> _Differences:
+    """Run the network and its reference in a precision."""
+    assert network.inputs is not None  # noqa: S101 - seen to by the caller
+    widened = network
+    if dtype is not None:
+        widened = replace(network, module=_cast(copy.deepcopy(network.module), dtype))
+    # Buffers that are not in a state dict come anew, in the network's own precision.
+    reference = _cast(_reference(widened, original), dtype)
+    own = dtype or floating_type(reference)
+    call = example_call(network.inputs, dtype=own, widen=dtype)
+    names = list(network.plan.decomposed)
+    try:
+        expected = _observed(reference, call, names)
+    except Exception as error:  # a foreign network may raise anything
+        raise _ReferenceError(
+            f"the network does not run on the input {network.inputs}: {first_line(error)}"
+        ) from error
+    del reference  # memory: a network may be large
+    candidate = _rebuilt(widened)
+    _require_same_size(candidate, network.module)
+    _cast(candidate, dtype)
+    try:
+        found = _observed(candidate, call, names)
+        handed_in = 0.0
+        if network.foreign and network.architecture is not None:
+            memory = _observed(widened.module, call, ())
+            handed_in = _difference(found.outputs, memory.outputs)
+    except Exception as error:
+        raise VerificationError(
+            "nothing is written: the compressed network does not run, though the original "
+            f"does: {first_line(error)}",
+            tip="its code reaches into a layer that was replaced: find it with -v, and keep "
+            "it: --exclude NAME",
+        ) from error
+    differences = _Differences(
+        _difference(expected.outputs, found.outputs),
+        _layer_differences(expected, found),
+        handed_in,
+        _tolerance(own),
+    )
+    if own != torch.float64 or differences.accepted or not math.isfinite(differences.largest):
+        return differences
+    del candidate, found
+    moved = _observed(_perturbed(_cast(_reference(widened, original), dtype)), call, names)
+    rounding = max(
+        _difference(expected.outputs, moved.outputs),
+        0.0,
+        *_layer_differences(expected, moved).values(),
+    )
+    magnified = min(_MAGNIFIED * rounding, _MOST_TOLERATED)
+    return replace(differences, tolerance=max(differences.tolerance, magnified))
+
+
+def _perturbed(module: nn.Module) -> nn.Module:
+    """A copy of a module whose every real weight is changed by some units of its last place."""
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    unit = _LAST_PLACES * torch.finfo(torch.float64).eps
+    for weight in module.parameters():
+        if weight.is_floating_point():
+            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            weight.data.mul_(1 + unit * drawn.to(weight.device))
+    return module
+
+
+def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Give all real and complex numbers of a module a precision; None leaves them as they are."""
+
+    def cast(tensor: Tensor) -> Tensor:
+        if dtype is not None and tensor.is_complex():  # `Module.to` would drop the imaginary parts
+            return tensor.to(dtype.to_complex())
+        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+    changed: Any = module
+    return module if dtype is None else changed._apply(cast)  # noqa: SLF001
+
+
+def _reference(network: Network, original: nn.Module | None) -> nn.Module:
+    if network.plan.pruned:
+        return network.module
+    if network.architecture is not None:
+        with _reading_back():
+            return _whole(densified(network))
+    if original is None:
+        raise _ReferenceError("it is not known how to build the network")
+    return dense_copy(original, network.module.state_dict(), network.plan.decomposed)
+
+
+def _rebuilt(network: Network) -> nn.Module:
+    if network.architecture is None:
+        return network.module
+    with _reading_back():
+        return _whole(reopened(network))
+
+
+def _require_same_size(candidate: nn.Module, module: nn.Module) -> None:
+    """Weights that are shared in memory must be shared by whoever loads the artefact."""
+    found, expected = count_parameters(candidate), count_parameters(module)
+    if found != expected:
+        raise VerificationError(
+            f"nothing is written: loaded again, the artefact has {found:,} parameters, not "
+            f"{expected:,}",
+            tip="build the network so that the weights it shares are shared from the start",
+        )
+
+
+def _whole(network: Network) -> nn.Module:
+    """The network's module, every tensor of which has values."""
+    require_sound(network.module, network.name)
+    return network.module
+
+
+@contextmanager
+def _reading_back() -> Iterator[None]:
+    """Say of errors that they would meet whoever loads the artefact."""
+    try:
+        yield
+    except AldsError as error:
+        raise VerificationError(
+            f"nothing is written: the artefact could not be loaded again: {error.message}",
+            tip="keep the layer concerned: --exclude NAME",
+        ) from error
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    """Let random numbers drawn within be the same each time, and those after unaffected."""
+    states = torch.random.get_rng_state(), random.getstate()
+    torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
+    random.setstate(random.Random(0).getstate())  # noqa: S311 - nothing secret
+    try:
+        yield
+    finally:
+        torch.random.set_rng_state(states[0])
+        random.setstate(states[1])
+
+
+@dataclass(slots=True)
+class _Observed:
+    """What a forward pass gave: all outputs, and a sample of every call of some layers."""
+
+    outputs: list[Tensor]
+    layers: Mapping[str, list[Tensor]] = field(default_factory=dict)
+
+
+def _observed(module: nn.Module, call: Any, names: Iterable[str]) -> _Observed:
+    layers: dict[str, list[Tensor]] = {}
+    parts = dict(module.named_modules())
+    with ExitStack() as stack:
+        for name in names:
+            if name in parts:
+                layers[name] = []
+                handle = parts[name].register_forward_hook(_sampling(layers[name]))
+                stack.callback(handle.remove)
+        stack.enter_context(_same_draws())
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")  # the network's own, of no news here
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(evaluation_mode(module))
+        made = call(module)
+    return _Observed([_plain(tensor) for tensor in _tensors(made)], layers)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A copy without gaps: padded where it is ragged, dense where it is sparse."""
+    if tensor.is_nested:
+        return tensor.to_padded_tensor(0.0)
+    return tensor.to_dense() if tensor.layout != torch.strided else tensor.detach().clone()
+
+
+def _sampling(samples: list[Tensor]) -> Any:
+    def sample(_module: nn.Module, _given: object, made: object) -> None:
+        for tensor in _tensors(made):
+            # Of a ragged batch a fused encoder leaves the padding out, one with pairs does not.
+            if tensor.is_nested:
+                continue
+            flat = tensor.detach().flatten()
+            samples.append(flat[:: max(1, flat.numel() // _SAMPLED)].clone())
+
+    return sample
+
+
+def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
+    """Every tensor in what a module gave: in sequences, mappings and plain objects."""
+    if isinstance(made, Tensor):
+        yield made
+        return
+    if depth == _DEPTH or made is None or isinstance(made, (str, bytes, int, float, nn.Module)):
+        return
+    parts: Iterable[object] = ()
+    if isinstance(made, Mapping):
+        parts = made.values()
+    elif isinstance(made, (list, tuple)):
+        parts = made
+    elif is_dataclass(made):
+        parts = [getattr(made, own.name) for own in fields(made)]
+    elif hasattr(made, "__dict__"):
+        parts = vars(made).values()
+    for part in parts:
+        yield from _tensors(part, depth + 1)
+
+
+def _layer_differences(expected: _Observed, found: _Observed) -> dict[str, float]:
+    # An attention applies its projections without calling them, until they are pairs.
+    return {
+        name: _difference(samples, found.layers[name])
+        for name, samples in expected.layers.items()
+        if samples and found.layers.get(name)
+    }
+
+
+def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
+    if len(expected) != len(found):
+        return float("inf")
+    pairs = zip(found, expected, strict=True)
+    return max((_relative(one, other) for one, other in pairs), default=0.0)
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    """The largest difference over the largest number expected; infinite where shapes differ."""
+    if found.shape != expected.shape or found.dtype != expected.dtype:
+        return float("inf")
+    if not expected.is_floating_point() and not expected.is_complex():
+        return 0.0 if torch.equal(found, expected) else float("inf")
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return float("inf")
+    if not bool(finite.any()):
+        return 0.0
+    expected, found = expected[finite], found[finite]
+    scale = float(expected.abs().max())
+    worst = float((found - expected).abs().max())
+    return worst / scale if scale > 0 else worst

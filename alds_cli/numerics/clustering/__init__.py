@@ -1,0 +1,1 @@
+"""Projective clustering of a matrix's columns, and its factors."""

@@ -1,0 +1,97 @@
+"""Partitions of columns that projective clustering starts from.
+
+A column and its negative lie in the same subspaces, so directions count up to their sign.
+
+Source: Arthur & Vassilvitskii, SODA 2007 (k-means++); Dhillon & Modha, Machine Learning 42, 2001
+(k-means of directions).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.clustering.columns import Columns
+
+_ROUNDS = 10
+"""Rounds of k-means: the start need not be settled, the subspaces will move on from there."""
+
+_PARALLEL = 1e-14
+"""Squared sine below which two directions are the same up to rounding."""
+
+
+def consecutive(count: int, k: int) -> Tensor:
+    """Labels (count,) of k runs of columns, as equal in length as can be, the longer first.
+
+    Where k divides the channels these are ALDS's slices.
+    """
+    share, more = divmod(count, k)
+    lengths = torch.tensor([share + 1] * more + [share] * (k - more))
+    return torch.repeat_interleave(torch.arange(k), lengths)
+
+
+def k_means(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
+    """Labels (count,) from k-means of the columns' directions; a cluster may be empty.
+
+    Args:
+        columns: the points.
+        k: number of clusters.
+        random: draws the seeds.
+    """
+    centres = _seeds(columns, k, random)
+    labels = torch.full((columns.count,), -1)
+    for _ in range(_ROUNDS):
+        before = labels
+        labels, sums = _round(columns, centres)
+        if torch.equal(labels, before):
+            break
+        lengths = torch.linalg.vector_norm(sums, dim=0)
+        # A cluster that has lost all columns keeps its place.
+        centres = torch.where(lengths > 0, sums / lengths.clamp(min=1e-300), centres)
+    return labels
+
+
+def _round(columns: Columns, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest of the centres (size, k) for every column, and the sums of the directions."""
+    labels = torch.empty(columns.count, dtype=torch.int64)
+    sums = torch.zeros_like(centres)
+    for part, block in columns.blocks():
+        directions = _directions(block, columns.squares[part])
+        cosines = centres.mT @ directions  # (k, b)
+        nearest = cosines.abs().argmax(0)
+        labels[part] = nearest
+        signs = cosines.gather(0, nearest[None]).sign()
+        member = torch.zeros_like(cosines).scatter_(0, nearest[None], signs)
+        sums += directions @ member.mT
+    return labels, sums
+
+
+def _seeds(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
+    """Directions (size, k), each drawn by the squared sine of its angle to those before."""
+    squares = (columns.squares > 0).to(torch.float64)
+    seeds = torch.empty(columns.size, k, dtype=torch.float64)
+    for index in range(k):
+        drawn = torch.tensor([_drawn(squares, random)])
+        ((_, block),) = columns.gathered(drawn)
+        seeds[:, index] = _directions(block, columns.squares[drawn])[:, 0]
+        for part, block in columns.blocks():
+            cosines = seeds[:, index] @ _directions(block, columns.squares[part])
+            squares[part] = torch.minimum(squares[part], 1 - cosines.square())
+        squares[squares < _PARALLEL] = 0
+    return seeds
+
+
+def _drawn(weights: Tensor, random: np.random.Generator) -> int:
+    """A number below len(weights), drawn by weight; by none where all of them vanish."""
+    totals = np.cumsum(weights.numpy())
+    point = random.random()
+    if not totals[-1] > 0:
+        return int(point * len(totals))
+    at = np.searchsorted(totals, point * totals[-1], side="right")
+    return int(min(at, len(totals) - 1))
+
+
+def _directions(block: Tensor, squares: Tensor) -> Tensor:
+    """Columns (size, b) of length 1; those that vanish stay as they are."""
+    return block / torch.where(squares > 0, squares, 1.0).sqrt()

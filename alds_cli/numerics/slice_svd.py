@@ -1,0 +1,302 @@
+"""Singular values and vectors of the slices of one group, kept so that every rank can use them.
+
+`layout` says how much that is and which form it takes. It is computed in pieces that any threads
+may run, and gives the norm of what any rank leaves (`exactness` tells why that is a norm of
+scaled singular vectors).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import ldexp, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.eigenvalues import eigenvalue_bytes, largest_eigenvalue
+from alds_cli.numerics.grams import (
+    CHUNK_BYTES,
+    even_exponent,
+    mirrored,
+    slice_blocks,
+    slice_grams,
+)
+from alds_cli.records import FloatArray
+
+_STRIPE = 128
+"""Rows of a product X Xᵀ that are multiplied together, up to the diagonal only."""
+
+Piece = tuple[Callable[[], None], int]
+"""Something to be done, and the bytes of working memory that it takes."""
+
+
+class GroupDecomposition:
+    """The slices of one group: 2**-exponent times which are decomposed.
+
+    Args:
+        matrix: (rows, c, q) of the group. Not kept: every piece holds it until it is run.
+        layout: of the layer.
+        fine: from triangular factors, with errors of about 1e-15 σ_1, instead of from Gram
+            matrices, with errors of about 1e-15 σ_1² in the squares.
+        ranks: that errors will be asked of; of no matter unless `layout.large`.
+    """
+
+    def __init__(self, matrix: Tensor, layout: Layout, ranks: Sequence[int], *, fine: bool) -> None:
+        self._layout = layout
+        self._fine = fine
+        self._exponent = even_exponent(matrix)
+        k, rows, size = layout.k, layout.rows, layout.size
+        self._values = np.zeros((k, size))
+        # What `Layout` says; the bases are those of the slices, until `finish`.
+        self._bases = torch.empty(0)
+        self._gram_of_all = torch.empty(0)
+        self._vectors = torch.empty(0)
+        self._sums: dict[int, Tensor] = {}
+        if layout.corner:
+            self._bases = torch.empty(k, size, size, dtype=torch.float64)
+        elif layout.large and fine:
+            known = {rank for rank in ranks if rank < size}
+            self._sums = {rank: torch.zeros(rows, rows, dtype=torch.float64) for rank in known}
+        elif k > 1:
+            count = layout.leading(ranks) if layout.large else size
+            self._vectors = torch.empty(count, k, rows, dtype=torch.float64)
+
+    def pieces(self, matrix: Tensor) -> list[Piece]:
+        """What is to be done first, in any order and on any threads."""
+        nbytes = self._layout.piece_bytes(fine=self._fine)
+        if self._layout.large and self._fine:  # sums depend on their order
+            return [(partial(self._solve_all, matrix), nbytes)]
+        pieces: list[Piece] = [
+            (partial(self._solve, matrix, start, stop), nbytes)
+            for start, stop in self._layout.ranges()
+        ]
+        if self._layout.large:
+            pieces.append((partial(self._sum_all, matrix), 3 * CHUNK_BYTES))
+        return pieces
+
+    def serves(self, j: int) -> bool:
+        """Whether the error of rank j can be asked."""
+        if not self._layout.large:
+            return True
+        return j in self._sums if self._fine else j <= len(self._vectors)
+
+    def finish(self, matrix: Tensor) -> None:
+        """What remains when all pieces are done."""
+        layout = self._layout
+        if not layout.corner:
+            return
+        count = layout.k * layout.size
+        self._gram_of_all = torch.zeros(count, count, dtype=torch.float64)
+        for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
+            scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
+            _add_gram(self._gram_of_all, scaled)
+        mirrored(self._gram_of_all)
+        self._bases = torch.empty(0)
+
+    def largest(self) -> FloatArray:
+        """The largest of the slices' σ_{j+1} for every rank j below full: (size,)."""
+        return np.asarray(np.ldexp(self._values.max(axis=0), self._exponent))
+
+    def bound(self, j: int) -> float:
+        """sqrt(Σ_i σ²_{i,j+1}), at least the error."""
+        return ldexp(sqrt(float(np.square(self._values[:, j]).sum())), self._exponent)
+
+    def error(self, j: int) -> float:
+        """‖M − M̂_j‖₂ for a rank below full."""
+        if self._layout.k == 1:  # a single value
+            return self.bound(j)
+        return ldexp(sqrt(largest_eigenvalue(self._gram(j))), self._exponent)
+
+    def _gram(self, j: int) -> Tensor:
+        """The smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
+        if self._layout.corner:
+            return self._gram_of_all[j * self._layout.k :, j * self._layout.k :].contiguous()
+        if j in self._sums:
+            return mirrored(self._sums[j])
+        if self._layout.large:
+            gram = self._gram_of_all.clone()
+            return mirrored(_add_gram(gram, self._vectors[:j].flatten(0, 1).T, sign=-1))
+        columns = self._vectors[j:].flatten(0, 1)
+        factor = columns if columns.shape[0] < columns.shape[1] else columns.T
+        gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
+        return mirrored(_add_gram(gram, factor))
+
+    def _sum_all(self, matrix: Tensor) -> None:
+        """B_0 B_0ᵀ, which is the group's M Mᵀ; its rows are fewer than its columns."""
+        rows = self._layout.rows
+        self._gram_of_all = torch.zeros(rows, rows, dtype=torch.float64)
+        for _, block in slice_blocks(matrix, 1, 0, 1, self._exponent):
+            _add_gram(self._gram_of_all, block[0])
+
+    def _solve_all(self, matrix: Tensor) -> None:
+        for start, stop in self._layout.ranges():
+            self._solve(matrix, start, stop)
+
+    def _solve(self, matrix: Tensor, start: int, stop: int) -> None:
+        """Decompose slices start … stop - 1 and keep what the layout says."""
+        layout = self._layout
+        if layout.k == 1:
+            self._values[:] = self._singular_values(matrix)
+            return
+        decompose = fine_bases if self._fine else coarse_bases
+        values, bases = decompose(matrix, layout.k, start, stop, self._exponent)
+        self._values[start:stop] = values.numpy()
+        if layout.corner:
+            self._bases[start:stop] = bases
+        elif layout.large and self._fine:
+            scaled = torch.empty(layout.size, stop - start, layout.rows, dtype=torch.float64)
+            self._scale(matrix, start, stop, values, bases, scaled)
+            for rank, total in self._sums.items():
+                _add_gram(total, scaled[rank:].flatten(0, 1).T)
+        else:
+            self._scale(matrix, start, stop, values, bases, self._vectors[:, start:stop])
+
+    def _singular_values(self, matrix: Tensor) -> FloatArray:
+        """(1, size) of the group as one slice, largest first."""
+        if self._fine:
+            factor = triangular_factor(matrix, 1, 0, self._exponent)
+            return np.asarray(torch.linalg.svdvals(factor)[None].numpy())
+        grams = slice_grams(matrix, 1, 0, 1, self._exponent)
+        return np.asarray(torch.linalg.eigvalsh(grams).flip(-1).clamp_(min=0).sqrt_().numpy())
+
+    def _scale(
+        self, matrix: Tensor, start: int, stop: int, values: Tensor, bases: Tensor, out: Tensor
+    ) -> None:
+        """Write the leading σ_{i,l} u_{i,l} to `out` (count, stop - start, rows)."""
+        if self._layout.wide:  # the bases are the u
+            out.copy_((bases * values[:, None, :])[:, :, : len(out)].permute(2, 0, 1))
+            return
+        # Always the same columns at a time: what a product rounds to may depend on their number.
+        for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
+            for first in range(0, len(out), LEADING):
+                own = bases[:, :, first : first + LEADING]
+                out[first : first + LEADING, :, part] = (block @ own).permute(2, 0, 1)
+
+
+def _add_gram(total: Tensor, factor: Tensor, sign: int = 1) -> Tensor:
+    """Add ± X Xᵀ to (n, n), in place: the lower triangle and little more."""
+    size = len(factor)
+    for first in range(0, size, _STRIPE):
+        last = min(first + _STRIPE, size)
+        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT, alpha=sign)
+    return total
+
+
+def coarse_bases(
+    matrix: Tensor, k: int, start: int, stop: int, exponent: int
+) -> tuple[Tensor, Tensor]:
+    """From Gram matrices: squares of the values are right to about 1e-15 σ_1²."""
+    squares, vectors = torch.linalg.eigh(slice_grams(matrix, k, start, stop, exponent))
+    return squares.flip(-1).clamp_(min=0).sqrt_(), vectors.flip(-1)
+
+
+def fine_bases(
+    matrix: Tensor, k: int, start: int, stop: int, exponent: int
+) -> tuple[Tensor, Tensor]:
+    """From triangular factors, no square being formed: values are right to about 1e-15 σ_1."""
+    found = [
+        torch.linalg.svd(triangular_factor(matrix, k, index, exponent))
+        for index in range(start, stop)
+    ]
+    return torch.stack([sigma for _, sigma, _ in found]), torch.stack([vh.mT for *_, vh in found])
+
+
+def triangular_factor(matrix: Tensor, k: int, index: int, exponent: int) -> Tensor:
+    """R (n, n) with Rᵀ R the smaller Gram matrix of one slice, without forming that.
+
+    It is that of the QR decomposition of the slice, stood upright, found block by block.
+    """
+    rows, channels, width = matrix.shape
+    columns = channels // k * width
+    factor = torch.empty(0, min(rows, columns), dtype=torch.float64)
+    for _, block in slice_blocks(matrix, k, index, index + 1, exponent):
+        upright = block[0].mT if rows <= columns else block[0]
+        _, factor = torch.linalg.qr(torch.cat([factor, upright]), mode="r")
+    return factor
+
+
+KEEP_BYTES = 128 << 20
+"""Beyond it not all scaled vectors of a group are kept."""
+
+LEADING = 256
+"""Where only leading vectors are kept, their number is a multiple of this."""
+
+_PIECE_WORK = 1 << 28
+"""Slices are decomposed together up to this sum of the cubes of their smaller sides."""
+
+
+class Layout:
+    """Sizes of the slices of a layer's groups, and what is kept of their decomposition.
+
+    With B_j the columns σ_{i,l} u_{i,l} of all slices i and all l > j:
+
+    - `values` alone: for one slice the singular values are all there is to know;
+    - `corner`: B_0ᵀ B_0, whose lower right corner is B_jᵀ B_j, where the columns of the whole
+      group are no more than its rows;
+    - B_0 itself else, unless it is `large`. Then a coarse decomposition keeps the leading vectors,
+      which B_0 B_0ᵀ is to be freed from, for ranks up to the largest known beforehand; a fine
+      one, for which that would cancel too much, keeps B_j B_jᵀ for the known ranks alone.
+
+    Args:
+        shape: of the folded layer, (rows, c, q).
+        k: number of slices in a group.
+        groups: of the layer.
+    """
+
+    def __init__(self, shape: Sequence[int], k: int, groups: int = 1) -> None:
+        rows, channels, width = shape
+        self.k = k
+        self.groups = groups
+        self.rows = rows // groups
+        self.columns = channels // k * width
+        self.size = min(self.rows, self.columns)
+        self.wide = self.rows <= self.columns
+        self.corner = k > 1 and k * self.columns <= self.rows
+        all_vectors = 8 * self.rows * k * self.size
+        self.large = k > 1 and not self.corner and all_vectors > KEEP_BYTES
+
+    def ranges(self) -> Iterator[tuple[int, int]]:
+        """(start, stop) of the slices that are decomposed together."""
+        by_memory = CHUNK_BYTES // (8 * self.rows * self.columns)
+        together = max(1, min(by_memory, _PIECE_WORK // self.size**3))
+        for start in range(0, self.k, together):
+            yield start, min(start + together, self.k)
+
+    def leading(self, ranks: Sequence[int]) -> int:
+        """How many vectors of each slice are kept where it is large, to serve these ranks."""
+        most = max((rank for rank in ranks if rank < self.size), default=0)
+        return min(self.size, -(-most // LEADING) * LEADING)
+
+    def kept_bytes(self, ranks: Sequence[int] = (), *, fine: bool = False) -> int:
+        """Bytes that stay until no more is asked; the ranks are those known beforehand."""
+        each = self.k * self.size
+        if self.corner:
+            each += self.k * self.columns**2 * (1 + self.k)
+        elif self.large and fine:
+            each += self.rows**2 * len(set(ranks))
+        elif self.large:
+            each += self.rows**2 + self.rows * self.k * self.leading(ranks)
+        elif self.k > 1:
+            each += self.rows * self.k * self.size
+        return 8 * self.groups * each
+
+    def piece_bytes(self, *, fine: bool) -> int:
+        """Bytes that decomposing some slices together takes beyond what is kept."""
+        _, together = next(self.ranges())
+        copies = (3 if self.k == 1 else 6) + (2 if fine else 0)
+        own = together * self.size**2 * copies
+        if self.large:
+            own += 2 * together * self.rows * self.size
+        longer = max(self.rows, self.columns)
+        return 8 * own + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
+
+    def finish_bytes(self) -> int:
+        """Bytes that finishing takes: scaled vectors, some rows at a time."""
+        return 3 * CHUNK_BYTES if self.corner else 0
+
+    def error_bytes(self) -> int:
+        """Bytes that the error of one rank takes: a Gram matrix, and what its norm takes."""
+        side = min(self.rows, self.k * self.size)
+        return 0 if self.k == 1 else 8 * side**2 + eigenvalue_bytes(side)

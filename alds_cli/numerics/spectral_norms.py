@@ -1,0 +1,107 @@
+"""Spectral norms of weights and of what a pair leaves of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import ldexp, sqrt
+
+import torch
+from torch import Tensor
+
+from alds_cli.numerics.grams import (
+    CHUNK_BYTES,
+    ScaledFactors,
+    even_exponent,
+    gram_of_blocks,
+    scaled,
+    scaled_factors,
+)
+
+_DENSE_EIGENVALUES = 512
+"""Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
+
+
+def residual_norm(
+    matrix: Tensor, left: Tensor, right: Tensor, groups: int = 1, unit: int = 0
+) -> float:
+    """‖M − M̂‖₂ / 2**unit, from the Gram matrix of the difference in float64.
+
+    M̂ = [L_1 R_1 … L_k R_k]; that of a layer with groups is block diagonal with a block of
+    this form for each group, so the norm is the largest of the groups' norms.
+
+    Args:
+        matrix: (rows, c, q) as `fold.fold` gives it, the rows group by group.
+        left: (groups·k, rows / groups, j), any floating dtype, group by group.
+        right: (groups·k, j, c·q / k).
+        groups: of the layer, a divisor of the rows.
+        unit: of the power of two that the norm is told in (`scaling.unit_exponent`).
+    """
+    parts = zip(matrix.chunk(groups), left.chunk(groups), right.chunk(groups), strict=True)
+    return max(_difference_norm(*part, unit) for part in parts)
+
+
+def spectral_norm(matrix: Tensor, unit: int = 0) -> float:
+    """‖M‖₂ / 2**unit of a matrix (rows, columns), from its Gram matrix in float64."""
+    nothing = matrix.new_zeros((1, len(matrix), 1)), matrix.new_zeros((1, 1, matrix.shape[1]))
+    return _difference_norm(matrix.unsqueeze(2), *nothing, unit)
+
+
+def _difference_norm(matrix: Tensor, left: Tensor, right: Tensor, unit: int) -> float:
+    """‖M − [L_1 R_1 … L_k R_k]‖₂ of one group, computed for 2**-exponent times the difference."""
+    rows, channels, width = matrix.shape
+    wide = rows <= channels * width
+    size = rows if wide else channels * width
+    products = (even_exponent(*pair) for pair in zip(left, right, strict=True))
+    exponent = max(even_exponent(matrix), *products)
+    factors = scaled_factors(left, right, exponent)
+    blocks = (_column_blocks if wide else _row_blocks)(matrix, factors, exponent)
+    gram = gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)
+    return ldexp(sqrt(max(_largest_eigenvalue(gram), 0.0)), exponent - unit)
+
+
+def _column_blocks(matrix: Tensor, factors: ScaledFactors, exponent: int) -> Iterator[Tensor]:
+    """The scaled difference in float64, some channels of one slice at a time: (rows, b·q).
+
+    Its sign is of no matter, and this one takes less memory.
+    """
+    rows, channels, width = matrix.shape
+    left, right = factors.left, factors.right
+    step = channels // len(left)
+    together = min(step, max(1, CHUNK_BYTES // (8 * rows * width)))
+    for index in range(len(left)):
+        own_left = scaled(left[index], factors.left_exponent)
+        for start in range(0, step, together):
+            stop = min(start + together, step)
+            dense = scaled(matrix[:, index * step + start : index * step + stop], exponent)
+            part = right[index, :, start * width : stop * width]
+            own_right = scaled(part, factors.right_exponent)
+            yield (own_left @ own_right).sub_(dense.flatten(1))
+
+
+def _row_blocks(matrix: Tensor, factors: ScaledFactors, exponent: int) -> Iterator[Tensor]:
+    """The scaled difference in float64, some rows at a time: (b, c·q)."""
+    rows, channels, width = matrix.shape
+    together = min(rows, max(1, CHUNK_BYTES // (8 * channels * width)))
+    own_right = scaled(factors.right, factors.right_exponent)
+    for start in range(0, rows, together):
+        dense = scaled(matrix[start : start + together], exponent).flatten(1)
+        own_left = scaled(factors.left[:, start : start + together], factors.left_exponent)
+        product = own_left @ own_right
+        yield product.transpose(0, 1).flatten(1).sub_(dense)
+
+
+def _largest_eigenvalue(gram: Tensor) -> float:
+    """Of a positive semidefinite matrix, to about 1e-12 relative."""
+    if len(gram) <= _DENSE_EIGENVALUES:
+        return float(torch.linalg.eigvalsh(gram)[-1])
+    if not gram.any():
+        return 0.0
+    from scipy.sparse.linalg import eigsh  # noqa: PLC0415 - slow to import and seldom needed
+
+    # A fixed start makes the result repeatable; the unequal entries keep it from being
+    # orthogonal to the eigenvector by a symmetry of the weights.
+    start = 1 + torch.arange(len(gram), dtype=torch.float64) / len(gram)
+    found = eigsh(
+        gram.numpy(), k=1, which="LA", v0=start.numpy(), tol=1e-12, return_eigenvectors=False
+    )
+    return float(found[0])

@@ -1,0 +1,152 @@
+"""What a report says, before any format is thought of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from alds_cli.errors import OptionError
+from alds_cli.quantities import exact
+from alds_cli.records import SweepBaseline, SweepRecord
+from alds_cli.reporting.delta_tables import DELTAS, Table, threshold_tables
+from alds_cli.reporting.paper import Published, beside, published
+from alds_cli.reporting.points import (
+    Results,
+    decimal,
+    gather,
+    incomplete,
+    repeats,
+    short,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A sweep's results: tables over δ, the paper's beside them, and notes.
+
+    `comparisons` and `paper` are empty without a paper's results. `top5` asks for differences
+    in top-5 beside those in top-1 where they are known.
+    """
+
+    results: Results
+    tables: tuple[Table, ...]
+    comparisons: tuple[Table, ...]
+    paper: Published | None
+    notes: tuple[str, ...]
+    top5: bool
+
+    @property
+    def all_tables(self) -> tuple[Table, ...]:
+        """Those of the sweep, then those beside the paper."""
+        return (*self.tables, *self.comparisons)
+
+
+def parse_deltas(text: str) -> tuple[Fraction, ...]:
+    """Drops allowed, in points of accuracy, in ascending order: `0,0.5,1`.
+
+    Raises:
+        OptionError: one is no number, or negative.
+    """
+    try:
+        deltas = {exact(part) for part in text.split(",")}
+    except ValueError:
+        deltas = {Fraction(-1)}
+    if min(deltas) < 0 or max(deltas) > 100:
+        raise OptionError(
+            f"drops in accuracy are numbers of points from 0 to 100, not '{text}'",
+            tip="--delta 0,0.5,1,2,3",
+        )
+    return tuple(sorted(deltas))
+
+
+def make_report(
+    baseline: SweepBaseline,
+    records: Iterable[SweepRecord],
+    *,
+    deltas: Sequence[Fraction] = DELTAS,
+    methods: Sequence[str] | None = None,
+    paper: str | None = None,
+    top5: bool = False,
+    target: str = "params",
+    unfinished: int = 0,
+) -> Report:
+    """Put a sweep's results together.
+
+    Args:
+        baseline: the network before.
+        records: the finished runs, in any order.
+        deltas: the drops in top-1 allowed, in points.
+        methods: which to report on, in this order; None is all.
+        paper: the network whose published results to set beside them.
+        top5: show differences in top-5 too.
+        target: what the ratios are fractions of, `params`, `macs` or another.
+        unfinished: how many of the runs that were asked for are not finished yet.
+
+    Raises:
+        RunFolderError: there are no runs to report on.
+        OptionError: a method that has no runs, or a name that the paper does not have.
+    """
+    printed = None if paper is None else published(paper)
+    results = gather(baseline, records, methods)
+    tables = threshold_tables(results, deltas)
+    comparisons = [beside(table, printed) for table in tables] if printed else []
+    found = tuple(table for table in comparisons if table is not None)
+    notes = [*_general(results, tables), *incomplete(results)]
+    if unfinished:
+        notes.insert(1, f"Not complete: runs asked for that are not finished: {unfinished:,}.")
+    if target != "params":
+        notes.insert(1, f"The sweep's ratios are fractions of {target}, not of the parameters.")
+    if printed:
+        notes += _on_paper(results, printed, any_beside=bool(found))
+    return Report(results, tuple(tables), found, printed, tuple(notes), top5)
+
+
+def _general(results: Results, tables: Sequence[Table]) -> list[str]:
+    counts = repeats(results)
+    several = sorted({count for count in counts.values() if count > 1})
+    if not several:
+        said = "one run each"
+    elif min(counts.values()) == max(counts.values()):
+        said = f"means over {several[0]} repeats"
+    else:
+        listed = ", ".join(f"{method} {count}" for method, count in counts.items())
+        said = f"means over repeats ({listed})"
+    quality = results.baseline.quality
+    rule = (
+        "A ratio counts where the mean drop in top-1 is at most δ points and every repeat reached "
+        f"the ratio; {said}. Blank: no ratio does. Bold: the largest of a column."
+    )
+    before = (
+        f"Baseline: top-1 {quality.top1:.2f} % on {quality.images:,} images; a single image is "
+        f"{decimal(Fraction(100, quality.images), 4)} points."
+    )
+    lines = [rule, before]
+    if results.baseline.macs is None:
+        lines.append("CR-F is not known: the MACs of the network could not be counted.")
+    cells = (cell for table in tables for row in table.rows for cell in row.cells)
+    if not any(cell is not None for cell in cells):
+        lines.append("No ratio of the sweep keeps the drop within any δ asked for.")
+    return lines
+
+
+def _on_paper(results: Results, paper: Published, *, any_beside: bool) -> list[str]:
+    before = ", ".join(
+        f"{_MEASURES[measure]} {decimal(value)} %" for measure, value in paper.baseline.items()
+    )
+    who = f"The paper's {paper.network} on {paper.data}: {before}."
+    lines = [f"{who} Bold there: the largest among the paper's."]
+    retrained = [epochs for epochs in results.amounts if epochs]
+    if retrained and any_beside:
+        own = ", ".join(map(str, retrained))
+        lines.append(f"The paper retrains for {paper.retrain_epochs} epochs; this sweep for {own}.")
+    if not any_beside:
+        amounts = " or ".join(short(Fraction(epochs)) for epochs in results.amounts)
+        lines.append(
+            "The paper prints nothing legible to set beside these results "
+            f"(after {amounts} epochs of retraining, at the δ asked for)."
+        )
+    return lines + paper.notes
+
+
+_MEASURES = {"top1": "top-1", "top5": "top-5", "iou": "intersection over union"}

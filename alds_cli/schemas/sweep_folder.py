@@ -1,0 +1,91 @@
+"""The files in the folder of a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar, Literal, get_type_hints
+
+from annotated_types import Len
+from pydantic import Field, create_model
+
+from alds_cli.records import (
+    Preprocessing,
+    RetrainSettings,
+    SweepBaseline,
+    SweepRecord,
+)
+from alds_cli.scalars import Digest, Positive
+from alds_cli.schemas.form import Form
+
+BY_RUN = ("epochs", "seed")
+"""What differs between the retrainings of a sweep."""
+
+
+def _hyperparameters() -> dict[str, Any]:
+    kinds = get_type_hints(RetrainSettings, include_extras=True)
+    return {own.name: kinds[own.name] for own in fields(RetrainSettings) if own.name not in BY_RUN}
+
+
+HyperparametersForm = create_model(
+    "HyperparametersForm",
+    __base__=Form,
+    __doc__="A retraining's settings, but for its epochs and its seed.",
+    **_hyperparameters(),
+)
+
+
+class ImagesForm(Form):
+    """What tells a set of images from others."""
+
+    images: Positive
+    sha256: Digest
+
+
+class SettingsForm(Form):
+    """What all runs of a sweep have in common; what none has needed so far is null."""
+
+    weights: Digest | None = None
+    data: ImagesForm | None = None
+    train_data: ImagesForm | None = None
+    preprocessing: Preprocessing | None = None
+    target: Literal["params", "macs", "bytes", "latency"] = "params"
+    samples: Positive | None = None
+    retraining: HyperparametersForm | None = None  # type: ignore[valid-type]
+    latency: bool = False
+
+
+class SweepForm(Form):
+    """`sweep.json`: the network before, and what all runs have in common."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    baseline: SweepBaseline
+    settings: SettingsForm
+
+    def known(self) -> Mapping[str, Any]:
+        """The settings that are in the file, as JSON holds them."""
+        return self.settings.model_dump(mode="json", exclude_unset=True)
+
+    def content(self) -> dict[str, Any]:
+        """With those settings only that were stated."""
+        return {**super().content(), "settings": self.known()}
+
+
+Slug = Annotated[str, Field(pattern=r"^[A-Za-z0-9+_=~-][A-Za-z0-9.+_=~-]{0,254}$")]
+"""The name of a run's files."""
+
+
+class AskedForm(Form):
+    """`asked.json`: the runs that were asked for so far, finished or not."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    runs: Annotated[list[Slug], Len(0, 1 << 17)]
+
+
+class RecordForm(Form):
+    """`records/RUN.json`: one finished run."""
+
+    most_bytes: ClassVar[int] = 1 << 23  # lists of channels take a line for each
+
+    schema_: Literal[1] = Field(alias="schema")
+    record: SweepRecord

@@ -1,0 +1,129 @@
+"""From a network to its groups of channels."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Collection
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from alds_cli.errors import ContractError
+from alds_cli.records import IntArray
+from alds_cli.surgery.channels.graphs import trace_graph
+from alds_cli.surgery.channels.groups import ChannelGroup, Channels, Member
+from alds_cli.surgery.channels.members import (
+    NORMS,
+    extents,
+    role_of,
+    untouchable,
+)
+from alds_cli.surgery.channels.propagation import follow
+from alds_cli.surgery.channels.union_find import Places
+
+_log = logging.getLogger(__name__)
+
+_Slot = tuple[str, str]
+"""(table of `Places`, module)."""
+
+
+def find_channels(
+    network: nn.Module, input_shape: tuple[int, ...], *, keep: Collection[str] = ()
+) -> Channels:
+    """Every channel that can be removed, with all that can only be removed together with it.
+
+    Args:
+        network: is left as it is; its values do not matter.
+        input_shape: of one sample.
+        keep: names of layers whose filters must all stay; of what they take some may go.
+
+    Raises:
+        ContractError: `torch.fx` cannot follow the network's code.
+    """
+    places = Places()
+    kept = untouchable(network)
+    follow(trace_graph(network, input_shape), places, kept)
+    if _uncalled(network, places):
+        # What is called in training only takes channels too, and must fit when that goes on.
+        try:
+            training = trace_graph(network, input_shape, training=True)
+        except ContractError as error:
+            _log.info("in training mode: %s", error.message)
+        else:
+            follow(training, places, kept)
+    for name in keep:
+        for table in (places.outputs, places.features):
+            places.atoms.freeze(table.get(name, np.empty(0, np.int64)).tolist())
+    return Channels(tuple(_groups(network, places)), _members(network, places))
+
+
+def _uncalled(network: nn.Module, places: Places) -> bool:
+    """Whether there are layers that evaluation mode shows nothing of."""
+    seen = {*places.outputs, *places.inputs, *places.features}
+    return any(role_of(part) and name not in seen for name, part in network.named_modules())
+
+
+def _members(network: nn.Module, places: Places) -> dict[str, Member]:
+    concerned = {*places.outputs, *places.inputs, *places.features}
+    return {n: _member(part) for n, part in network.named_modules() if n in concerned}
+
+
+def _member(module: Any) -> Member:
+    role = role_of(module)
+    assert role is not None  # noqa: S101 - only such modules have places
+    outputs, inputs = extents(module)
+    if isinstance(module, NORMS):
+        first = next((t for t in (module.weight, module.running_mean) if t is not None), None)
+        per_output = sum(p.numel() // outputs for p in module.parameters(recurse=False))
+        buffers = sum(b.numel() // outputs for b in module.buffers(recurse=False) if b.ndim)
+        return Member(
+            role, outputs, inputs, 0, per_output, buffers, 4 if first is None else first.itemsize
+        )
+    kernel = 1 if type(module) is nn.Linear else prod(module.kernel_size)
+    bias = int(module.bias is not None)
+    return Member(role, outputs, inputs, kernel, bias, 0, module.weight.itemsize)
+
+
+def _groups(network: nn.Module, places: Places) -> list[ChannelGroup]:
+    """Classes of equated atoms, gathered by the modules they have places in."""
+    alike: dict[tuple[tuple[_Slot, int], ...], list[dict[_Slot, list[int]]]] = defaultdict(list)
+    for slots in _classes(places):
+        standing = tuple((slot, len(indices)) for slot, indices in slots.items())
+        alike[standing].append(slots)
+    order = {name: number for number, (name, _) in enumerate(network.named_modules())}
+    found = []
+    for standing, channels in alike.items():
+        arrays: dict[str, dict[str, IntArray]] = {"outputs": {}, "inputs": {}, "features": {}}
+        for (table, name), _ in sorted(standing, key=lambda entry: order[entry[0][1]]):
+            arrays[table][name] = np.array([slots[table, name] for slots in channels])
+        found.append(ChannelGroup("", len(channels), **arrays))
+    found.sort(key=lambda g: [(order[n], int(i.min())) for n, i in g.outputs.items()])
+    return _named(found)
+
+
+def _classes(places: Places) -> list[dict[_Slot, list[int]]]:
+    """For every class of atoms that may go, all its places, in the order of its filters."""
+    found: dict[int, dict[_Slot, list[int]]] = {}
+    for table in ("outputs", "inputs", "features"):
+        for name, atoms in sorted(getattr(places, table).items()):
+            for index, root in enumerate(places.atoms.roots(atoms).tolist()):
+                if not places.atoms.frozen(root):
+                    found.setdefault(root, {}).setdefault((table, name), []).append(index)
+    return [slots for slots in found.values() if any(table == "outputs" for table, _ in slots)]
+
+
+def _named(groups: list[ChannelGroup]) -> list[ChannelGroup]:
+    """By the first layer whose filters they are; numbered where that has several."""
+    first = [next(iter(group.outputs)) for group in groups]
+    several = Counter(first)
+    seen: Counter[str] = Counter()
+    named = []
+    for name, group in zip(first, groups, strict=True):
+        seen[name] += 1
+        own = f"{name}#{seen[name]}" if several[name] > 1 else name
+        named.append(replace(group, name=own))
+    return named

@@ -1,0 +1,203 @@
+"""One run of a sweep: compress, perhaps retrain, evaluate."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from alds_cli.api.compress import compress
+from alds_cli.api.evaluate import Measured, evaluate
+from alds_cli.api.retrain import retrain
+from alds_cli.checkpoint import (
+    RunFolder,
+    RunKey,
+    artefact_size,
+    hash_tensors,
+)
+from alds_cli.datasets import Batches, LabelledImages
+from alds_cli.errors import AldsError, ContractError
+from alds_cli.evaluation import measure_latency, pick_device
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import write_network
+from alds_cli.network.verification import verify
+from alds_cli.records import (
+    CompressionReport,
+    Latency,
+    Preprocessing,
+    ProgressCallback,
+    SweepBaseline,
+    SweepRecord,
+)
+from alds_cli.retraining import RetrainSettings
+from alds_cli.runtime.timing import Clock
+from alds_cli.sweeping import RETRAINING
+from alds_cli.sweeping.method_specs import Contender
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Everything that the runs of a sweep have in common.
+
+    Attributes:
+        network: the dense network.
+        images: to evaluate on.
+        training: to retrain on and to look at; None where no run does.
+        contenders: the methods, by their text.
+        retraining: hyperparameters, but for epochs and seed.
+        preprocessing: from an image to the input.
+        samples: how many images a method looks at.
+        target: what ratios are fractions of.
+        latency: whether to time networks.
+        workers: threads that decode image files.
+        device: where to compute; None is CUDA where present.
+        artefacts: the folder to keep networks in, if they are kept.
+        progress: told how far the parts of a run are.
+    """
+
+    network: Network
+    images: LabelledImages
+    training: LabelledImages | None
+    contenders: Mapping[str, Contender]
+    retraining: RetrainSettings
+    preprocessing: Preprocessing
+    samples: int
+    target: str
+    latency: bool
+    workers: int
+    device: str | None
+    artefacts: RunFolder | None
+    progress: ProgressCallback | None
+
+    @property
+    def weights_hash(self) -> str:
+        """Of all the network's tensors."""
+        return hash_tensors(self.network.module.state_dict())
+
+    def baseline(self) -> SweepBaseline:
+        """The network before, evaluated."""
+        network = self.network
+        measured = self._measured(network)
+        latency, _ = self._times(network, Clock())
+        return SweepBaseline(
+            model=Path(network.name).name,
+            architecture=str(network.architecture or "unknown"),
+            weights_hash=self.weights_hash,
+            params=measured.footprint.params,
+            macs=measured.footprint.macs,
+            bytes=_size(network),
+            data=self.images.name,
+            quality=measured.quality,
+            latency=latency,
+        )
+
+    def run(self, key: RunKey) -> SweepRecord:
+        """Make a run; its seed is the number of its repeat.
+
+        Raises:
+            AldsError: it failed otherwise than by the ratio's being out of reach.
+        """
+        clock = Clock()
+        record = SweepRecord(
+            key.method, key.ratio, key.repeat, key.repeat, key.retrain_epochs, reached=False
+        )
+        try:
+            with clock("compress"):
+                network, report = self._compressed(key)
+            if key.retrain_epochs:
+                with clock(RETRAINING):
+                    network = self._retrained(network, key)
+        except ContractError as error:
+            return replace(record, reason=error.message, seconds=clock.seconds)
+        except AldsError as error:
+            error.message = f"{key.method} at ratio {key.ratio}: {error.message}"
+            raise
+        with clock("evaluate"):
+            measured = self._measured(network)
+        latency, before = self._times(network, clock)
+        if self.artefacts is not None:
+            write_network(network, self.artefacts.artefact_file(key), verify(network))
+        return replace(
+            record,
+            reached=True,
+            params=measured.footprint.params,
+            macs=measured.footprint.macs,
+            bytes=_size(network),
+            quality=measured.quality,
+            latency=latency,
+            latency_before=before,
+            layers=tuple(report.layers),
+            seconds=clock.seconds,
+        )
+
+    def _compressed(self, key: RunKey) -> tuple[Network, CompressionReport]:
+        contender = self.contenders[key.method]
+        result = compress(
+            self.network,
+            ratio=Fraction(key.ratio),
+            target=self.target,
+            method=contender.name,
+            method_args=contender.arguments,
+            solver=contender.solver,
+            bound=contender.bound,
+            seed=key.repeat,
+            data=self.training if contender.method.needs else None,
+            samples=self.samples,
+            preprocessing=self.preprocessing,
+            workers=self.workers,
+            device=self.device,
+            progress=self.progress,
+        )
+        assert result.network is not None  # noqa: S101 - this was no dry run
+        return result.network, result.report
+
+    def _retrained(self, network: Network, key: RunKey) -> Network:
+        assert self.training is not None  # noqa: S101 - seen to before the first run
+        settings = replace(self.retraining, epochs=key.retrain_epochs, seed=key.repeat)
+        return retrain(
+            network,
+            self.training,
+            settings,
+            preprocessing=self.preprocessing,
+            workers=self.workers,
+            device=self.device,
+            progress=self.progress,
+        ).network
+
+    def _measured(self, network: Network) -> Measured:
+        return evaluate(
+            network,
+            self.images,
+            preprocessing=self.preprocessing,
+            workers=self.workers,
+            latency=False,
+            device=self.device,
+            progress=self.progress,
+        ).model
+
+    def _times(self, network: Network, clock: Clock) -> tuple[Latency | None, Latency | None]:
+        """The network's time and, in turns with it, that of the original."""
+        if not self.latency:
+            return None, None
+        shape = Batches(self.images, self.preprocessing, batch_size=1).input_shape
+        modules = {"network": network.module, "original": self.network.module}
+        with clock("time"):
+            times = measure_latency(modules, shape, device=pick_device(self.device))
+        return times["network"], times["original"]
+
+
+def _size(network: Network) -> int | None:
+    """Bytes of the network's artefact; None where nobody could build it again."""
+    if network.architecture is None:
+        return None
+    return artefact_size(network.module.state_dict(), network.document(), "artefact.pt")
+
+
+def image_fingerprint(images: LabelledImages) -> dict[str, Any]:
+    """What tells a set of images from others, wherever it lies: all its images and labels."""
+    found = images.fingerprint()
+    digest = hashlib.sha256(f"{found.images}{found.labels}".encode())
+    return {"images": len(images), "sha256": digest.hexdigest()}

@@ -1,0 +1,366 @@
+"""What a network costs, counted on its real graph: parameters and multiply-accumulates.
+
+The forward pass runs on the meta device, where tensors have shapes but no storage, on a
+copy that never held any: a VGG16 is counted in milliseconds and kilobytes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
+
+from alds_cli.errors import first_line
+from alds_cli.inputs import (
+    InputSpec,
+    as_inputs,
+    example_call,
+    floating_type,
+)
+from alds_cli.tracing.reads import Read, watch_reads
+
+_log = logging.getLogger(__name__)
+
+
+_MOST_REAL_MACS = 1 << 36
+"""Beyond it a network that the meta device cannot run is not run for real: it might take
+minutes and fail as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One forward pass observed.
+
+    Attributes:
+        macs: multiply-accumulates of one sample in convolutions, matrix products and
+            attention, wherever they happen; None if no forward pass succeeded, or none while
+            they were counted.
+        calls: every leaf module that was called as a module, by name, and the two
+            projections of every `nn.MultiheadAttention` that was. A layer whose weight the
+            network uses without calling it is not among them.
+        failure: why no forward pass succeeded, None where one did.
+        reads: what the network's code read of a layer that a pair in its place would not
+            have, by the layer's name.
+    """
+
+    macs: int | None
+    calls: Mapping[str, LayerCall] = field(default_factory=dict)
+    failure: str | None = None
+    reads: Mapping[str, Read] = field(default_factory=dict)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of scalars in the parameters, tied ones once; buffers are not counted."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def count_macs(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> int | None:
+    """Multiply-accumulates of one sample; see `trace`."""
+    return trace(module, inputs).macs
+
+
+def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
+    """Observe one forward pass in evaluation mode, without touching the network.
+
+    Where the network cannot run on the meta device, it runs for real on its own device;
+    where it cannot run at all, the trace is empty and the reason is logged.
+
+    Args:
+        module: the network; its flags, weights and hooks are left as they are.
+        inputs: what it takes, or the shape of one sample, no batch axis in front, e.g.
+            (3, 224, 224).
+    """
+    spec = as_inputs(inputs)
+    failure, counted = "", 0
+    for watched in (True, False):
+        counter = FlopCounterMode(display=False)
+        try:
+            device = torch.device("meta")
+            return _observe(meta_copy(module), device, spec, counter, watched=watched)
+        except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+            _log.debug("the meta device cannot run this network: %s", error)
+            failure = first_line(error)
+            counted = max(counted, counter.get_total_flops() // FLOPS_PER_MAC)
+    for counting, watched in _REAL_WAYS if counted <= _MOST_REAL_MACS else ():
+        try:
+            return _trace_for_real(module, spec, counting=counting, watched=watched)
+        except Exception as error:  # noqa: BLE001
+            failure = first_line(error)
+    failure = f"the network does not run on the input {spec}: {failure}"
+    _log.warning("MACs could not be counted: %s", failure)
+    return Trace(None, failure=failure)
+
+
+class _NotCounting(FlopCounterMode):
+    """Stands in for the counter where a network runs, but not while it is counted."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        pass
+
+
+_REAL_WAYS = ((True, True), (False, True), (True, False))
+"""Whether to count, and whether to watch what is read: code that compares its layers' types may
+not stand being watched."""
+
+
+def _trace_for_real(
+    module: nn.Module, inputs: InputSpec, *, counting: bool, watched: bool
+) -> Trace:
+    tensor = next(module.parameters(), None)
+    device = torch.device("cpu") if tensor is None else tensor.device
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(evaluation_mode(module))
+        stack.enter_context(_without_gradients(module))
+        # Fused attention hides its matrix products from the counter.
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
+        counter = FlopCounterMode(display=False) if counting else _NotCounting(display=False)
+        found = _observe(module, device, inputs, counter, watched=watched)
+    return found if counting else replace(found, macs=None)
+
+
+@contextmanager
+def _without_gradients(module: nn.Module) -> Iterator[None]:
+    """Let no parameter ask for a gradient, and have them ask as before afterwards.
+
+    The counter follows gradients from what a module is given, and fails where that is a
+    parameter itself and gradients are off.
+    """
+    asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for parameter in asking:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in asking:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in evaluation mode, and back to its own mode afterwards."""
+    with _modes_kept(module):
+        module.eval()
+        yield
+
+
+@contextmanager
+def training_mode(module: nn.Module) -> Iterator[None]:
+    """Put every submodule in training mode, and back to its own mode afterwards."""
+    with _modes_kept(module):
+        module.train()
+        yield
+
+
+@contextmanager
+def _modes_kept(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+class _ToMeta(TorchFunctionMode):
+    """While active, `copy.deepcopy` gives tensors without storage."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        # nn.Parameter copies itself through clone, every other tensor through __deepcopy__.
+        if func in (Tensor.__deepcopy__, Tensor.clone):
+            return torch.empty_like(args[0].detach(), device="meta")
+        return func(*args, **(kwargs or {}))
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """A copy with shapes and no storage, in evaluation mode, that asks for no gradients."""
+    with _ToMeta():
+        copied = copy.deepcopy(module).eval()
+    return copied.requires_grad_(requires_grad=False)
+
+
+def _observe(
+    module: nn.Module,
+    device: torch.device,
+    inputs: InputSpec,
+    counter: FlopCounterMode,
+    *,
+    watched: bool,
+) -> Trace:
+    call = example_call(inputs, dtype=floating_type(module), device=device)
+    calls: dict[str, LayerCall] = {}
+    reads: dict[str, Read] = {}
+    with ExitStack() as stack:
+        for handle in watch_calls(module, counter, calls):
+            stack.callback(handle.remove)
+        if watched:
+            stack.enter_context(watch_reads(module, reads))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(counter)
+        call(module)
+    return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls, reads=reads)
+
+
+FLOPS_PER_MAC = 2
+"""PyTorch counts a multiply-accumulate as two floating-point operations."""
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One layer as a forward pass called it.
+
+    Attributes:
+        name: its (first) dotted name in the network.
+        input_shape: shape of its first tensor argument at the first call, a batch of one
+            in front; None if it was given no tensor.
+        output_shape: shape of its result at the first call; None if that is no tensor.
+        calls: how often it was called.
+        macs: multiply-accumulates of all its calls together, for one sample.
+        shapes: for every tensor that its weight was applied to, the shape of the tensor
+            and of what came out. A packed projection of queries, keys and values is
+            applied row by row where they are different tensors: the channels that came
+            out say to how many rows.
+        alone: whether every call had one argument, the tensor; a pair takes no other.
+    """
+
+    name: str
+    input_shape: Shape | None
+    output_shape: Shape | None
+    calls: int
+    macs: int
+    shapes: tuple[tuple[Shape, Shape], ...] = ()
+    alone: bool = True
+
+    def then(self, other: LayerCall) -> LayerCall:
+        """This call and a later one of the same layer."""
+        return replace(
+            self,
+            calls=self.calls + other.calls,
+            macs=self.macs + other.macs,
+            shapes=self.shapes + other.shapes,
+            alone=self.alone and other.alone,
+        )
+
+
+def watch_calls(
+    network: nn.Module, counter: FlopCounterMode, calls: dict[str, LayerCall]
+) -> list[RemovableHandle]:
+    """Hang hooks into the network that enter in `calls` what is called.
+
+    Leaf modules are called themselves. An `nn.MultiheadAttention` applies its packed
+    projection and `out_proj` without calling anything: they are entered as
+    `NAME.in_proj` and `NAME.out_proj` when it is called.
+
+    Returns:
+        The hooks' handles; the caller removes them.
+    """
+
+    def enter(call: LayerCall) -> None:
+        seen = calls.get(call.name)
+        calls[call.name] = call if seen is None else seen.then(call)
+
+    handles: list[RemovableHandle] = []
+    for name, part in network.named_modules():
+        if type(part) is nn.MultiheadAttention:
+            handles.append(_watch_attention(name, part, enter))
+        elif _is_leaf(part):
+            handles.extend(_watch_leaf(name, part, counter, enter))
+    return handles
+
+
+def _is_leaf(module: nn.Module) -> bool:
+    """No parts of its own; `torch.nn.utils.parametrize` hangs helpers into a layer."""
+    return all(name == "parametrizations" for name, _ in module.named_children())
+
+
+def _watch_leaf(
+    name: str,
+    module: nn.Module,
+    counter: FlopCounterMode,
+    enter: Callable[[LayerCall], None],
+) -> tuple[RemovableHandle, RemovableHandle]:
+    before = [0]
+
+    def start(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+        before[0] = counter.get_total_flops()
+
+    def leave(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: object
+    ) -> None:
+        given, made = _first_shape((*args, *kwargs.values())), _first_shape((result,))
+        macs = (counter.get_total_flops() - before[0]) // FLOPS_PER_MAC
+        shapes = () if given is None or made is None else ((given, made),)
+        enter(LayerCall(name, given, made, 1, macs, shapes, len(args) + len(kwargs) == 1))
+
+    return (
+        module.register_forward_pre_hook(start),
+        module.register_forward_hook(leave, with_kwargs=True),
+    )
+
+
+def _watch_attention(
+    name: str, attention: nn.MultiheadAttention, enter: Callable[[LayerCall], None]
+) -> RemovableHandle:
+    prefix = f"{name}." if name else ""
+
+    def leave(
+        _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _result: object
+    ) -> None:
+        given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+        query, width = given["query"], attention.embed_dim
+        if attention.in_proj_weight is not None:
+            shapes = tuple(
+                (tuple(tensor.shape), (*tensor.shape[:-1], parts * width))
+                for tensor, parts in distinct_inputs(query, given["key"], given["value"])
+            )
+            enter(_projection(f"{prefix}in_proj", 3 * width, shapes))
+        shape = (*query.shape[:-1], width)
+        enter(_projection(f"{prefix}out_proj", width, ((shape, shape),)))
+
+    return attention.register_forward_hook(leave, with_kwargs=True)
+
+
+def distinct_inputs(query: Tensor, key: Tensor, value: Tensor) -> list[tuple[Tensor, int]]:
+    """The different tensors among an attention's inputs.
+
+    Each with the number of parts of the packed projection that it needs, in their order:
+    one tensor is projected once, whatever it is used as. TorchScript compiles it.
+    """
+    if key is not value:
+        return [(query, 1), (key, 1), (value, 1)]
+    if query is key:
+        return [(query, 3)]
+    return [(query, 1), (key, 2)]
+
+
+def _projection(name: str, rows: int, shapes: tuple[tuple[Shape, Shape], ...]) -> LayerCall:
+    given = shapes[0][0]
+    macs = sum(prod(out) * inside[-1] for inside, out in shapes)
+    return LayerCall(name, given, (*given[:-1], rows), 1, macs, shapes)
+
+
+def _first_shape(values: tuple[object, ...]) -> Shape | None:
+    return next((tuple(value.shape) for value in values if isinstance(value, Tensor)), None)
