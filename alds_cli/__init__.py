@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from alds_cli._version import __version__
     from alds_cli.api import Source, inspect, load, save, sweep
     from alds_cli.api.compress import compress, compress_family
-    from alds_cli.api.evaluate import evaluate
     from alds_cli.api.profile import profile
-    from alds_cli.api.report import report
-    from alds_cli.api.retrain import retrain
+    from alds_cli.evaluation.models import evaluate
+    from alds_cli.reporting.files import report
     from alds_cli.retraining import RetrainSettings
+    from alds_cli.retraining.run import retrain
 
 __all__ = [
     "RetrainSettings",

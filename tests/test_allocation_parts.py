@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from allocation_cases import enumerated, least_sum, options, random_problem
 
-from alds_cli.allocation.knapsack.instance import Instance
+from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.lagrangian import relax
 from alds_cli.allocation.knapsack.repair import best_of
 from alds_cli.allocation.pareto import by_cost, frontier, undominated
@@ -75,7 +75,7 @@ def test_prices_bound_every_selection_and_solutions_keep_the_budgets(resources):
     bounded = 0
     for _ in range(60):
         problem, budgets = random_problem(generator, resources)
-        instance = Instance.of(problem, budgets)
+        instance = KnapsackInstance.of(problem, budgets)
         relaxed = relax(instance)
         best = least_sum(problem, budgets)
         if best is None:
@@ -91,18 +91,18 @@ def test_prices_bound_every_selection_and_solutions_keep_the_budgets(resources):
 def test_conflicting_budgets_are_refuted_by_prices_alone():
     problem = [options([[1, 9], [9, 1]], [0.1, 0.2])] * 5
     assert len(enumerated(problem, [19, 19])) == 0
-    assert relax(Instance.of(problem, [19, 19])).bound == np.inf
+    assert relax(KnapsackInstance.of(problem, [19, 19])).bound == np.inf
 
 
 def test_fixed_point_rounds_down_and_knows_when_it_is_exact():
     problem = [options([2, 1], [0.25, 0.75]), options([2, 1], [0.0, 0.5])]
-    instance = Instance.of(problem, [4])
+    instance = KnapsackInstance.of(problem, [4])
     numbers, shift, exact = instance.fixed_point()
     assert exact
     scaled = [Fraction(value) * 2**shift for value in instance.values.tolist()]
     assert numbers.tolist() == scaled
     tiny = [options([2, 1], [2.0**-80, 1.0])]
-    numbers, shift, exact = Instance.of(tiny, [4]).fixed_point()
+    numbers, shift, exact = KnapsackInstance.of(tiny, [4]).fixed_point()
     assert not exact
     assert numbers.min() == 0
     assert numbers.max() == 2**shift

@@ -24,10 +24,10 @@ from alds_cli.datasets import (
 from alds_cli.errors import DataError, OptionError
 from alds_cli.evaluation import (
     count_classes,
-    evaluate,
     measure_latency,
-    pick_device,
+    measure_quality,
 )
+from alds_cli.runtime.devices import pick_device
 
 CPU = torch.device("cpu")
 
@@ -70,7 +70,7 @@ def run(logits, labels, **options):
     labels = torch.as_tensor(labels)
     dataset = TensorImages("x", [pixels(len(labels), 3, 2, 2)], labels)
     batches = Batches(dataset, PRESETS["half"], batch_size=3)
-    return evaluate(Fixed(logits), batches, device=CPU, **options)
+    return measure_quality(Fixed(logits), batches, device=CPU, **options)
 
 
 def test_figures_are_those_of_plain_pytorch():
@@ -131,7 +131,7 @@ def test_a_label_outside_the_classes_is_named(label):
 def test_networks_that_do_not_classify_are_refused(layer, message):
     dataset = TensorImages("x", [pixels(2, 3, 2, 2)], torch.arange(2))
     with pytest.raises(DataError, match=message):
-        evaluate(layer, Batches(dataset, PRESETS["half"], batch_size=2), device=CPU)
+        measure_quality(layer, Batches(dataset, PRESETS["half"], batch_size=2), device=CPU)
 
 
 class Giving(nn.Module):
@@ -176,7 +176,7 @@ def test_logits_are_found_in_every_usual_output(change, images):
     inputs = torch.rand(images, 3, 4, 4)
     module = Giving(change)
     labels = module.layer(inputs).argmax(dim=1)
-    assert evaluate(module, [(inputs, labels)], device=CPU).top1 == 100
+    assert measure_quality(module, [(inputs, labels)], device=CPU).top1 == 100
     assert count_classes(module, (3, 4, 4), device=CPU) == 10
 
 
@@ -200,13 +200,13 @@ def test_outputs_that_are_no_logits_are_described(change, message):
     module = Giving(change)
     module.layer(torch.rand(2, 3, 4, 4))
     with pytest.raises(DataError, match=message) as caught:
-        evaluate(module, [(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))], device=CPU)
+        measure_quality(module, [(torch.rand(2, 3, 4, 4), torch.tensor([0, 1]))], device=CPU)
     assert "classify" in caught.value.tip
 
 
 def test_no_images_at_all_is_an_error():
     with pytest.raises(DataError, match="no images"):
-        evaluate(nn.Flatten(), [], device=CPU)
+        measure_quality(nn.Flatten(), [], device=CPU)
 
 
 def small_network():
@@ -226,7 +226,7 @@ def test_a_network_is_left_as_it_was_found(batches):
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Dropout())
     module[1].eval()
     state = copy.deepcopy(module.state_dict())
-    evaluate(module, batches, device=CPU)
+    measure_quality(module, batches, device=CPU)
     assert [part.training for part in module] == [True, False, True, True]
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
     assert not module[0].weight.is_inference()
@@ -236,7 +236,7 @@ def test_a_network_is_left_as_it_was_found(batches):
 def test_modes_come_back_after_an_error(batches):
     module = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Dropout())
     with pytest.raises(DataError):
-        evaluate(module, batches, device=CPU)
+        measure_quality(module, batches, device=CPU)
     assert all(part.training for part in module.modules())
 
 
@@ -245,23 +245,23 @@ def test_half_precision_runs_in_float32_on_the_cpu(batches, dtype):
     module = small_network()
     module(torch.zeros(1, 3, 6, 6))
     module = module.to(dtype)
-    expected = evaluate(copy.deepcopy(module).float(), batches, device=CPU)
-    assert evaluate(module, batches, device=CPU) == expected
+    expected = measure_quality(copy.deepcopy(module).float(), batches, device=CPU)
+    assert measure_quality(module, batches, device=CPU) == expected
     assert {p.dtype for p in module.parameters()} == {dtype}
 
 
 def test_double_precision_gets_double_inputs(batches):
     module = small_network()
     module(torch.zeros(1, 3, 6, 6))
-    single = evaluate(module, batches, device=CPU)
-    assert evaluate(module.double(), batches, device=CPU).loss == pytest.approx(single.loss)
+    single = measure_quality(module, batches, device=CPU)
+    assert measure_quality(module.double(), batches, device=CPU).loss == pytest.approx(single.loss)
 
 
 def test_progress_counts_batches(batches):
     module = small_network()
     module(torch.zeros(1, 3, 6, 6))
     events = []
-    evaluate(module, batches, device=CPU, progress=events.append)
+    measure_quality(module, batches, device=CPU, progress=events.append)
     assert [(e.task, e.done, e.total) for e in events] == [("evaluate", i, 3) for i in (1, 2, 3)]
     assert {"top1", "loss"} <= set(events[-1].figures)
 
@@ -319,8 +319,8 @@ def test_latency_refuses_a_wrong_shape():
 def test_cuda_agrees_with_the_cpu(batches):
     module = small_network()
     module(torch.zeros(1, 3, 6, 6))
-    here = evaluate(module, batches, device=CPU)
-    there = evaluate(module, batches, device=torch.device("cuda"))
+    here = measure_quality(module, batches, device=CPU)
+    there = measure_quality(module, batches, device=torch.device("cuda"))
     assert there.loss == pytest.approx(here.loss, rel=1e-3)
     assert next(module.parameters()).device == CPU
 
@@ -336,6 +336,6 @@ def test_the_published_resnet20_has_its_published_accuracy():
     module.load_state_dict(load_file(shared("weights/cifar10_resnet20.safetensors")))
     dataset = open_dataset(f"tensors:{shared('data/cifar10/test-dev.safetensors')}")
     batches = Batches(dataset, PRESETS["imagenet-stats"], batch_size=250)
-    result = evaluate(module, batches, device=CPU)
+    result = measure_quality(module, batches, device=CPU)
     assert round(result.top1 * 50) == 4596
     assert result.images == 5000

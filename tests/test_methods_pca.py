@@ -22,7 +22,7 @@ from alds_cli.calibration import gather_responses, response_energies
 from alds_cli.compression.factorise import ResponsePairJob, absorb_shift
 from alds_cli.datasets import Batches, TensorImages, open_dataset
 from alds_cli.errors import OptionError, RatioUnreachableError
-from alds_cli.evaluation import evaluate
+from alds_cli.evaluation import measure_quality
 from alds_cli.methods import pca
 from alds_cli.numerics.costs import full_rank
 from alds_cli.profiling import error_tables
@@ -501,7 +501,7 @@ def test_a_trained_network_loses_less_than_by_the_svd_of_its_weights(shared):
     others = open_dataset(f"tensors:{data / 'train-1.safetensors'}").subset(torch.arange(1000))
     prepared = Batches(others, IMAGENET, batch_size=100)
     by_svd, by_responses = (
-        evaluate(result.network.module, prepared, device=torch.device("cpu")).top1
+        measure_quality(result.network.module, prepared, device=torch.device("cpu")).top1
         for result in (plain, by_pca)
     )
     assert by_responses > by_svd + 10

@@ -22,7 +22,7 @@ class JobOf:
         self.function(spawn)
 
 
-class Ledger:
+class CostModel:
     """Who holds how much at a time."""
 
     def __init__(self):
@@ -98,7 +98,7 @@ def test_jobs_begin_in_their_order():
 
 
 def test_several_workers_share_the_work():
-    ledger = Ledger()
+    ledger = CostModel()
     run_jobs([JobOf(lambda _: ledger.hold(0, 0.05)) for _ in range(8)])
     assert ledger.most_running > 1
 
@@ -160,14 +160,14 @@ def test_an_interruption_in_the_report_stops_the_workers(error):
 
 
 def test_jobs_stay_within_the_memory():
-    ledger = Ledger()
+    ledger = CostModel()
     sizes = [60, 30, 30, 50, 20, 70, 10, 90, 100] * 3
     run_jobs([JobOf(lambda _, n=n: ledger.hold(n, 0.003), nbytes=n) for n in sizes], memory=100)
     assert 60 < ledger.most <= 100
 
 
 def test_a_job_beyond_the_memory_runs_alone():
-    ledger = Ledger()
+    ledger = CostModel()
     alone = []
 
     def large(_):
@@ -184,7 +184,7 @@ def test_a_job_beyond_the_memory_runs_alone():
 
 def test_a_job_waits_for_tasks_that_still_hold_the_memory():
     """The job that spawned them is done, but they are not."""
-    ledger = Ledger()
+    ledger = CostModel()
 
     def spawning(spawn):
         spawn(lambda: ledger.hold(90, 0.1), 90)
@@ -275,7 +275,7 @@ def test_later_pieces_go_before_the_jobs_that_wait(threads):
 
 
 def test_later_pieces_wait_until_there_is_room():
-    ledger = Ledger()
+    ledger = CostModel()
 
     def work(spawn):
         spawn.later([(lambda n=n: ledger.hold(n), n) for n in (60, 70, 40, 30, 90) * 4])
@@ -337,7 +337,7 @@ def test_tasks_done_together_are_done_when_it_returns(count, threads):
 
 
 def test_who_helps_takes_memory_for_it():
-    ledger = Ledger()
+    ledger = CostModel()
 
     def work(spawn):
         # the caller's own ten are among the forty of the job
@@ -345,7 +345,7 @@ def test_who_helps_takes_memory_for_it():
 
     run_jobs([JobOf(work, nbytes=40)], memory=50)
     assert ledger.most_running == 2
-    ledger = Ledger()
+    ledger = CostModel()
     run_jobs([JobOf(work, nbytes=40)], memory=100)
     assert ledger.most_running > 2
 

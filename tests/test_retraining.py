@@ -27,7 +27,7 @@ from alds_cli.errors import (
     DataError,
     OptionError,
 )
-from alds_cli.evaluation import evaluate
+from alds_cli.evaluation import measure_quality
 from alds_cli.retraining import (
     RetrainSettings,
     TrainingState,
@@ -85,7 +85,7 @@ def test_the_network_learns(dataset):
     assert result.history[-1].loss < 0.5 * result.history[0].loss
     assert result.history[-1].accuracy > 80
     batches = Batches(dataset, PRESETS["half"], batch_size=65)
-    assert evaluate(module, batches, device=CPU).top1 > 80
+    assert measure_quality(module, batches, device=CPU).top1 > 80
 
 
 def test_two_steps_are_those_of_plain_pytorch():
@@ -709,9 +709,9 @@ def test_a_perturbed_resnet20_recovers():
     dataset = TensorImages("part", [whole.batch(chosen)], whole.labels[chosen])
     test = open_dataset(f"tensors:{shared('data/cifar10/test-dev.safetensors')}")
     batches = Batches(test, PRESETS["imagenet-stats"], batch_size=250)
-    before = evaluate(module, batches, device=CPU)
+    before = measure_quality(module, batches, device=CPU)
     settings = RetrainSettings(epochs=1, lr=0.01)
     retrain(module, dataset, settings, preprocessing=PRESETS["imagenet-stats"])
-    after = evaluate(module, batches, device=CPU)
+    after = measure_quality(module, batches, device=CPU)
     assert after.top1 > before.top1
     assert after.loss < before.loss

@@ -21,6 +21,7 @@ from alds_cli.checkpoint import (
     store_cached,
     write_table,
 )
+from alds_cli.checkpoint import error_tables as stored_tables
 from alds_cli.errors import OutputError, TableError
 from alds_cli.numerics.device_spectra import device_spectra
 from alds_cli.profiling import error_tables, layer_weights_hash

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation.knapsack.instance import Instance
+from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.solve import solve, unmet
 from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
 from alds_cli.allocation.pareto import (
@@ -134,7 +134,7 @@ class _LevelSearch:
         if at in self.found:
             return
         offered = [_offered(piece, float(levels[at])) for piece in self.pieces]
-        instance = Instance.join(offered, self.budgets[1:])
+        instance = KnapsackInstance.join(offered, self.budgets[1:])
         limit = float(self.budgets[0])
         positions, lower_bound = solve(instance, limit)
         good = positions is not None and instance.value(positions) <= limit

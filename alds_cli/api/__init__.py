@@ -4,11 +4,10 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 `nn.Module`. A module that is handed in is never changed.
 """
 
-from alds_cli.api.compress import CompressionResult, compress, compress_family
-from alds_cli.api.evaluate import EvaluationResult, Measured, evaluate
+from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.profile import ProfileResult, profile
-from alds_cli.api.report import ReportResult, report
-from alds_cli.api.retrain import RetrainResult, retrain
+from alds_cli.compression.family import CompressionResult
+from alds_cli.evaluation.models import EvaluationResult, Measured, evaluate
 from alds_cli.network.inspection import (
     Contents,
     Inspection,
@@ -22,6 +21,8 @@ from alds_cli.network.opening import (
     load,
     save,
 )
+from alds_cli.reporting.files import ReportResult, report
+from alds_cli.retraining.run import RetrainResult, retrain
 from alds_cli.sweeping.runner import SweepResult, sweep
 
 __all__ = [

@@ -1,41 +1,18 @@
-"""From a network and a goal, or a plan, to smaller networks and their reports."""
+"""Make networks smaller."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Unpack
 
-from alds_cli.checkpoint import read_plan, require_apart, write_plan
-from alds_cli.compression.low_rank import require_able
-from alds_cli.compression.run import planned
-from alds_cli.compression.session import Workshop
+from alds_cli.compression.family import CompressionResult, compress_networks
 from alds_cli.compression.settings import CompressOptions, Ratio, Settings
-from alds_cli.compression.targets import Goal
-from alds_cli.datasets import tensor_files
-from alds_cli.errors import OptionError
-from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
     AS_IT_IS,
     Model,
     Source,
-    require_target,
 )
-from alds_cli.records import CompressionReport, Plan
-
-PLACEHOLDER = "{ratio}"
-"""Stands for the ratio in the names of a family's files."""
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionResult:
-    """The compressed network (None after a dry run), its plan and its report."""
-
-    network: Network | None
-    plan: Plan
-    report: CompressionReport
-    output: str | None = None
 
 
 def compress(
@@ -93,76 +70,11 @@ def compress_family(
     Raises:
         AldsError: as `compress`.
     """
-    settings = Settings(**options)
-    goals = [settings.goal(ratio) for ratio in ratios]
-    given = _given_plan(settings.plan, goals)
-    if given is None:
-        for goal in goals:
-            timed = ("latency",) if goal.timed else ()
-            require_able(settings.method, {*goal.resources, *timed})
-    outputs, plans = (_names(name, ratios) for name in (output, plan_output))
-    targets = [name for name in [*([] if settings.dry_run else outputs), *plans] if name]
-    for target in targets:
-        require_target(target)
-    _require_apart(targets, outputs, plans, model, settings)
-    workshop = Workshop(model, source, settings, given)
-    works = [
-        planned(workshop, goal, name or "artefact.pt", given)
-        for goal, name in zip(goals, outputs, strict=True)
-    ]
-    for work, name in zip(works, plans, strict=True):
-        if name is not None:
-            write_plan(work.plan, Path(name))
-    if settings.dry_run:
-        return [CompressionResult(None, work.plan, work.outlook()) for work in works]
-    results = []
-    for number, (work, name) in enumerate(zip(works, outputs, strict=True), start=1):
-        network, report = work.finished(name, last=number == len(works))
-        results.append(CompressionResult(network, work.plan, report, name))
-    return results
-
-
-def _require_apart(
-    targets: Sequence[str],
-    outputs: Sequence[str | None],
-    plans: Sequence[str | None],
-    model: Model,
-    settings: Settings,
-) -> None:
-    """No result replaces another, nor a table, plan or data; a network may its original.
-
-    Raises:
-        OutputError: one would.
-    """
-    files = [own for own in (settings.table,) if isinstance(own, (str, Path))]
-    if isinstance(settings.plan, (str, Path)) and str(settings.plan) in map(str, outputs):
-        files.append(settings.plan)
-    require_apart(targets, [*files, *tensor_files(settings.data)])
-    require_apart(filter(None, plans), [model] if isinstance(model, (str, Path)) else [])
-
-
-def _given_plan(plan: Plan | str | Path | None, goals: Sequence[Goal]) -> Plan | None:
-    """The plan to replay; a layer may be decomposed by it whatever method made it."""
-    if plan is None and not all(goal.resources for goal in goals):
-        raise OptionError(
-            "how small? Neither a ratio nor a limit nor a plan is given",
-            tip="--ratio 0.5 leaves at most half of the parameters",
-        )
-    if plan is not None and len(goals) > 1:
-        raise OptionError("one plan cannot have several ratios", tip="give one ratio, or none")
-    return plan if plan is None or isinstance(plan, Plan) else read_plan(Path(plan))
-
-
-def _names(name: str | Path | None, ratios: Sequence[Ratio]) -> list[str | None]:
-    """The name of each ratio's file."""
-    if name is None:
-        return [None] * len(ratios)
-    if len(ratios) > 1 and PLACEHOLDER not in str(name):
-        raise OptionError(
-            f"{len(ratios)} results cannot all be written to {name}",
-            tip=f"put {PLACEHOLDER} into the name, as in 'small-{PLACEHOLDER}.pt'",
-        )
-    names = [str(name).replace(PLACEHOLDER, str(ratio).strip()) for ratio in ratios]
-    if len(set(names)) < len(names):
-        raise OptionError("a ratio is given twice", tip="name each once")
-    return list(names)
+    return compress_networks(
+        model,
+        source,
+        Settings(**options),
+        ratios=ratios,
+        output=output,
+        plan_output=plan_output,
+    )

@@ -11,7 +11,7 @@ from torch import nn
 
 from alds_cli.checkpoint import artefact_size
 from alds_cli.compression.filter_removal import pruned_amount
-from alds_cli.compression.latency_model import Stopwatch
+from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.resources import (
     Resource,
     file_bytes,
@@ -19,7 +19,7 @@ from alds_cli.compression.resources import (
     nanoseconds,
     parameters,
 )
-from alds_cli.compression.targets import Budget, Goal
+from alds_cli.compression.targets import Budget, Target
 from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
 from alds_cli.network.loading import Network
@@ -35,19 +35,19 @@ from alds_cli.surgery.channels import Channels
 from alds_cli.tracing.trace import Trace, count_parameters, meta_copy
 
 
-class Ledger:
+class CostModel:
     """The resources of one network.
 
     Args:
         network: as it is before anything is decomposed; not changed.
         specs: its layers that may be decomposed.
         before: a forward pass.
-        goal: what is asked.
+        target: what is asked.
         weights_hash: of the layers' weights, which an artefact holds.
         channels: what can be removed, where filters are.
         naming: a plan without choices, with the names of what will make the choices.
         output: the artefact's name, which says its format.
-        stopwatch: measures times, where they count.
+        latency_model: measures times, where they count.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class Ledger:
         network: Network,
         specs: Mapping[str, LayerSpec],
         before: Trace,
-        goal: Goal,
+        target: Target,
         *,
         weights_hash: str,
         channels: Channels | None,
         naming: Plan,
         output: str,
-        stopwatch: Stopwatch,
+        latency_model: LatencyModel,
     ) -> None:
-        self.stopwatch = stopwatch
+        self.latency_model = latency_model
         self._network = network
         self._specs = specs
         self._before = before
-        self._goal = goal
+        self._target = target
         self._weights_hash = weights_hash
         self._channels = channels
         self._naming = naming
@@ -76,17 +76,17 @@ class Ledger:
         self._sized: tuple[Plan, int] | None = None
 
     def budgets(self) -> list[Budget]:
-        """What the goal allows, a ratio and an absolute limit of the same thing as their minimum.
+        """What the target allows, a ratio and an absolute limit of the same thing as their minimum.
 
         Raises:
             OptionError: MACs or times are limited, but no forward pass is possible.
         """
         found: list[Budget] = []
-        for name in self._goal.resources:
+        for name in self._target.resources:
             resource = self.resource(name)
-            limit = self._goal.limits.get(name)
-            if self._goal.ratio is not None and self._goal.target == name:
-                asked = Budget.of_ratio(resource, self._goal.ratio)
+            limit = self._target.limits.get(name)
+            if self._target.ratio is not None and self._target.resource == name:
+                asked = Budget.of_ratio(resource, self._target.ratio)
                 found.append(
                     asked if limit is None or asked.allowed <= limit else Budget(resource, limit)
                 )
@@ -178,9 +178,9 @@ class Ledger:
 
     @cached_property
     def _latency(self) -> Resource:
-        times = self.stopwatch.measured
+        times = self.latency_model.measured
         return nanoseconds(
-            self.stopwatch.network_ns,
+            self.latency_model.network_ns,
             {name: own.dense_ns for name, own in times.items()},
             {name: own.pairs for name, own in times.items()},
         )

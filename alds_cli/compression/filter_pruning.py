@@ -19,7 +19,7 @@ from alds_cli.compression.filter_removal import (
     require_removable,
 )
 from alds_cli.compression.layer_reports import LEFT_OUT
-from alds_cli.compression.strategy import Examined, batches_for
+from alds_cli.compression.strategy import TracedModel, batches_for
 from alds_cli.compression.targets import Budget, Offered, out_of_reach
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
@@ -39,40 +39,40 @@ from alds_cli.surgery.channels import ChannelGroup, Channels, find_channels
 from alds_cli.tracing.trace import LayerCall
 
 
-class Filters:
+class FilterPruningStrategy:
     """Layers lose filters, and what follows them the inputs.
 
     Args:
-        examined: the network.
+        traced: the network.
 
     Raises:
         OptionError: the shape of its input is not known, or the method lacks images.
         ContractError: its code cannot be followed.
     """
 
-    def __init__(self, examined: Examined) -> None:
-        network, settings = examined.network, examined.settings
+    def __init__(self, traced: TracedModel) -> None:
+        network, settings = traced.network, traced.settings
         if network.input_shape is None:
             raise OptionError(
                 "removing filters takes a forward pass on one image, and the shape of such an "
                 "input is not known",
                 tip="--input-shape C,H,W" if network.inputs is None else None,
             )
-        self.specs = examined.specs
+        self.specs = traced.specs
         self._settings = settings
         self._network = network
         self._input_shape = network.input_shape
-        self._calls = examined.trace.calls
-        with examined.clock("profile"):
+        self._calls = traced.trace.calls
+        with traced.clock("profile"):
             self.weights_hash = layer_weights_hash(network.module, self.specs)
             self.channels = prunable_channels(network.module, network.input_shape, self.specs)
         self._sensitivities: Mapping[str, FloatArray] | None = None
-        if examined.given is None and "sensitivities" in settings.needs(None):
-            with examined.clock("calibrate"):
+        if traced.given is None and "sensitivities" in settings.needs(None):
+            with traced.clock("calibrate"):
                 self._sensitivities = channel_sensitivities(
                     network.module,
                     self.channels,
-                    batches_for(network, settings, examined.method),
+                    batches_for(network, settings, traced.method),
                     device=pick_device(settings.device),
                     progress=settings.progress,
                 )

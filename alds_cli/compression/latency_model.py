@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from alds_cli.compression.targets import Goal
+from alds_cli.compression.targets import Target
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, inputs_tip
 from alds_cli.latency import (
@@ -35,7 +35,7 @@ _SURPRISES = 8
 """So many plans may hold pairs that turn out slower before only measured ones are offered."""
 
 
-class Stopwatch:
+class LatencyModel:
     """Times of one network and of what may become of its layers.
 
     Nothing is measured before it is asked for.
@@ -44,7 +44,7 @@ class Stopwatch:
         network: as it is before anything is decomposed; not changed.
         specs: its layers that may be decomposed.
         before: a forward pass.
-        goal: says on which device, and with how many samples at a time.
+        target: says on which device, and with how many samples at a time.
         schemes: folding schemes of the pairs to time.
         rank_multiple: their ranks are multiples of it.
         cache: read and keep times in the user's cache folder.
@@ -56,7 +56,7 @@ class Stopwatch:
         network: Network,
         specs: Mapping[str, LayerSpec],
         before: Trace,
-        goal: Goal,
+        target: Target,
         *,
         schemes: Sequence[int],
         rank_multiple: int,
@@ -66,7 +66,7 @@ class Stopwatch:
         self._network = network
         self._specs = specs
         self._before = before
-        self._goal = goal
+        self._target = target
         self._schemes = schemes
         self._rank_multiple = rank_multiple
         self._cache = cache
@@ -81,8 +81,8 @@ class Stopwatch:
         times = time_networks(
             {"network": self._network.module},
             self._inputs(),
-            batch_size=self._goal.batch_size,
-            device=self._goal.where(),
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
         )
         return round(float(np.median(times["network"])) * 1e9)
 
@@ -156,8 +156,8 @@ class Stopwatch:
             compressed,
             list(plan.decomposed),
             self._before,
-            batch_size=self._goal.batch_size,
-            device=self._goal.where(),
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
         )
         self._limits += [(name, plan.decomposed[name]) for name in found]
         return list(found)
@@ -168,8 +168,8 @@ class Stopwatch:
             self._network.module,
             compressed,
             self._inputs(),
-            batch_size=self._goal.batch_size,
-            device=self._goal.where(),
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
         )
 
     def _measure(self, candidates: Mapping[str, Sequence[Choice]]) -> dict[str, LayerLatency]:
@@ -179,8 +179,8 @@ class Stopwatch:
             self._specs,
             self._before,
             candidates,
-            batch_size=self._goal.batch_size,
-            device=self._goal.where(),
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
             cache=self._cache,
             progress=self._progress,
         )
@@ -192,7 +192,7 @@ class Stopwatch:
                 f"times can only be measured of a network that runs: {self._before.failure}",
                 tip=inputs_tip(inputs),
             )
-        inputs.require_batch(self._goal.batch_size)
+        inputs.require_batch(self._target.batch_size)
         return inputs
 
 

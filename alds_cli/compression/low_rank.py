@@ -25,7 +25,7 @@ from alds_cli.calibration import (
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression.factorise import carry_out, weight_types
 from alds_cli.compression.layer_reports import layer_reports
-from alds_cli.compression.strategy import Examined, batches_for
+from alds_cli.compression.strategy import TracedModel, batches_for
 from alds_cli.compression.targets import (
     Budget,
     Offered,
@@ -52,28 +52,28 @@ from alds_cli.surgery import require_fitting
 from alds_cli.surgery.channels import Channels
 
 
-class Pairs:
+class LowRankStrategy:
     """Layers become low-rank pairs, chosen by error tables.
 
     Args:
-        examined: the network.
+        traced: the network.
     """
 
     channels: Channels | None = None
 
-    def __init__(self, examined: Examined) -> None:
-        settings = self._settings = examined.settings
-        network = examined.network
-        self.specs = examined.specs
+    def __init__(self, traced: TracedModel) -> None:
+        settings = self._settings = traced.settings
+        network = traced.network
+        self.specs = traced.specs
         self._responses: Mapping[str, Responses] | None = None
-        if "responses" in settings.needs(examined.given):
-            with examined.clock("calibrate"):
-                self._observe(network, examined.method)
-        with examined.clock("profile"):
+        if "responses" in settings.needs(traced.given):
+            with traced.clock("calibrate"):
+                self._observe(network, traced.method)
+        with traced.clock("profile"):
             tables, _ = error_tables(
                 network.module,
                 self.specs,
-                schemes=settings.schemes(examined.given),
+                schemes=settings.schemes(traced.given),
                 table=None if settings.table is None else Path(settings.table),
                 cache=settings.cache,
                 device=pick_device(settings.device),

@@ -1,4 +1,4 @@
-"""From a goal to a plan to a network that is shown to reach the goal."""
+"""From a target to a plan to a network that is shown to reach the target."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from alds_cli.compression.cost_model import Ledger
-from alds_cli.compression.session import Workshop
-from alds_cli.compression.targets import Budget, Goal, broken, too_slow
+from alds_cli.compression.cost_model import CostModel
+from alds_cli.compression.session import Session
+from alds_cli.compression.targets import Budget, Target, broken, too_slow
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
 from alds_cli.network.loading import Network
@@ -25,49 +25,49 @@ _TIMED_ROUNDS = 6
 """The same where whole networks have to be made and timed to find that out."""
 
 
-def planned(workshop: Workshop, goal: Goal, output: str, given: Plan | None) -> Work:
-    """A plan that reaches a goal, as far as can be told without carrying it out.
+def planned(session: Session, target: Target, output: str, given: Plan | None) -> CompressionRun:
+    """A plan that reaches a target, as far as can be told without carrying it out.
 
     Args:
-        workshop: the network, its tables and how to plan.
-        goal: what is asked.
+        session: the network, its tables and how to plan.
+        target: what is asked.
         output: the artefact's name, for its format.
         given: the plan to carry out, instead of making one.
 
     Raises:
-        ContractError: the goal cannot be had.
+        ContractError: the target cannot be had.
         PlanError: the plan given does not fit the network.
     """
-    work = Work(workshop, goal, workshop.ledger(goal, output))
+    run = CompressionRun(session, target, session.cost_model(target, output))
     if given is None:
-        work.make_plan()
+        run.make_plan()
     else:
-        workshop.craft.require_fitting(given)
-        work.replay(given)
-    work.require_predicted()
-    return work
+        session.strategy.require_fitting(given)
+        run.replay(given)
+    run.require_predicted()
+    return run
 
 
-class Work:
-    """One goal in the making.
+class CompressionRun:
+    """One target in the making.
 
     Args:
-        workshop: the network, its tables and how to plan.
-        goal: what is asked.
-        ledger: what everything costs.
+        session: the network, its tables and how to plan.
+        target: what is asked.
+        cost_model: what everything costs.
     """
 
-    def __init__(self, workshop: Workshop, goal: Goal, ledger: Ledger) -> None:
+    def __init__(self, session: Session, target: Target, cost_model: CostModel) -> None:
         self.plan = Plan({})
         self._given = False
         self._fastest = False
-        self._timed = "latency" in goal.resources
-        self._workshop = workshop
-        self._goal = goal
-        self._ledger = ledger
+        self._timed = "latency" in target.resources
+        self._session = session
+        self._target = target
+        self._cost_model = cost_model
         self._clock = Clock()
-        with self._clock("measure" if goal.timed else "allocate"):
-            self._budgets = ledger.budgets()
+        with self._clock("measure" if target.timed else "allocate"):
+            self._budgets = cost_model.budgets()
 
     def make_plan(self) -> None:
         """Plan until all that can be told without carrying the plan out is as asked.
@@ -94,18 +94,18 @@ class Work:
 
     def _plan_fastest(self) -> None:
         self._fastest = True
-        self.plan = self._ledger.stopwatch.fastest(self._workshop.settings.method)
+        self.plan = self._cost_model.latency_model.fastest(self._session.settings.method)
 
     def _next_plan(self) -> Plan:
-        ledger = self._ledger
-        offered = ledger.stopwatch.offered if self._goal.timed else None
-        return self._workshop.craft.planned(self._budgets, offered, ledger.spending)
+        cost_model = self._cost_model
+        offered = cost_model.latency_model.offered if self._target.timed else None
+        return self._session.strategy.planned(self._budgets, offered, cost_model.spending)
 
     def _too_large(self) -> bool:
         """Whether the file would be; the budget is tightened by the excess then."""
         for index, budget in enumerate(self._budgets):
             if budget.resource.name == "bytes":
-                excess = self._ledger.size_after(self.plan) - budget.allowed
+                excess = self._cost_model.size_after(self.plan) - budget.allowed
                 if excess > 0:
                     self._tighten(index, excess)
                     return True
@@ -113,10 +113,10 @@ class Work:
 
     def _too_slow(self) -> bool:
         """Whether a pair measures slower than its layer; it is not on offer again then."""
-        if not self._goal.never_slower:
+        if not self._target.never_slower:
             return False
         with self._clock("measure"):
-            return self._ledger.stopwatch.slower(self.plan)
+            return self._cost_model.latency_model.slower(self.plan)
 
     def _tighten(self, index: int, excess: int) -> None:
         budget = self._budgets[index]
@@ -146,9 +146,9 @@ class Work:
             if budget.resource.name != "latency":
                 sized = budget.resource.name == "bytes"
                 reached = (
-                    self._ledger.size_after(self.plan)
+                    self._cost_model.size_after(self.plan)
                     if sized
-                    else self._ledger.after(budget.resource, self.plan)
+                    else self._cost_model.after(budget.resource, self.plan)
                 )
                 if reached > budget.allowed:
                     return budget, reached
@@ -156,26 +156,28 @@ class Work:
 
     def outlook(self) -> CompressionReport:
         """The figures of the plan, before it is carried out."""
-        return self._report(self._workshop.craft.outlook(self.plan))
+        return self._report(self._session.strategy.outlook(self.plan))
 
     def finished(self, output: str | None, *, last: bool) -> tuple[Network, CompressionReport]:
         """Carry the plan out, make sure that the contract holds, and write the artefact.
 
         Args:
             output: where to; None writes nothing.
-            last: the workshop's network is not needed any more and may be taken apart.
+            last: the session's network is not needed any more and may be taken apart.
 
         Raises:
             ContractError: it does not hold.
             VerificationError: the network with pairs does not run, or computes something else.
         """
         comparison: NetworkComparison | None = None
-        if self._goal.timed:
+        if self._target.timed:
             made, comparison = self._fast_enough()
         else:
             made = self._made(in_place=last and self._rebuildable)
         reached = {"params": count_parameters(made.network.module), "macs": made.macs}
-        reached["bytes"] = self._ledger.size_after(self.plan) if "bytes" in self._names else None
+        reached["bytes"] = (
+            self._cost_model.size_after(self.plan) if "bytes" in self._names else None
+        )
         for budget in self._budgets:
             after = reached.get(budget.resource.name)
             if after is not None and after > budget.allowed:
@@ -183,8 +185,8 @@ class Work:
         with self._clock("verify"):
             verification = verify(
                 made.network,
-                original=self._workshop.network.module,
-                unverified=self._workshop.settings.unverified,
+                original=self._session.network.module,
+                unverified=self._session.settings.unverified,
             )
         with self._clock("save"):
             nbytes = None if output is None else write_network(made.network, output, verification)
@@ -207,21 +209,21 @@ class Work:
     @property
     def _rebuildable(self) -> bool:
         """Whether the dense network can be built again once this one is taken apart."""
-        return self._workshop.network.architecture is not None
+        return self._session.network.architecture is not None
 
     def _made(self, *, in_place: bool) -> _Made:
         """The network with its pairs."""
-        workshop = self._workshop
+        session = self._session
         with self._clock("decompose"):
-            original = workshop.network
+            original = session.network
             module = original.module if in_place else copy.deepcopy(original.module)
-            layers = workshop.craft.carry_out(module, self.plan)
+            layers = session.strategy.carry_out(module, self.plan)
             network = replace(
-                original.compressed_by(self.plan, workshop.craft.weights_hash, workshop.params),
+                original.compressed_by(self.plan, session.strategy.weights_hash, session.params),
                 module=module,
             )
             macs = trace_network(network).macs
-        if workshop.before.macs is not None and macs is None:
+        if session.before.macs is not None and macs is None:
             raise VerificationError(
                 "nothing is written: the compressed network does not run: its code reaches into "
                 "a layer that was replaced",
@@ -242,7 +244,7 @@ class Work:
                 return made, None
             index = self._names.index("latency")
             with self._clock("measure"):
-                comparison = self._ledger.stopwatch.compare(made.network.module)
+                comparison = self._cost_model.latency_model.compare(made.network.module)
             excess = _excess_ns(self._budgets[index], comparison)
             if excess <= 0:
                 return made, comparison
@@ -269,8 +271,8 @@ class Work:
         while True:
             made = self._made(in_place=False)
             with self._clock("measure"):
-                slower = self._ledger.stopwatch.slower_in(made.network.module, self.plan)
-            if not slower or (self._given and not self._goal.never_slower):
+                slower = self._cost_model.latency_model.slower_in(made.network.module, self.plan)
+            if not slower or (self._given and not self._target.never_slower):
                 return made
             if self._given:
                 raise ContractError(
@@ -287,7 +289,7 @@ class Work:
         """Tighten the budget of time by what a network saved less than foreseen."""
         budget = self._budgets[index]
         before = budget.resource.before
-        foreseen = before - self._ledger.after(budget.resource, self.plan)
+        foreseen = before - self._cost_model.after(budget.resource, self.plan)
         worth = times.saved * before / foreseen if foreseen > 0 else 0.0
         wanted = before - budget.allowed
         # A little beyond, or rounds would approach the aim without reaching it.
@@ -304,23 +306,23 @@ class Work:
         verification: Verification | None = None,
     ) -> CompressionReport:
         """The figures of the work so far."""
-        workshop, ratio = self._workshop, self._goal.ratio
+        session, ratio = self._session, self._target.ratio
         saved = sum(layer.params_before - layer.params_after for layer in layers)
         return CompressionReport(
             method=self.plan.method,
             solver=self.plan.solver,
             bound=self.plan.bound,
             seed=self.plan.seed,
-            target=self._goal.target,
+            target=self._target.resource,
             ratio_asked=None if ratio is None else float(ratio),
-            limits=dict(self._goal.limits),
-            params_before=workshop.params,
-            params_after=workshop.params - saved,
-            macs_before=workshop.before.macs,
+            limits=dict(self._target.limits),
+            params_before=session.params,
+            params_after=session.params - saved,
+            macs_before=session.before.macs,
             macs_after=macs_after,
             layers=layers,
-            seconds={**workshop.clock.seconds, **self._clock.seconds},
-            bytes_before=workshop.network.nbytes,
+            seconds={**session.clock.seconds, **self._clock.seconds},
+            bytes_before=session.network.nbytes,
             bytes_after=nbytes,
             latency_before=None if times is None else times.original,
             latency_after=None if times is None else times.compressed,

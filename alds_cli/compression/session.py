@@ -9,14 +9,14 @@ from typing import Protocol
 from torch import nn
 
 from alds_cli.allocation import Spending
-from alds_cli.compression.cost_model import Ledger
-from alds_cli.compression.filter_pruning import Filters
-from alds_cli.compression.latency_model import Stopwatch
+from alds_cli.compression.cost_model import CostModel
+from alds_cli.compression.filter_pruning import FilterPruningStrategy
+from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.layer_reports import select_layers
-from alds_cli.compression.low_rank import Pairs, settled_names
+from alds_cli.compression.low_rank import LowRankStrategy, settled_names
 from alds_cli.compression.settings import Settings
-from alds_cli.compression.strategy import Examined
-from alds_cli.compression.targets import Budget, Goal, Offered
+from alds_cli.compression.strategy import TracedModel
+from alds_cli.compression.targets import Budget, Offered, Target
 from alds_cli.errors import OptionError
 from alds_cli.methods import method_named
 from alds_cli.network.opening import (
@@ -35,8 +35,8 @@ from alds_cli.tracing.trace import count_parameters
 logger = logging.getLogger(__name__)
 
 
-class Workshop:
-    """A network, examined once, from which any number of smaller ones are made.
+class Session:
+    """A network, traced once, from which any number of smaller ones are made.
 
     Args:
         model: the network; pairs of an artefact are multiplied back first.
@@ -60,8 +60,8 @@ class Workshop:
             if any(spec.reason is None for spec in specs.values()):
                 self._require_run()
             self.params = count_parameters(self.network.module)
-        examined = Examined(self.network, self.before, specs, settings, given, self.clock)
-        self.craft = craft_for(examined)
+        traced = TracedModel(self.network, self.before, specs, settings, given, self.clock)
+        self.strategy = strategy_for(traced)
 
     def _require_run(self) -> None:
         """Refuse a network that was not run, unless the user knows that it will not be.
@@ -78,33 +78,33 @@ class Workshop:
             return
         raise unverifiable(self.before.failure, self.network.inputs)
 
-    def ledger(self, goal: Goal, output: str) -> Ledger:
-        """What the network costs in the currencies of a goal.
+    def cost_model(self, target: Target, output: str) -> CostModel:
+        """What the network costs in the currencies of a target.
 
         Args:
-            goal: what is asked.
+            target: what is asked.
             output: the artefact's name, for its format.
         """
         own = self.settings
-        solver, bound = settled_names(own.method, own.solver, own.bound, goal.resources)
-        specs = {name: spec for name, spec in self.craft.specs.items() if spec.reason is None}
-        stopwatch = Stopwatch(
+        solver, bound = settled_names(own.method, own.solver, own.bound, target.resources)
+        specs = {name: spec for name, spec in self.strategy.specs.items() if spec.reason is None}
+        latency_model = LatencyModel(
             self.network,
             specs,
             self.before,
-            goal,
+            target,
             schemes=self._schemes,
             rank_multiple=self.settings.rank_multiple,
             cache=self.settings.cache,
             progress=self.settings.progress,
         )
-        return Ledger(
+        return CostModel(
             self.network,
             specs,
             self.before,
-            goal,
-            weights_hash=self.craft.weights_hash,
-            channels=self.craft.channels,
+            target,
+            weights_hash=self.strategy.weights_hash,
+            channels=self.strategy.channels,
             naming=Plan(
                 {},
                 method=own.method,
@@ -114,11 +114,11 @@ class Workshop:
                 arguments=own.method_args,
             ),
             output=output,
-            stopwatch=stopwatch,
+            latency_model=latency_model,
         )
 
 
-class Craft(Protocol):
+class Strategy(Protocol):
     """One of the ways.
 
     Attributes:
@@ -153,18 +153,18 @@ class Craft(Protocol):
         ...
 
 
-def craft_for(examined: Examined) -> Craft:
+def strategy_for(traced: TracedModel) -> Strategy:
     """The way that the method goes, or the plan that is given.
 
     Raises:
         OptionError: the method lacks what it needs.
         AldsError: tables cannot be read, or images not be used.
     """
-    given = examined.given
+    given = traced.given
     if given is None:
-        prunes = method_named(examined.method).prune is not None
+        prunes = method_named(traced.method).prune is not None
     else:
         prunes = bool(given.pruned)
         if prunes and given.decomposed:
             raise OptionError("a plan either prunes or decomposes", tip="remove one of the two")
-    return Filters(examined) if prunes else Pairs(examined)
+    return FilterPruningStrategy(traced) if prunes else LowRankStrategy(traced)

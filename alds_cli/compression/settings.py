@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TypedDict
 
-from alds_cli.compression.targets import Goal, parse_goal
+from alds_cli.compression.targets import Target, parse_target
 from alds_cli.datasets import LabelledImages
 from alds_cli.methods import (
     METHODS,
@@ -65,7 +65,7 @@ class Settings:
     """How to compress.
 
     Attributes:
-        plan: carry this plan out instead of making one; with a goal it must reach that.
+        plan: carry this plan out instead of making one; with a target it must reach that.
         target: what a ratio is a fraction of: `params`, `macs`, `bytes` (of the file) or
             `latency`, measured here and now.
         max_params: parameters that the result may have, e.g. `2M`.
@@ -127,13 +127,13 @@ class Settings:
     unverified: bool = False
     progress: ProgressCallback | None = None
 
-    def goal(self, ratio: Ratio) -> Goal:
+    def aim(self, ratio: Ratio) -> Target:
         """What is asked at one ratio.
 
         Raises:
             OptionError: a value makes no sense.
         """
-        return parse_goal(
+        return parse_target(
             ratio,
             self.target,
             max_params=self.max_params,

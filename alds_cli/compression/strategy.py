@@ -1,4 +1,4 @@
-"""A network examined once: what either way to make it smaller begins with."""
+"""A network traced once: what either way to make it smaller begins with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alds_cli.tracing.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class TracedModel:
     """A network, and what is asked of it.
 
     Attributes:
@@ -26,7 +26,7 @@ class Examined:
         specs: its layers, with the reasons of those that must stay as they are.
         settings: how to plan, and where tables may be kept.
         given: the plan to carry out, instead of making one.
-        clock: for the stages of the work.
+        clock: for the stages of the run.
     """
 
     network: Network

@@ -27,20 +27,20 @@ _UNLIMITED = 2**62
 
 
 @dataclass(frozen=True, slots=True)
-class Goal:
-    """A ratio of a target, absolute limits, or both.
+class Target:
+    """What is asked of a compressed network: a ratio of a resource, absolute limits, or both.
 
     Attributes:
         ratio: the fraction of the target to remove; None where only limits count.
-        target: one of `TARGETS`.
-        limits: the most that is allowed, by target; latency in nanoseconds.
+        resource: what the ratio is a fraction of, one of `TARGETS`.
+        limits: the most that is allowed, by resource; latency in nanoseconds.
         never_slower: no layer may become one that measures slower.
         batch_size: samples in a forward pass whose time counts.
         device: where that time is measured; None is CUDA where present.
     """
 
     ratio: Fraction | None
-    target: str
+    resource: str
     limits: Mapping[str, int]
     never_slower: bool = False
     batch_size: int = 1
@@ -48,8 +48,8 @@ class Goal:
 
     @property
     def resources(self) -> tuple[str, ...]:
-        """The targets that are limited in any way, in the order of `TARGETS`."""
-        limited = {*self.limits, *([self.target] if self.ratio is not None else [])}
+        """The resources that are limited in any way, in the order of `TARGETS`."""
+        limited = {*self.limits, *([self.resource] if self.ratio is not None else [])}
         return tuple(name for name in TARGETS if name in limited)
 
     @property
@@ -66,7 +66,7 @@ class Goal:
         return pick_device(self.device)
 
 
-def parse_goal(
+def parse_target(
     ratio: float | str | Fraction | None,
     target: str,
     *,
@@ -77,8 +77,8 @@ def parse_goal(
     never_slower: bool = False,
     batch_size: int = 1,
     device: str | None = None,
-) -> Goal:
-    """Options as a goal.
+) -> Target:
+    """Read options as a target.
 
     Raises:
         OptionError: a value makes no sense.
@@ -99,7 +99,7 @@ def parse_goal(
         if value is not None
     }
     asked = None if ratio is None else parse_ratio(ratio)
-    return Goal(asked, target, limits, never_slower, batch_size, device)
+    return Target(asked, target, limits, never_slower, batch_size, device)
 
 
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]

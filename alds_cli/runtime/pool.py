@@ -17,8 +17,8 @@ from threadpoolctl import threadpool_limits
 
 from alds_cli.runtime.devices import large_blocks_apart
 from alds_cli.runtime.scheduler import (
-    Crew,
     Job,
+    Scheduler,
     Spawn,
     Task,
 )
@@ -86,21 +86,23 @@ def run_jobs(
     large = max((_largest_block(job) for job in jobs), default=0) > _LARGE
     heap = large_blocks_apart() if large else nullcontext()
     with single_threaded_blas() as threads, heap, _quick_turns():
-        crew = Crew(jobs, memory)
+        scheduler = Scheduler(jobs, memory)
         workers = [
-            threading.Thread(target=_work, args=(crew,), name=f"alds-worker-{number}", daemon=True)
+            threading.Thread(
+                target=_work, args=(scheduler,), name=f"alds-worker-{number}", daemon=True
+            )
             for number in range(max(1, min(threads, 64)))
         ]
         for worker in workers:
             worker.start()
         try:
-            crew.watch(on_done)
+            scheduler.watch(on_done)
         finally:
-            crew.stop()
+            scheduler.stop()
             for worker in workers:
                 worker.join()
-    if crew.failure is not None:
-        raise crew.failure
+    if scheduler.failure is not None:
+        raise scheduler.failure
 
 
 def _largest_block(job: Job) -> int:
@@ -122,8 +124,8 @@ def _quick_turns() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _work(crew: Crew) -> None:
+def _work(scheduler: Scheduler) -> None:
     # The number that the calling thread has set reaches LAPACK in this one only after
     # something else has asked for it here; until then its bits would vary.
     torch.set_num_threads(1)
-    crew.work()
+    scheduler.work()

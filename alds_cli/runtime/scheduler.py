@@ -58,7 +58,7 @@ class _Shared:
 
 @dataclass(slots=True)
 class _Piece:
-    """Work for one worker: a job, a task of one, or a task of a shared lot."""
+    """CompressionRun for one worker: a job, a task of one, or a task of a shared lot."""
 
     index: int
     task: Task | None
@@ -71,7 +71,7 @@ class _AbandonedError(Exception):
     """The others have stopped; what they were to do will never be done."""
 
 
-class Crew:
+class Scheduler:
     """The state that the workers share, guarded by one lock."""
 
     def __init__(self, jobs: Sequence[Job], memory: int) -> None:
@@ -229,16 +229,16 @@ class Crew:
 
 @dataclass(frozen=True, slots=True)
 class _Spawner:
-    """A crew's `Spawn` for one of its jobs."""
+    """A scheduler's `Spawn` for one of its jobs."""
 
-    crew: Crew
+    scheduler: Scheduler
     index: int
 
     def __call__(self, task: Task, nbytes: int) -> None:
-        self.crew.spawn(self.index, task, nbytes)
+        self.scheduler.spawn(self.index, task, nbytes)
 
     def later(self, tasks: Sequence[tuple[Task, int]]) -> None:
-        self.crew.later(self.index, tasks)
+        self.scheduler.later(self.index, tasks)
 
     def together(self, tasks: Sequence[Task], nbytes: int) -> None:
-        self.crew.together(tasks, nbytes)
+        self.scheduler.together(tasks, nbytes)

@@ -20,7 +20,7 @@ _OF_THE_PLANNING = ("solver", "bound")
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class MethodSpec:
     """One method with its arguments.
 
     Attributes:
@@ -50,7 +50,7 @@ class Contender:
         return schemes_of(self.method, self.arguments)
 
 
-def parse_contenders(texts: Sequence[str], target: str) -> list[Contender]:
+def parse_method_specs(texts: Sequence[str], target: str) -> list[MethodSpec]:
     """The methods of a sweep, each of which could begin.
 
     Args:
@@ -62,15 +62,15 @@ def parse_contenders(texts: Sequence[str], target: str) -> list[Contender]:
         OptionError: a method is unknown or given twice, cannot plan for the target, or not
             with these arguments.
     """
-    contenders = [_parse(text.strip(), target) for text in texts]
-    names = [contender.text for contender in contenders]
+    specs = [_parse(text.strip(), target) for text in texts]
+    names = [spec.text for spec in specs]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise OptionError(f"the method {name} is given twice", tip="name each once")
-    return contenders
+    return specs
 
 
-def _parse(text: str, target: str) -> Contender:
+def _parse(text: str, target: str) -> MethodSpec:
     name, arguments = parse_method_spec(text)
     method = method_named(name)
     planning = {key: _word(name, key, arguments.pop(key, None)) for key in _OF_THE_PLANNING}
@@ -78,7 +78,7 @@ def _parse(text: str, target: str) -> Contender:
     method.settled_arguments(name, arguments)
     require_able(name, (target,))
     given = sorted(part for part in text.split(":") if "=" in part)
-    return Contender(":".join([name, *given]), name, method, arguments, **planning)
+    return MethodSpec(":".join([name, *given]), name, method, arguments, **planning)
 
 
 def _word(name: str, key: str, value: ArgumentValue) -> str | None:

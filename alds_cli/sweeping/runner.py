@@ -36,8 +36,8 @@ from alds_cli.sweeping import (
     work_off,
     written,
 )
-from alds_cli.sweeping.method_specs import Contender, parse_contenders
-from alds_cli.sweeping.runs import Bench, image_fingerprint
+from alds_cli.sweeping.method_specs import MethodSpec, parse_method_specs
+from alds_cli.sweeping.runs import SweepRunner, image_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ def sweep(
         AldsError: the model or the data cannot be used. What was finished before is kept.
     """
     pick_device(device)
-    contenders = _contenders(methods, target, train_data, retrain_epochs)
+    specs = _method_specs(methods, target, train_data, retrain_epochs)
     keys = planned_runs(
-        {contender.text: contender.seeded for contender in contenders},
+        {spec.text: spec.seeded for spec in specs},
         _ratios(alpha, steps, ratios),
         repeats=repeats,
         retrain_epochs=retrain_epochs,
@@ -148,20 +148,20 @@ def sweep(
         network.document()  # raises where nobody could build the network again
     prepared = settled_preprocessing(preprocessing, network)
     trains = train_data is not None and (
-        max(retrain_epochs) > 0 or any(contender.method.needs for contender in contenders)
+        max(retrain_epochs) > 0 or any(spec.method.needs for spec in specs)
     )
 
     def label(images: LabelledImages) -> LabelledImages:
         place = pick_device(device)
         return assigned(images, prepared, network.module, classes, device=place)[0]
 
-    bench = Bench(
+    runner = SweepRunner(
         network=replace(network, preprocessing=prepared),
         images=label(opened(data, split="test", download=download)),
         training=label(opened(train_data, split="train", download=download))
         if train_data and trains
         else None,
-        contenders={contender.text: contender for contender in contenders},
+        specs={spec.text: spec for spec in specs},
         retraining=retraining,
         preprocessing=prepared,
         samples=samples,
@@ -172,20 +172,20 @@ def sweep(
         artefacts=folder if keep_artefacts else None,
         progress=progress,
     )
-    known = _begun(folder, bench, keys, retrains=max(retrain_epochs) > 0)
+    known = _begun(folder, runner, keys, retrains=max(retrain_epochs) > 0)
     watcher = watcher or Watcher()
     watcher.planned(folder.baseline(), keys, [own for own in known if RunKey.of(own) in set(keys)])
-    made = work_off(folder, keys, bench.run, watcher)
+    made = work_off(folder, keys, runner.run, watcher)
     records = [folder.record(key) for key in keys]
     return SweepResult(folder.path, folder.baseline(), records, made)
 
 
-def _contenders(
+def _method_specs(
     methods: Sequence[str],
     target: str,
     train_data: str | LabelledImages | None,
     retrain_epochs: Sequence[int],
-) -> list[Contender]:
+) -> list[MethodSpec]:
     """The methods, each with the images that it needs.
 
     Raises:
@@ -193,16 +193,16 @@ def _contenders(
     """
     if target not in TARGETS:
         raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
-    contenders = parse_contenders(methods, target)
+    specs = parse_method_specs(methods, target)
     if train_data is None:
         purpose = "retraining" if any(epochs > 0 for epochs in retrain_epochs) else None
-        looking = next((own.text for own in contenders if own.method.needs), purpose)
+        looking = next((own.text for own in specs if own.method.needs), purpose)
         if looking is not None:
             raise OptionError(
                 f"{looking} needs images to learn from, and none are named",
                 tip="--train-data SPEC; not the images that the networks are judged by",
             )
-    return contenders
+    return specs
 
 
 def _ratios(alpha: str | float, steps: int, ratios: Sequence[Ratio] | None) -> list[str]:
@@ -212,7 +212,7 @@ def _ratios(alpha: str | float, steps: int, ratios: Sequence[Ratio] | None) -> l
 
 
 def _begun(
-    folder: RunFolder, bench: Bench, keys: Sequence[RunKey], *, retrains: bool
+    folder: RunFolder, runner: SweepRunner, keys: Sequence[RunKey], *, retrains: bool
 ) -> list[SweepRecord]:
     """Begin the sweep, or see that it goes on as it was begun; its records so far.
 
@@ -220,7 +220,7 @@ def _begun(
         OptionError: it was begun differently.
         RunFolderError: a file in the folder is damaged.
     """
-    asked = _settings(bench, retrains=retrains)
+    asked = _settings(runner, retrains=retrains)
     try:
         with folder.claim_start():
             if folder.exists():
@@ -229,43 +229,43 @@ def _begun(
                 if settings != known:
                     folder.write_baseline(folder.baseline(), settings)
             else:
-                folder.write_baseline(bench.baseline(), asked)
+                folder.write_baseline(runner.baseline(), asked)
             folder.ask(keys)
-            _profile(bench)
+            _profile(runner)
         return folder.records()
     except BaseException:
         folder.abandon()
         raise
 
 
-def _settings(bench: Bench, *, retrains: bool) -> dict[str, object]:
+def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
     """What all runs of the folder have in common, as JSON holds it; None is what none needs."""
     hyperparameters = {
         key: list(value) if isinstance(value, tuple) else value
-        for key, value in asdict(bench.retraining).items()
+        for key, value in asdict(runner.retraining).items()
         if key not in BY_RUN
     }
-    looks = any(contender.method.needs for contender in bench.contenders.values())
-    own = bench.preprocessing
+    looks = any(spec.method.needs for spec in runner.specs.values())
+    own = runner.preprocessing
     return {
-        "weights": bench.weights_hash,
-        "data": image_fingerprint(bench.images),
-        "train_data": None if bench.training is None else image_fingerprint(bench.training),
+        "weights": runner.weights_hash,
+        "data": image_fingerprint(runner.images),
+        "train_data": None if runner.training is None else image_fingerprint(runner.training),
         "preprocessing": {**asdict(own), "mean": list(own.mean), "std": list(own.std)},
-        "target": bench.target,
-        "samples": bench.samples if looks else None,
+        "target": runner.target,
+        "samples": runner.samples if looks else None,
         "retraining": hyperparameters if retrains else None,
-        "latency": bench.latency,
+        "latency": runner.latency,
     }
 
 
-def _profile(bench: Bench) -> None:
+def _profile(runner: SweepRunner) -> None:
     """Have the error tables of all methods in the cache, where every run finds them.
 
     Methods that remove filters plan without any.
     """
-    network = bench.network
-    planning = [own for own in bench.contenders.values() if own.method.plan is not None]
+    network = runner.network
+    planning = [own for own in runner.specs.values() if own.method.plan is not None]
     schemes = {scheme for own in planning for scheme in own.schemes}
     if not schemes:
         return
@@ -273,6 +273,6 @@ def _profile(bench: Bench) -> None:
         network.module,
         find_layers(network.module, trace_network(network)),
         schemes=sorted(schemes),
-        device=pick_device(bench.device),
-        progress=bench.progress,
+        device=pick_device(runner.device),
+        progress=runner.progress,
     )

@@ -9,20 +9,20 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from alds_cli.api.compress import compress
-from alds_cli.api.evaluate import Measured, evaluate
-from alds_cli.api.retrain import retrain
 from alds_cli.checkpoint import (
     RunFolder,
     RunKey,
     artefact_size,
     hash_tensors,
 )
+from alds_cli.compression.family import compress_networks
+from alds_cli.compression.settings import Settings
 from alds_cli.datasets import Batches, LabelledImages
 from alds_cli.errors import AldsError, ContractError
-from alds_cli.evaluation import measure_latency, pick_device
+from alds_cli.evaluation import measure_latency
+from alds_cli.evaluation.models import Measured, evaluate
 from alds_cli.network.loading import Network
-from alds_cli.network.opening import write_network
+from alds_cli.network.opening import AS_IT_IS, write_network
 from alds_cli.network.verification import verify
 from alds_cli.records import (
     CompressionReport,
@@ -33,20 +33,22 @@ from alds_cli.records import (
     SweepRecord,
 )
 from alds_cli.retraining import RetrainSettings
+from alds_cli.retraining.run import retrain
+from alds_cli.runtime.devices import pick_device
 from alds_cli.runtime.timing import Clock
 from alds_cli.sweeping import RETRAINING
-from alds_cli.sweeping.method_specs import Contender
+from alds_cli.sweeping.method_specs import MethodSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Bench:
+class SweepRunner:
     """Everything that the runs of a sweep have in common.
 
     Attributes:
         network: the dense network.
         images: to evaluate on.
         training: to retrain on and to look at; None where no run does.
-        contenders: the methods, by their text.
+        specs: the methods, by their text.
         retraining: hyperparameters, but for epochs and seed.
         preprocessing: from an image to the input.
         samples: how many images a method looks at.
@@ -61,7 +63,7 @@ class Bench:
     network: Network
     images: LabelledImages
     training: LabelledImages | None
-    contenders: Mapping[str, Contender]
+    specs: Mapping[str, MethodSpec]
     retraining: RetrainSettings
     preprocessing: Preprocessing
     samples: int
@@ -134,22 +136,28 @@ class Bench:
         )
 
     def _compressed(self, key: RunKey) -> tuple[Network, CompressionReport]:
-        contender = self.contenders[key.method]
-        result = compress(
-            self.network,
-            ratio=Fraction(key.ratio),
+        spec = self.specs[key.method]
+        settings = Settings(
             target=self.target,
-            method=contender.name,
-            method_args=contender.arguments,
-            solver=contender.solver,
-            bound=contender.bound,
+            method=spec.name,
+            method_args=spec.arguments,
+            solver=spec.solver,
+            bound=spec.bound,
             seed=key.repeat,
-            data=self.training if contender.method.needs else None,
+            data=self.training if spec.method.needs else None,
             samples=self.samples,
             preprocessing=self.preprocessing,
             workers=self.workers,
             device=self.device,
             progress=self.progress,
+        )
+        (result,) = compress_networks(
+            self.network,
+            AS_IT_IS,
+            settings,
+            ratios=[Fraction(key.ratio)],
+            output=None,
+            plan_output=None,
         )
         assert result.network is not None  # noqa: S101 - this was no dry run
         return result.network, result.report

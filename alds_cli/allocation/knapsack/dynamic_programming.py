@@ -16,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation.knapsack.instance import Instance, priced
+from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.allocation.knapsack.lagrangian import Relaxation
 from alds_cli.allocation.pareto import undominated
 from alds_cli.records import FloatArray, IntArray
@@ -35,7 +35,7 @@ _COMPARED = 1000
 
 
 @dataclass(slots=True)
-class Merging:
+class DynamicProgram:
     """The state of the search, with the best solution known and its value (`most`).
 
     With `enough` it is only asked whether a value of at most so much can be had.
@@ -43,7 +43,7 @@ class Merging:
     `proven` what no selection that could still have been of use lies below.
     """
 
-    instance: Instance
+    instance: KnapsackInstance
     relaxation: Relaxation
     best: IntArray | None
     enough: float | None = None
@@ -175,7 +175,7 @@ class _Options:
     filling_costs: list[IntArray]
 
     @classmethod
-    def of(cls, search: Merging) -> _Options:
+    def of(cls, search: DynamicProgram) -> _Options:
         """Drop the options whose imposition brings the bound to the best value known."""
         instance, relaxation = search.instance, search.relaxation
         limit = search.cutoff - relaxation.bound + relaxation.margin

@@ -18,7 +18,7 @@ BITS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Instance:
+class KnapsackInstance:
     """The undominated options of all layers, one layer's behind the other's.
 
     `values` (N,), not negative, are what is summed; `costs` (N, D) what options take of
@@ -34,7 +34,7 @@ class Instance:
     budgets: IntArray
 
     @classmethod
-    def of(cls, layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Instance:
+    def of(cls, layers: Sequence[LayerOptions], budgets: Sequence[int]) -> KnapsackInstance:
         """The instance of at least one layer, whose errors are the values."""
         kept = [_worth_having(options) for options in layers]
         return cls.join(
@@ -45,7 +45,7 @@ class Instance:
     @classmethod
     def join(
         cls, pieces: Sequence[tuple[FloatArray, IntArray, IntArray]], budgets: Sequence[int]
-    ) -> Instance:
+    ) -> KnapsackInstance:
         """Lay the layers' values, costs and indices end to end."""
         ends = np.array(list(accumulate(len(values) for values, _, _ in pieces)), dtype=np.int64)
         values, costs, indices = (np.concatenate(column) for column in zip(*pieces, strict=True))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from alds_cli.allocation.knapsack.instance import Instance, priced
+from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STEPS = 100
@@ -42,7 +42,7 @@ class Relaxation:
     selections: list[IntArray]
 
 
-def relax(instance: Instance, enough: float = np.inf) -> Relaxation:
+def relax(instance: KnapsackInstance, enough: float = np.inf) -> Relaxation:
     """Find the prices with the highest bound, or some whose bound is above `enough`."""
     search = _Search(instance, enough)
     if np.any(np.minimum.reduceat(instance.costs, instance.starts).sum(axis=0) > instance.budgets):
@@ -60,7 +60,7 @@ def relax(instance: Instance, enough: float = np.inf) -> Relaxation:
 class _Search:
     """The bounds seen so far; `lines` holds (v, c / B − 1) of every selection met."""
 
-    instance: Instance
+    instance: KnapsackInstance
     enough: float
     scale: FloatArray = field(init=False)
     prices: FloatArray = field(init=False)
@@ -106,7 +106,9 @@ class _Search:
         return self.best()
 
 
-def _bound(instance: Instance, weights: FloatArray, prices: FloatArray) -> tuple[float, float]:
+def _bound(
+    instance: KnapsackInstance, weights: FloatArray, prices: FloatArray
+) -> tuple[float, float]:
     """The bound at prices per unit, and how far rounding may have carried it.
 
     Every term has at most D + 2 roundings and every sum at most one for each layer; all

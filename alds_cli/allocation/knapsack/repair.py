@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from alds_cli.allocation.knapsack.instance import Instance, priced
+from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STARTS = 3
@@ -15,7 +15,7 @@ _STARTS = 3
 
 
 def best_of(
-    instance: Instance, selections: Sequence[IntArray], prices: FloatArray
+    instance: KnapsackInstance, selections: Sequence[IntArray], prices: FloatArray
 ) -> IntArray | None:
     """The best of what the most promising selections become; None if none can be mended.
 
@@ -35,7 +35,7 @@ def best_of(
     return min(improved, key=instance.value, default=None)
 
 
-def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
+def _mended(instance: KnapsackInstance, selection: IntArray) -> IntArray | None:
     """Change one layer after the other, for the least value per excess taken away."""
     layer_of, scale = instance.layer_of, np.maximum(instance.budgets, 1)
     positions = selection.copy()
@@ -57,7 +57,7 @@ def _mended(instance: Instance, selection: IntArray) -> IntArray | None:
     return None
 
 
-def _improved(instance: Instance, selection: IntArray, prices: FloatArray) -> IntArray:
+def _improved(instance: KnapsackInstance, selection: IntArray, prices: FloatArray) -> IntArray:
     """Spend what is left on whatever lowers the value most for its price, again and again."""
     layer_of, worth = instance.layer_of, priced(instance.costs, prices)
     positions = selection.copy()

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alds_cli.allocation.knapsack.dynamic_programming import Merging
-from alds_cli.allocation.knapsack.instance import Instance
+from alds_cli.allocation.knapsack.dynamic_programming import DynamicProgram
+from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.lagrangian import relax
 from alds_cli.allocation.knapsack.repair import best_of
 from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
@@ -38,7 +38,7 @@ def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocati
     """
     if not layers:
         return Allocation([], 0.0, 0.0)
-    instance = Instance.of(layers, budgets)
+    instance = KnapsackInstance.of(layers, budgets)
     positions, lower_bound = solve(instance)
     if positions is None:
         raise InfeasibleError(unmet(lower_bound))
@@ -49,7 +49,7 @@ def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocati
     return Allocation(chosen, instance.value(positions), lower_bound)
 
 
-def solve(instance: Instance, enough: float | None = None) -> tuple[IntArray | None, float]:
+def solve(instance: KnapsackInstance, enough: float | None = None) -> tuple[IntArray | None, float]:
     """The best selection found, if any, and what none lies below (infinite: there is none).
 
     Args:
@@ -61,7 +61,7 @@ def solve(instance: Instance, enough: float | None = None) -> tuple[IntArray | N
     if relaxation.bound > (np.finfo(np.float64).max if enough is None else enough):
         return None, relaxation.bound
     start = best_of(instance, relaxation.selections, relaxation.prices)
-    search = Merging(instance, relaxation, start, enough)
+    search = DynamicProgram(instance, relaxation, start, enough)
     search.run()
     return search.best, search.lower_bound
 

@@ -10,7 +10,7 @@ import numpy as np
 from alds_cli.records import IntArray
 
 
-class Atoms:
+class DisjointChannels:
     """Every channel of every layer is an atom; equated atoms stay or go together.
 
     A frozen atom stays, and all that are equated with it.
@@ -66,7 +66,7 @@ class Places:
     module that treats each apart.
     """
 
-    atoms: Atoms = field(default_factory=Atoms)
+    atoms: DisjointChannels = field(default_factory=DisjointChannels)
     outputs: dict[str, IntArray] = field(default_factory=dict)
     inputs: dict[str, IntArray] = field(default_factory=dict)
     features: dict[str, IntArray] = field(default_factory=dict)

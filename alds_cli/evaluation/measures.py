@@ -34,8 +34,6 @@ from alds_cli.records import (
 from alds_cli.runtime.devices import accepted, pick_device, ready
 from alds_cli.runtime.timing import as_latency, time_networks
 
-__all__ = ["count_classes", "evaluate", "measure_latency", "pick_device"]
-
 _log = logging.getLogger(__name__)
 
 
@@ -73,7 +71,7 @@ class _Tally:
         )
 
 
-def evaluate(
+def measure_quality(
     module: nn.Module,
     batches: Iterable[Batch],
     *,

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import torch
 
-from alds_cli import evaluation
 from alds_cli.datasets import (
     Batches,
     LabelledImages,
     opened,
     require_moderate,
 )
-from alds_cli.evaluation import assigned
+from alds_cli.evaluation.measures import assigned, measure_latency, measure_quality
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
     AS_IT_IS,
@@ -34,6 +33,7 @@ from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
 )
+from alds_cli.runtime.devices import pick_device
 from alds_cli.tracing.trace import count_parameters, trace
 
 
@@ -97,7 +97,7 @@ def evaluate(
         DataError: the data cannot be used, or not with this network.
         AldsError: a model cannot be read.
     """
-    place = evaluation.pick_device(device)
+    place = pick_device(device)
     networks = {"evaluate": open_network(model, source)}
     if baseline is not None:
         networks["baseline"] = open_network(baseline, baseline_source)
@@ -112,13 +112,13 @@ def evaluate(
     if latency:
         require_moderate(latency_batch_size, batches.input_shape)
     qualities = {
-        task: evaluation.evaluate(
+        task: measure_quality(
             network.module, batches, device=place, progress=_renamed(progress, task)
         )
         for task, network in networks.items()
     }
     times = (
-        evaluation.measure_latency(
+        measure_latency(
             {task: network.module for task, network in networks.items()},
             batches.input_shape,
             batch_size=latency_batch_size,

@@ -29,7 +29,7 @@ from alds_cli.errors import (
     ContractError,
     OptionError,
 )
-from alds_cli.evaluation import assigned, pick_device
+from alds_cli.evaluation import assigned
 from alds_cli.inputs import InputSpec
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
@@ -51,6 +51,7 @@ from alds_cli.records import (
     Training,
 )
 from alds_cli.retraining import TrainingState
+from alds_cli.runtime.devices import pick_device
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,10 @@
+"""How good a network is, how fast, and what its outputs stand for."""
+
+from alds_cli.evaluation.measures import (
+    assigned,
+    count_classes,
+    measure_latency,
+    measure_quality,
+)
+
+__all__ = ["assigned", "count_classes", "measure_latency", "measure_quality"]
