@@ -8,6 +8,7 @@ from small_networks import digits_network
 from torchvision.models import mobilenet_v2, resnet18
 
 from alds_cli import api
+from alds_cli.compression import session
 from alds_cli.errors import ContractError, OptionError, OutputError
 from alds_cli.tracing.trace import count_parameters
 
@@ -73,7 +74,7 @@ def test_nothing_to_do_is_said(model):
 
 
 def test_outputs_are_tried_before_the_work(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(api.workshop, "open_network", lambda *_, **__: pytest.fail("worked"))
+    monkeypatch.setattr(session, "open_network", lambda *_, **__: pytest.fail("worked"))
     for option in ("output", "plan_output"):
         with pytest.raises(OutputError):
             api.compress(model, ratio=0.5, **{option: tmp_path / "no" / "file"})

@@ -175,14 +175,14 @@ def test_another_alpha(run, arguments, tmp_path):
 def test_an_interruption_says_what_is_kept(run, arguments, tmp_path, monkeypatch):
     from alds_cli.sweeping import runs  # noqa: PLC0415 - torch is imported by then anyway
 
-    real = runs.compress
+    real = runs.compress_networks
 
-    def interrupted(network, **options):
-        if options["ratio"] > 0.9:
+    def interrupted(network, source, settings, **options):
+        if options["ratios"][0] > 0.9:
             raise KeyboardInterrupt
-        return real(network, **options)
+        return real(network, source, settings, **options)
 
-    monkeypatch.setattr(runs, "compress", interrupted)
+    monkeypatch.setattr(runs, "compress_networks", interrupted)
     code, out, err = run(*arguments)
     assert (code, out) == (130, "")
     folder = tmp_path / "run"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from alds_cli.errors import (
 )
 from alds_cli.records import Preprocessing
 from alds_cli.retraining import RetrainSettings
+from alds_cli.sweeping import runs
 
 RETRAINING = RetrainSettings(epochs=7, batch_size=32, augmentation="none", seed=9)
 
@@ -111,7 +113,7 @@ def test_what_is_out_of_reach_is_a_record_too(sweep):
 
 
 def test_networks_are_timed_in_turns_with_the_original(sweep, monkeypatch):
-    real, seen = api.sweep_runs.measure_latency, []
+    real, seen = runs.measure_latency, []
 
     def measured(modules, shape, **options):
         seen.append((list(modules), shape))
@@ -150,7 +152,7 @@ def test_image_files_are_known_again_by_what_they_show(tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4), colour).save(path)
         images = open_dataset(f"imagefolder:{tmp_path / name}")
-        return api.sweep_runs.image_fingerprint(images)
+        return runs.image_fingerprint(images)
 
     first = {"a/1.png": (9, 0, 0), "b/2.png": (0, 9, 0)}
     expected = fingerprint("first", first)
@@ -234,20 +236,20 @@ def test_a_damaged_record_is_found_before_the_work(sweep, monkeypatch):
     folder = sweep(ratios=["0.3", "0.5"]).folder
     (folder / "records" / "alds-0.3-e0-r0.json").unlink()
     (folder / "records" / "alds-0.5-e0-r0.json").write_text("{}")
-    monkeypatch.setattr("alds_cli.sweeping.runs.compress", pytest.fail)
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress_networks", pytest.fail)
     with pytest.raises(RunFolderError, match=r"alds-0\.5-e0-r0\.json is damaged"):
         sweep(ratios=["0.3", "0.5"])
 
 
 def test_an_error_names_its_run_and_keeps_the_others(sweep, monkeypatch):
-    real = api.sweep_runs.compress
+    real = runs.compress_networks
 
-    def fails_at_half(network, **options):
-        if options["ratio"] == 0.5:
+    def fails_at_half(network, source, settings, **options):
+        if options["ratios"] == [0.5]:
             raise PlanError("it does not fit", tip="try another")
-        return real(network, **options)
+        return real(network, source, settings, **options)
 
-    monkeypatch.setattr("alds_cli.sweeping.runs.compress", fails_at_half)
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress_networks", fails_at_half)
     with pytest.raises(PlanError) as caught:
         sweep(ratios=["0.3", "0.5"])
     assert caught.value.message == "alds at ratio 0.5: it does not fit"
@@ -333,12 +335,12 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
     monkeypatch.chdir(tmp_path)
     asked = []
 
-    def looks(network, **options):
-        asked.append((options["method"], options["data"], options["samples"], options["seed"]))
-        return real(network, **{**options, "method": "alds", "data": None})
+    def looks(network, source, settings, **options):
+        asked.append((settings.method, settings.data, settings.samples, settings.seed))
+        return real(network, source, replace(settings, method="alds", data=None), **options)
 
-    real = api.sweep_runs.compress
-    monkeypatch.setattr("alds_cli.sweeping.runs.compress", looks)
+    real = runs.compress_networks
+    monkeypatch.setattr("alds_cli.sweeping.runs.compress_networks", looks)
     result = sweep(
         methods=["alds", "contestants:looking"], repeats=2, train_data=training, samples=20
     )
