@@ -8,7 +8,7 @@ from pages import ROOT, blocks_of
 from small_networks import digits_network
 
 import alds_cli
-from alds_cli.loading import load_network
+from alds_cli.network.loading import load_network
 from alds_cli.records import Choice, Plan
 
 PAGE = ROOT / "docs" / "artefact.md"
