@@ -100,6 +100,14 @@ def test_the_readme_can_be_read_in_five_minutes():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
+def test_every_benchmark_is_described():
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    scripts = [path for path in (ROOT / "benchmarks").iterdir() if path.suffix in {".py", ".sh"}]
+    for script in scripts:
+        if script.suffix == ".sh" or "argparse" in script.read_text(encoding="utf-8"):
+            assert f"## `{script.name}`" in text
+
+
 @pytest.mark.parametrize(
     ("command", "form"), [("compress", CompressForm), ("evaluate", EvaluateForm)]
 )
