@@ -1,4 +1,4 @@
-"""What a network does with images: statistics of its activations on a sample of them."""
+"""Statistics of a network's activations on a sample of images."""
 
 from alds_cli.calibration.observing import (
     Call,

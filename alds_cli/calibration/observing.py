@@ -1,9 +1,9 @@
-"""A network's layers at work on a fixed sample of images.
+"""Running a network on a fixed sample of images while an observer watches its layers.
 
-The network runs in evaluation mode; every call of the layers concerned is shown to an
-observer, and what that makes of each batch is merged in the order of the batches. Batches run
-side by side with one thread each, so that the result has the same bits however many threads
-there are.
+The network runs in evaluation mode. Every call of the layers concerned is shown to an
+observer, and the observer's results are merged in the order of the batches. Batches run side
+by side with one thread each, so that the result has the same bits whatever the number of
+threads.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from alds_cli.runtime.pool import Spawn, run_jobs
 T = TypeVar("T")
 
 _SIDE_BY_SIDE = 16
-"""Batches that are under way before all before them are merged; bounds what has to be held."""
+"""The most batches that are started before the earlier ones are merged; this bounds memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Call:
         name: the layer's dotted name in the network.
         layer: the module, in evaluation mode; its parameters are those of the network.
         inputs: the tensors it was given, in the order of its arguments.
-        output: what it returned, before anything else could change it in place.
+        output: the tensor it returned, before anything else could change it in place.
     """
 
     name: str
@@ -51,18 +51,18 @@ class Call:
 
 
 class Observer(Protocol[T]):
-    """Turns calls into results, and two results into one.
+    """Turns calls into results, and merges two results into one.
 
-    Calls come from several threads at a time: neither method may change the observer. Tensors
-    are those of the network's own computation; they must not be changed nor kept.
+    Calls come from several threads at a time, so neither method may change the observer. The
+    tensors belong to the network's computation and must be neither changed nor kept.
     """
 
     def look(self, call: Call) -> T:
-        """The result of one call; tensors in it should live on the CPU."""
+        """Return the result of one call; tensors in it should be on the CPU."""
         ...
 
     def merge(self, before: T, after: T) -> T:
-        """The result of both; may reuse the memory of the first."""
+        """Merge two results; the memory of the first may be reused."""
         ...
 
 
@@ -75,17 +75,18 @@ def calibration_batches(
     batch_size: int,
     workers: int = 0,
 ) -> Batches:
-    """A sample of the images without replacement, the same for the same seed, in their order.
+    """Draw a sample of the images without replacement and batch it in the images' order.
 
-    A smaller sample of the same seed is part of a larger one.
+    The same seed gives the same sample, and a smaller sample is part of a larger one.
 
     Args:
-        images: where to draw from; folders are ordered by class, hence at random.
-        preprocessing: how images become the network's input.
-        samples: how many; all where there are fewer.
-        seed: of the draw.
+        images: the images to draw from. They are drawn at random because folders are ordered
+            by class.
+        preprocessing: turns images into the network's input.
+        samples: the number to draw; all images if there are fewer.
+        seed: seed of the random draw.
         batch_size: images in a batch.
-        workers: threads that decode image files.
+        workers: number of threads that decode image files.
 
     Raises:
         OptionError: the number of samples or the batch size is not positive.
@@ -109,25 +110,26 @@ def observe(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, T]:
-    """Run the network on every batch and gather what an observer sees of its layers.
+    """Run the network on every batch and gather an observer's results by layer.
 
-    On the CPU batches run in parallel on copies that share the network's parameters; every one
-    of torch's threads holds the activations of one batch. Elsewhere they run one by one.
+    On the CPU, batches run in parallel on copies that share the network's parameters, and each
+    of torch's threads holds the activations of one batch. On other devices they run one by one.
 
     Args:
-        network: from (n, C, H, W); it is left as it was found.
+        network: takes (n, C, H, W); it is left unchanged.
         names: layers, as `surgery.find_layers` names them.
-        batches: inputs and labels, `calibration_batches` as a rule.
-        observer: what to make of each call.
-        device: where to compute; None is the CPU.
-        progress: told after every batch that is merged; its task is `calibrate`.
+        batches: inputs and labels, usually from `calibration_batches`.
+        observer: makes a result of each call.
+        device: where to compute; None means the CPU.
+        progress: called after every merged batch, with the task `calibrate`.
 
     Returns:
-        One result for each layer that was called, in the order of `names`. A packed projection
-        of an attention, and its `out_proj`, are used without being called: they are missing.
+        One result for each layer that was called, in the order of `names`. The packed
+        projection of an attention and its `out_proj` are used without being called, so they
+        are missing.
 
     Raises:
-        DataError: there are no images, or the network does not take them.
+        DataError: there are no images, or the network does not accept them.
     """
     device = device or torch.device("cpu")
     runners = _Runners(placed(network, device), tuple(names), device)
@@ -137,11 +139,11 @@ def observe(
         while not source.exhausted:
             passes = [_Pass(source, runners, observer) for _ in range(_SIDE_BY_SIDE)]
             if device.type == "cpu":
-                run_jobs(passes, on_done=lambda index, own=passes: merged.take(own[index]))  # type: ignore[misc]
+                run_jobs(passes, on_done=lambda index, wave=passes: merged.take(wave[index]))  # type: ignore[misc]
             else:
-                for own in passes:
-                    own.run()
-                    merged.take(own)
+                for one_pass in passes:
+                    one_pass.run()
+                    merged.take(one_pass)
     if not merged.batches:
         raise DataError("there are no images to calibrate with", tip="name a set with images")
     return {name: merged.results[name] for name in names if name in merged.results}
@@ -159,7 +161,7 @@ def _whole_attention() -> Iterator[None]:
 
 
 class _Source:
-    """Hands out batches to whoever is ready for one, numbered in their order."""
+    """Hands out numbered batches, in order, to several threads."""
 
     def __init__(self, batches: Iterable[Batch]) -> None:
         self._numbered = enumerate(batches)
@@ -167,7 +169,7 @@ class _Source:
         self.exhausted = False
 
     def take(self) -> tuple[int, Tensor] | None:
-        """The next batch's number and inputs; None when there is none."""
+        """Return the number and the inputs of the next batch, or None after the last."""
         with self._lock:
             taken = None if self.exhausted else next(self._numbered, None)
             self.exhausted = taken is None
@@ -175,7 +177,7 @@ class _Source:
 
 
 class _Runner:
-    """A copy of the network with its parameters, flags of its own, and hooks in its layers."""
+    """A copy of the network that shares its parameters and has hooks on the observed layers."""
 
     def __init__(self, network: nn.Module, names: Sequence[str], device: torch.device) -> None:
         self._module = sharing_copy(network).eval()
@@ -187,7 +189,7 @@ class _Runner:
                 parts[name].register_forward_hook(self._hook(name), with_kwargs=True)
 
     def run(self, inputs: Tensor, observer: Observer[T]) -> dict[str, T]:
-        """What the observer makes of one batch, by layer."""
+        """Run one batch and return the observer's results by layer name."""
         found: dict[str, T] = {}
         failures: list[Exception] = []
 
@@ -205,7 +207,7 @@ class _Runner:
             with torch.no_grad():
                 accepted(self._forward, inputs)
         except DataError:
-            if failures:  # it is not the network that failed
+            if failures:  # the observer failed, not the network
                 raise failures[0] from None
             raise
         return found
@@ -225,14 +227,14 @@ class _Runner:
 
 
 def sharing_copy(network: nn.Module) -> nn.Module:
-    """A copy of the modules that holds the very tensors of the original."""
+    """Copy the modules of a network; the copy holds the tensors of the original itself."""
     held = [*network.parameters(), *network.buffers()]
     held += [v for part in network.modules() for v in vars(part).values() if isinstance(v, Tensor)]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in held})
 
 
 class _Runners:
-    """As many copies of the network as are in use at a time."""
+    """A pool of copies of the network, as many as are in use at the same time."""
 
     def __init__(self, network: nn.Module, names: Sequence[str], device: torch.device) -> None:
         self._network, self._names, self._device = network, names, device
@@ -240,7 +242,7 @@ class _Runners:
 
     @contextmanager
     def one(self) -> Iterator[_Runner]:
-        """A copy that nobody else uses meanwhile."""
+        """Lend a copy that no other thread uses in the meantime."""
         try:
             runner = self._free.pop()
         except IndexError:
@@ -252,7 +254,7 @@ class _Runners:
 
 @dataclass(slots=True)
 class _Pass:
-    """One batch through the network, for the pool; which batch is settled when it starts."""
+    """A job that passes one batch through the network; it takes the next batch when it starts."""
 
     source: _Source
     runners: _Runners
@@ -262,11 +264,11 @@ class _Pass:
 
     @property
     def nbytes(self) -> int:
-        """Nothing that the pool's bound is about: activations are not known beforehand."""
+        """Zero: the memory of activations is not known beforehand, so the pool cannot bound it."""
         return 0
 
     def __call__(self, spawn: Spawn) -> None:
-        """Run on a worker's thread."""
+        """Run on a worker thread."""
         del spawn
         self.run()
 
@@ -281,7 +283,7 @@ class _Pass:
 
 
 class _Merged:
-    """The batches' results, merged one after another in their order."""
+    """The results of all batches, merged in the order of the batches."""
 
     def __init__(
         self, observer: Observer[Any], total: int, progress: ProgressCallback | None
@@ -292,7 +294,7 @@ class _Merged:
         self._early: dict[int, dict[str, Any]] = {}
 
     def take(self, finished: _Pass) -> None:
-        """Merge a batch, and those that waited for it."""
+        """Merge the results of a batch, and of later batches that were waiting for it."""
         if finished.number is None:
             return
         self._early[finished.number] = finished.results

@@ -1,4 +1,4 @@
-"""What layers give on images: mean and covariance of their responses.
+"""Mean and covariance of the responses of layers on images.
 
 A response is a layer's output at one position of one image, before any activation, its bias
 included. Means and covariances are gathered batch by batch in float64, each about the batch's
@@ -32,7 +32,7 @@ from alds_cli.surgery.following_norms import following_norms
 NOT_OBSERVED = "its responses cannot be observed: the forward pass does not call it"
 
 _CHUNK_BYTES = 8 << 20
-"""Responses are turned to float64 so many bytes at a time, or one image."""
+"""The most bytes of responses that are converted to float64 at a time, or one image's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class Responses:
     """The responses of a layer with f outputs in g groups, over all positions of all images.
 
     Attributes:
-        count: positions.
+        count: number of positions over all images.
         mean: (f,) in float64.
-        moments: (g, n, n) in float64, for each group the covariance where `absorber` can
-            take a constant, else the second moments E[(y − b)(y − b)ᵀ] about the bias.
-        frame: (g, f/g, n), the orthonormal basis that the moments are given in where a group
-            has fewer inputs than outputs; None where n = f/g.
-        absorber: the module that a constant to be added goes to: the layer itself, if it has
-            a bias of its own, else the batch normalisation that follows it; None if there
-            is neither.
+        moments: (g, n, n) in float64. For each group they hold the covariance if there is an
+            `absorber`, else the second moments E[(y − b)(y − b)ᵀ] about the bias.
+        frame: (g, f/g, n), an orthonormal basis in which the moments are expressed if a group
+            has fewer inputs than outputs; None if n = f/g.
+        absorber: name of the module that can absorb an added constant: the layer itself if
+            it has a bias that it does not share, else the batch normalisation that follows
+            it; None if there is neither.
     """
 
     count: int
@@ -66,22 +66,23 @@ def gather_responses(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, Responses]:
-    """Mean and covariance of the responses of every layer that may be decomposed.
+    """Gather mean and covariance of the responses of every layer that may be decomposed.
 
     Args:
-        network: it is left as it was found.
-        specs: its layers; those with a reason to be kept are passed over.
-        batches: images, `calibration_batches` as a rule.
-        device: where to compute; None is the CPU, where the result has the same bits
+        network: it is left unchanged.
+        specs: its layers; those with a reason to be kept are skipped.
+        batches: inputs and labels, usually from `calibration_batches`.
+        device: where to compute; None means the CPU, where the result has the same bits
             whatever the number of threads.
-        progress: told after each batch; its task is `calibrate`.
+        progress: called after each batch, with the task `calibrate`.
 
     Returns:
-        By name, in the order of `specs`; layers that are never called are missing.
+        The responses by layer name, in the order of `specs`; layers that are never called are
+        missing.
 
     Raises:
-        DataError: there are no images, the network does not take them, or a layer's responses
-            to them are not finite.
+        DataError: there are no images, the network does not accept them, or a layer's responses
+            are not finite.
     """
     wanted = {name: spec for name, spec in specs.items() if spec.reason is None}
     seen = observe(
@@ -104,7 +105,7 @@ def gather_responses(
 
 
 def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArray]:
-    """The eigenvalues of each layer's covariance, largest first, as many as it has ranks."""
+    """Return the eigenvalues of each layer's moments, largest first, one for each rank."""
     jobs = [_SpectrumJob(found.moments) for found in responses.values()]
     run_jobs(jobs)
     return {name: job.energies for name, job in zip(responses, jobs, strict=True)}
@@ -113,7 +114,7 @@ def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArra
 def keep_unobserved(
     specs: Mapping[str, LayerSpec], responses: Mapping[str, Responses]
 ) -> dict[str, LayerSpec]:
-    """The layers, those without responses with the reason why they must be kept."""
+    """Return the layers, giving those without responses the reason `NOT_OBSERVED`."""
     return {
         name: spec
         if spec.reason is not None or name in responses
@@ -124,10 +125,10 @@ def keep_unobserved(
 
 @dataclass(slots=True)
 class _Moments:
-    """Of some positions: their number, mean (f,), and scatter Σ (y − ȳ)(y − ȳ)ᵀ by group.
+    """Number, mean (f,), and scatter Σ (y − ȳ)(y − ȳ)ᵀ by group, of the responses at n positions.
 
-    The scatter is (g, f/g, f/g), or given by the centred responses (g, f/g, n) themselves
-    where these take less memory. `flat` tells whether every output had features alone.
+    The scatter is (g, f/g, f/g); where the centred responses (g, f/g, n) take less memory, they
+    are held in its place. `flat` says whether every output had the shape (samples, features).
     """
 
     count: int
@@ -137,7 +138,7 @@ class _Moments:
     flat: bool
 
     def dense(self) -> Tensor:
-        """The scatter as a matrix for each group."""
+        """Return the scatter (g, f/g, f/g), computing it from centred responses if needed."""
         if self.scatter is None:
             assert self.centred is not None  # noqa: S101 - one of the two is there
             self.scatter, self.centred = self.centred @ self.centred.mT, None
@@ -151,7 +152,7 @@ class _MomentsObserver:
     specs: Mapping[str, LayerSpec]
 
     def look(self, call: Call) -> _Moments:
-        """Of one batch, in two passes: the mean, then the scatter about it."""
+        """Return the moments of one batch, in two passes: the mean, then the scatter about it."""
         spec = self.specs[call.name]
         blocks = _Blocks.of(call.output, spec)
         total = torch.stack([block.sum(1) for block in blocks]).sum(0)
@@ -168,7 +169,7 @@ class _MomentsObserver:
         return _Moments(blocks.count, mean.cpu(), scatter.cpu(), None, call.output.ndim == 2)
 
     def merge(self, before: _Moments, after: _Moments) -> _Moments:
-        """Both scatters, and that of the two means about their common one."""
+        """Add both scatters and the scatter of the two means about their common mean."""
         scatter = before.dense()
         if after.centred is not None:
             scatter.baddbmm_(after.centred, after.centred.mT)
@@ -184,15 +185,15 @@ class _MomentsObserver:
 
 @dataclass(frozen=True, slots=True)
 class _Blocks:
-    """An output as matrices (f, n) in float64, some images at a time."""
+    """A layer's output as matrices (f, n) in float64, a few images at a time."""
 
     output: Tensor
     together: int
 
     @classmethod
     def of(cls, output: Tensor, spec: LayerSpec) -> _Blocks:
-        """Channels are the last axis but those of the kernel."""
-        if output.device.type not in ("cpu", "cuda"):  # not every device knows float64
+        """Reshape an output; its channels are the axis before as many as the kernel has."""
+        if output.device.type not in ("cpu", "cuda"):  # not every device has float64
             output = output.cpu()
         axis = output.ndim - len(spec.kernel) - 1
         spatial = prod(output.shape[axis + 1 :])
@@ -217,6 +218,7 @@ def _absorber(
     norms: Mapping[str, str],
     uses: Mapping[int, int],
 ) -> str | None:
+    """Return the name of the module that can absorb an added constant; see `Responses`."""
     layer: Any = layer_at(network, spec.name)
     if layer.bias is not None and uses.get(id(layer.bias)) == 1:
         return spec.name
@@ -227,7 +229,7 @@ def _absorber(
 
 @dataclass(slots=True)
 class _SettleJob:
-    """From all that was gathered about a layer to its responses, for the pool."""
+    """A job that turns the moments of a layer into its `Responses`."""
 
     found: _Moments
     layer: Any
@@ -237,11 +239,11 @@ class _SettleJob:
 
     @property
     def nbytes(self) -> int:
-        """The frame, and a product with it."""
+        """Bytes of the frame and of a product with it."""
         return 2 * 8 * int(self.layer.weight.numel())
 
     def __call__(self, spawn: Spawn) -> None:
-        """Divide by the count, and leave out what the weight cannot give."""
+        """Divide by the count, and project on the responses that the weight can produce."""
         del spawn
         found = self.found
         moments = found.dense().div_(found.count)
@@ -259,6 +261,7 @@ class _SettleJob:
 
 
 def _finite(name: str, responses: Responses) -> Responses:
+    """Return the responses, or raise DataError if they are not finite."""
     if not responses.moments.isfinite().all():
         raise DataError(
             f"the responses of {name} are not finite",
@@ -269,17 +272,17 @@ def _finite(name: str, responses: Responses) -> Responses:
 
 @dataclass(slots=True)
 class _SpectrumJob:
-    """The eigenvalues of one layer's moments, for the pool."""
+    """A job that computes the eigenvalues of one layer's moments."""
 
     moments: Tensor
     energies: Any = None
 
     @property
     def nbytes(self) -> int:
-        """A copy of the moments, and LAPACK's work."""
+        """Bytes of a copy of the moments and of LAPACK's workspace."""
         return 2 * 8 * self.moments.numel()
 
     def __call__(self, spawn: Spawn) -> None:
-        """Find them."""
+        """Compute the eigenvalues."""
         del spawn
         self.energies = response_spectrum(self.moments)

@@ -1,13 +1,13 @@
-"""How much of any response a single channel accounts for, at most: what `pfp` prunes by.
+"""Empirical sensitivities of channels: the largest share that one has in any response.
 
-With a_j the j-th channel that a layer takes and w_ij the kernel that its filter i applies to
-it, the sensitivity of the channel is
+Method `pfp` prunes by them. Let a_j be the j-th input channel of a layer and w_ij the kernel
+that its filter i applies to this channel. The sensitivity of the channel is
 
     s_j = max over images, positions and filters i of  ⟨w_ij, a_j⟩ / Σ_k ⟨w_ik, a_k⟩
 
-for weights and activations that are not negative; 0 / 0 counts as 0. Where they have both
-signs the largest of the four shares counts that the positive and the negative part of the
-weights have in the response to the positive and to the negative part of the activations.
+for weights and activations that are not negative; 0 / 0 counts as 0. If there are both signs,
+weights and activations are each split into a positive and a negative part, and the largest
+sensitivity among the four combinations counts.
 
 Source: Liebenwein, Baykal, Lang, Feldman, Rus, "Provable Filter Pruning for Efficient Neural
 Networks", ICLR 2020, https://openreview.net/forum?id=BJxk01SYDH, Sec. 3, the definition of the
@@ -30,10 +30,10 @@ from alds_cli.records import FloatArray, ProgressCallback
 from alds_cli.surgery.channels import Channels
 
 _PATCH_BYTES = 16 << 20
-"""For the patches of the input that are spread out at a time."""
+"""The most bytes of input patches that are unfolded at a time."""
 
 _SHARE_BYTES = 1 << 20
-"""For the shares that are computed at a time: they should stay in a processor's cache."""
+"""The most bytes of shares that are computed at a time; they should fit a processor's cache."""
 
 _TRANSPOSED: dict[type[nn.Module], Any] = {
     nn.ConvTranspose1d: F.conv_transpose1d,
@@ -50,21 +50,21 @@ def channel_sensitivities(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, FloatArray]:
-    """The sensitivities of what every layer takes whose inputs may be removed.
+    """Measure the sensitivities of the input channels of layers whose inputs may be removed.
 
     Args:
-        network: from (n, C, H, W); it is left as it was found.
-        channels: of the network.
+        network: takes (n, C, H, W); it is left unchanged.
+        channels: the channels of the network that may be removed.
         batches: inputs and labels.
-        device: where to compute; None is the CPU.
-        progress: told after every batch.
+        device: where to compute; None means the CPU.
+        progress: called after every batch.
 
     Returns:
-        By the layer's name (inputs,), each between 0 and 1. A layer that is never called is
-        missing.
+        Sensitivities (inputs,) by layer name, each between 0 and 1. A layer that is never called
+        is missing.
 
     Raises:
-        DataError: there are no images, or the network does not take them.
+        DataError: there are no images, or the network does not accept them.
     """
     names = list(dict.fromkeys(name for group in channels.groups for name in group.inputs))
     found = observe(network, names, batches, _LargestShares(), device=device, progress=progress)
@@ -72,25 +72,25 @@ def channel_sensitivities(
 
 
 class _LargestShares:
-    """Sees calls of layers without groups; the maximum does not depend on the batches' order."""
+    """An observer of layers without groups: its maxima do not depend on the batches' order."""
 
     def look(self, call: Call) -> Tensor:
-        """The sensitivities on one batch, (inputs,) in float64."""
+        """Return the sensitivities on one batch, (inputs,) in float64."""
         given = call.inputs[0]
         with torch.no_grad():
             return largest_shares(call.layer, given).to("cpu", torch.float64)
 
     def merge(self, before: Tensor, after: Tensor) -> Tensor:
-        """Those on both."""
+        """Return the sensitivities on both batches."""
         return torch.maximum(before, after)
 
 
 def largest_shares(layer: nn.Module, given: Tensor) -> Tensor:
-    """The largest share of every input channel in any response of a layer: (inputs,).
+    """Return the largest share of every input channel in any response of a layer, (inputs,).
 
     Args:
         layer: linear, or a convolution without groups, transposed or not.
-        given: what it takes, a batch.
+        given: a batch of its inputs.
     """
     weight: Any = layer.weight
     dtype = torch.promote_types(given.dtype, torch.float32)
@@ -105,7 +105,7 @@ def largest_shares(layer: nn.Module, given: Tensor) -> Tensor:
 
 
 def _shares(layer: nn.Module, kernel: Tensor, given: Tensor) -> Tensor:
-    """The same of one sign: neither the kernel nor the activations are negative."""
+    """Return the largest shares for a kernel and activations that are not negative."""
     if type(layer) in _TRANSPOSED:
         return _transposed_shares(layer, kernel, given)
     filters = len(kernel)
@@ -120,13 +120,13 @@ def _shares(layer: nn.Module, kernel: Tensor, given: Tensor) -> Tensor:
 
 
 def _inverse(response: Tensor) -> Tensor:
-    """1 / response, 0 where there is none."""
+    """Return 1 / response, or 0 where the response is 0."""
     least = torch.finfo(response.dtype).tiny
     return torch.where(response >= least, 1 / response, 0.0)
 
 
 def _most(by_channel: Tensor, patches: Tensor, inverse: Tensor) -> Tensor:
-    """The maximum over filters and positions of ⟨w_ij, a_jp⟩ · inverse_ip for every channel j.
+    """Return the maximum over filters and positions of ⟨w_ij, a_jp⟩ · inverse_ip by channel j.
 
     Args:
         by_channel: w, (c, f, κ).
@@ -142,14 +142,14 @@ def _most(by_channel: Tensor, patches: Tensor, inverse: Tensor) -> Tensor:
     for start in range(0, positions, wide):
         here = slice(start, start + wide)
         for first in range(0, channels, step):
-            own = slice(first, first + step)
-            shares = torch.bmm(by_channel[own], patches[own, :, here]).mul_(inverse[:, here])
-            torch.maximum(most[own], shares.amax(dim=(1, 2)), out=most[own])
+            group = slice(first, first + step)
+            shares = torch.bmm(by_channel[group], patches[group, :, here]).mul_(inverse[:, here])
+            torch.maximum(most[group], shares.amax(dim=(1, 2)), out=most[group])
     return most
 
 
 def _patches(layer: nn.Module, given: Tensor) -> Iterator[Tensor]:
-    """What a layer applies its kernel to, some positions at a time: (c, κ, p)."""
+    """Yield the patches that a layer's kernel is applied to, a few positions at once: (c, κ, p)."""
     if isinstance(layer, nn.Linear):
         rows = given.reshape(-1, given.shape[-1])
         for some in torch.split(rows, max(1, _at_a_time(given.shape[-1:], given))):
@@ -169,12 +169,12 @@ def _patches(layer: nn.Module, given: Tensor) -> Iterator[Tensor]:
 
 
 def _at_a_time(shape: Iterable[int], like: Tensor) -> int:
-    """How many tensors of a shape there is room for; 0 for none."""
+    """Return how many tensors of a shape fit into `_PATCH_BYTES`; 0 if none does."""
     return _PATCH_BYTES // (like.element_size() * int(torch.Size(shape).numel()))
 
 
 def _windows(layer: Any, given: Tensor) -> Tensor:
-    """A view of the padded input, (n, c, positions…, kernel…)."""
+    """Return a view of the padded input, (n, c, positions…, kernel…)."""
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     windows = F.pad(given, _padding(layer), mode=mode)
     for axis, (kernel, stride, dilation) in enumerate(
@@ -185,7 +185,7 @@ def _windows(layer: Any, given: Tensor) -> Tensor:
 
 
 def _padding(layer: Any) -> list[int]:
-    """(before, after) of the last axis, then of the one in front of it, and so on."""
+    """Return the padding as `F.pad` takes it: (before, after) of the last axis, then forwards."""
     extents = zip(layer.kernel_size, layer.dilation, strict=True)
     if layer.padding == "same":
         totals = [dilation * (kernel - 1) for kernel, dilation in extents]
@@ -198,7 +198,7 @@ def _padding(layer: Any) -> list[int]:
 
 
 def _transposed_shares(layer: Any, kernel: Tensor, given: Tensor) -> Tensor:
-    """Of a transposed convolution, channel by channel; its kernel is (c, f, κ…)."""
+    """Return the shares of a transposed convolution's channels; its kernel is (c, f, κ…)."""
     convolve = _TRANSPOSED[type(layer)]
     options = {
         "stride": layer.stride,

@@ -1,4 +1,4 @@
-"""How long layers and their pairs take on a device, and whether a network became faster."""
+"""Running times of layers and of their pairs on a device, and comparisons of whole networks."""
 
 from alds_cli.latency.candidates import latency_candidates
 from alds_cli.latency.comparing import NetworkComparison, compare_latency, slower_layers

@@ -1,4 +1,4 @@
-"""Which choices are worth the time to measure them."""
+"""The choices of a layer whose running time is worth measuring."""
 
 from __future__ import annotations
 
@@ -9,24 +9,25 @@ from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import Choice, LayerSpec
 
 _STEP = 8
-"""Ranks that fill the vector registers of a CPU and the tiles of a tensor core."""
+"""Multiples of it fill the vector registers of a CPU and the tiles of a tensor core."""
 
 _PER_OCTAVE = 4
+"""The number of ranks from a large rank up to its double."""
 
 
 def latency_candidates(
     spec: LayerSpec, schemes: Sequence[int] = (0,), rank_multiple: int = 1
 ) -> tuple[Choice, ...]:
-    """A grid over the choices that shrink a layer, fine enough to choose from.
+    """Return a grid of the choices that shrink a layer, fine enough to plan with.
 
-    Every number of slices is offered. Ranks are multiples of 8 (of `rank_multiple` where
-    that is no divisor of 8), all of them to begin with and four to an octave further up;
-    where not even the first of them shrinks the layer, they are powers of two.
+    Every number of slices is offered. Ranks are multiples of 8, or of `rank_multiple` where
+    it does not divide 8. Small ranks are all offered, larger ones four to an octave. Where not
+    even the smallest of them shrinks the layer, ranks are `rank_multiple` times powers of two.
 
     Args:
-        spec: the layer; one that must be kept has no candidates.
-        schemes: folding schemes to offer, where they apply.
-        rank_multiple: every rank is a multiple of it.
+        spec: the layer; a layer that must be kept has no candidates.
+        schemes: the folding schemes to offer; those that do not apply to the layer are ignored.
+        rank_multiple: every rank is a multiple of this number.
     """
     if spec.reason is not None:
         return ()
@@ -42,13 +43,14 @@ def latency_candidates(
 
 
 def _largest_rank(spec: LayerSpec, scheme: int, k: int) -> int:
-    """The largest rank that shrinks the layer; 0 where none does."""
+    """Return the largest rank that shrinks the layer, or 0 if none does."""
     unit = pair_params(spec.weight_shape, scheme, k, 1, spec.groups)
     most = full_rank(spec.weight_shape, scheme, k, spec.groups)
     return min(most, (spec.weight_params - 1) // unit)
 
 
 def _ranks(largest: int, multiple: int) -> Iterable[int]:
+    """Yield the ranks of the grid up to `largest`, in ascending order."""
     step = multiple if _STEP % multiple else _STEP
     if largest < step:
         rank = multiple

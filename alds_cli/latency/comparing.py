@@ -1,4 +1,4 @@
-"""A compressed network, and its layers, timed against the original's."""
+"""Timing a compressed network, and its layers, against the original."""
 
 from __future__ import annotations
 
@@ -25,12 +25,17 @@ from alds_cli.surgery import find_layers, layer_at
 from alds_cli.tracing.trace import Trace
 
 _ROUNDS = (25, 400)
+"""The least and the greatest number of rounds in which a pair and its layer take turns."""
+
 _SECONDS_PER_LAYER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkComparison:
-    """Two networks that took turns; `ratio` is compressed time / original time, by round."""
+    """The times of two networks that were run in turns.
+
+    `ratio` is compressed time / original time, taken round by round.
+    """
 
     original: Latency
     compressed: Latency
@@ -38,11 +43,11 @@ class NetworkComparison:
 
     @property
     def saved(self) -> float:
-        """The fraction of the original's time that is saved, the median over the rounds."""
+        """The fraction of the original's time that is saved: the median over the rounds."""
         return 1 - self.ratio.median
 
     def saves(self, share: float) -> bool:
-        """Whether that is at least `share` with 95 % confidence."""
+        """Return whether at least this share of the time is saved, with 95 % confidence."""
         return self.ratio.at_most <= 1 - share
 
 
@@ -56,20 +61,21 @@ def compare_latency(
     runs: int | None = None,
     warmup: int = 3,
 ) -> NetworkComparison:
-    """Time two networks in turns; they are left as they were found.
+    """Time two networks in turns and leave both unchanged.
 
     Args:
         original: the reference.
-        compressed: what is compared with it.
+        compressed: the network that is compared with it.
         inputs: what they take, or the shape of one sample, e.g. (3, 224, 224).
         batch_size: samples in one forward pass.
-        device: where to compute; None is `pick_device()`.
-        runs: timed passes of each; None takes as many as go into two seconds a network.
-        warmup: passes of each before that, not timed.
+        device: where to compute; None means `pick_device()`.
+        runs: timed forward passes of each network; None means as many as take about two
+            seconds for each.
+        warmup: untimed forward passes of each network before those.
 
     Raises:
-        OptionError: a number makes no sense.
-        DataError: a network does not take inputs of this shape.
+        OptionError: `batch_size`, `runs` or `warmup` is out of range.
+        DataError: a network does not accept inputs of this shape.
     """
     device = device or pick_device()
     times = time_networks(
@@ -97,28 +103,28 @@ def slower_layers(
     device: torch.device | None = None,
     seconds_per_layer: float = _SECONDS_PER_LAYER,
 ) -> dict[str, Paired]:
-    """Those of a compressed network's pairs that are not surely faster than their layers.
+    """Find the pairs of a compressed network that may be slower than the layers they replace.
 
-    Each pair takes turns with the layer it replaced, on an input of its real shape; pairs
-    of the same shape in the place of layers of the same configuration are timed once. A
-    pair passes if its median quotient is at most 1 with 95 % confidence. There is no
-    tolerance: what was planned with a margin (`tables.MARGIN`) has that left when anybody
-    measures again, and a wrong suspicion costs one option among many. It is needed beside
-    the margin, since a layer whose turns come so close finds its weights in the
-    processor's cache, where among many pairs, as in a network, it does not: pairs near the
-    margin have been seen to become slower by up to 9 %.
+    Each pair is timed in turns with the layer that it replaces, on an input of the real shape.
+    Pairs of equal shape that replace layers of equal configuration are timed once. A pair
+    passes if the median of pair time / layer time is at most 1 with 95 % confidence. There is
+    no tolerance: pairs were planned with a margin (`network_times.MARGIN`), which later
+    measurements can use up, and a wrong suspicion costs only one option among many. The margin
+    alone is not enough. When one layer and a few pairs are timed in quick succession, the
+    layer finds its weights in the processor's cache; among the many layers of a network it
+    does not. Pairs near the margin have turned out slower by up to 9 %.
 
     Args:
-        original: the network before.
-        compressed: the network with pairs; both are left as they were found.
-        names: layers to look at, decomposed ones.
-        trace: a forward pass of `original`. Layers that it did not see called are passed over.
+        original: the network before compression.
+        compressed: the network with pairs. Both networks are left unchanged.
+        names: the decomposed layers to check.
+        trace: a forward pass of `original`; layers that it does not call are skipped.
         batch_size: samples in a forward pass.
-        device: where to compute; None is `pick_device()`.
-        seconds_per_layer: for the turns of one pair, about.
+        device: where to compute; None means `pick_device()`.
+        seconds_per_layer: approximate time to spend on each pair.
 
     Returns:
-        Pair time / layer time of those that do not pass.
+        Pair time / layer time of the pairs that do not pass, by layer name.
     """
     device = device or pick_device()
     specs = find_layers(original, trace)
@@ -130,10 +136,16 @@ def slower_layers(
         if call is None or not call.shapes:
             continue
         layer, pair = layer_at(original, name), compressed.get_submodule(name)
-        own = configurations_of(layer, specs[name].kind, call, batch_size, device)
-        key = (frozenset(own.items()), *(tuple(half.shape) for half in pair.parameters()))
+        configurations = configurations_of(layer, specs[name].kind, call, batch_size, device)
+        key = (
+            frozenset(configurations.items()),
+            *(tuple(half.shape) for half in pair.parameters()),
+        )
         if key not in known:
-            inputs = [filler.tensor(c.input_shape, getattr(torch, c.dtype)) for c in own.elements()]
+            inputs = [
+                filler.tensor(c.input_shape, getattr(torch, c.dtype))
+                for c in configurations.elements()
+            ]
             known[key] = _side_by_side(layer, pair, inputs, device, seconds_per_layer)
         if known[key].at_most > 1:
             slower[name] = known[key]
@@ -147,7 +159,7 @@ def _side_by_side(
     device: torch.device,
     seconds: float,
 ) -> Paired:
-    """Pair time / layer time, each applied to all inputs in one turn."""
+    """Measure pair time / layer time; one turn applies a module to all inputs."""
     least, most = _ROUNDS
 
     def rounds(one: float) -> int:

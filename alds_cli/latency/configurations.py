@@ -1,4 +1,4 @@
-"""What the time of a layer depends on, and layers made anew from that alone."""
+"""The properties of a layer that its running time depends on, and layers built from them."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _FAMILIES: Mapping[str, type[nn.Module]] = {
 _GEOMETRY = ("stride", "padding", "dilation", "output_padding", "padding_mode")
 
 _SPREAD = 0.05
-"""Standard deviation of made-up weights: their products stay far from denormal numbers."""
+"""Standard deviation of random weights, large enough that no product is a denormal number."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A layer but for the values of its weights, and the shape of its input.
+    """Everything about a layer but the values of its weights, and the shape of its input.
 
     Layers of equal configuration take equal time. `geometry` holds the constructor
-    arguments of a convolution beyond channels, kernel, groups and bias.
+    arguments of a convolution other than channels, kernel, groups and bias.
     """
 
     kind: LayerKind
@@ -54,18 +54,18 @@ class Configuration:
 
     @property
     def key(self) -> str:
-        """The same as text, for a file."""
+        """The configuration as a string, to identify it in a file."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
 
     def weights(self, choice: Choice | None = None) -> int:
-        """Number of weights of the pair that the choice makes of it, or of the layer itself."""
+        """Count the weights of the pair that a choice makes of the layer; None: of the layer."""
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel)
         if choice is None:
             return prod(shape)
         return pair_params(shape, choice.scheme, choice.k, choice.j, self.groups)
 
     def layer(self) -> nn.Module:
-        """The layer on the meta device."""
+        """Build the layer on the meta device."""
         options: dict[str, Any] = {
             "bias": self.bias,
             "device": "meta",
@@ -85,22 +85,22 @@ class Configuration:
         return made.eval()
 
     def pair(self, choice: Choice) -> nn.Sequential:
-        """The pair that the choice makes of it, on the meta device."""
+        """Build the pair that a choice makes of the layer, on the meta device."""
         return make_pair(self.layer(), choice)
 
 
 def configurations_of(
     layer: Any, kind: LayerKind, call: LayerCall, batch_size: int, device: torch.device
 ) -> Counter[Configuration]:
-    """What a forward pass asks of a plain convolution or linear layer, and how often.
+    """Count the configurations in which a forward pass calls a convolution or linear layer.
 
     Args:
         layer: the module.
-        kind: of its spec.
-        call: its calls with one sample. Attention over windows and the like put more than
-            samples on the first axis, so that this is multiplied, not set.
+        kind: the kind in its `LayerSpec`.
+        call: its calls in a forward pass of one sample. The first axis may hold more than
+            samples, as in attention over windows, so it is multiplied by the batch size.
         batch_size: samples in a forward pass.
-        device: where it computes; half precision is widened on the CPU.
+        device: where the layer computes; on the CPU half precision is widened.
     """
     linear = kind == "linear"
     dtype = computing_dtype(layer.weight.dtype, device)
@@ -108,7 +108,7 @@ def configurations_of(
         Configuration(
             kind=kind,
             in_channels=layer.in_features if linear else layer.in_channels,
-            # Of a packed projection only some rows may be needed.
+            # A call may use only some rows of a packed projection.
             out_channels=made[-1] if linear else layer.out_channels,
             kernel=() if linear else tuple(layer.kernel_size),
             groups=1 if linear else layer.groups,
@@ -134,9 +134,10 @@ def _given(layer: Any, name: str) -> Any:
 
 
 class Filler:
-    """Random numbers of ordinary size for the tensors of layers to be timed.
+    """A source of random numbers of ordinary size for the tensors of layers to be timed.
 
-    A million are drawn once and copied from, since drawing takes longer than a layer does.
+    A million numbers are drawn once and then copied, since drawing takes longer than running
+    a layer.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -144,7 +145,7 @@ class Filler:
         self._drawn = torch.randn(1 << 20, generator=generator, device=device)
 
     def tensor(self, shape: tuple[int, ...], dtype: torch.dtype, spread: float = 1.0) -> Tensor:
-        """A tensor of its own memory, its entries about `spread` in size."""
+        """Make a new tensor whose entries have about the standard deviation `spread`."""
         made = torch.empty(shape, dtype=dtype, device=self._drawn.device)
         numbers = self._drawn * spread
         flat = made.view(-1)
@@ -154,7 +155,7 @@ class Filler:
         return made
 
     def fill(self, layer: nn.Module) -> nn.Module:
-        """Give a layer of the meta device tensors on this one."""
+        """Replace the parameters of a layer on the meta device by random ones on this device."""
         for part in layer.modules():
             for name, parameter in list(part.named_parameters(recurse=False)):
                 drawn = self.tensor(tuple(parameter.shape), parameter.dtype, _SPREAD)

@@ -1,4 +1,4 @@
-"""The times of one layer and of what it may become, as many as can matter."""
+"""Measuring the time of one layer and of the pairs that may replace it."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from alds_cli.records import Choice, FloatArray
 from alds_cli.runtime.timing import in_turns, paired
 
 Measure = Callable[[Configuration, Sequence[Choice], float], Mapping[Choice | None, FloatArray]]
-"""`measure(configuration, choices, seconds)`: the layer itself (None) and the pairs, timed in
-turns for about so long: seconds of each in each round."""
+"""`measure(configuration, choices, seconds)` times the layer (key None) and the pairs of the
+choices in turns, for about `seconds` in all. It returns the seconds of each in every round."""
 
 _ROUNDS = (7, 15)
-"""At least and at most. From eleven rounds on two disturbed ones leave the bound alone."""
+"""The least and the greatest number of rounds. With eleven rounds or more, two disturbed ones
+do not change the confidence bound."""
 
 _ABREAST = 16
-"""Pairs in one turn: few enough that a turn is short beside the time allowed."""
+"""The most pairs in one turn, few enough that a turn is short compared with the time allowed."""
 
 _WEIGHTS = 1 << 24
-"""So many weights the pairs of one turn may have together, or as many as their layer."""
+"""The most weights that the pairs of one turn may have together, or the layer's if it has more."""
 
 _HOPELESS = 1.05
-"""A pair so much slower than the layer takes the higher ranks with it. Ranks that suit the
-processor badly are slower than the next higher ones, though seldom by more."""
+"""When a pair takes more than this times the layer's time, higher ranks are not measured. A rank
+that suits the processor badly may be slower than the next higher ones, but seldom by more."""
 
 
 class RealMeasure:
-    """Measures on a device, with made-up weights and inputs."""
+    """Measures on a device, with random weights and inputs; see `Measure`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -61,9 +62,9 @@ class RealMeasure:
             return in_turns(runs, self._device, rounds=rounds, warmup=2)
 
     def _layer_and_inputs(self, configuration: Configuration) -> tuple[nn.Module, Tensor]:
-        """Made once for all turns of a configuration."""
+        """Make the layer and its input, once for all turns of a configuration."""
         if self._last is None or self._last[0] != configuration:
-            self._last = None  # two of them need not be in memory at once
+            self._last = None  # frees the old layer before the new one is made
             layer = self._filler.fill(configuration.layer())
             dtype = getattr(torch, configuration.dtype)
             inputs = self._filler.tensor(configuration.input_shape, dtype)
@@ -73,9 +74,9 @@ class RealMeasure:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredLayer:
-    """The times, and how far those of the layer itself scatter in one turn.
+    """The times of a layer and its pairs, and how far the layer's own times scatter in a turn.
 
-    `scatter` is the distance between the quartiles as a fraction of the median.
+    `scatter` is the interquartile range as a fraction of the median.
     """
 
     times: LayerTimes
@@ -91,29 +92,29 @@ def measure_layer(
     clock: Callable[[], float] = time.monotonic,
     now: Callable[[], float] = time.time,
 ) -> MeasuredLayer:
-    """Measure the layer and its pairs, without those that cannot be faster.
+    """Measure the layer and its pairs, leaving out pairs that cannot be faster.
 
-    Of each (scheme, k) the smallest rank comes first; where it is slower than the layer,
-    that (scheme, k) is given up. The other ranks follow in an order that halves the gaps,
-    and one that is slower takes all higher ones with it. So the time, if it runs out, has
-    been spent evenly. Each turn holds the layer itself: a pair's time is known as a
-    fraction of that, which the clock speed of the hour does not change.
+    For each (scheme, k) the smallest rank is measured first; if it is slower than the layer,
+    that (scheme, k) is given up. The other ranks follow in an order that halves the gaps
+    between them, and when one is slower, all higher ranks are given up. If the time runs out,
+    it has thus been spent evenly. Every turn includes the layer itself, and a pair's time is
+    recorded as a fraction of the layer's, which does not change with the clock frequency.
 
     Args:
         configuration: the layer.
-        choices: what to offer.
+        choices: the choices to measure.
         measure: see `Measure`.
-        seconds: no further turns are begun after that.
-        clock: seconds, to hold to that.
-        now: seconds since 1970, to date the times.
+        seconds: no turn is begun after this time.
+        clock: returns seconds, to measure that time with.
+        now: returns seconds since 1970, to date the times.
 
     Returns:
-        The times; choices that were not measured have None.
+        The times; a choice that was not measured has None.
     """
     start = clock()
     found: dict[Choice, PairTime | None] = dict.fromkeys(choices)
     ladders = _ladders(found)
-    alone = measure(configuration, [], 0.0)[None]  # warms up, too
+    alone = measure(configuration, [], 0.0)[None]  # also warms up
     turns: list[FloatArray] = []
     while pending := [ladder for ladder in ladders if ladder.pending]:
         left = seconds - (clock() - start)
@@ -121,7 +122,7 @@ def measure_layer(
             break
         affordable = int(left / (_ROUNDS[0] * float(np.median(alone))))
         abreast = pending[: max(1, min(affordable, _fitting(configuration, pending)))]
-        # Those that had their turn come last in the next.
+        # Ladders that have just had a turn go to the end of the queue.
         ladders = [ladder for ladder in ladders if ladder not in abreast] + abreast
         share = left * len(abreast) / sum(len(ladder.pending) for ladder in pending)
         turn = {ladder.pending.popleft(): ladder for ladder in abreast}
@@ -138,26 +139,27 @@ def measure_layer(
 
 
 def _fitting(configuration: Configuration, ladders: Sequence[_Ladder]) -> int:
-    """How many ladders from the front one turn can hold: their pairs are in memory together."""
+    """Count the ladders, from the front, whose next pairs fit into one turn's memory together."""
     weights = accumulate(configuration.weights(ladder.pending[0]) for ladder in ladders)
     allowed = max(_WEIGHTS, configuration.weights())
-    return min(_ABREAST, sum(own <= allowed for own in weights))
+    return min(_ABREAST, sum(total <= allowed for total in weights))
 
 
 def _scatter(seconds: FloatArray) -> float:
+    """Return the interquartile range as a fraction of the median."""
     lower, median, upper = np.percentile(seconds, [25, 50, 75]).tolist()
     return float((upper - lower) / median)
 
 
 @dataclass(slots=True, eq=False)
 class _Ladder:
-    """The ranks of one (scheme, k) that are still to be measured, in order."""
+    """The choices of one (scheme, k) that are still to be measured, in order of measurement."""
 
     pending: deque[Choice]
 
     @classmethod
     def of(cls, ranks: Sequence[Choice]) -> _Ladder:
-        """The lowest first, then what halves the gaps."""
+        """Order the choices: the lowest rank first, then those that halve the gaps."""
         order, gaps = deque([ranks[0]]), deque([(1, len(ranks))])
         while gaps:
             low, high = gaps.popleft()
@@ -168,12 +170,12 @@ class _Ladder:
         return cls(order)
 
     def give_up_above(self, rank: int) -> None:
-        """Forget higher ranks."""
+        """Drop the choices of this rank and of higher ones."""
         self.pending = deque(choice for choice in self.pending if choice.j < rank)
 
 
 def _ladders(choices: Iterable[Choice]) -> list[_Ladder]:
-    """One for each (scheme, k); few slices come first, as they are the fastest."""
+    """Make a ladder for each (scheme, k), fewest slices first since those are the fastest."""
     ranks: dict[tuple[int, int], list[Choice]] = defaultdict(list)
     for choice in sorted(choices):
         ranks[choice.k, choice.scheme].append(choice)

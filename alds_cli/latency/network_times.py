@@ -1,4 +1,4 @@
-"""The times of all layers of a network, from the cache where they are, measured where not."""
+"""The times of all layers of a network, read from the cache or measured."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from alds_cli.tracing.trace import Trace
 logger = logging.getLogger(__name__)
 
 MARGIN = 0.03
-"""By so much a pair must be faster to be planned with where no layer may become slower. A
-repeated measurement of a layer of a tenth of a millisecond differs by 1 to 2 % on a quiet
-machine; a pair at the very edge would be slower every other time."""
+"""The fraction of a layer's time that a pair must save to be planned where no layer may become
+slower. Repeated measurements of a layer that takes a tenth of a millisecond differ by 1 to 2 %
+on a quiet machine, so a pair without any margin would turn out slower every other time."""
 
 _SECONDS = 60.0
 _LEAST_SECONDS = 0.5
 
 _RESTLESS = 0.3
-"""Times of one layer that scatter by so much in one turn are those of a busy machine; on a
-quiet one they scatter by 2 to 5 %."""
+"""The scatter of one layer's times in a turn above which the machine is taken to be busy; on a
+quiet machine the scatter is 0.02 to 0.05."""
 
 _ENVIRONMENT = (
     "OMP_WAIT_POLICY",
@@ -56,16 +56,16 @@ _ENVIRONMENT = (
     "MALLOC_CONF",
     "MALLOC_TRIM_THRESHOLD_",
 )
-"""Variables that change how fast the same code runs: waiting threads that sleep instead of
-spin double the time of a MobileNetV2."""
+"""Environment variables that change how fast the same code runs. For example, a MobileNetV2
+takes twice as long if waiting threads sleep instead of spinning."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerLatency:
-    """Times of one layer in one forward pass, all its calls together, in nanoseconds.
+    """Times of one layer in one forward pass, summed over its calls, in nanoseconds.
 
-    `pairs` holds the choices that were measured, slower ones too. `faster` are those of
-    them that are faster by `MARGIN` with 95 % confidence.
+    `pairs` holds all choices that were measured, including slower ones. `faster` holds those
+    that are faster by `MARGIN` with 95 % confidence.
     """
 
     dense_ns: int
@@ -87,25 +87,25 @@ def layer_latencies(
     measure: Measure | None = None,
     now: Callable[[], float] = time.time,
 ) -> dict[str, LayerLatency]:
-    """Measure layers and what they may become; equal configurations are measured once.
+    """Measure layers and their candidate pairs; equal configurations are measured once.
 
     Args:
-        module: the network; only its layers' shapes and dtype are used.
+        module: the network; only the shapes and dtypes of its layers are used.
         specs: its layers.
         trace: a forward pass, for the input shapes and the number of calls.
-        candidates: what to offer by layer, see `latency_candidates`; a layer with nothing
-            on offer is measured as it is.
+        candidates: the choices to measure for each layer, see `latency_candidates`; a layer
+            without any is measured alone.
         batch_size: samples in a forward pass.
-        device: where to compute; None is `pick_device()`.
-        cache: read and keep times in the user's cache folder.
-        progress: told of every configuration finished; its task is `measure`.
-        seconds: for all measurements together, about.
-        measure: how to measure; None does so on the device.
-        now: seconds since 1970.
+        device: where to compute; None means `pick_device()`.
+        cache: whether to read times from the user's cache folder and to store them there.
+        progress: called after each configuration, with the task `measure`.
+        seconds: approximate time for all measurements together.
+        measure: how to measure; None measures on the device.
+        now: returns seconds since 1970.
 
     Returns:
-        Times of the layers in `candidates` that the trace saw called, all calls of a forward
-        pass together.
+        The times of the layers in `candidates` that the trace calls, by name, each summed over
+        the calls of one forward pass.
     """
     device = device or pick_device()
     wanted = _configurations(module, specs, trace, candidates, batch_size, device)
@@ -116,9 +116,9 @@ def layer_latencies(
     conditions = measuring_conditions(device)
     known = load_latencies(conditions, now=now()) if cache else {}
     missing = {
-        own: _unknown(known.get(own.key), choices)
-        for own, choices in asked.items()
-        if own.key not in known or _unknown(known[own.key], choices)
+        configuration: _unknown(known.get(configuration.key), choices)
+        for configuration, choices in asked.items()
+        if configuration.key not in known or _unknown(known[configuration.key], choices)
     }
     start = time.monotonic()
     measure = measure or RealMeasure(device)
@@ -126,7 +126,7 @@ def layer_latencies(
     scatters: list[float] = []
     for done, (configuration, todo) in enumerate(missing.items(), start=1):
         key = configuration.key
-        # What one does not use the others have.
+        # Time that one configuration does not use is shared among those that remain.
         share = (seconds - (time.monotonic() - start)) / (len(missing) - done + 1)
         share = max(_LEAST_SECONDS, share)
         measured = measure_layer(configuration, todo, measure, seconds=share, now=now)
@@ -140,13 +140,13 @@ def layer_latencies(
     if cache and calm:
         store_latencies(conditions, calm, now=now())
     return {
-        name: _all_calls([(known[c.key], times) for c, times in own.items()], candidates[name])
-        for name, own in wanted.items()
+        name: _all_calls([(known[c.key], calls) for c, calls in counts.items()], candidates[name])
+        for name, counts in wanted.items()
     }
 
 
 def _warn_if_restless(scatters: Sequence[float]) -> None:
-    """Say so where the times of more than half of the layers cannot be relied on."""
+    """Warn if the times of half of the layers or more are unreliable."""
     if scatters and median(scatters) > _RESTLESS:
         logger.warning(
             "the same layer's time varies by %.0f %% from run to run: the machine is busy with "
@@ -158,7 +158,7 @@ def _warn_if_restless(scatters: Sequence[float]) -> None:
 
 
 def measuring_conditions(device: torch.device) -> dict[str, Any]:
-    """What times depend on beside the layer: hardware, software, threads and settings."""
+    """Describe what times depend on besides the layer: hardware, software, threads, settings."""
     conditions: dict[str, Any] = {
         "device": device_name(device),
         "kind": device.type,
@@ -183,12 +183,12 @@ def predicted_ns(
     latencies: Mapping[str, LayerLatency],
     choices: Mapping[str, Choice | None],
 ) -> float:
-    """Time of the network after a plan: its measured time and what each layer gains.
+    """Predict the time of the network under a plan, in nanoseconds.
 
     Args:
-        network_ns: measured time of the network as it is.
-        latencies: of its layers.
-        choices: the plan; layers it does not name, or names with None, are kept.
+        network_ns: measured time of the original network.
+        latencies: the times of its layers.
+        choices: the plan; a layer that it does not name, or names with None, is kept.
 
     Raises:
         KeyError: a choice was not measured.
@@ -208,6 +208,7 @@ def _configurations(
     batch_size: int,
     device: torch.device,
 ) -> dict[str, Counter[Configuration]]:
+    """Count the configurations in which the trace calls each candidate layer, by name."""
     return {
         name: configurations_of(
             layer_at(module, name), specs[name].kind, trace.calls[name], batch_size, device
@@ -218,26 +219,27 @@ def _configurations(
 
 
 def _unknown(known: LayerTimes | None, asked: Iterable[Choice]) -> list[Choice]:
+    """List the choices whose times are not known yet."""
     return [choice for choice in asked if known is None or choice not in known.pairs]
 
 
 def _joined(old: LayerTimes | None, new: LayerTimes) -> LayerTimes:
-    """Fractions of the layer's own time may stand beside each other, whenever measured."""
+    """Join earlier and later times: fractions of the layer's own time stay comparable."""
     if old is None:
         return new
-    # The oldest decides when all of it is measured again.
+    # The oldest measurement decides when all of them expire.
     return replace(new, pairs={**old.pairs, **new.pairs}, measured=old.measured)
 
 
 def _all_calls(parts: Sequence[tuple[LayerTimes, int]], offered: Sequence[Choice]) -> LayerLatency:
-    """Add up the calls: each configuration of a layer with the number of its calls."""
+    """Add up the times over (times of a configuration, number of its calls)."""
     dense = sum(times.dense_ns * calls for times, calls in parts)
     pairs: dict[Choice, int] = {}
     faster: set[Choice] = set()
     for choice in offered:
-        own = [(times.pairs[choice], times.dense_ns * calls) for times, calls in parts]
-        known = [(pair, ns) for pair, ns in own if pair is not None]
-        if len(known) == len(own):
+        by_configuration = [(times.pairs[choice], times.dense_ns * calls) for times, calls in parts]
+        known = [(pair, ns) for pair, ns in by_configuration if pair is not None]
+        if len(known) == len(by_configuration):
             pairs[choice] = round(sum(pair.median * ns for pair, ns in known))
             if sum(pair.at_most * ns for pair, ns in known) <= (1 - MARGIN) * dense:
                 faster.add(choice)

@@ -1,4 +1,4 @@
-"""A sweep's results as tables and pictures, beside the paper's."""
+"""Tables and pictures of a sweep's results, compared with those of the paper."""
 
 from alds_cli.reporting.csv_json import (
     cells,

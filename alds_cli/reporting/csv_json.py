@@ -1,4 +1,4 @@
-"""A report for programs: long CSV tables in full precision, and their rows for JSON."""
+"""A report in machine-readable form: long CSV tables in full precision, and rows for JSON."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ from alds_cli.schemas.results import CellForm, PointForm
 from alds_cli.visible import visible
 
 CELL_FIELDS = tuple(CellForm.model_fields)
-"""Of `report.csv`: a row for each cell of the tables over δ."""
+"""The columns of `report.csv`, which has a row for each cell of the tables over δ."""
 
 POINT_FIELDS = tuple(PointForm.model_fields)
-"""Of `points.csv`: a row for each method, amount of retraining and ratio of the sweep."""
+"""The columns of `points.csv`, which has a row for each method, amount of retraining and ratio."""
 
 
 _FORMULAS = ("=", "+", "-", "@")
-"""How they begin in spreadsheets."""
+"""The characters with which formulas begin in spreadsheets."""
 
 
 def cells_csv(report: Report) -> str:
-    """Every cell of the tables over δ, and those of the paper, once each."""
+    """Return `report.csv`: every cell of the tables over δ and of the paper's tables, once each."""
     return _csv(CELL_FIELDS, cells(report))
 
 
 def points_csv(report: Report) -> str:
-    """Every point of the sweep, as the curves show it."""
+    """Return `points.csv`: every point of the sweep, as the curves show it."""
     return _csv(POINT_FIELDS, points(report))
 
 
 def cells(report: Report) -> list[dict[str, Any]]:
-    """The fields of `CELL_FIELDS`, cell by cell."""
+    """Return a row for every cell, with the fields of `CELL_FIELDS`."""
     found: dict[tuple[str, Column], dict[str, Any]] = {}
     for table in report.tables:
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
-                found.setdefault((row.method, column), _own(row.method, column, cell))
+                found.setdefault((row.method, column), _sweep_row(row.method, column, cell))
     printed = [] if report.paper is None else report.paper.tables
-    return [*found.values(), *(row for table in printed for row in _published(table))]
+    return [*found.values(), *(row for table in printed for row in _paper_rows(table))]
 
 
 def points(report: Report) -> list[dict[str, Any]]:
-    """The fields of `POINT_FIELDS`, point by point."""
+    """Return a row for every point, with the fields of `POINT_FIELDS`."""
     return [_point(point) for point in report.results.points]
 
 
-def _own(method: str, column: Column, cell: Cell | None) -> dict[str, Any]:
+def _sweep_row(method: str, column: Column, cell: Cell | None) -> dict[str, Any]:
     return {
         "source": "sweep",
         "method": method,
@@ -64,7 +64,7 @@ def _own(method: str, column: Column, cell: Cell | None) -> dict[str, Any]:
     }
 
 
-def _published(table: PublishedTable) -> Iterable[dict[str, Any]]:
+def _paper_rows(table: PublishedTable) -> Iterable[dict[str, Any]]:
     for (method, row), reference in zip(table.rows, table.references, strict=True):
         for number, cell in enumerate(row):
             yield {
@@ -129,10 +129,10 @@ def _csv(fields: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def _text(value: Any) -> Any:
-    """Nothing for None, `true` and `false` as JSON writes them, floats with all their digits.
+    """Format a value: empty for None, `true` and `false` as in JSON, floats with all digits.
 
-    What a spreadsheet would take for a formula gets an apostrophe in front, and what is not
-    seen is written out.
+    Text that a spreadsheet would take for a formula gets an apostrophe in front, and invisible
+    characters are escaped.
     """
     if isinstance(value, bool):
         return str(value).lower()

@@ -1,8 +1,8 @@
 """The largest ratio whose drop in accuracy is at most δ, as the paper tabulates it.
 
-A ratio counts where every repeat there is reached it and the *mean* drop in top-1 over the
-repeats is at most δ; the largest such ratio fills the cell, with the means over its repeats.
-Whether that holds is decided by exact arithmetic.
+A ratio counts if every repeat of the sweep reached it and the *mean* drop in top-1 over the
+repeats is at most δ. The largest such ratio fills the cell, with the means over its repeats.
+The comparison with δ is made in exact arithmetic.
 
 Source: Liebenwein et al., NeurIPS 2021, supplement C.1, Tables 6 to 10.
 """
@@ -16,7 +16,7 @@ from fractions import Fraction
 from alds_cli.reporting.points import Point, Results, mean, rounded
 
 DELTAS = tuple(map(Fraction, ("0", "0.5", "1", "2", "3")))
-"""The paper's, in points of accuracy."""
+"""The values of δ in the paper's tables, in points of accuracy."""
 
 ACROSS_DELTA = Fraction(1)
 """The δ of the table over amounts of retraining (the paper's Tables 7 and 9)."""
@@ -24,12 +24,12 @@ ACROSS_DELTA = Fraction(1)
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What the largest ratio within δ comes to.
+    """The results of the largest ratio within δ.
 
-    Differences from the baseline in points, negative where accuracy dropped; `cr_p` and
-    `cr_f` are the parameters and MACs removed in per cent. `ratio` and `repeats` are None for
-    a published result. The best of a column among results of the same origin are marked; what
-    prints alike is marked alike.
+    `top1` and `top5` are differences from the baseline in points, negative if accuracy dropped;
+    `cr_p` and `cr_f` are the parameters and MACs removed in per cent. `ratio` and `repeats` are
+    None for a published result. `best_p` and `best_f` mark the best values of a column among
+    results of the same origin; values that are printed alike are marked alike.
     """
 
     top1: Fraction | None
@@ -52,7 +52,10 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method's cells, None where no ratio is within δ; `published` says in what table."""
+    """The cells of one method, None where no ratio is within δ.
+
+    `published` is the number of the paper's table that they are from; None for the sweep's own.
+    """
 
     method: str
     cells: tuple[Cell | None, ...]
@@ -61,7 +64,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Methods by row. The columns differ in `delta`, or else in the amount of retraining."""
+    """A table with a method in each row.
+
+    The columns differ in `delta`, or in the amount of retraining if `across_amounts` is set.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
@@ -69,20 +75,24 @@ class Table:
 
     @property
     def beside_paper(self) -> bool:
-        """Whether published results stand among the rows."""
+        """Whether some of the rows are published results."""
         return any(row.published is not None for row in self.rows)
 
 
 def largest_within(points: Iterable[Point], delta: Fraction) -> Point | None:
-    """The point of the largest ratio whose mean drop in top-1 is at most `delta` points."""
+    """Return the point of the largest ratio whose mean drop in top-1 is at most `delta` points.
+
+    None if there is no such point.
+    """
     within = [point for point in points if point.counts and -mean(point.top1) <= delta]
     return max(within, key=lambda point: Fraction(point.ratio), default=None)
 
 
 def threshold_tables(results: Results, deltas: Sequence[Fraction]) -> list[Table]:
-    """One table over δ for every amount of retraining; over amounts too, where there are several.
+    """Make one table over δ for every amount of retraining.
 
-    The last has δ = 1 point, as the paper's Tables 7 and 9.
+    If there are several amounts, a table over the amounts follows, at δ = 1 point like the
+    paper's Tables 7 and 9.
     """
     tables = [
         _table(results, tuple(Column(delta, epochs) for delta in deltas))
@@ -122,7 +132,7 @@ def _cell(point: Point | None) -> Cell | None:
 
 
 def mark_best(rows: Sequence[Row]) -> list[Row]:
-    """Mark the largest CR-P and CR-F of every column, all of them where several print alike."""
+    """Mark the largest CR-P and CR-F of every column, and all that are printed the same."""
     columns = list(zip(*(row.cells for row in rows), strict=True))
     tops_p = [_largest(cell.cr_p for cell in column if cell) for column in columns]
     tops_f = [_largest(cell.cr_f for cell in column if cell) for column in columns]

@@ -1,4 +1,4 @@
-"""The report on a sweep: tables, pictures and the paper's results beside them."""
+"""Making the report on a sweep and writing its files."""
 
 from __future__ import annotations
 
@@ -47,24 +47,25 @@ def report(
     plots: bool | None = None,
     progress: ProgressCallback | None = None,
 ) -> ReportResult:
-    """Tell what a sweep found, of the runs that are finished.
+    """Report on the finished runs of a sweep.
 
     Equal runs give the same bytes, whatever the order in which they were made.
 
     Args:
-        folder: the sweep's.
+        folder: the folder of the sweep.
         output: a folder for `report.md`, `report.csv` (the cells of the tables), `points.csv`
             (the points of the curves), `report.tex` and the pictures; None writes nothing.
-        deltas: the drops in top-1 allowed, in points.
-        methods: which to report on, in this order; None is all.
-        paper: the network whose published results to set beside them, `cifar10-resnet20`.
-        top5: show differences in top-5 too.
-        plots: draw the pictures; None draws them where matplotlib is installed.
-        progress: told how far it is; task `pictures`.
+        deltas: the drops in top-1 to allow, in points.
+        methods: the methods to report on, in this order; None means all.
+        paper: the network whose published results to compare with, such as `cifar10-resnet20`.
+        top5: whether to show differences in top-5, too.
+        plots: whether to draw the pictures; None draws them if matplotlib is installed.
+        progress: called for every picture, with the task `pictures`.
 
     Raises:
         RunFolderError: there is no sweep, or none of its runs reached a ratio.
-        OptionError: a method that has no runs, or a name that the paper does not have.
+        OptionError: a method has no runs or is named twice, or the paper has no results for
+            the network.
         MissingExtraError: `plots` is True and matplotlib is not installed.
         OutputError: the output cannot be written.
     """
@@ -93,6 +94,7 @@ def report(
 def _pictures(
     made: Report, *, wanted: bool | None, progress: ProgressCallback | None
 ) -> list[Picture]:
+    """Draw the pictures; without matplotlib, warn and draw none unless they are `wanted`."""
     try:
         return draw(made.results, progress)
     except MissingExtraError as error:
@@ -103,6 +105,7 @@ def _pictures(
 
 
 def _contents(made: Report, pictures: Sequence[Picture]) -> dict[str, bytes]:
+    """Return the content of every file of the report, by file name."""
     captions = {f"{picture.name}.png": picture.caption for picture in pictures}
     texts = {
         "report.md": to_markdown(made, captions),

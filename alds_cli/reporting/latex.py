@@ -41,20 +41,20 @@ _SIGNS = {
     "–": "--",
     "’": "'",
 }
-"""What stands for a character that means something else in LaTeX, or that it may not know."""
+"""Replacements of characters that are special in LaTeX, or that its fonts may lack."""
 
 
 _SHRUNK = r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"
-"""Five values of δ are wider than most pages; what fits keeps its size."""
+"""Shrinks a table that is wider than the line, as with five values of δ, and no other."""
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it stands."""
+    """Escape text so that LaTeX prints it literally."""
     return "".join(_SIGNS.get(sign, sign) for sign in visible(" ".join(text.split())))
 
 
 def to_latex(report: Report) -> str:
-    """A table environment for every table of the report; the notes stand below the last."""
+    """Format the report as one table environment for each table, followed by the notes."""
     blocks = [_table(report, table) for table in report.all_tables]
     blocks += [_results(found) for found in wording.published_results(report)]
     notes = [*report.notes, *([f"The paper: {report.paper.source}"] if report.paper else [])]
@@ -133,7 +133,7 @@ def _cell(cell: Cell | None, *, top5: bool) -> tuple[str, str, str]:
 
 
 def _number(text: str) -> str:
-    """With minus signs, not hyphens."""
+    """Set a number in math mode, so that it has a minus sign and not a hyphen."""
     return f"${text}$" if text else ""
 
 

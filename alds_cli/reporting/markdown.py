@@ -1,4 +1,4 @@
-"""A report as Markdown, with tables as GitHub reads them."""
+"""A report as Markdown, with tables in GitHub's syntax."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from alds_cli.reporting.summary import Report
 from alds_cli.visible import visible
 
 _SIGNS = frozenset("\\`*_[]<>|#&~$")
-"""What means something else in Markdown, entities and GitHub's formulas included."""
+"""Characters that are special in Markdown, in HTML entities or in GitHub's formulas."""
 
 
 def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> str:
-    """The whole report.
+    """Format the whole report.
 
     Args:
-        report: what to say.
-        pictures: captions by the file name of a picture beside the text.
+        report: the report.
+        pictures: captions of the pictures to embed, by file name.
     """
     baseline = report.results.baseline
     parts = [f"# {_plain(baseline.architecture)} on {_plain(wording.data_name(baseline.data))}"]
@@ -78,7 +78,7 @@ def _grid(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _code(text: str) -> str:
-    """A method as code, whatever characters its name has; a bar would end the cell."""
+    """Format a method's name as code, with fences longer than its own and bars escaped."""
     one_line = visible(" ".join(text.split()))
     fence = "`"
     while fence in one_line:
@@ -88,5 +88,6 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
+    """Escape text so that Markdown shows it literally, on one line."""
     one_line = visible(" ".join(text.split()))
     return "".join(f"\\{sign}" if sign in _SIGNS else sign for sign in one_line)

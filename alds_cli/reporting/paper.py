@@ -1,7 +1,6 @@
-"""The results that the paper prints in its supplement, and how they stand beside a sweep's.
+"""The results printed in the paper's supplement, and tables that compare a sweep with them.
 
-The numbers are in `paper.json`, with their source and with what the text at hand does not
-give legibly.
+The numbers are in `paper.json`, with their source and with notes on what is not legible there.
 
 Source: Liebenwein et al., NeurIPS 2021, supplement, Tables 6 to 11.
 """
@@ -27,17 +26,17 @@ from alds_cli.reporting.delta_tables import (
 from alds_cli.reporting.points import base_name
 
 _NEAR = Fraction(1, 100)
-"""How far the share of a training schedule may be from the paper's to be called the same."""
+"""Shares of a training schedule that differ by at most this much count as the same."""
 
 
 @dataclass(frozen=True, slots=True)
 class PublishedTable:
-    """One table of the paper, as far as it is about one network.
+    """The part of one of the paper's tables that is about one network.
 
-    `thresholds`: a column per δ, at one amount of retraining. `retraining`: a column per
-    amount, at one δ. `results`: one column, no δ. Amounts are fractions of the training
-    schedule. Rows hold what the paper calls a method, and its cells; `references` the works
-    that results were taken from, row by row.
+    A table of kind `thresholds` has a column for each δ, at one amount of retraining; one of
+    kind `retraining` has a column for each amount, at one δ; one of kind `results` has one
+    column and no δ. Amounts are fractions of the training schedule. Each row holds the paper's
+    name of a method and its cells. `references` names the source of each row's results.
     """
 
     number: int
@@ -50,9 +49,12 @@ class PublishedTable:
     notes: tuple[str, ...]
 
     def cell(self, name: str, delta: Fraction, amount: Fraction | None) -> Cell | None:
-        """What is printed of a method under these conditions, if anything is.
+        """Return the cell printed for a method under these conditions, or None.
 
-        An `amount` of None asks for the whole schedule.
+        Args:
+            name: the method, as the paper calls it.
+            delta: the drop allowed, in points.
+            amount: the fraction of the training schedule; None means the whole schedule.
         """
         wanted = Fraction(1) if amount is None else amount
         for row, cells in self.rows:
@@ -66,7 +68,7 @@ class PublishedTable:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What the paper says of one network; `baseline` by measure, in per cent."""
+    """The paper's results for one network; `baseline` gives its measures in per cent."""
 
     name: str
     network: str
@@ -78,20 +80,20 @@ class Published:
 
     @property
     def notes(self) -> list[str]:
-        """What to know of the numbers, table by table."""
+        """Remarks on the numbers, table by table."""
         return [f"Table {table.number}: {note}" for table in self.tables for note in table.notes]
 
 
 def published_names() -> list[str]:
-    """The networks that `published` knows."""
+    """Return the names of the networks that `published` knows."""
     return list(_document()["networks"])
 
 
 def published(name: str) -> Published:
-    """The paper's numbers for one network.
+    """Return the paper's results for one network.
 
     Raises:
-        OptionError: the paper has none of that name.
+        OptionError: the paper has no network of that name.
     """
     known = _document()
     if name not in known["networks"]:
@@ -115,7 +117,7 @@ def published(name: str) -> Published:
 @lru_cache(maxsize=1)
 def _document() -> dict[str, Any]:
     text = files(__package__).joinpath("paper.json").read_text(encoding="utf-8")
-    # Fractions, so that 0.47 is what is printed and not the float beside it.
+    # Read as fractions, 0.47 is exactly the printed number, not the nearest float.
     document: dict[str, Any] = json.loads(text, parse_float=Fraction)
     return document
 
@@ -154,15 +156,16 @@ def _cell(values: Sequence[Fraction | None] | None, quality: Sequence[str]) -> C
 
 
 def beside(table: Table, paper: Published) -> Table | None:
-    """A sweep's table with the paper's rows under those of the methods of the same name.
+    """Put the paper's rows under a sweep's rows of the same method.
 
-    Without retraining the paper's are those of no retraining (Tables 7 and 9), with it those
-    of the whole schedule (Tables 6, 8 and 10). A table over amounts of retraining gets those
-    amounts that are the same part of the training schedule, to one point of a hundred, where
-    there are several. Columns for which the paper prints nothing are left out.
+    Results without retraining are compared with the paper's without retraining (Tables 7 and
+    9), and results with retraining with those after the whole training schedule (Tables 6, 8
+    and 10). A table over amounts of retraining keeps the amounts that are the same share of
+    the schedule, to within 0.01, if there are at least two. Columns for which the paper prints
+    nothing are left out.
 
     Returns:
-        The table, or None where the paper has nothing to set beside it.
+        The table, or None if the paper has nothing to compare with.
     """
     source = _source(table, paper)
     if source is None:
@@ -173,9 +176,9 @@ def beside(table: Table, paper: Published) -> Table | None:
         if _printed(source, column, _part(table, column, paper))
     ]
     if len(columns) <= int(table.across_amounts):
-        return None  # a single amount is another table's subject
+        return None  # a table over δ already shows a single amount
     kept = tuple(table.columns[number] for number in columns)
-    own = mark_best(
+    ours = mark_best(
         [Row(row.method, tuple(row.cells[number] for number in columns)) for row in table.rows]
     )
     theirs = mark_best(
@@ -190,18 +193,18 @@ def beside(table: Table, paper: Published) -> Table | None:
             for name, _ in source.rows
         ]
     )
-    return Table(kept, tuple(_interleaved(own, theirs)), table.across_amounts)
+    return Table(kept, tuple(_interleaved(ours, theirs)), table.across_amounts)
 
 
 def _source(table: Table, paper: Published) -> PublishedTable | None:
-    """The paper's table with the conditions of a sweep's."""
+    """Return the paper's table whose conditions match those of a sweep's table."""
     retrained = any(column.retrain_epochs for column in table.columns)
     kind = "thresholds" if retrained and not table.across_amounts else "retraining"
     return next((found for found in paper.tables if found.kind == kind and found.rows), None)
 
 
 def _part(table: Table, column: Column, paper: Published) -> Fraction | None:
-    """The part of the training schedule that a column's retraining stands for."""
+    """Return the share of the training schedule to compare a column with; None: all of it."""
     if column.retrain_epochs and not table.across_amounts:
         return None
     return Fraction(column.retrain_epochs, paper.retrain_epochs)
@@ -211,13 +214,13 @@ def _printed(source: PublishedTable, column: Column, part: Fraction | None) -> b
     return any(source.cell(name, column.delta, part) for name, _ in source.rows)
 
 
-def _interleaved(own: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
-    """The paper's rows, each under the last variant of its method, the others at the end."""
+def _interleaved(ours: Sequence[Row], theirs: Sequence[Row]) -> list[Row]:
+    """Put each of the paper's rows under the last variant of its method, the rest at the end."""
     rows: list[Row] = []
     left = {row.method.lower(): row for row in theirs}
-    for number, row in enumerate(own):
+    for number, row in enumerate(ours):
         rows.append(row)
         name = base_name(row.method)
-        if name not in {base_name(later.method) for later in own[number + 1 :]} and name in left:
+        if name not in {base_name(later.method) for later in ours[number + 1 :]} and name in left:
             rows.append(left.pop(name))
     return [*rows, *left.values()]

@@ -1,7 +1,7 @@
-"""The runs of a sweep, gathered: repeats of one method at one ratio become one point.
+"""The runs of a sweep, grouped into points: the repeats of one method at one ratio.
 
-Accuracies are compared as exact fractions: a top-1 is a number of images over a number of
-images, and the rounding of its percentage must not decide whether accuracy dropped.
+Accuracies are compared as exact fractions. A top-1 accuracy is a number of images divided by
+another, and the rounding of its percentage must not decide whether accuracy dropped.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from alds_cli.methods import METHODS
 from alds_cli.records import Evaluation, SweepBaseline, SweepRecord
 
 _ROUNDING = Fraction(1, 10**9)
-"""Relative distance within which a percentage is taken for that of a whole number of images."""
+"""A percentage this close to that of a whole number of images is taken for it (relative)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One method at one ratio after one amount of retraining: a value per repeat.
+    """One method at one ratio after one amount of retraining, with a value for each repeat.
 
-    `ratio` is the fraction that was to be removed, as it was written. `top1` and `top5` are
-    differences from the baseline in points of accuracy, negative where it dropped; `params`
-    and `macs` are what is gone, in per cent; `latency` is in milliseconds, `slowdown` as a
-    multiple of the original's, timed in turns with it. What not every repeat can tell is None.
-    `records` are the runs that reached the ratio, by repeat, `unreached` the others.
+    `ratio` is the fraction that was to be removed, as the user wrote it. `records` are the runs
+    that reached it, by repeat, and `unreached` the others. `top1` and `top5` are differences
+    from the baseline in points of accuracy, negative if it dropped; `params` and `macs` are the
+    shares removed, in per cent; `latency` is in milliseconds; `slowdown` is the latency as a
+    multiple of the original's, timed in turns with it. A measure that some repeat lacks is None.
     """
 
     method: str
@@ -44,13 +44,13 @@ class Point:
 
     @property
     def counts(self) -> bool:
-        """Whether every repeat there is reached the ratio."""
+        """Whether there are repeats and all of them reached the ratio."""
         return bool(self.records) and not self.unreached
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A sweep's points, by amount of retraining, method and ratio, and what they belong to."""
+    """The points of a sweep, sorted by amount of retraining, method and ratio."""
 
     baseline: SweepBaseline
     methods: tuple[str, ...]
@@ -58,7 +58,7 @@ class Results:
     points: tuple[Point, ...]
 
     def of(self, method: str, retrain_epochs: int) -> tuple[Point, ...]:
-        """The points of one method after one amount of retraining, by ascending ratio."""
+        """Return the points of one method after one amount of retraining, by ascending ratio."""
         return tuple(
             point
             for point in self.points
@@ -67,7 +67,7 @@ class Results:
 
 
 def mean(values: Sequence[Fraction]) -> Fraction:
-    """The exact mean; there must be a value."""
+    """Return the exact mean of at least one value."""
     return sum(values, Fraction(0)) / len(values)
 
 
@@ -76,17 +76,17 @@ def gather(
     records: Iterable[SweepRecord],
     methods: Sequence[str] | None = None,
 ) -> Results:
-    """Group runs into points; their order makes no difference.
+    """Group runs into points, independently of their order.
 
     Args:
-        baseline: the network before.
+        baseline: the measures of the original network.
         records: the finished runs.
-        methods: which to take, in this order; None takes all, in the order of the table of
-            methods.
+        methods: the methods to take, in this order; None takes all, in the order of
+            `methods.METHODS`.
 
     Raises:
         RunFolderError: there is no run, or none that reached its ratio.
-        OptionError: a method was named twice, or one that no run has.
+        OptionError: a method is named twice, or has no runs.
     """
     groups: dict[tuple[str, int, Fraction], list[SweepRecord]] = defaultdict(list)
     for record in records:
@@ -109,7 +109,7 @@ def gather(
 
 
 def base_name(method: str) -> str:
-    """A method's name without its arguments."""
+    """Return a method's name without its arguments."""
     return method.partition(":")[0]
 
 
@@ -158,7 +158,7 @@ def _point(baseline: SweepBaseline, runs: Iterable[SweepRecord]) -> Point:
 
 
 def _exact(percentage: float, images: int) -> Fraction:
-    """The fraction that an accuracy was before it was rounded to a float."""
+    """Return the fraction that an accuracy was before it was rounded to a float."""
     counted = Fraction(100 * round(percentage * images / 100), images)
     given = Fraction(percentage)
     return counted if abs(counted - given) <= _ROUNDING * 100 else given
@@ -179,7 +179,7 @@ def _top5(before: Evaluation, after: Sequence[Evaluation]) -> tuple[Fraction, ..
 
 
 def _gone(before: int | None, after: Sequence[int | None]) -> tuple[Fraction, ...] | None:
-    """What was removed, in per cent; None where it is not known of every run."""
+    """Return the share removed by each run, in per cent; None if it is unknown for some run."""
     known = [count for count in after if count is not None]
     if not before or not after or len(known) < len(after):
         return None
@@ -201,7 +201,7 @@ def _latencies(runs: Sequence[SweepRecord]) -> tuple[float, ...] | None:
 
 
 def incomplete(results: Results) -> list[str]:
-    """What a reader should know of runs that are missing or reached no ratio, a line each."""
+    """List remarks on runs that are missing or did not reach their ratio, a line each."""
     ratios = {Fraction(point.ratio) for point in results.points}
     lines = []
     for epochs in results.amounts:
@@ -216,7 +216,7 @@ def incomplete(results: Results) -> list[str]:
 
 
 def repeats(results: Results) -> Mapping[str, int]:
-    """How many repeats every method has, at most."""
+    """Return the largest number of repeats that each method has at one point."""
     return {
         method: max(
             (
@@ -257,17 +257,17 @@ def _unreached(points: Sequence[Point]) -> list[str]:
 
 
 PLACES = 2
-"""Decimals of accuracies and compression ratios, as the paper prints them."""
+"""The number of decimals of accuracies and compression ratios, as in the paper."""
 
 
 def rounded(value: Fraction, places: int = PLACES) -> int:
-    """A value in units of its last printed decimal, halves to even."""
+    """Round a value to units of its last printed decimal, halves to even."""
     units: int = round(value * 10**places)
     return units
 
 
 def decimal(value: Fraction | None, places: int = PLACES) -> str:
-    """`places` decimals, rounded exactly; nothing where the value is not known."""
+    """Format a value with `places` decimals, rounded exactly; None gives an empty string."""
     if value is None:
         return ""
     digits = f"{abs(rounded(value, places)):0{places + 1}d}"
@@ -276,16 +276,16 @@ def decimal(value: Fraction | None, places: int = PLACES) -> str:
 
 
 def signed(value: Fraction | None) -> str:
-    """The same with its sign: a drop that rounds to nothing still shows as a drop, -0.00."""
+    """Format a value with its sign; a drop that rounds to zero still shows as a drop, -0.00."""
     text = decimal(value)
     return text if not text or text.startswith("-") else f"+{text}"
 
 
 def short(value: Fraction) -> str:
-    """A number such as a δ, with as many decimals as it takes and at most six: 0.5, 1."""
+    """Format a number such as δ with as few decimals as needed, at most six: 0.5, 1."""
     return decimal(value, 6).rstrip("0").rstrip(".")
 
 
 def in_epochs(count: int) -> str:
-    """An amount of retraining: `1 epoch`, `3 epochs`."""
+    """Format an amount of retraining: `1 epoch`, `3 epochs`."""
     return "1 epoch" if count == 1 else f"{count} epochs"

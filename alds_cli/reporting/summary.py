@@ -1,4 +1,4 @@
-"""What a report says, before any format is thought of."""
+"""The content of a report, independent of its format."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from alds_cli.reporting.points import (
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A sweep's results: tables over δ, the paper's beside them, and notes.
+    """The results of a sweep: tables over δ, comparisons with the paper's, and notes.
 
-    `comparisons` and `paper` are empty without a paper's results. `top5` asks for differences
-    in top-5 beside those in top-1 where they are known.
+    Without published results, `comparisons` is empty and `paper` is None. `top5` says whether
+    to show differences in top-5, where they are known, beside those in top-1.
     """
 
     results: Results
@@ -38,15 +38,15 @@ class Report:
 
     @property
     def all_tables(self) -> tuple[Table, ...]:
-        """Those of the sweep, then those beside the paper."""
+        """The tables of the sweep, followed by the comparisons with the paper."""
         return (*self.tables, *self.comparisons)
 
 
 def parse_deltas(text: str) -> tuple[Fraction, ...]:
-    """Drops allowed, in points of accuracy, in ascending order: `0,0.5,1`.
+    """Parse a list of drops in accuracy such as `0,0.5,1`, in points, and sort it.
 
     Raises:
-        OptionError: one is no number, or negative.
+        OptionError: a part is not a number from 0 to 100.
     """
     try:
         deltas = {exact(part) for part in text.split(",")}
@@ -71,21 +71,22 @@ def make_report(
     target: str = "params",
     unfinished: int = 0,
 ) -> Report:
-    """Put a sweep's results together.
+    """Make the report on a sweep.
 
     Args:
-        baseline: the network before.
+        baseline: the measures of the original network.
         records: the finished runs, in any order.
-        deltas: the drops in top-1 allowed, in points.
-        methods: which to report on, in this order; None is all.
-        paper: the network whose published results to set beside them.
-        top5: show differences in top-5 too.
-        target: what the ratios are fractions of, `params`, `macs` or another.
-        unfinished: how many of the runs that were asked for are not finished yet.
+        deltas: the drops in top-1 to allow, in points.
+        methods: the methods to report on, in this order; None means all.
+        paper: the network whose published results to compare with; None compares with none.
+        top5: whether to show differences in top-5, too.
+        target: the resource that ratios are fractions of, such as `params` or `macs`.
+        unfinished: the number of runs of the sweep that are not finished yet.
 
     Raises:
-        RunFolderError: there are no runs to report on.
-        OptionError: a method that has no runs, or a name that the paper does not have.
+        RunFolderError: there are no finished runs, or none of them reached its ratio.
+        OptionError: a method has no runs or is named twice, or the paper has no results for
+            the network.
     """
     printed = None if paper is None else published(paper)
     results = gather(baseline, records, methods)
@@ -103,6 +104,7 @@ def make_report(
 
 
 def _general(results: Results, tables: Sequence[Table]) -> list[str]:
+    """Make the notes on how to read the tables and on the baseline."""
     counts = repeats(results)
     several = sorted({count for count in counts.values() if count > 1})
     if not several:
@@ -131,6 +133,7 @@ def _general(results: Results, tables: Sequence[Table]) -> list[str]:
 
 
 def _on_paper(results: Results, paper: Published, *, any_beside: bool) -> list[str]:
+    """Make the notes on the comparison with the paper."""
     before = ", ".join(
         f"{_MEASURES[measure]} {decimal(value)} %" for measure, value in paper.baseline.items()
     )
@@ -138,8 +141,10 @@ def _on_paper(results: Results, paper: Published, *, any_beside: bool) -> list[s
     lines = [f"{who} Bold there: the largest among the paper's."]
     retrained = [epochs for epochs in results.amounts if epochs]
     if retrained and any_beside:
-        own = ", ".join(map(str, retrained))
-        lines.append(f"The paper retrains for {paper.retrain_epochs} epochs; this sweep for {own}.")
+        sweep_epochs = ", ".join(map(str, retrained))
+        lines.append(
+            f"The paper retrains for {paper.retrain_epochs} epochs; this sweep for {sweep_epochs}."
+        )
     if not any_beside:
         amounts = " or ".join(short(Fraction(epochs)) for epochs in results.amounts)
         lines.append(

@@ -21,14 +21,14 @@ from alds_cli.reporting.summary import Report
 
 
 def data_name(spec: str) -> str:
-    """What data are called wherever they lie: `tensors:test.safetensors`."""
+    """Return the name of a data set without its folder: `tensors:test.safetensors`."""
     kind, _, place = spec.partition(":")
     name = PurePath(place).name
     return f"{kind}:{name}" if name else kind
 
 
 def title(table: Table) -> str:
-    """What a table shows."""
+    """Return the title of a table."""
     where = ", beside the paper's" if table.beside_paper else ""
     if table.across_amounts:
         delta = short(table.columns[0].delta)
@@ -39,32 +39,32 @@ def title(table: Table) -> str:
 
 
 def heading(table: Table, column: Column) -> str:
-    """What tells a column from the others of its table."""
+    """Return the heading that tells a column from the others of its table."""
     if table.across_amounts:
         return in_epochs(column.retrain_epochs)
     return f"δ = {short(column.delta)} %"
 
 
 def shows_top5(report: Report, table: Table) -> bool:
-    """Whether differences in top-5 are asked for and known throughout a table's own rows."""
+    """Return whether top-5 is asked for and known in all of the sweep's rows of a table."""
     cells = [cell for row in table.rows if row.published is None for cell in row.cells]
     return report.top5 and all(cell is None or cell.top5 is not None for cell in cells)
 
 
 def quality_heading(*, top5: bool) -> str:
-    """Of the column of differences in accuracy."""
+    """Return the heading of the column of differences in accuracy."""
     return "top-1/5" if top5 else "top-1"
 
 
 def difference(cell: Cell, *, top5: bool) -> str:
-    """The differences in accuracy from the baseline."""
+    """Format the differences in accuracy from the baseline."""
     if top5 and cell.top5 is not None:
         return f"{signed(cell.top1)}/{signed(cell.top5)}"
     return signed(cell.top1)
 
 
 def label(row: Row) -> str:
-    """A row's name; published ones say where they are from."""
+    """Return a row's name; that of a published row includes the number of its table."""
     return row.method if row.published is None else f"{row.method} (Table {row.published})"
 
 
@@ -72,12 +72,12 @@ RESULTS_HEADINGS = ("top-1", "top-5", "CR-P", "CR-F")
 
 
 def results_title(table: PublishedTable) -> str:
-    """Of a table of the paper that knows no δ."""
+    """Return the title of a table of the paper that has no δ."""
     return f"The paper's Table {table.number}: differences from the baseline, published results"
 
 
 def results_rows(table: PublishedTable) -> list[tuple[str, ...]]:
-    """The rows of such a table as text: method, differences in top-1 and top-5, CR-P, CR-F."""
+    """Format the rows of such a table: method, differences in top-1 and top-5, CR-P, CR-F."""
     rows: list[tuple[str, ...]] = []
     for (method, cells), reference in zip(table.rows, table.references, strict=True):
         named = f"{method} ({reference})"
@@ -90,7 +90,7 @@ def results_rows(table: PublishedTable) -> list[tuple[str, ...]]:
 
 
 def published_results(report: Report) -> list[PublishedTable]:
-    """The tables of the paper that know no δ and so stand by themselves."""
+    """Return the tables of the paper that have no δ, which are printed on their own."""
     if report.paper is None:
         return []
     return [table for table in report.paper.tables if table.kind == "results"]

@@ -1,4 +1,4 @@
-"""A report's pictures, drawn with matplotlib from the extra `plots`."""
+"""The pictures of a report, drawn with matplotlib, which the extra `plots` installs."""
 
 from alds_cli.reporting.figures.drawing import Picture, draw
 

@@ -1,4 +1,4 @@
-"""Accuracy over what is removed, and over latency: one line a method."""
+"""Pictures of accuracy over the share removed, and over latency, with a line for each method."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOWEST = -20.0
-"""Points: where a network has lost more, its accuracy does not matter any more."""
+"""The lowest difference in top-1 that is shown, in points; networks below it are of no use."""
 
 CLOSE = -3.0
-"""Points: the largest drop of the paper's tables, and so of the panel that looks closer."""
+"""The lowest difference in the close-up panel, in points: the largest δ of the paper's tables."""
 
 Abscissa = Callable[[Point], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Curve:
-    """One method's line: over `across`, the mean, least and largest difference in top-1.
+    """The line of one method: mean, least and largest difference in top-1 over `across`.
 
-    The first `unmarked` points are no runs of the sweep.
+    The first `unmarked` points are not runs of the sweep and get no marker.
     """
 
     method: str
@@ -47,47 +47,48 @@ class _Curve:
 
     @property
     def has_spread(self) -> bool:
-        """Whether there are repeats that differ, or might."""
+        """Whether any repeats differ from one another."""
         return self.least != self.largest
 
     @property
     def path(self) -> list[tuple[float, float]]:
-        """The mean's corners."""
+        """The vertices of the line of means."""
         return list(zip(self.across, self.means, strict=True))
 
 
 def removed_params(point: Point) -> float | None:
-    """Parameters removed in per cent, mean over the repeats."""
+    """Return the parameters removed in per cent, as the mean over the repeats."""
     return fmean(map(float, point.params)) if point.params else None
 
 
 def removed_macs(point: Point) -> float | None:
-    """MACs removed in per cent, mean over the repeats."""
+    """Return the MACs removed in per cent, as the mean over the repeats."""
     return fmean(map(float, point.macs)) if point.macs else None
 
 
 def slowdown(point: Point) -> float | None:
-    """Median latency as a multiple of the original's, mean over the repeats."""
+    """Return the median latency as a multiple of the original's, as the mean over the repeats."""
     return fmean(point.slowdown) if point.slowdown else None
 
 
 def over_removed(
     results: Results, retrain_epochs: int, abscissa: Abscissa, label: str
 ) -> Figure | None:
-    """Difference in top-1 over what is removed; where much is lost, once more close to nothing.
+    """Draw the difference in top-1 over the share that is removed.
 
-    Lines are means; the band around one reaches from the least to the largest repeat. Without
-    retraining they begin at the network itself, which has lost nothing where nothing is removed.
+    If some method loses more than `CLOSE`, a second panel shows the small differences. Lines
+    are means, and the band around a line reaches from the least to the largest repeat. Without
+    retraining the lines begin at the original network, at (0, 0).
 
     Returns:
-        The picture, or None where there is nothing to draw.
+        The picture, or None if there is nothing to draw.
     """
     curves = _curves(results, retrain_epochs, abscissa, from_origin=retrain_epochs == 0)
     if not curves:
         return None
     figure = _figure()
     far = any(min(curve.means) < CLOSE for curve in curves)
-    bottoms = (LOWEST, CLOSE) if far else (LOWEST,)  # two alike would say nothing more
+    bottoms = (LOWEST, CLOSE) if far else (LOWEST,)  # otherwise both panels would be the same
     panels = figure.subplots(1, len(bottoms), squeeze=False)[0]
     for axes, lowest in zip(panels, bottoms, strict=True):
         for curve in curves:
@@ -100,13 +101,13 @@ def over_removed(
 
 
 def over_latency(results: Results, retrain_epochs: int) -> Figure | None:
-    """Difference in top-1 over the latency of one forward pass.
+    """Draw the difference in top-1 over the latency of one forward pass.
 
-    Latencies are multiples of the original's: each network was timed in turns with it, so that what
-    else ran on the machine meanwhile slowed both.
+    Latencies are multiples of the original's. Each network was timed in turns with the
+    original, so that other load on the machine slowed both.
 
     Returns:
-        The picture, or None where no latency was measured.
+        The picture, or None if no latency was measured.
     """
     curves = _curves(results, retrain_epochs, slowdown, from_origin=False)
     if not curves:
@@ -135,7 +136,7 @@ def _figure() -> Figure:
 def _curves(
     results: Results, retrain_epochs: int, abscissa: Abscissa, *, from_origin: bool
 ) -> list[_Curve]:
-    """What to draw of every method, by ascending ratio."""
+    """Make the line of every method, by ascending ratio."""
     start = [0.0] if from_origin else []
     found = []
     for number, method in enumerate(results.methods):
@@ -170,7 +171,7 @@ def _draw(axes: Axes, curve: _Curve) -> None:
         dashes=look.dashes,
         markerfacecolor=look.fill,
         markeredgewidth=0.8,
-        label=f" {visible(curve.method)}",  # after a space, for legends leave out names like _own
+        label=f" {visible(curve.method)}",  # the space, because legends skip labels such as _name
     )
     if curve.has_spread:
         axes.fill_between(
@@ -186,9 +187,9 @@ def _draw(axes: Axes, curve: _Curve) -> None:
 def _limit(
     axes: Axes, curves: Sequence[_Curve], lowest: float, *, within: float | None = None
 ) -> None:
-    """Leave out what lies below `lowest`, and say so above the picture.
+    """Cut the picture off below `lowest`, and state above it how many points that hides.
 
-    The abscissa shows what is seen of the lines, and `within`.
+    The abscissa covers the visible parts of the lines, and the value `within`.
     """
     means = [mean for curve in curves for mean in curve.means[curve.unmarked :]]
     highest = max(0.0, *means)
@@ -209,9 +210,9 @@ def _limit(
 
 
 def _seen(paths: Sequence[Sequence[tuple[float, float]]], bottom: float) -> list[float]:
-    """Where corners of the lines lie above `bottom`, and where lines cross it.
+    """Return the abscissae of vertices above `bottom` and of the points where lines cross it.
 
-    All corners, where none does: an empty picture has limits too.
+    If there are none, return those of all vertices, since an empty picture needs limits too.
     """
     found = []
     for path in paths:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture's bytes by file type (`png`, `svg`); `name` is that of its files."""
+    """A picture's bytes by file type (`png`, `svg`); `name` is its file name without suffix."""
 
     name: str
     caption: str
@@ -31,14 +31,14 @@ class Picture:
 
 
 def draw(results: Results, progress: ProgressCallback | None = None) -> list[Picture]:
-    """Draw accuracy over parameters, MACs and latency, and a map of the layers per method.
+    """Draw accuracy over parameters, MACs and latency, and a map of the layers for each method.
 
-    The maps show the runs with the least retraining: how a network is retrained changes
-    nothing about the choices.
+    The maps show the runs with the least retraining, because retraining does not change the
+    choices.
 
     Args:
-        results: what to draw.
-        progress: told how far it is; task `pictures`.
+        results: the results to draw.
+        progress: called for every picture, with the task `pictures`.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -51,7 +51,7 @@ def draw(results: Results, progress: ProgressCallback | None = None) -> list[Pic
                 progress(ProgressEvent("pictures", done, total))
             if figure is None:
                 continue
-            # Two methods may differ only in signs that a file's name cannot have.
+            # Two methods may differ only in characters that a file name cannot have.
             while name in found:
                 name += "_"  # noqa: PLW2901
             found[name] = Picture(name, caption, rendered(figure))
@@ -59,6 +59,7 @@ def draw(results: Results, progress: ProgressCallback | None = None) -> list[Pic
 
 
 def _figures(results: Results) -> Iterator[tuple[str, str, Figure | None]]:
+    """Yield the name, the caption and the figure of every picture."""
     for epochs in results.amounts:
         suffix = f"-retrained-{epochs}" if epochs else ""
         after = f" after {in_epochs(epochs)} of retraining" if epochs else ""

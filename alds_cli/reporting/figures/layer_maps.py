@@ -1,4 +1,4 @@
-"""What a method makes of every layer, over the ratios: a map with a row per layer."""
+"""A map of the choices that a method makes for every layer (row) at every ratio (column)."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _ROW = 0.15
-"""Inches a layer takes: a line of the smallest type that is still read."""
+"""Height of a row in inches: a line of the smallest type that is legible."""
 
 _CELL = 0.36
-"""Inches a ratio takes, for an entry such as 16·128 h."""
+"""Width of a column in inches, enough for an entry such as 16·128 h."""
 
 _LONGEST_NAME = 34
 
 _SIGNS = {1: "h", 2: "w", 3: "d", 4: "c"}
-"""Of the folding schemes; the usual one goes without."""
+"""The letters of the folding schemes; the usual scheme, 0, has none."""
 
 
 def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | None:
-    """The fraction of every layer's parameters that stays, by ratio, with the choice made.
+    """Draw the fraction of every layer's parameters that stays, by ratio, and the choice made.
 
-    Each entry says what became of the layer: k·j with the sign of its folding scheme, or the
-    number of filters that stay. An empty one is kept as it was. The first repeat is shown.
+    Each entry shows the choice: k·j with the letter of the folding scheme, or the number of
+    filters that stay. The entry of an unchanged layer is empty. The first repeat is shown.
 
     Returns:
-        The picture, or None where no run tells of its layers.
+        The picture, or None if no run changed a layer.
     """
     points = results.of(method, retrain_epochs)
     runs = [(point, point.records[0]) for point in points if point.records]
@@ -76,7 +76,7 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
 
 
 def _names(runs: list[SweepRecord]) -> list[str]:
-    """The layers that change in some run, in the order of the network."""
+    """Return the layers that some run changes, in the order of the network."""
     order: dict[str, bool] = {}
     for run in runs:
         for layer in run.layers:
@@ -145,7 +145,7 @@ def _entry(layer: LayerReport) -> str:
 
 
 def _key(runs: list[SweepRecord]) -> str:
-    """What the entries mean, as far as they occur."""
+    """Explain the kinds of entries that occur."""
     layers = [layer for run in runs for layer in run.layers]
     schemes = sorted({layer.choice.scheme for layer in layers if layer.choice is not None})
     parts = []

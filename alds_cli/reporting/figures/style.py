@@ -1,4 +1,4 @@
-"""How all pictures look: for print, for the colour-blind, and the same bytes every time."""
+"""The style of all pictures: fit for print and for the colour-blind, with reproducible bytes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 7.0
-"""Inches: the two columns of a page, or a screen's worth."""
+"""Width of a picture in inches: that of a page with two columns."""
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette without its yellow, which paper swallows."""
+"""The palette of Okabe and Ito without its yellow, which is hard to see on paper."""
 
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -44,7 +44,7 @@ _SETTINGS: Mapping[str, Any] = {
     "axes.formatter.useoffset": False,
     "figure.dpi": 200,
     "savefig.dpi": 200,
-    "text.parse_math": False,  # a name may have dollars
+    "text.parse_math": False,  # a name may contain dollar signs
     "svg.hashsalt": "alds",
     "svg.fonttype": "path",
 }
@@ -52,10 +52,7 @@ _SETTINGS: Mapping[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What tells one method's line from the others: colour, marker and dashes at once.
-
-    The marker is filled with `fill`.
-    """
+    """The look of one method's line: colour, marker (filled with `fill`) and dashes."""
 
     colour: str
     marker: str
@@ -64,7 +61,10 @@ class Line:
 
 
 def line_of(number: int) -> Line:
-    """The look of the `number`-th method; any two of the first 49 differ in their markers."""
+    """Return the look of the `number`-th method.
+
+    Any two of the first 49 methods differ in the marker's shape or colour.
+    """
     turn, place = divmod(number, len(_COLOURS))
     colour = _COLOURS[place]
     return Line(
@@ -77,7 +77,7 @@ def line_of(number: int) -> Line:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The settings for pictures, whatever the user's own are; those are back afterwards.
+    """Apply the settings for pictures, whatever the user's are, and restore the user's afterwards.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
@@ -87,7 +87,7 @@ def drawing() -> Iterator[None]:
     except ImportError as error:
         raise MissingExtraError("drawing pictures", "plots") from error
     with mpl.rc_context(), warnings.catch_warnings():
-        # Of characters that the font does not have: a box stands for them.
+        # These warn of characters that the font lacks; a box is drawn in their place.
         warnings.filterwarnings("ignore", message="Glyph ")
         settings: Any = {
             key: value for key, value in mpl.rcParamsDefault.items() if "backend" not in key
@@ -97,13 +97,13 @@ def drawing() -> Iterator[None]:
 
 
 def rendered(figure: Figure) -> dict[str, bytes]:
-    """A picture's bytes by file type, `png` and `svg`, without dates and program names."""
+    """Return a picture's bytes by file type, `png` and `svg`, without dates and program names."""
     metadata: Mapping[str, dict[str, Any]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
     }
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # places once are places for both types
+    figure.set_layout_engine("none")  # the layout is done, and holds for both types
     found = {}
     for kind, said in metadata.items():
         sink = io.BytesIO()
@@ -113,10 +113,10 @@ def rendered(figure: Figure) -> dict[str, bytes]:
 
 
 def file_name(text: str) -> str:
-    """Letters, digits and a few signs that every file system and Markdown take."""
+    """Replace all but letters, digits and a few signs safe in file systems and in Markdown."""
     return re.sub(r"[^A-Za-z0-9.+=-]", "_", text).lstrip(".")
 
 
 def percent(value: float) -> str:
-    """A number on an axis, with a true minus sign."""
+    """Format a number on an axis, with a true minus sign."""
     return f"{value:g}".replace("-", "−")
