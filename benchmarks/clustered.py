@@ -29,7 +29,7 @@ from alds_cli.records import (
     Choice,
     LayerSpec,
 )
-from alds_cli.runtime.timing import paired, time_networks
+from alds_cli.runtime.devices import paired, time_networks
 from alds_cli.surgery import (
     find_layers,
     layer_at,

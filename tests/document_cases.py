@@ -23,8 +23,7 @@ from alds_cli.records import (
     RetrainSettings,
     Training,
 )
-from alds_cli.schemas.artefact import PlanForm
-from alds_cli.schemas.caches import TrainingForm
+from alds_cli.schemas.file_forms import PlanForm, TrainingForm
 from alds_cli.schemas.sweep_folder import RecordForm, SettingsForm, SweepForm
 
 PLAN = Plan(

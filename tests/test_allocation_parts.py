@@ -11,7 +11,7 @@ from allocation_cases import enumerated, least_sum, options, random_problem
 from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.lagrangian import relax
 from alds_cli.allocation.knapsack.repair import best_of
-from alds_cli.allocation.pareto import by_cost, frontier, undominated
+from alds_cli.allocation.layer_options import by_cost, frontier, undominated
 
 
 def survivors(values, costs, slack):

@@ -15,7 +15,7 @@ from alds_cli.inputs import (
     example_call,
     parse_inputs,
 )
-from alds_cli.runtime import timing
+from alds_cli.runtime import devices
 
 SPECS = {
     "image": "float[1,3,64,64]",
@@ -55,7 +55,7 @@ def test_images_have_the_same_limit():
 def test_timing_refuses_before_it_allocates(monkeypatch):
     monkeypatch.setattr(torch, "randn", None)
     with pytest.raises(OptionError, match="numbers"):
-        timing.time_networks(
+        devices.time_networks(
             {"a": nn.Flatten()}, (3, 224, 224), batch_size=1 << 16, device=torch.device("cpu")
         )
 

@@ -40,7 +40,7 @@ from alds_cli.records import (
     RetrainSettings,
 )
 from alds_cli.retraining import TrainingState
-from alds_cli.schemas.artefact import MOST_KEPT
+from alds_cli.schemas.file_forms import MOST_KEPT
 
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 

@@ -14,7 +14,7 @@ from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
 from alds_cli.numerics.costs import pair_params
 from alds_cli.records import Choice
-from alds_cli.runtime.timing import as_latency, paired
+from alds_cli.runtime.devices import as_latency, paired
 from alds_cli.surgery import find_layers
 from alds_cli.tracing.trace import trace
 

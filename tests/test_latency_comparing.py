@@ -13,7 +13,7 @@ from alds_cli import latency
 from alds_cli.errors import DataError, OptionError
 from alds_cli.latency import compare_latency, comparing, slower_layers
 from alds_cli.records import Choice, Latency
-from alds_cli.runtime.timing import paired
+from alds_cli.runtime.devices import paired
 from alds_cli.surgery import make_pair, put_at, reshape_network
 from alds_cli.tracing.trace import trace
 

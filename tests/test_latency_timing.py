@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from alds_cli.runtime.devices import computing_dtype, device_name
-from alds_cli.runtime.timing import in_turns, paired, time_networks
+from alds_cli.runtime.devices import computing_dtype, device_name, in_turns, paired, time_networks
 
 CPU = torch.device("cpu")
 

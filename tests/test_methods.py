@@ -21,7 +21,7 @@ from alds_cli.allocation import (
     minimax,
 )
 from alds_cli.allocation.alternating import alternating, randomised_rounding, relaxed_positions
-from alds_cli.allocation.pareto import Frontier, frontier
+from alds_cli.allocation.layer_options import Frontier, frontier
 from alds_cli.allocation.problem import economical
 from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.low_rank import plan_within

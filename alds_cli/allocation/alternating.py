@@ -17,10 +17,12 @@ from functools import partial
 
 import numpy as np
 
-from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
-from alds_cli.allocation.pareto import (
+from alds_cli.allocation.layer_options import (
+    Allocation,
     Frontier,
     Frontiers,
+    InfeasibleError,
+    LayerOptions,
     first_of_equals,
     frontier,
 )

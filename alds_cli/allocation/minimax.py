@@ -14,9 +14,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from alds_cli.allocation.layer_options import Allocation, LayerOptions
+from alds_cli.allocation.layer_options import (
+    Allocation,
+    Frontiers,
+    LayerOptions,
+    first_of_equals,
+    frontier,
+)
 from alds_cli.allocation.minimax_multi import minimax_within_all, settle_ties
-from alds_cli.allocation.pareto import Frontiers, first_of_equals, frontier
 from alds_cli.records import IntArray
 
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.solve import solve, unmet
-from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
-from alds_cli.allocation.pareto import (
+from alds_cli.allocation.layer_options import (
+    Allocation,
     Frontier,
     Frontiers,
+    InfeasibleError,
+    LayerOptions,
     first_of_equals,
     frontier,
     undominated,

@@ -20,8 +20,7 @@ from alds_cli.network.opening import (
 )
 from alds_cli.profiling import error_tables
 from alds_cli.records import ErrorTable, LayerSpec, ProgressCallback
-from alds_cli.runtime.devices import pick_device
-from alds_cli.runtime.timing import Clock
+from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.surgery import find_layers
 
 

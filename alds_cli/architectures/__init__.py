@@ -6,7 +6,13 @@ names and shapes (`recognise`), and built by `build`.
 
 from __future__ import annotations
 
-from alds_cli.architectures.building import build, current_names
+from alds_cli.architectures.building import (
+    build,
+    current_names,
+    default_inputs,
+    default_preprocessing,
+    input_shape,
+)
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
@@ -16,7 +22,6 @@ from alds_cli.architectures.naming import (
 )
 from alds_cli.architectures.recognition import caveat, recognise, recognise_state
 from alds_cli.architectures.resolving import Resolution, resolve
-from alds_cli.architectures.usual_inputs import default_inputs, default_preprocessing, input_shape
 from alds_cli.architectures.wrappers import spellings
 
 __all__ = [

@@ -17,13 +17,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from alds_cli.checkpoint.files import replacing
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.errors import OutputError, TableError
 from alds_cli.numerics.option_tables import MEASURES, option_costs
 from alds_cli.records import ErrorTable, LayerSpec, LayerTable
 from alds_cli.schemas import MalformedError, held, parsed
-from alds_cli.schemas.caches import SchemeForm, TableForm, TableLayerForm
+from alds_cli.schemas.file_forms import SchemeForm, TableForm, TableLayerForm
 
 logger = logging.getLogger(__name__)
 

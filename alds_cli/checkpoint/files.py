@@ -1,4 +1,4 @@
-"""Files that appear complete under their final name or not at all."""
+"""Files on disk: judged before they are read, and whole under their final name or not there."""
 
 from __future__ import annotations
 
@@ -288,3 +288,46 @@ def _no_room(error: OSError, refusal: type[AldsError]) -> AldsError:
         f"cannot write a temporary file in {folder}: {error.strerror or error}",
         tip="name a folder with room for it by the environment variable TMPDIR",
     )
+
+
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = None) -> int:
+    """Refuse what is no regular file, before anything opens it and waits, or reads for ever.
+
+    Args:
+        path: of the file; links are followed.
+        refusal: the error to raise.
+        most: the largest number of bytes that makes sense; None sets no limit.
+
+    Returns:
+        The file's size in bytes.
+
+    Raises:
+        AldsError: of the type `refusal`; there is no file, it is a folder, pipe or device, or
+            it is larger than `most`.
+    """
+    try:
+        status = path.stat()
+    except (FileNotFoundError, ValueError) as error:  # a name with a NUL in it is nobody's
+        raise refusal(f"{path}: no such file") from error
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise refusal(f"{path}: {reason or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        raise refusal(f"{path} is {kind}, not a file")
+    if most is not None and status.st_size > most:
+        raise refusal(
+            f"{path} has {status.st_size:,} bytes, more than the {most:,} that such a file may have"
+        )
+    if not os.access(path, os.R_OK):
+        raise refusal(f"{path}: no permission to read it")
+    return status.st_size

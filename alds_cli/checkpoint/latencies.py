@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from alds_cli.checkpoint.error_tables import cache_folder
-from alds_cli.checkpoint.files import replacing
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.errors import OutputError, TableError
 from alds_cli.records import Choice
 from alds_cli.schemas import MalformedError, held, parsed
-from alds_cli.schemas.caches import LatencyForm, TimesForm
+from alds_cli.schemas.file_forms import LatencyForm, TimesForm
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint.files import replacing
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.errors import OutputError, PlanError
 from alds_cli.records import Plan
 from alds_cli.schemas import MalformedError, parsed
-from alds_cli.schemas.artefact import PlanForm
+from alds_cli.schemas.file_forms import PlanForm
 
 
 def write_plan(plan: Plan, path: Path) -> None:

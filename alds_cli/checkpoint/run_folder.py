@@ -24,8 +24,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from alds_cli.checkpoint.files import make_folder, replacing
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import make_folder, replacing, require_regular
 from alds_cli.checkpoint.locks import claimed
 from alds_cli.errors import OutputError, RunFolderError
 from alds_cli.records import SweepBaseline, SweepRecord

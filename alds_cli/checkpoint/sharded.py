@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import CheckpointError
 
 _STEMS = (

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint.files import replacing
-from alds_cli.checkpoint.kinds import kind_of, refusals, require_regular
+from alds_cli.checkpoint.files import replacing, require_regular
+from alds_cli.checkpoint.reading import kind_of, refusals
 from alds_cli.checkpoint.torch_files import read_archive
 from alds_cli.checkpoint.writing import dump_torch
 from alds_cli.errors import CheckpointError

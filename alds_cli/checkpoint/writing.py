@@ -30,7 +30,7 @@ from alds_cli.schemas import (
     held,
     parsed,
 )
-from alds_cli.schemas.artefact import ArtefactForm, PlanForm
+from alds_cli.schemas.file_forms import ArtefactForm, PlanForm
 from alds_cli.schemas.form import SCHEMA
 
 DOCUMENT_KEY = "alds"

@@ -28,7 +28,7 @@ from alds_cli.records import (
     Plan,
     ProgressCallback,
 )
-from alds_cli.runtime.timing import time_networks
+from alds_cli.runtime.devices import time_networks
 from alds_cli.tracing.trace import Trace
 
 _SURPRISES = 8

@@ -15,7 +15,7 @@ from alds_cli.network.loading import Network
 from alds_cli.network.opening import trace_network, write_network
 from alds_cli.network.verification import Verification, verify
 from alds_cli.records import CompressionReport, LayerReport, Plan
-from alds_cli.runtime.timing import Clock
+from alds_cli.runtime.devices import Clock
 from alds_cli.tracing.trace import count_parameters
 
 _ROUNDS = 30

@@ -27,7 +27,7 @@ from alds_cli.network.opening import (
 )
 from alds_cli.network.verification import unverifiable
 from alds_cli.records import LayerReport, LayerSpec, Plan
-from alds_cli.runtime.timing import Clock
+from alds_cli.runtime.devices import Clock
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import Channels
 from alds_cli.tracing.trace import count_parameters

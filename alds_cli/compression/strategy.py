@@ -12,7 +12,7 @@ from alds_cli.errors import OptionError
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.records import LayerSpec, Plan
-from alds_cli.runtime.timing import Clock
+from alds_cli.runtime.devices import Clock
 from alds_cli.tracing.trace import Trace
 
 

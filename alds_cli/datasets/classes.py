@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import require_regular
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
 from alds_cli.datasets.known_classes import ClassNames, known_classes
 from alds_cli.errors import DataError, OptionError

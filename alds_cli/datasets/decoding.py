@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import DataError, first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from safetensors import SafetensorError, safe_open
 
-from alds_cli.checkpoint.kinds import require_regular
+from alds_cli.checkpoint.files import require_regular
 from alds_cli.datasets.folders import read_folder
 from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
 from alds_cli.datasets.preprocessing import CHANNELS

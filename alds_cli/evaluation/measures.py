@@ -31,8 +31,7 @@ from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
 )
-from alds_cli.runtime.devices import accepted, pick_device, ready
-from alds_cli.runtime.timing import as_latency, time_networks
+from alds_cli.runtime.devices import accepted, as_latency, pick_device, ready, time_networks
 
 _log = logging.getLogger(__name__)
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from alds_cli.inputs import InputSpec
 from alds_cli.latency.configurations import Filler, configurations_of
 from alds_cli.records import Latency
-from alds_cli.runtime.devices import pick_device, ready
-from alds_cli.runtime.timing import (
+from alds_cli.runtime.devices import (
     Paired,
     as_latency,
     in_turns,
     paired,
+    pick_device,
+    ready,
     time_networks,
 )
 from alds_cli.surgery import find_layers, layer_at

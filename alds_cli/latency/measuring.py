@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alds_cli.checkpoint.latencies import LayerTimes, PairTime
 from alds_cli.latency.configurations import Configuration, Filler
 from alds_cli.records import Choice, FloatArray
-from alds_cli.runtime.timing import in_turns, paired
+from alds_cli.runtime.devices import in_turns, paired
 
 Measure = Callable[[Configuration, Sequence[Choice], float], Mapping[Choice | None, FloatArray]]
 """`measure(configuration, choices, seconds)` times the layer (key None) and the pairs of the

@@ -19,7 +19,7 @@ from alds_cli.records import (
     RetrainSettings,
 )
 from alds_cli.schemas import MalformedError, parsed
-from alds_cli.schemas.caches import TrainingForm
+from alds_cli.schemas.file_forms import TrainingForm
 from alds_cli.schemas.form import plain_text
 
 _FORMAT = 2

@@ -9,29 +9,252 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from threadpoolctl import threadpool_limits
 
 from alds_cli.runtime.devices import large_blocks_apart
-from alds_cli.runtime.scheduler import (
-    Job,
-    Scheduler,
-    Spawn,
-    Task,
-)
 
-__all__ = [
-    "WORKING_MEMORY",
-    "Job",
-    "Spawn",
-    "Task",
-    "run_jobs",
-    "single_threaded_blas",
-    "working_memory",
-]
+Task = Callable[[], None]
+
+
+class Spawn(Protocol):
+    """What a running job may do with the pieces that it splits off."""
+
+    def __call__(self, task: Task, nbytes: int) -> None:
+        """Run the task soon, on any thread; it holds nbytes, which are there already, until done.
+
+        Where so much is not free, it is run at once by the caller.
+        """
+        ...
+
+    def later(self, tasks: Sequence[tuple[Task, int]]) -> None:
+        """Run each (task, nbytes) before any job that still waits, once so much is free."""
+        ...
+
+    def together(self, tasks: Sequence[Task], nbytes: int) -> None:
+        """Run all tasks and return when they are done; who is idle lends a hand.
+
+        A helper takes nbytes for a task; what the caller takes itself is its own affair.
+        """
+        ...
+
+
+class Job(Protocol):
+    """One layer's work; `nbytes` is what it holds itself while it runs."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of working memory, spawned tasks left out."""
+        ...
+
+    def __call__(self, spawn: Spawn) -> None:
+        """Do the work, splitting off pieces where that helps."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """Tasks that several workers do together, and how many of them are not done yet."""
+
+    todo: deque[Task]
+    nbytes: int
+    unfinished: int
+
+
+@dataclass(slots=True)
+class _Piece:
+    """CompressionRun for one worker: a job, a task of one, or a task of a shared lot."""
+
+    index: int
+    task: Task | None
+    nbytes: int
+    passed: bool = field(default=False)
+    lot: _Shared | None = field(default=None)
+
+
+class _AbandonedError(Exception):
+    """The others have stopped; what they were to do will never be done."""
+
+
+class Scheduler:
+    """The state that the workers share, guarded by one lock."""
+
+    def __init__(self, jobs: Sequence[Job], memory: int) -> None:
+        self.failure: BaseException | None = None
+        self._waiting = deque(
+            _Piece(index, partial(job, _Spawner(self, index)), job.nbytes)
+            for index, job in enumerate(jobs)
+        )
+        self._ready: deque[_Piece] = deque()
+        self._lots: deque[_Shared] = deque()
+        self._pending = [1] * len(jobs)  # the job itself plus what it split off
+        self._finished: deque[int] = deque()
+        self._unfinished = len(jobs)
+        self._memory = self._free_memory = memory
+        self._held_by_passers = 0
+        self._stopped = False
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        self._reported = threading.Condition(lock)
+
+    def work(self) -> None:
+        """Take pieces until none can come any more."""
+        while (piece := self._next_piece()) is not None:
+            try:
+                if piece.task is not None:
+                    piece.task()
+            except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
+                self._fail(error)
+            piece.task = None  # a closure may be all that keeps a large matrix alive
+            self._complete(piece)
+
+    def watch(self, on_done: Callable[[int], None] | None) -> None:
+        """Report finished jobs from the calling thread until all are, or one failed."""
+        while True:
+            with self._reported:
+                while not self._finished and self._unfinished and self.failure is None:
+                    self._reported.wait(timeout=0.2)  # lets Ctrl-C through
+                if self.failure is not None or not (self._finished or self._unfinished):
+                    return
+                index = self._finished.popleft()
+            if on_done is not None:
+                on_done(index)
+
+    def stop(self) -> None:
+        """Let every worker end after its current piece."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def spawn(self, index: int, task: Task, nbytes: int) -> None:
+        """Queue a task whose data is there already, or run it at once."""
+        with self._changed:
+            queued = nbytes <= self._free_memory
+            if queued:
+                self._free_memory -= nbytes
+                self._pending[index] += 1
+                self._ready.append(_Piece(index, task, nbytes))
+                self._changed.notify()
+        if not queued:
+            task()
+
+    def later(self, index: int, tasks: Sequence[tuple[Task, int]]) -> None:
+        """Put tasks before all that wait, in their order."""
+        with self._changed:
+            self._pending[index] += len(tasks)
+            self._waiting.extendleft(
+                _Piece(index, task, nbytes) for task, nbytes in reversed(tasks)
+            )
+            self._changed.notify_all()
+
+    def together(self, tasks: Sequence[Task], nbytes: int) -> None:
+        """Do all tasks, with the help of idle workers."""
+        lot = _Shared(deque(tasks), nbytes, len(tasks))
+        with self._changed:
+            self._lots.append(lot)
+            self._changed.notify_all()
+        while True:
+            with self._changed:
+                if not lot.todo or self._stopped:
+                    break
+                task = lot.todo.popleft()
+            task()
+            with self._changed:
+                lot.unfinished -= 1
+        with self._changed:
+            if lot in self._lots:
+                self._lots.remove(lot)
+            while lot.unfinished and not self._stopped:
+                self._changed.wait()
+            if lot.unfinished:
+                raise _AbandonedError
+
+    def _next_piece(self) -> _Piece | None:
+        with self._changed:
+            while not self._stopped:
+                if (piece := self._piece_to_help_with()) is not None:
+                    return piece
+                if self._ready:
+                    return self._ready.popleft()
+                if (piece := self._admitted()) is not None:
+                    return piece
+                if not self._unfinished:
+                    return None
+                self._changed.wait()
+            return None
+
+    def _piece_to_help_with(self) -> _Piece | None:
+        while self._lots and not self._lots[0].todo:
+            self._lots.popleft()
+        for lot in self._lots:
+            if lot.todo and lot.nbytes <= self._free_memory:
+                self._free_memory -= lot.nbytes
+                return _Piece(-1, lot.todo.popleft(), lot.nbytes, lot=lot)
+        return None
+
+    def _admitted(self) -> _Piece | None:
+        """The first that waits, if it fits; else the first that may pass it."""
+        for position, piece in enumerate(self._waiting):
+            if position == 0:
+                alone = self._free_memory == self._memory
+                fits = alone or piece.nbytes <= self._free_memory
+            else:
+                room = self._memory - self._waiting[0].nbytes - self._held_by_passers
+                fits = piece.nbytes <= min(room, self._free_memory)
+            if fits:
+                del self._waiting[position]
+                self._free_memory -= piece.nbytes
+                piece.passed = position > 0
+                self._held_by_passers += piece.nbytes * piece.passed
+                return piece
+        return None
+
+    def _complete(self, piece: _Piece) -> None:
+        with self._changed:
+            self._free_memory += piece.nbytes
+            self._held_by_passers -= piece.nbytes * piece.passed
+            if piece.lot is not None:
+                piece.lot.unfinished -= 1
+            else:
+                self._pending[piece.index] -= 1
+                if self._pending[piece.index] == 0:
+                    self._unfinished -= 1
+                    self._finished.append(piece.index)
+                    self._reported.notify()
+            self._changed.notify_all()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._changed:
+            if self.failure is None:
+                self.failure = error
+            self._stopped = True
+            self._changed.notify_all()
+            self._reported.notify()
+
+
+@dataclass(frozen=True, slots=True)
+class _Spawner:
+    """A scheduler's `Spawn` for one of its jobs."""
+
+    scheduler: Scheduler
+    index: int
+
+    def __call__(self, task: Task, nbytes: int) -> None:
+        self.scheduler.spawn(self.index, task, nbytes)
+
+    def later(self, tasks: Sequence[tuple[Task, int]]) -> None:
+        self.scheduler.later(self.index, tasks)
+
+    def together(self, tasks: Sequence[Task], nbytes: int) -> None:
+        self.scheduler.together(tasks, nbytes)
+
 
 WORKING_MEMORY = 230 << 20
 """Bytes for matrices in the making, at least: the largest Gram matrix of a VGG16 and the next

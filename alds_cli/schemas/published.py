@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from alds_cli.schemas.artefact import ArtefactForm, PlanForm
-from alds_cli.schemas.caches import LatencyForm, TableForm, TrainingForm
+from alds_cli.schemas.file_forms import ArtefactForm, LatencyForm, PlanForm, TableForm, TrainingForm
 from alds_cli.schemas.form import Form
 from alds_cli.schemas.results import (
     CompressForm,

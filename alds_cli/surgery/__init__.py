@@ -6,24 +6,26 @@ Only two things become modules of this package, since no `torch.nn` module does 
 
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.clustered import ClusteredConv2d, ClusteredLinear, reason_against_clusters
+from alds_cli.surgery.layer_contents import (
+    current_norm_names,
+    detach_computed,
+    fold_absent_norms,
+    fold_norms,
+    layer_at,
+    layer_weight,
+    weight_at,
+)
 from alds_cli.surgery.layers import find_layers
-from alds_cli.surgery.pairs import make_pair
 from alds_cli.surgery.pruning import dense_pruned_state, prune_network
 from alds_cli.surgery.replace import (
     dense_copy,
     dense_state,
     install_pair,
+    make_pair,
     put_at,
     require_fitting,
     reshape_network,
 )
-from alds_cli.surgery.weight_norms import (
-    current_norm_names,
-    detach_computed,
-    fold_absent_norms,
-    fold_norms,
-)
-from alds_cli.surgery.weights import layer_at, layer_weight, weight_at
 
 __all__ = [
     "ClusteredConv2d",

@@ -1,24 +1,31 @@
-"""Which layers a network has, and which of them may be decomposed."""
+"""Which layers a network has, which of them may be decomposed, and why others must stay."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import BasePruningMethod
 
+from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import LayerKind, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
-from alds_cli.surgery.reasons import (
-    Surroundings,
-    computed,
-    is_packed,
-    reason_in_attention,
-    reason_to_keep,
+from alds_cli.surgery.layer_contents import (
+    KEPT_RECURRENT,
+    RECURRENT,
+    TRANSPOSED,
+    held_elsewhere,
+    norms_in,
+    reason_beyond_type,
+    recurrent_matrices,
 )
-from alds_cli.surgery.weights import KEPT_RECURRENT, RECURRENT, recurrent_matrices
-from alds_cli.tracing.trace import Trace
+from alds_cli.tracing.reads import Read
+from alds_cli.tracing.trace import LayerCall, Trace
 
 _KINDS: Mapping[type[nn.Module], LayerKind] = {
     nn.Linear: "linear",
@@ -120,3 +127,212 @@ def _slice_limit(name: str, around: Surroundings) -> int | None:
         return None
     call = around.call(name)
     return 1 if call is None or any(len(given) > 2 for given, _ in call.shapes) else None
+
+
+_NOT_CALLED = "the forward pass uses its weight without calling the layer"
+
+_OUT_PROJECTIONS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear)
+"""Types of `out_proj` that an attention with pairs can call as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What stands around the layers of a network.
+
+    Attributes:
+        uses: how often each parameter stands in the network, by id.
+        held: ids of the modules that stand outside the tree of modules as well.
+        trace: a forward pass, empty where none succeeded; None where none was asked for.
+    """
+
+    uses: Counter[int]
+    held: set[int]
+    trace: Trace | None
+
+    @classmethod
+    def of(cls, network: nn.Module, trace: Trace | None) -> Surroundings:
+        """Those in a network."""
+        named = network.named_parameters(remove_duplicate=False)
+        uses = Counter(id(tensor) for _, tensor in named)
+        return cls(uses, held_elsewhere(network), trace)
+
+    @property
+    def ran(self) -> bool:
+        """Whether a forward pass was seen."""
+        return self.trace is not None and bool(self.trace.calls)
+
+    def call(self, name: str) -> LayerCall | None:
+        """How the forward pass called a layer; None where it did not, or there was none."""
+        return self.trace.calls.get(name) if self.trace is not None else None
+
+    def reason_of_reading(self, name: str) -> str | None:
+        """Why code that reads a layer's attributes keeps it."""
+        read = self.trace.reads.get(name) if self.trace is not None else None
+        return None if read is None else _told(read)
+
+    def reason_of_weight(self, weight: Tensor) -> str | None:
+        """Why a weight cannot be replaced, wherever it stands."""
+        times = self.uses[id(weight)]
+        if times == 0:
+            return "its weight is no parameter, but computed from others"
+        if times > 1:
+            return "its weight is shared with another layer"
+        if weight.is_complex():
+            return "its weight is complex"
+        return None if weight.is_floating_point() else "its weight is no floating-point one"
+
+    def reason_of_place(self, module: nn.Module) -> str | None:
+        """Why a module cannot be replaced where it stands."""
+        if id(module) in self.held:
+            return "the network also holds it in a plain attribute, list or dictionary"
+        return None
+
+
+def reason_to_keep(
+    spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], ...], around: Surroundings
+) -> str | None:
+    """Why a layer cannot be replaced by a pair; None if it can.
+
+    Args:
+        spec: the layer.
+        module: the same as a module.
+        plain: the types that a pair can stand for; subclasses may do anything.
+        around: what stands around it.
+    """
+    return (
+        _reason_of_type(spec, module, plain)
+        or reason_beyond_type(module)
+        or around.reason_of_weight(module.weight)
+        or _reason_of_shape(spec, module)
+        or around.reason_of_place(module)
+        or _reason_of_call(spec.name, around)
+        or around.reason_of_reading(spec.name)
+        or _reason_of_size(spec)
+    )
+
+
+def reason_in_attention(
+    name: str,
+    attention: nn.MultiheadAttention,
+    weight: nn.Parameter,
+    around: Surroundings,
+) -> str | None:
+    """Why a projection of an attention must stay; None if it may become a pair.
+
+    Where one projection becomes a pair, the whole attention is replaced.
+
+    Args:
+        name: the projection's dotted name.
+        attention: the module that has it.
+        weight: the projection's weight.
+        around: what stands around it.
+    """
+    owner = name.rpartition(".")[0]
+    reason = (
+        computed(attention)
+        or _reason_of_attention_type(attention)
+        or ("the whole network is one attention" if not owner else None)
+        or _reason_of_attention(attention)
+        or around.reason_of_weight(weight)
+        or around.reason_of_place(attention)
+        or around.reason_of_place(attention.out_proj)
+    )
+    if reason is not None or not around.ran:
+        return reason
+    if around.call(name) is None:
+        return _NOT_CALLED
+    return around.reason_of_reading(owner) or around.reason_of_reading(f"{owner}.out_proj")
+
+
+def computed(module: nn.Module) -> str | None:
+    """Why a weight that is computed whenever it is needed keeps its layer."""
+    if norms := norms_in(module):
+        return f"its weight is computed by {norms[0].title}"
+    if parametrize.is_parametrized(module):
+        return "its weight is computed by a parametrization"
+    hooks = module._forward_pre_hooks.values()  # noqa: SLF001
+    if any(isinstance(hook, BasePruningMethod) for hook in hooks):
+        return "its parameters are masked by torch.nn.utils.prune"
+    return None
+
+
+def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], ...]) -> str | None:
+    if reason := computed(module):
+        return reason
+    kind = type(module)
+    if kind in plain:
+        return None
+    known = {base.__name__ for base in plain}
+    name = f"{kind.__module__}.{kind.__name__}" if kind.__name__ in known else kind.__name__
+    return f"{name} may do more than a plain {spec.kind} layer"
+
+
+def _reason_of_shape(spec: LayerSpec, module: Any) -> str | None:
+    """Whoever puts in another weight may leave the layer's numbers of features as they were."""
+    leading, within = spec.out_channels, spec.in_channels
+    if isinstance(module, TRANSPOSED):
+        leading, within = within, leading
+    weight = (leading, within // spec.groups, *spec.kernel)
+    bias = None if module.bias is None else tuple(module.bias.shape)
+    if tuple(module.weight.shape) != weight or bias not in (None, (spec.out_channels,)):
+        return "its parameters have other shapes than its numbers of channels say"
+    return None
+
+
+def _reason_of_call(name: str, around: Surroundings) -> str | None:
+    if not around.ran:
+        return None
+    call = around.call(name)
+    if call is None:
+        return _NOT_CALLED
+    return None if call.alone else "the forward pass hands it more than its input"
+
+
+def _told(read: Read) -> str:
+    if read.attribute == "__class__":
+        return f"the network's code asks for its type ({read.reader})"
+    return f"the network's code reads its {read.attribute} ({read.reader})"
+
+
+def _reason_of_size(spec: LayerSpec) -> str | None:
+    if 1 < spec.groups == spec.in_channels and not _can_shrink(spec):
+        return "depthwise convolution"
+    return None
+
+
+def _can_shrink(spec: LayerSpec) -> bool:
+    """Whether any pair at all is smaller; more slices and ranks only cost more."""
+    return any(
+        pair_params(spec.weight_shape, scheme, 1, 1, spec.groups) < spec.weight_params
+        for scheme in distinct_schemes(spec.kernel)
+    )
+
+
+def _reason_of_attention_type(attention: nn.MultiheadAttention) -> str | None:
+    if type(attention) is not nn.MultiheadAttention:
+        return f"{type(attention).__name__} may do more than a plain attention"
+    out_proj: Any = attention.out_proj
+    if reason := reason_beyond_type(attention):
+        return f"its attention is more than a plain one: {reason}"
+    if parametrize.is_parametrized(out_proj):  # a class of its own, which is called likewise
+        return None
+    if type(out_proj) not in _OUT_PROJECTIONS:
+        return f"{type(out_proj).__name__} may do more than a plain output projection"
+    if reason := reason_beyond_type(out_proj):
+        return f"its attention's output projection is more than a plain one: {reason}"
+    return None
+
+
+def _reason_of_attention(attention: nn.MultiheadAttention) -> str | None:
+    if {attention.kdim, attention.vdim} != {attention.embed_dim}:
+        return "its attention has keys or values of another size than queries"
+    if not is_packed(attention):
+        return "its attention computes its packed weight from others"
+    if attention.bias_k is not None or attention.add_zero_attn:
+        return "its attention adds a key and a value to those it is given"
+    return None
+
+
+def is_packed(attention: nn.MultiheadAttention) -> bool:
+    """Whether one parameter projects queries, keys and values alike."""
+    return isinstance(attention.in_proj_weight, nn.Parameter)

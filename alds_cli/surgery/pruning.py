@@ -22,8 +22,8 @@ from alds_cli.surgery.channels.members import (
     extents,
     role_of,
 )
+from alds_cli.surgery.layer_contents import TRANSPOSED
 from alds_cli.surgery.replace import refuse
-from alds_cli.surgery.weights import TRANSPOSED
 from alds_cli.tracing.trace import meta_copy
 
 

@@ -34,8 +34,7 @@ from alds_cli.records import (
 )
 from alds_cli.retraining import RetrainSettings
 from alds_cli.retraining.run import retrain
-from alds_cli.runtime.devices import pick_device
-from alds_cli.runtime.timing import Clock
+from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.sweeping import RETRAINING
 from alds_cli.sweeping.method_specs import MethodSpec
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.allocation.knapsack.lagrangian import Relaxation
-from alds_cli.allocation.pareto import undominated
+from alds_cli.allocation.layer_options import undominated
 from alds_cli.records import FloatArray, IntArray
 
 _ONE_BUDGET, _SEVERAL = 4096, 512

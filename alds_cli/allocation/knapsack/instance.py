@@ -9,8 +9,7 @@ from itertools import accumulate
 
 import numpy as np
 
-from alds_cli.allocation.layer_options import LayerOptions
-from alds_cli.allocation.pareto import frontier, undominated_options
+from alds_cli.allocation.layer_options import LayerOptions, frontier, undominated_options
 from alds_cli.records import FloatArray, IntArray
 
 BITS = 60

@@ -16,8 +16,12 @@ from alds_cli.allocation.knapsack.dynamic_programming import DynamicProgram
 from alds_cli.allocation.knapsack.instance import KnapsackInstance
 from alds_cli.allocation.knapsack.lagrangian import relax
 from alds_cli.allocation.knapsack.repair import best_of
-from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
-from alds_cli.allocation.pareto import first_of_equals
+from alds_cli.allocation.layer_options import (
+    Allocation,
+    InfeasibleError,
+    LayerOptions,
+    first_of_equals,
+)
 from alds_cli.records import IntArray
 
 
