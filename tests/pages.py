@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,8 +33,8 @@ READ = {"json", "text", "toml", "markdown"}
 
 MARKS = {"not run", "slow", "file", "printed", "schema", "exit", "reader", "tests", "demo"}
 
-_FENCE = re.compile(r"^(?P<fence>`{3,}|~{3,})\s*(?P<language>\S*)\s*$")
-_MARK = re.compile(r"^<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\s*-->\s*$")
+_FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>.*?)\s*$")
+_MARK = re.compile(r"^\s*<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\s*-->\s*$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ class Block:
 
 def blocks_of(page):
     """All fenced blocks of a page, in order."""
-    lines = page.read_text(encoding="utf-8").splitlines()
     found, marks, number = [], {}, 0
+    lines = page.read_text(encoding="utf-8").splitlines()
     while number < len(lines):
         line = lines[number]
         number += 1
@@ -63,25 +64,33 @@ def blocks_of(page):
             marks[mark["name"]] = mark["value"] or ""
             continue
         if opening := _FENCE.match(line):
-            end = next(i for i in range(number, len(lines)) if lines[i] == opening["fence"])
-            text = "".join(f"{each}\n" for each in lines[number:end])
+            end = _end_of_block(lines, number, opening["fence"])
+            text = dedent("".join(f"{each}\n" for each in lines[number:end]))
             found.append(Block(page, number + 1, opening["language"], text, marks))
             number = end + 1
         marks = {}
     return found
 
 
+def _end_of_block(lines, start, fence):
+    for number in range(start, len(lines)):
+        if lines[number].strip() == fence:
+            return number
+    raise ValueError(f"the block from line {start} on does not end")
+
+
 def prose_of(page):
-    """A page's lines without its blocks and comments, numbered from 1."""
-    inside = None
-    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
-        fence = _FENCE.match(line)
-        if inside is None and fence:
-            inside = fence["fence"]
-        elif inside is not None:
-            inside = None if line == inside else inside
-        elif not line.startswith("<!--"):
-            yield number, line
+    """A page's text with its blocks and comments blanked out, so that lines keep their numbers."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    number = 0
+    while number < len(lines):
+        end = number
+        if opening := _FENCE.match(lines[number]):
+            end = _end_of_block(lines, number + 1, opening["fence"])
+        if opening or lines[number].lstrip().startswith("<!--"):
+            lines[number : end + 1] = [""] * (end + 1 - number)
+        number = end + 1
+    return "\n".join(lines)
 
 
 def commands_of(block):
@@ -131,31 +140,39 @@ def _comparable(text):
         yield re.sub("─+", "─", " ".join(settled.split()))
 
 
-_LINK = re.compile(r"!?\[[^\]]*\]\((?P<target>[^)\s]+)\)")
+_LINK = re.compile(
+    r"""!?\[[^\]]*\]\((?P<inline>[^)\s]+)\)|^\[[^\]]+\]:\s*(?P<reference>\S+)"""
+    r"""|(?:src|href)="(?P<html>[^"]+)\"""",
+    re.MULTILINE,
+)
 _QUOTED = re.compile(r"`([^`]+)`")
-_PATH = re.compile(r"(?:\.ci|alds_cli|benchmarks|docs|tests)/[\w./+*-]*|\w+\.md")
+_PATH = re.compile(
+    r"(?:\.ci|alds_cli|benchmarks|docs|tests)/[\w./+*-]*|[A-Z]+\.md|pyproject\.toml|\.pre-commit\S*"
+)
 
 
 def links_of(page):
     """The targets of a page's links, each with its line."""
-    return [
-        (number, link["target"]) for number, line in prose_of(page) for link in _LINK.finditer(line)
-    ]
+    return [(number, found[found.lastgroup]) for number, found in _found(_LINK, page)]
 
 
 def paths_named(page):
     """What the page names in code type that is a path of the repository, each with its line."""
     return [
-        (number, quoted)
-        for number, line in prose_of(page)
-        for quoted in _QUOTED.findall(line)
-        if _PATH.fullmatch(quoted)
+        (number, found[1]) for number, found in _found(_QUOTED, page) if _PATH.fullmatch(found[1])
     ]
+
+
+def _found(pattern, page):
+    """Where a pattern is found in a page's prose, each with its line."""
+    prose = prose_of(page)
+    for found in pattern.finditer(prose):
+        yield prose.count("\n", 0, found.start()) + 1, found
 
 
 def anchors_of(page):
     """The anchors that GitHub gives a page's headings."""
-    headings = [line.lstrip("#") for _, line in prose_of(page) if re.match(r"#{1,6} ", line)]
+    headings = re.findall(r"^#{1,6} +(.*)$", prose_of(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
     }
