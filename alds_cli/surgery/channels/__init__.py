@@ -1,7 +1,7 @@
-"""Which channels of a network can be removed, and what has to go with each.
+"""The channels of a network that can be removed, and the parts that have to go with each.
 
-The network's code is followed by `torch.fx`, every channel with it from the filter that
-makes it to all layers that take it.
+The network's code is traced by `torch.fx`, and every channel is followed from the filter that
+computes it to all layers that use it.
 """
 
 from alds_cli.surgery.channels.find import find_channels

@@ -1,4 +1,4 @@
-"""What arithmetic does to channels: those that meet stay or go together."""
+"""The effect of arithmetic on channels: channels that are combined stay or go together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from alds_cli.surgery.channels.tracking import Step, Tracked, has_atoms
-from alds_cli.surgery.channels.union_find import Places
+from alds_cli.surgery.channels.tracking import Step, Tracked, has_channels
+from alds_cli.surgery.channels.union_find import ChannelMap
 
 
 def elementwise(step: Step) -> Any:
-    """Every number for itself: the channels stay where they are."""
+    """Follow an operation on single numbers, which leaves the channel axis as it is."""
     if not step.args or not isinstance(step.args[0], Tracked) or step.takes_more_tensors:
         return step.unknown()
     step.freeze((step.args[1:], step.kwargs))
@@ -19,50 +19,50 @@ def elementwise(step: Step) -> Any:
 
 
 def spatial(step: Step) -> Any:
-    """Every channel for itself, if the channels are axis 1."""
+    """Follow an operation that treats every channel of axis 1 separately."""
     if step.args and isinstance(step.args[0], Tracked) and step.args[0].axis == 1:
         return elementwise(step)
     return step.unknown()
 
 
 def binary(step: Step) -> Any:
-    """Two tensors, or a tensor and a number."""
-    if len(step.args) != 2 or has_atoms(step.kwargs):
+    """Follow an operation on two tensors, or on a tensor and a number."""
+    if len(step.args) != 2 or has_channels(step.kwargs):
         return step.unknown()
-    own, other = (0, 1) if isinstance(step.args[0], Tracked) else (1, 0)
-    tracked, operand = step.args[own], step.args[other]
-    made, shape = step.made, step.shape(own)
+    position, other = (0, 1) if isinstance(step.args[0], Tracked) else (1, 0)
+    tracked, operand = step.args[position], step.args[other]
+    made, shape = step.made, step.shape(position)
     if not isinstance(tracked, Tracked) or made is None or shape is None:
         return step.unknown()
     # Broadcasting aligns axes from the right.
     from_right = len(shape) - tracked.axis
-    result = Tracked(tracked.atoms, len(made) - from_right)
+    result = Tracked(tracked.ids, len(made) - from_right)
     facing = step.shape(other)
     if isinstance(operand, Tracked):
         if facing is None or len(facing) - operand.axis != from_right:
             return step.unknown()
-        return Tracked(_met(step.places, tracked, operand), result.axis)
+        return Tracked(_met(step.channel_map, tracked, operand), result.axis)
     if step.computed(other):
         return step.unknown()
     if facing is not None and len(facing) >= from_right and facing[-from_right] != 1:
-        return step.unknown()  # as many numbers as there are channels, in the network itself
-    step.freeze(operand)  # which may be a number of channels
+        return step.unknown()  # a tensor of the network that has a number for each channel
+    step.freeze(operand)  # it may be the number of channels of a tensor
     return result
 
 
-def _met(places: Places, one: Tracked, other: Tracked) -> Any:
-    """The atoms of the channels that two tensors give together."""
-    if len(one.atoms) == len(other.atoms):
-        places.atoms.equate(one.atoms, other.atoms)
-        return one.atoms
-    # One channel is spread over all of the other's.
-    single, many = sorted((one, other), key=lambda tracked: len(tracked.atoms))
-    places.atoms.freeze(single.atoms.tolist())
-    return many.atoms
+def _met(channel_map: ChannelMap, one: Tracked, other: Tracked) -> Any:
+    """Combine the channels of two tensors and return the ids of the result's channels."""
+    if len(one.ids) == len(other.ids):
+        channel_map.sets.equate(one.ids, other.ids)
+        return one.ids
+    # One channel is broadcast over all channels of the other tensor.
+    single, many = sorted((one, other), key=lambda tracked: len(tracked.ids))
+    channel_map.sets.freeze(single.ids.tolist())
+    return many.ids
 
 
 def concatenation(step: Step) -> Any:
-    """Tensors one after another: along the channels, or each channel with its like."""
+    """Follow a concatenation, along the channels or along another axis."""
     tensors = step.option(0, "tensors")
     axis = step.option(1, "dim", "axis", default=0)
     made = step.made
@@ -74,22 +74,22 @@ def concatenation(step: Step) -> Any:
     if any(part.axis != first.axis for part in others):
         return step.unknown()
     if axis % len(made) == first.axis:
-        return Tracked(np.concatenate([part.atoms for part in tensors]), first.axis)
+        return Tracked(np.concatenate([part.ids for part in tensors]), first.axis)
     for part in others:
-        step.places.atoms.equate(first.atoms, part.atoms)
+        step.channel_map.sets.equate(first.ids, part.ids)
     return first
 
 
 def padding(step: Step) -> Any:
-    """More positions; of more channels there are as many as the code says, so those stay."""
+    """Follow a padding; channels that it adds are fixed in the code, so they must stay."""
     widths, mode = step.option(1, "pad"), step.option(2, "mode", default="constant")
     within = step.shape(0)
     first = step.args[0] if step.args else None
     if not isinstance(first, Tracked) or within is None:
         return step.unknown()
-    if not isinstance(widths, (tuple, list)) or has_atoms((step.args[1:], step.kwargs)):
+    if not isinstance(widths, (tuple, list)) or has_channels((step.args[1:], step.kwargs)):
         return step.unknown()
-    place = 2 * (len(within) - 1 - first.axis)  # axes are padded from the last
+    place = 2 * (len(within) - 1 - first.axis)  # widths begin with the last axis
     if first.axis == 0 or len(widths) > place + 2:
         return step.unknown()
     if len(widths) <= place:
@@ -97,8 +97,8 @@ def padding(step: Step) -> Any:
     before, after = widths[place:]
     if mode != "constant" or not all(_is_count(width) for width in (before, after)):
         return step.unknown()
-    fresh = step.places.atoms.fresh
-    parts = [fresh(before, frozen=True), first.atoms, fresh(after, frozen=True)]
+    fresh = step.channel_map.sets.fresh
+    parts = [fresh(before, frozen=True), first.ids, fresh(after, frozen=True)]
     return Tracked(np.concatenate(parts), first.axis)
 
 

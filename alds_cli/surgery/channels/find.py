@@ -1,4 +1,4 @@
-"""From a network to its groups of channels."""
+"""Finding the groups of channels of a network."""
 
 from __future__ import annotations
 
@@ -23,58 +23,58 @@ from alds_cli.surgery.channels.members import (
     untouchable,
 )
 from alds_cli.surgery.channels.propagation import follow
-from alds_cli.surgery.channels.union_find import Places
+from alds_cli.surgery.channels.union_find import ChannelMap
 
 _log = logging.getLogger(__name__)
 
 _Slot = tuple[str, str]
-"""(table of `Places`, module)."""
+"""(table of `ChannelMap`, module): `outputs`, `inputs` or `features`, and the module's name."""
 
 
 def find_channels(
     network: nn.Module, input_shape: tuple[int, ...], *, keep: Collection[str] = ()
 ) -> Channels:
-    """Every channel that can be removed, with all that can only be removed together with it.
+    """Find every channel that can be removed, with all that has to be removed together with it.
 
     Args:
-        network: is left as it is; its values do not matter.
-        input_shape: of one sample.
-        keep: names of layers whose filters must all stay; of what they take some may go.
+        network: the network, which is left unchanged; its values do not matter.
+        input_shape: the shape of one sample.
+        keep: names of layers whose filters must all stay; their inputs may be removed.
 
     Raises:
         ContractError: `torch.fx` cannot follow the network's code.
     """
-    places = Places()
+    channel_map = ChannelMap()
     kept = untouchable(network)
-    follow(trace_graph(network, input_shape), places, kept)
-    if _uncalled(network, places):
-        # What is called in training only takes channels too, and must fit when that goes on.
+    follow(trace_graph(network, input_shape), channel_map, kept)
+    if _uncalled(network, channel_map):
+        # Layers called in training only use channels, too, and must still fit when it resumes.
         try:
             training = trace_graph(network, input_shape, training=True)
         except ContractError as error:
             _log.info("in training mode: %s", error.message)
         else:
-            follow(training, places, kept)
+            follow(training, channel_map, kept)
     for name in keep:
-        for table in (places.outputs, places.features):
-            places.atoms.freeze(table.get(name, np.empty(0, np.int64)).tolist())
-    return Channels(tuple(_groups(network, places)), _members(network, places))
+        for table in (channel_map.outputs, channel_map.features):
+            channel_map.sets.freeze(table.get(name, np.empty(0, np.int64)).tolist())
+    return Channels(tuple(_groups(network, channel_map)), _members(network, channel_map))
 
 
-def _uncalled(network: nn.Module, places: Places) -> bool:
-    """Whether there are layers that evaluation mode shows nothing of."""
-    seen = {*places.outputs, *places.inputs, *places.features}
+def _uncalled(network: nn.Module, channel_map: ChannelMap) -> bool:
+    """Return whether there are layers that are not called in evaluation mode."""
+    seen = {*channel_map.outputs, *channel_map.inputs, *channel_map.features}
     return any(role_of(part) and name not in seen for name, part in network.named_modules())
 
 
-def _members(network: nn.Module, places: Places) -> dict[str, Member]:
-    concerned = {*places.outputs, *places.inputs, *places.features}
+def _members(network: nn.Module, channel_map: ChannelMap) -> dict[str, Member]:
+    concerned = {*channel_map.outputs, *channel_map.inputs, *channel_map.features}
     return {n: _member(part) for n, part in network.named_modules() if n in concerned}
 
 
 def _member(module: Any) -> Member:
     role = role_of(module)
-    assert role is not None  # noqa: S101 - only such modules have places
+    assert role is not None  # noqa: S101 - only modules with a role are entered
     outputs, inputs = extents(module)
     if isinstance(module, NORMS):
         first = next((t for t in (module.weight, module.running_mean) if t is not None), None)
@@ -88,10 +88,10 @@ def _member(module: Any) -> Member:
     return Member(role, outputs, inputs, kernel, bias, 0, module.weight.itemsize)
 
 
-def _groups(network: nn.Module, places: Places) -> list[ChannelGroup]:
-    """Classes of equated atoms, gathered by the modules they have places in."""
+def _groups(network: nn.Module, channel_map: ChannelMap) -> list[ChannelGroup]:
+    """Group the classes of channels by the modules that they belong to."""
     alike: dict[tuple[tuple[_Slot, int], ...], list[dict[_Slot, list[int]]]] = defaultdict(list)
-    for slots in _classes(places):
+    for slots in _classes(channel_map):
         standing = tuple((slot, len(indices)) for slot, indices in slots.items())
         alike[standing].append(slots)
     order = {name: number for number, (name, _) in enumerate(network.named_modules())}
@@ -105,25 +105,25 @@ def _groups(network: nn.Module, places: Places) -> list[ChannelGroup]:
     return _named(found)
 
 
-def _classes(places: Places) -> list[dict[_Slot, list[int]]]:
-    """For every class of atoms that may go, all its places, in the order of its filters."""
+def _classes(channel_map: ChannelMap) -> list[dict[_Slot, list[int]]]:
+    """List for every removable class its indices in each table and module, in filter order."""
     found: dict[int, dict[_Slot, list[int]]] = {}
     for table in ("outputs", "inputs", "features"):
-        for name, atoms in sorted(getattr(places, table).items()):
-            for index, root in enumerate(places.atoms.roots(atoms).tolist()):
-                if not places.atoms.frozen(root):
+        for name, ids in sorted(getattr(channel_map, table).items()):
+            for index, root in enumerate(channel_map.sets.roots(ids).tolist()):
+                if not channel_map.sets.frozen(root):
                     found.setdefault(root, {}).setdefault((table, name), []).append(index)
     return [slots for slots in found.values() if any(table == "outputs" for table, _ in slots)]
 
 
 def _named(groups: list[ChannelGroup]) -> list[ChannelGroup]:
-    """By the first layer whose filters they are; numbered where that has several."""
+    """Name each group by its first layer with filters; number the groups if that has several."""
     first = [next(iter(group.outputs)) for group in groups]
     several = Counter(first)
     seen: Counter[str] = Counter()
     named = []
     for name, group in zip(first, groups, strict=True):
         seen[name] += 1
-        own = f"{name}#{seen[name]}" if several[name] > 1 else name
-        named.append(replace(group, name=own))
+        numbered = f"{name}#{seen[name]}" if several[name] > 1 else name
+        named.append(replace(group, name=numbered))
     return named

@@ -1,7 +1,8 @@
-"""A network's graph by `torch.fx`, with what every step of it gives on the meta device.
+"""A network's graph by `torch.fx`, with the result of every step on the meta device.
 
 Code that asks for shapes (`if x.shape[1] != …`, `len(x)`, `for y in x.split(2)`) gets the answer
-for the input at hand, and the answer is noted: what depends on it may not change.
+for the given input. The question is recorded, because sizes that decided which way the code
+took must not change.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from alds_cli.inputs import floating_type
 from alds_cli.tracing.trace import meta_copy
 
 BATCH = 2
-"""Samples in the traced batch: batch normalisation in training mode needs more than one."""
+"""The number of samples in the traced batch; batch normalisation in training needs two."""
 
 _BY_VALUES = "its way depends on the values of tensors (at '{}')"
 
 UNKNOWN = object()
-"""The value of a step that the meta device cannot carry out."""
+"""The value of a step that cannot be executed on the meta device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +35,9 @@ class TracedNetwork:
     """A forward pass as a graph.
 
     Attributes:
-        root: on the meta device, what the graph's names refer to.
-        graph: of `torch.fx`; its one placeholder is the image.
-        values: what every node gives, tensors on the meta device; see `UNKNOWN`.
+        root: the module, on the meta device, that the names in the graph refer to.
+        graph: the graph of `torch.fx`; its only placeholder is the image.
+        values: the result of every node, with tensors on the meta device, or `UNKNOWN`.
         decided: nodes whose values decided which way the code took.
     """
 
@@ -46,7 +47,7 @@ class TracedNetwork:
     decided: tuple[fx.Node, ...]
 
     def value(self, node: fx.Node) -> Any:
-        """What a node gives; that of a parameter or buffer is itself."""
+        """Return the result of a node; that of a parameter or buffer is the tensor itself."""
         if node.op == "get_attr":
             return _attribute(self.root, str(node.target))
         return self.values.get(node, UNKNOWN)
@@ -55,12 +56,12 @@ class TracedNetwork:
 def trace_graph(
     network: nn.Module, input_shape: tuple[int, ...], *, training: bool = False
 ) -> TracedNetwork:
-    """Follow the network's code with a batch of that shape.
+    """Trace the network's code on a batch of `BATCH` samples.
 
     Args:
-        network: is left as it is; traced is a copy without values.
-        input_shape: of one sample.
-        training: whether in training mode.
+        network: the network, which is left unchanged; a copy without values is traced.
+        input_shape: the shape of one sample.
+        training: whether to trace it in training mode.
 
     Raises:
         ContractError: `torch.fx` cannot follow the code.
@@ -81,25 +82,25 @@ def trace_graph(
 
 
 class _Entry(nn.Module):
-    """Calls the network with nothing but the image, so that other arguments are as they are."""
+    """Calls the network with the image alone, so that other arguments keep their defaults."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Any:
-        """What the network gives."""
+        """Return the network's output."""
         return self.network(image)
 
 
 class _Answering:
-    """Mixed into proxies: answers what plain Python asks, and has the question noted."""
+    """A mixin of proxies that answers Python's questions and has them recorded."""
 
     node: fx.Node
     tracer: Any
 
     def __len__(self) -> int:
-        # Of a shape the axes, of a tensor the samples: never channels.
+        # The length of a shape is its number of axes, that of a tensor its number of samples.
         return len(self.tracer.known(self.node))
 
     def __int__(self) -> int:
@@ -119,18 +120,18 @@ class _Answering:
 
 
 class _Proxy(_Answering, fx.Proxy):
-    """What the traced code sees in the place of a value."""
+    """A proxy that the traced code gets in place of a value."""
 
 
 class _Part(_Answering, Attribute):
-    """What it sees as an attribute of such a value."""
+    """A proxy that the traced code gets in place of an attribute of such a value."""
 
     def __init__(self, root: Any, attr: str) -> None:
         Attribute.__init__(self, root, attr)
 
 
 class _Tracer(fx.Tracer):
-    """Carries every step out on the meta device as it is recorded."""
+    """A tracer that also executes every step on the meta device as it is recorded."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
@@ -140,18 +141,26 @@ class _Tracer(fx.Tracer):
         self._evaluating = False
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """The stand-in for a node's value."""
+        """Return the proxy of a node's value."""
         return _Proxy(node, self)
 
     def known(self, node: fx.Node) -> Any:
-        """A node's value."""
+        """Return a node's value.
+
+        Raises:
+            TraceError: it is not known.
+        """
         value = self.values.get(node, UNKNOWN)
         if value is UNKNOWN:
             raise TraceError(_BY_VALUES.format(node.name))
         return value
 
     def settle(self, node: fx.Node) -> Any:
-        """A node's value, which the code's way depends on."""
+        """Return a node's value and record that the way the code takes depends on it.
+
+        Raises:
+            TraceError: it is a tensor, or not known.
+        """
         value = self.known(node)
         if isinstance(value, Tensor):
             raise TraceError(_BY_VALUES.format(node.name))
@@ -159,31 +168,31 @@ class _Tracer(fx.Tracer):
         return value
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """As a condition."""
+        """Answer for a value that is used as a condition."""
         return bool(self.settle(obj.node))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """Item by item."""
+        """Return proxies of the items of a value."""
         items = range(len(self.known(obj.node)))
         return iter([operator.getitem(obj, index) for index in items])
 
     def create_proxy(
         self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **options: Any
     ) -> fx.Proxy:
-        """Record a step and carry it out."""
+        """Record a step and execute it."""
         proxy = super().create_proxy(kind, target, args, kwargs, *rest, **options)
         with self._apart():
             self.values[proxy.node] = self._evaluate(kind, target, args, kwargs)
         return proxy
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Record a module's call; while a step is carried out, just call it."""
+        """Record the call of a module; while a step is executed, only call it."""
         if self._evaluating:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Record that a parameter is taken; while a step is carried out, just take it."""
+        """Record the use of a parameter; while a step is executed, only return it."""
         if self._evaluating:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
@@ -211,20 +220,20 @@ class _Tracer(fx.Tracer):
             missing = missing or found is UNKNOWN
             return found
 
-        own: Any = fx.node.map_aggregate(args, known)
+        positional: Any = fx.node.map_aggregate(args, known)
         named: Any = fx.node.map_aggregate(kwargs, known)
         if missing:
             return UNKNOWN
         try:
             if kind == "call_module":
-                return self.root.get_submodule(target).forward(*own, **named)
+                return self.root.get_submodule(target).forward(*positional, **named)
             if kind == "call_method":
-                return getattr(own[0], target)(*own[1:], **named)
-            return target(*own, **named)
-        except Exception:  # noqa: BLE001 - whatever it is, the value is not known then
+                return getattr(positional[0], target)(*positional[1:], **named)
+            return target(*positional, **named)
+        except Exception:  # noqa: BLE001 - whatever the error, the value is not known
             return UNKNOWN
 
 
 def _attribute(root: nn.Module, name: str) -> Any:
-    owner, _, own = name.rpartition(".")
-    return getattr(root.get_submodule(owner), own)
+    owner, _, attribute = name.rpartition(".")
+    return getattr(root.get_submodule(owner), attribute)

@@ -1,4 +1,4 @@
-"""Groups of channels of one network, and what is left of its modules without some of them."""
+"""Groups of removable channels, and the parts of modules that stay when some are removed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from alds_cli.surgery.channels.members import Role
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A module that channels are removed from, in numbers.
+    """The sizes of a module that channels may be removed from.
 
     Attributes:
-        role: what it is to channels.
-        outputs: its output channels or features.
-        inputs: its input channels.
-        per_connection: scalars in the weight for a pair of output and input (κ1·κ2…); of a
-            depthwise layer, for a channel.
+        role: how the module uses channels.
+        outputs: number of output channels or features.
+        inputs: number of input channels.
+        per_connection: entries of the weight for each pair of output and input (κ1·κ2…), or
+            for each channel of a depthwise layer.
         per_output: other parameters for each output: bias, scale and shift.
-        buffers: numbers for each output that are no parameters: running statistics.
+        buffers: entries of buffers for each output: running statistics.
         itemsize: bytes of a number.
     """
 
@@ -35,7 +35,7 @@ class Member:
     itemsize: int
 
     def left(self, kept: Kept) -> tuple[int, int]:
-        """How many (outputs, inputs) stay."""
+        """Return how many (outputs, inputs) stay."""
         return (
             self.outputs if kept.outputs is None else len(kept.outputs),
             self.inputs if kept.inputs is None else len(kept.inputs),
@@ -44,19 +44,19 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Channels of the same standing: each of them can be removed, from everywhere at once.
+    """Channels that belong to the same modules; each can be removed from all of them at once.
 
-    Channel i of the n in the group is, in each module NAME, the outputs `outputs[NAME][i]`, the
-    inputs `inputs[NAME][i]` and the features `features[NAME][i]`: arrays (n, m), m > 1 where
-    it has several places, as the columns of a linear layer behind a flattened map.
+    Channel i of the n in the group has the outputs `outputs[NAME][i]`, the inputs
+    `inputs[NAME][i]` and the features `features[NAME][i]` of each module NAME. These are arrays
+    (n, m), with m > 1 if a channel has several indices in a module, such as several columns of
+    a linear layer after a flattening.
 
     Attributes:
-        name: of the first layer whose filters these are, with a number where that has several
-            groups.
+        name: the first layer whose filters these are, with a number if it has several groups.
         size: n.
-        outputs: of layers with filters of their own.
-        inputs: of layers that take the channels.
-        features: of normalisations and depthwise layers.
+        outputs: filter indices, by dense layer that computes the channels.
+        inputs: input indices, by dense layer that uses the channels.
+        features: channel indices, by normalisation or depthwise layer.
     """
 
     name: str
@@ -68,16 +68,16 @@ class ChannelGroup:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """All groups of a network, and the modules that are concerned."""
+    """All groups of a network, and the modules that their channels belong to."""
 
     groups: tuple[ChannelGroup, ...]
     members: Mapping[str, Member]
 
     def without(self, removed: Mapping[str, IntArray]) -> dict[str, Kept]:
-        """What is left of every module that changes.
+        """Return the channels that stay, for every module that changes.
 
         Args:
-            removed: by the group's name, which of its channels go.
+            removed: the channels to remove from each group, by the group's name.
         """
         outputs, inputs = self._removed(removed)
         left: dict[str, Kept] = {}
@@ -90,6 +90,7 @@ class Channels:
     def _removed(
         self, removed: Mapping[str, IntArray]
     ) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+        """Return the outputs and the inputs that are removed, by module name."""
         outputs: dict[str, set[int]] = {}
         inputs: dict[str, set[int]] = {}
         for group in self.groups:
@@ -106,10 +107,10 @@ class Channels:
         return outputs, inputs
 
     def removed_by(self, pruned: Mapping[str, Kept]) -> dict[str, IntArray]:
-        """Which channels of every group a plan removes: those with nothing left.
+        """Return the channels of every group that a plan removes from their first module.
 
-        What a plan leaves of a channel whose other places are gone shows when what comes
-        out `without` these is not the plan.
+        A plan may remove a channel from some modules only. This shows when `without` these
+        channels does not give the plan back.
         """
         found: dict[str, IntArray] = {}
         for group in self.groups:
@@ -123,5 +124,5 @@ class Channels:
 
 
 def _left(count: int, gone: set[int]) -> tuple[int, ...] | None:
-    """Indices that stay; None where all do."""
+    """Return the indices that stay, or None if all do."""
     return tuple(index for index in range(count) if index not in gone) if gone else None

@@ -1,4 +1,4 @@
-"""The modules that channels are removed from, and whether their code is what it seems."""
+"""The modules that channels may be removed from, and those that must be left alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 Role = Literal["dense", "depthwise", "norm"]
-"""A layer with filters of its own; a filter per channel; parameters per channel."""
+"""`dense` layers have filters over all input channels, `depthwise` convolutions one filter for
+each channel, and normalisations (`norm`) parameters for each channel."""
 
 CONVOLUTIONS: Mapping[type[nn.Module], int] = {
     nn.Conv1d: 1,
@@ -20,7 +21,7 @@ CONVOLUTIONS: Mapping[type[nn.Module], int] = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-"""With the number of axes they slide along."""
+"""Convolutions, with their number of spatial axes."""
 
 NORMS = (
     nn.BatchNorm1d,
@@ -30,25 +31,26 @@ NORMS = (
     nn.InstanceNorm2d,
     nn.InstanceNorm3d,
 )
-"""Those that treat every channel apart."""
+"""Normalisations that treat every channel separately."""
 
 _NORM_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 def role_of(module: Any) -> Role | None:
-    """What a module is to channels; None where they cannot be removed from it.
+    """Return how a module uses channels, or None if none can be removed from it.
 
-    A layer's subclass may do more than its base, and a convolution with groups that are wider
-    than one channel ties places to channels: neither has a role. Of a normalisation's
-    subclass, which `torch.fx` looks into, it is enough that it holds nothing else.
+    Subclasses of layers have no role, since they may do more than their base. Neither have
+    convolutions whose groups are wider than one channel, since removing a channel would move
+    others to another group. A subclass of a normalisation is accepted if it holds no other
+    tensors, since `torch.fx` traces its code.
     """
     kind = type(module)
     if kind is nn.Linear:
         return "dense"
     if isinstance(module, NORMS):
-        own = {name for name, _ in module.named_parameters(recurse=False)}
-        own |= {name for name, _ in module.named_buffers(recurse=False)}
-        return "norm" if own <= _NORM_TENSORS else None
+        tensors = {name for name, _ in module.named_parameters(recurse=False)}
+        tensors |= {name for name, _ in module.named_buffers(recurse=False)}
+        return "norm" if tensors <= _NORM_TENSORS else None
     if kind in CONVOLUTIONS:
         if module.groups == 1:
             return "dense"
@@ -58,7 +60,7 @@ def role_of(module: Any) -> Role | None:
 
 
 def extents(module: Any) -> tuple[int, int]:
-    """(outputs, inputs) of a module that has a role."""
+    """Return the number of (outputs, inputs) of a module that has a role."""
     if type(module) is nn.Linear:
         return module.out_features, module.in_features
     if isinstance(module, NORMS):
@@ -67,10 +69,10 @@ def extents(module: Any) -> tuple[int, int]:
 
 
 def untouchable(network: nn.Module) -> set[str]:
-    """Modules with parameters, by name, that may be more than they seem.
+    """Return the names of modules whose tensors must keep their shapes.
 
-    Hooks can do anything, a parametrization computes weights from others, and a parameter of
-    two modules belongs to neither.
+    These are modules with hooks, which can do anything, modules whose weights are computed from
+    other tensors, and modules that share a parameter.
     """
     uses = Counter(id(p) for _, p in network.named_parameters(remove_duplicate=False))
     return {
@@ -84,12 +86,12 @@ def untouchable(network: nn.Module) -> set[str]:
 
 
 def _hooked(module: nn.Module) -> bool:
-    own = vars(module)
-    return any(own.get(f"_{kind}_hooks") for kind in ("forward", "forward_pre"))
+    attributes = vars(module)
+    return any(attributes.get(f"_{kind}_hooks") for kind in ("forward", "forward_pre"))
 
 
 def _computes_weight(module: nn.Module) -> bool:
-    """Whether its weight is no parameter of its own, as older ways to normalise one leave it."""
+    """Return whether the weight is not a parameter, as after `torch.nn.utils.weight_norm`."""
     if role_of(module) in (None, "norm"):
         return False
     return not isinstance(module.weight, nn.Parameter)

@@ -1,4 +1,4 @@
-"""What operations do to the channel axis: the closed lists of those that are understood."""
+"""The operations whose effect on the channel axis is understood, as closed lists."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ELEMENTWISE_MODULES = (
     nn.Dropout,
     nn.AlphaDropout,
 )
-"""Every number for itself: it does not matter where the channels are."""
+"""Modules that treat every number separately, wherever the channel axis is."""
 
 SPATIAL_MODULES = (
     nn.Dropout1d,
@@ -61,7 +61,7 @@ SPATIAL_MODULES = (
     nn.ReflectionPad2d,
     nn.ReplicationPad2d,
 )
-"""Every channel for itself, if the channels are axis 1."""
+"""Modules that treat every channel separately if the channel axis is axis 1."""
 
 ELEMENTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {
@@ -197,5 +197,5 @@ FACT_METHODS: frozenset[Any] = frozenset({"dim", "is_floating_point"})
 
 
 def drops_whole_samples(target: Any) -> bool:
-    """Whether it is torchvision's stochastic depth, told without importing torchvision."""
+    """Return whether a function is torchvision's stochastic depth, without importing that."""
     return getattr(target, "__module__", None) == "torchvision.ops.stochastic_depth"

@@ -1,6 +1,7 @@
-"""Channels followed through a traced network, step by step.
+"""Following channels through a traced network, step by step.
 
-Safe by default: whatever is not understood freezes all channels that go in or come out.
+An operation that is not understood freezes all channels that go into it, so that none of them
+is removed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from alds_cli.surgery.channels import operations as known
 from alds_cli.surgery.channels.graphs import TracedNetwork
 from alds_cli.surgery.channels.members import CONVOLUTIONS, extents, role_of
 from alds_cli.surgery.channels.tracking import Step, Tracked
-from alds_cli.surgery.channels.union_find import Places
+from alds_cli.surgery.channels.union_find import ChannelMap
 
 _RULES: Mapping[Any, Callable[[Step], Any]] = {
     **dict.fromkeys(
@@ -43,21 +44,25 @@ _RULES: Mapping[Any, Callable[[Step], Any]] = {
 }
 
 
-def follow(traced: TracedNetwork, places: Places, untouchable: Collection[str]) -> None:
-    """Enter in `places` what a traced pass tells of its channels.
+def follow(traced: TracedNetwork, channel_map: ChannelMap, untouchable: Collection[str]) -> None:
+    """Follow the channels through a traced forward pass and enter them in `channel_map`.
 
     Args:
-        traced: the pass.
-        places: filled in; may hold what another pass of the same network told.
-        untouchable: names of modules that nothing may be removed from.
+        traced: the forward pass.
+        channel_map: receives the channels; it may hold those of another pass of the same network.
+        untouchable: names of modules that no channel may be removed from.
     """
-    _Follower(traced, places, untouchable).run()
+    _Follower(traced, channel_map, untouchable).run()
 
 
 class _Follower:
-    def __init__(self, traced: TracedNetwork, places: Places, untouchable: Collection[str]) -> None:
+    """Follows the channels through one traced forward pass; see `follow`."""
+
+    def __init__(
+        self, traced: TracedNetwork, channel_map: ChannelMap, untouchable: Collection[str]
+    ) -> None:
         self._traced = traced
-        self._places = places
+        self._channel_map = channel_map
         self._found: dict[fx.Node, Any] = {}
         nodes = list(traced.graph.nodes)
         calls = Counter(str(node.target) for node in nodes if node.op == "call_module")
@@ -69,25 +74,25 @@ class _Follower:
         }
 
     def run(self) -> None:
-        """Follow all channels to the end."""
+        """Follow all channels to the network's output."""
         for node in self._traced.graph.nodes:
             given = self._known(node.args), self._known(node.kwargs)
-            step = Step(node, *given, self._traced, self._places)
+            step = Step(node, *given, self._traced, self._channel_map)
             self._found[node] = self._checked(step, self._result(step))
         for node in self._traced.decided:
-            Step(node, (self._found.get(node),), {}, self._traced, self._places).unknown()
+            Step(node, (self._found.get(node),), {}, self._traced, self._channel_map).unknown()
 
     def _known(self, arguments: Any) -> Any:
-        """A node's arguments with what is known of them in the place of nodes."""
+        """Replace the nodes in a node's arguments by what is known about their results."""
         return fx.node.map_aggregate(
             arguments, lambda value: self._found[value] if isinstance(value, fx.Node) else value
         )
 
     def _result(self, step: Step) -> Any:
-        """What is known of what a step gives."""
+        """Return what is known about the result of a step."""
         if step.node.op == "placeholder":
             channels = (step.made or (1, 0))[1]
-            return Tracked(self._places.atoms.fresh(channels, frozen=True), 1)
+            return Tracked(self._channel_map.sets.fresh(channels, frozen=True), 1)
         if step.node.op == "get_attr":
             return None
         if step.node.op == "call_module":
@@ -100,17 +105,17 @@ class _Follower:
         return step.unknown() if rule is None else rule(step)
 
     def _checked(self, step: Step, result: Any) -> Any:
-        """The result, if its shape is what it should be."""
+        """Return the result if the tensor's shape agrees with it; else freeze its channels."""
         if not isinstance(result, Tracked):
             return result
         made = step.made
-        if made is None or result.axis >= len(made) or made[result.axis] != len(result.atoms):
+        if made is None or result.axis >= len(made) or made[result.axis] != len(result.ids):
             step.freeze(result)
             return step.unknown()
         return result
 
     def _of_module(self, step: Step) -> Any:
-        """What is known of a module's result."""
+        """Return what is known about the result of a module."""
         name = _own_name(str(step.node.target))
         module = self._traced.root.get_submodule(str(step.node.target))
         given = step.args[0] if len(step.args) == 1 and not step.kwargs else None
@@ -131,7 +136,7 @@ class _Follower:
         return step.unknown() if found is None else found
 
     def _of_layer(self, step: Step, name: str, module: Any, given: Any) -> Any:
-        """What is known of the result of a module with parameters, or an unknown one."""
+        """Return what is known about the result of a layer, a normalisation or another module."""
         role = role_of(module)
         if role is None or name in self._kept or len(step.args) != 1 or step.kwargs:
             return step.unknown()
@@ -139,16 +144,16 @@ class _Follower:
         if role != "dense":
             if not fitting:
                 return step.unknown()
-            self._places.pass_through(name, given.atoms)
+            self._channel_map.pass_through(name, given.ids)
             return given
         if fitting:
-            self._places.feed(name, given.atoms)
+            self._channel_map.feed(name, given.ids)
         else:
             step.unknown()
         return self._filters(step, name, module)
 
     def _normalised(self, step: Step) -> Any:
-        """What is known of a batch normalisation that its module's own code carries out."""
+        """Return what is known about the result of `F.batch_norm`, called by a module's code."""
         tensors = _norm_tensors(step.node)
         owners = {_owner(node) for node in tensors.values() if isinstance(node, fx.Node)}
         given = step.args[0] if step.args else None
@@ -158,41 +163,41 @@ class _Follower:
         module, name = self._traced.root.get_submodule(owner), _own_name(owner)
         if role_of(module) != "norm" or name in self._kept or not _in_place(tensors, owner):
             return step.unknown()
-        if extents(module)[0] != len(given.atoms):
+        if extents(module)[0] != len(given.ids):
             return step.unknown()
-        self._places.pass_through(name, given.atoms)
+        self._channel_map.pass_through(name, given.ids)
         return given
 
     def _filters(self, step: Step, name: str, module: Any) -> Tracked | None:
-        """What comes out of a layer with filters of its own."""
+        """Return the output channels of a dense layer, or None if its output is not understood."""
         made = step.made
         if made is None:
             return None
         axis = len(made) - 1 if type(module) is nn.Linear else 1
         if type(module) in CONVOLUTIONS and len(made) != CONVOLUTIONS[type(module)] + 2:
             return None
-        return Tracked(self._places.filters(name, extents(module)[0]), axis)
+        return Tracked(self._channel_map.filters(name, extents(module)[0]), axis)
 
 
 def _owner(node: fx.Node) -> str:
-    """The module whose parameter or buffer a node takes."""
+    """Return the name of the module whose parameter or buffer a node reads."""
     return str(node.target).rpartition(".")[0]
 
 
 def _normalises(node: fx.Node) -> bool:
-    """Whether a parameter or buffer is taken for one batch normalisation and nothing else."""
+    """Return whether a parameter or buffer is used by one batch normalisation alone."""
     return [user.target for user in node.users] == [F.batch_norm]
 
 
 def _norm_tensors(node: fx.Node) -> dict[str, Any]:
-    """What a batch normalisation is given, by the name that it goes by."""
+    """Return the tensor arguments of a call of `F.batch_norm`, by name."""
     names = ("running_mean", "running_var", "weight", "bias")
     positional = dict(zip(names, node.args[1:], strict=False))
     return positional | {name: node.kwargs[name] for name in names if name in node.kwargs}
 
 
 def _in_place(tensors: Mapping[str, Any], owner: str) -> bool:
-    """Whether every tensor is its module's own, in the use that the module has it for."""
+    """Return whether every tensor is the owner's tensor of the same name."""
     return all(
         given is None or (isinstance(given, fx.Node) and given.target == f"{owner}.{name}")
         for name, given in tensors.items()
@@ -200,24 +205,24 @@ def _in_place(tensors: Mapping[str, Any], owner: str) -> bool:
 
 
 def _own_name(target: str) -> str:
-    """As the network itself names what the traced one holds."""
+    """Return a module's name in the network, given its name in the traced module."""
     return target.removeprefix("network").removeprefix(".")
 
 
 def _exact(module: nn.Module) -> bool:
-    """Whether it is one of PyTorch's modules itself, no subclass."""
+    """Return whether a module is PyTorch's own, not one of a subclass."""
     return type(module).__module__.startswith("torch.nn")
 
 
 def _reusable(module: nn.Module) -> bool:
-    """Whether calling a module several times is no reason to keep away from it."""
+    """Return whether a module may be called several times: it has no parameters and no hooks."""
     hooked = any(vars(module).get(f"_{kind}_hooks") for kind in ("forward", "forward_pre"))
     return not hooked and next(module.parameters(), None) is None
 
 
 def _takes(module: Any, given: Tracked, within: tuple[int, ...] | None) -> bool:
-    """Whether the channels are where the module takes them for such."""
-    if within is None or extents(module)[1] != len(given.atoms):
+    """Return whether the channels of a tensor are the input channels of a module."""
+    if within is None or extents(module)[1] != len(given.ids):
         return False
     if type(module) is nn.Linear:
         return given.axis == len(within) - 1

@@ -1,4 +1,4 @@
-"""What is known about the values of a graph while channels are followed through it."""
+"""Facts about the values in a graph that are known while channels are followed through it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from torch import Tensor, fx
 
 from alds_cli.records import IntArray
 from alds_cli.surgery.channels.graphs import UNKNOWN, TracedNetwork
-from alds_cli.surgery.channels.union_find import Places
+from alds_cli.surgery.channels.union_find import ChannelMap
 
 Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Tracked:
-    """A tensor whose axis `axis` is made of channels: `atoms` (channels,) stand for them."""
+    """A tensor whose axis `axis` consists of channels with the given `ids` (channels,)."""
 
-    atoms: IntArray
+    ids: IntArray
     axis: int
 
 
 @dataclass(frozen=True, slots=True)
 class ShapeOf:
-    """The shape of such a tensor of `ndim` axes, which tells how many channels it has."""
+    """The shape of a tracked tensor with `ndim` axes; it contains the number of channels."""
 
     of: Tracked
     ndim: int
@@ -34,42 +34,42 @@ class ShapeOf:
 
 @dataclass(frozen=True, slots=True)
 class SizeOf:
-    """A number of channels."""
+    """The number of channels of a tracked tensor."""
 
     of: Tracked
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step of a traced pass.
+    """One step of a traced forward pass.
 
     Attributes:
-        node: of the graph.
-        args: with `Tracked`, `ShapeOf` and `SizeOf` where that is known, None where a step
-            gave something else.
-        kwargs: the same of its named arguments.
-        traced: the pass.
-        places: where what is found is entered.
+        node: the node of the graph.
+        args: its positional arguments. The result of another step is a `Tracked`, `ShapeOf` or
+            `SizeOf` if it contains channels that are known, else None.
+        kwargs: its keyword arguments, in the same form.
+        traced: the forward pass.
+        channel_map: where the channels of modules are entered.
     """
 
     node: fx.Node
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     traced: TracedNetwork
-    places: Places
+    channel_map: ChannelMap
 
     @property
     def made(self) -> Shape | None:
-        """The shape of the tensor that the step gives; None if it gives none."""
+        """The shape of the resulting tensor; None if the result is not a tensor."""
         return self._shape(self.node)
 
     def shape(self, index: int) -> Shape | None:
-        """The shape of an argument; None if it is no tensor."""
+        """Return the shape of a positional argument, or None if it is not a tensor."""
         return self._shape(self.node.args[index]) if index < len(self.node.args) else None
 
     @property
     def takes_more_tensors(self) -> bool:
-        """Whether there are tensors beside the first argument."""
+        """Whether arguments other than the first are tensors."""
         return any(
             isinstance(self.traced.value(node), Tensor)
             for node in self.node.all_input_nodes
@@ -77,21 +77,21 @@ class Step:
         )
 
     def option(self, index: int, *names: str, default: Any = None) -> Any:
-        """An argument by its place or by one of its names."""
+        """Return an argument by its position or by one of its names."""
         if index < len(self.args):
             return self.args[index]
         return next((self.kwargs[name] for name in names if name in self.kwargs), default)
 
     def freeze(self, value: Any) -> None:
-        """Let all channels in a value stay."""
-        self.places.atoms.freeze(all_atoms(value).tolist())
+        """Mark all channels in a value as channels that must stay."""
+        self.channel_map.sets.freeze(all_channels(value).tolist())
 
     def unknown(self) -> None:
-        """Let all channels that go in stay: nothing is known about what comes out."""
+        """Freeze all channels in the arguments, since nothing is known about the result."""
         self.freeze((self.args, self.kwargs))
 
     def computed(self, index: int) -> bool:
-        """Whether an argument is something the network computed, of which no value is known."""
+        """Return whether an argument is computed by the network and its value is not known."""
         argument = self.node.args[index]
         return isinstance(argument, fx.Node) and self.traced.value(argument) is UNKNOWN
 
@@ -100,22 +100,22 @@ class Step:
         return tuple(found.shape) if isinstance(found, Tensor) else None
 
 
-def has_atoms(value: Any) -> bool:
-    """Whether a value tells anything of channels."""
+def has_channels(value: Any) -> bool:
+    """Return whether a value contains channels, however nested."""
     return any(True for _ in _within(value))
 
 
-def all_atoms(value: Any) -> IntArray:
-    """The atoms of all tensors, shapes and sizes in a value, however nested: (n,)."""
+def all_channels(value: Any) -> IntArray:
+    """Return the ids of the channels in a value, however nested: (n,)."""
     found = list(_within(value))
     return np.concatenate(found) if found else np.empty(0, np.int64)
 
 
 def _within(value: Any) -> Iterator[IntArray]:
     if isinstance(value, Tracked):
-        yield value.atoms
+        yield value.ids
     elif isinstance(value, (ShapeOf, SizeOf)):
-        yield value.of.atoms
+        yield value.of.ids
     elif isinstance(value, dict):
         yield from _within(tuple(value.values()))
     elif isinstance(value, slice):

@@ -1,4 +1,4 @@
-"""Channels that can only be removed together, by union-find over single ones: atoms."""
+"""Channels that can only be removed together, as disjoint sets of single channels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from alds_cli.records import IntArray
 
 
 class DisjointChannels:
-    """Every channel of every layer is an atom; equated atoms stay or go together.
+    """Disjoint sets of channels, each with an integer id; a set stays or goes as a whole.
 
-    A frozen atom stays, and all that are equated with it.
+    A set with a frozen channel stays.
 
     Source: Tarjan, "Efficiency of a good but not linear set union algorithm", J. ACM 1975.
     """
@@ -23,70 +23,70 @@ class DisjointChannels:
         self._frozen: list[bool] = []
 
     def fresh(self, count: int, *, frozen: bool = False) -> IntArray:
-        """New atoms, each apart: (count,)."""
+        """Make new channels, each in a set of its own, and return their ids (count,)."""
         start = len(self._parents)
         self._parents.extend(range(start, start + count))
         self._frozen.extend([frozen] * count)
         return np.arange(start, start + count, dtype=np.int64)
 
     def equate(self, some: IntArray, others: IntArray) -> None:
-        """Let the atoms of two arrays (n,) stay or go in pairs."""
+        """Join the sets of the i-th channels of two arrays (n,), for every i."""
         for one, other in zip(some.tolist(), others.tolist(), strict=True):
             first, second = sorted((self._root(one), self._root(other)))
             self._parents[second] = first
             self._frozen[first] = self._frozen[first] or self._frozen[second]
 
-    def freeze(self, atoms: Iterable[int]) -> None:
-        """Let atoms stay."""
-        for atom in atoms:
-            self._frozen[self._root(int(atom))] = True
+    def freeze(self, ids: Iterable[int]) -> None:
+        """Mark channels as channels that must stay."""
+        for channel in ids:
+            self._frozen[self._root(int(channel))] = True
 
-    def roots(self, atoms: IntArray) -> IntArray:
-        """The atom that stands for each and all equated with it, (n,)."""
-        return np.array([self._root(atom) for atom in atoms.tolist()], dtype=np.int64)
+    def roots(self, ids: IntArray) -> IntArray:
+        """Return for each channel the id that represents its set, (n,)."""
+        return np.array([self._root(channel) for channel in ids.tolist()], dtype=np.int64)
 
-    def frozen(self, atom: int) -> bool:
-        """Whether an atom stays."""
-        return self._frozen[self._root(atom)]
+    def frozen(self, channel: int) -> bool:
+        """Return whether a channel must stay."""
+        return self._frozen[self._root(channel)]
 
-    def _root(self, atom: int) -> int:
-        root = atom
+    def _root(self, channel: int) -> int:
+        root = channel
         while self._parents[root] != root:
             root = self._parents[root]
-        while self._parents[atom] != root:
-            self._parents[atom], atom = root, self._parents[atom]
+        while self._parents[channel] != root:
+            self._parents[channel], channel = root, self._parents[channel]
         return root
 
 
 @dataclass(slots=True)
-class Places:
-    """The atoms of every module, by its name and in the order of its channels.
+class ChannelMap:
+    """The ids of the channels of every module, by its name and in the order of its channels.
 
-    `outputs` are a layer's filters, `inputs` what it takes, `features` the channels of a
-    module that treats each apart.
+    `outputs` are the filters of a dense layer, `inputs` its input channels, and `features` the
+    channels of a module that treats each separately. `sets` says which go together.
     """
 
-    atoms: DisjointChannels = field(default_factory=DisjointChannels)
+    sets: DisjointChannels = field(default_factory=DisjointChannels)
     outputs: dict[str, IntArray] = field(default_factory=dict)
     inputs: dict[str, IntArray] = field(default_factory=dict)
     features: dict[str, IntArray] = field(default_factory=dict)
 
     def filters(self, name: str, count: int) -> IntArray:
-        """The atoms of a layer's filters, the same whenever it is asked for: (count,)."""
+        """Return the ids of a layer's filters (count,), which are the same at every call."""
         if name not in self.outputs:
-            self.outputs[name] = self.atoms.fresh(count)
+            self.outputs[name] = self.sets.fresh(count)
         return self.outputs[name]
 
-    def feed(self, name: str, atoms: IntArray) -> None:
-        """A layer takes these channels."""
-        self._enter(self.inputs, name, atoms)
+    def feed(self, name: str, ids: IntArray) -> None:
+        """Enter the input channels of a dense layer."""
+        self._enter(self.inputs, name, ids)
 
-    def pass_through(self, name: str, atoms: IntArray) -> None:
-        """A module treats each of these channels apart."""
-        self._enter(self.features, name, atoms)
+    def pass_through(self, name: str, ids: IntArray) -> None:
+        """Enter the channels of a normalisation or depthwise layer."""
+        self._enter(self.features, name, ids)
 
-    def _enter(self, table: dict[str, IntArray], name: str, atoms: IntArray) -> None:
-        if name in table:  # in training mode, say, what it is in evaluation mode too
-            self.atoms.equate(table[name], atoms)
+    def _enter(self, table: dict[str, IntArray], name: str, ids: IntArray) -> None:
+        if name in table:  # entered before, for example in evaluation mode
+            self.sets.equate(table[name], ids)
         else:
-            table[name] = atoms
+            table[name] = ids
