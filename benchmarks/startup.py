@@ -4,9 +4,8 @@ Starts commands and imports in turns, each in a new process, and compares the me
 the CIFAR zoo with `import torch`, a ResNet18 of torchvision with `import torch, torchvision`. Each
 network is inspected as a checkpoint and as an artefact, and compressed from a cached table.
 
-`--imports` shows instead which modules a command imports that take long, by Python's own
-`-X importtime`: each with all that it was the first to import, and only where that is outside of
-what is shown already.
+`--imports` shows instead which packages a command imports that take long, by Python's own
+`-X importtime`, and who imports them; each module with all that it was the first to import.
 
     python benchmarks/startup.py
     python benchmarks/startup.py --alds ../before/.venv/bin/alds --imports
@@ -23,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,27 +123,37 @@ def imported(stderr: str) -> list[Module]:
     return found[::-1]  # it tells a module after those that it imports
 
 
-def heaviest(modules: Sequence[Module], least: int) -> Iterator[Module]:
-    """The modules that take so many microseconds with all that they import, the outermost alone.
+def heaviest(modules: Sequence[Module], least: int) -> Iterator[tuple[Module, str]]:
+    """The modules that take so many microseconds with all that they import.
 
-    Modules of alds are opened: what they import is told rather than they. So is a package that
-    takes little itself, where one of its parts is of another package.
+    Of modules of one package that import one another only the outermost is given, and none of
+    alds. With each comes the module that imports it: of alds, or one that is given itself.
     """
-    shown: list[Module] = []
+    chain: list[Module] = []
     for module in modules:
-        while shown and module.depth <= shown[-1].depth:
-            shown.pop()
-        own_code = module.name.partition(".")[0] in {"alds_cli", "site", "__main__"}
-        if own_code or module.cumulated < least:
-            continue
-        if not shown or packages_differ(module, shown[-1]):
-            yield module
-            shown.append(module)
+        while chain and module.depth <= chain[-1].depth:
+            chain.pop()
+        outer = chain[-1] if chain else None
+        if package(module.name) == "alds_cli":
+            chain.append(module)
+        elif module.cumulated >= least and (
+            not outer or package(outer.name) != package(module.name)
+        ):
+            yield module, outer.name if outer else "a function"
+            chain.append(module)
 
 
-def packages_differ(one: Module, other: Module) -> bool:
-    """Whether two modules belong to different packages."""
-    return one.name.partition(".")[0] != other.name.partition(".")[0]
+def package(name: str) -> str:
+    """The package that a module belongs to."""
+    return name.partition(".")[0]
+
+
+def own_times(modules: Sequence[Module]) -> Counter[str]:
+    """The microseconds that each package's modules take without what they import."""
+    found: Counter[str] = Counter()
+    for module in modules:
+        found[package(module.name)] += module.own
+    return found
 
 
 def print_imports(alds: Path, folder: Path, name: str, least: int) -> None:
@@ -153,10 +163,12 @@ def print_imports(alds: Path, folder: Path, name: str, least: int) -> None:
         modules = imported(
             run([python_of(alds), "-X", "importtime", str(alds), *arguments], folder)
         )
-        own = sum(module.own for module in modules if module.name.startswith("alds_cli"))
-        print(f"\n{name}, {verb}: {len(modules)} modules, alds itself {own / 1000:.0f} ms")
-        for module in heaviest(modules, least):
-            print(f"{'  ' * module.depth}{module.cumulated / 1000:7.0f} ms  {module.name}")
+        print(f"\n{name}, {verb}: {len(modules)} modules")
+        heavy = [(own, taken) for own, taken in own_times(modules).most_common() if taken >= least]
+        print("  by package: " + ", ".join(f"{own} {taken / 1000:.0f} ms" for own, taken in heavy))
+        found = sorted(heaviest(modules, least), key=lambda pair: -pair[0].cumulated)
+        for module, importer in found:
+            print(f"{module.cumulated / 1000:7.0f} ms  {module.name:30}  imported by {importer}")
 
 
 def main() -> None:
