@@ -77,6 +77,14 @@ def test_a_negative_zero_and_another_type_are_other_tensors():
     assert "tensors" in differing(zero, made(torch.zeros(2, dtype=torch.int32)))
 
 
+def test_safetensors_without_an_order_are_the_same_each_time():
+    tensors = {f"layer{number}": torch.ones(number + 1) for number in range(40)}
+    data = save(tensors, {"alds": "{}"})
+    found = [fingerprint(data, TEXTS, "x.safetensors") for _ in range(5)]
+    assert {own.text for own in found} == {found[0].text}
+    assert all(differing(found[0], own) == [] for own in found)
+
+
 def test_pictures_are_compared_by_their_bytes():
     one, other = (fingerprint(b"\x89PNG" + end, TEXTS, "x.png") for end in (b"\xff1", b"\xff2"))
     assert differing(one, one) == []
