@@ -20,7 +20,7 @@ from torch import nn
 from alds_cli.architectures import build
 from alds_cli.compression.filter_pruning import prunable_channels
 from alds_cli.compression.filter_removal import pruned_amount, pruning_reports
-from alds_cli.compression.resources import multiply_accumulates, parameters
+from alds_cli.compression.targets import multiply_accumulates, parameters
 from alds_cli.records import Architecture, Plan
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import find_channels

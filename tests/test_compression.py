@@ -15,10 +15,8 @@ from torch import nn
 from alds_cli import api
 from alds_cli.allocation import ERROR_DEFINITIONS, layer_options, smallest_cost
 from alds_cli.architectures import build
-from alds_cli.compression.layer_reports import select_layers
 from alds_cli.compression.low_rank import plan_within
-from alds_cli.compression.resources import parameters
-from alds_cli.compression.targets import Budget
+from alds_cli.compression.targets import Budget, parameters
 from alds_cli.errors import (
     BadWeightsError,
     ContractError,
@@ -32,6 +30,7 @@ from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.quantities import parse_ratio
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import find_layers
+from alds_cli.surgery.layers import select_layers
 from alds_cli.tracing.trace import count_parameters
 
 

@@ -9,7 +9,7 @@ from small_networks import digits_network
 
 from alds_cli import api
 from alds_cli.compression import latency_model
-from alds_cli.compression.resources import pair_macs
+from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
 from alds_cli.numerics.costs import pair_params

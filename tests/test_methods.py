@@ -25,8 +25,7 @@ from alds_cli.allocation.layer_options import Frontier, frontier
 from alds_cli.allocation.problem import economical
 from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.low_rank import plan_within
-from alds_cli.compression.resources import parameters
-from alds_cli.compression.targets import Budget
+from alds_cli.compression.targets import Budget, parameters
 from alds_cli.errors import (
     ContractError,
     OptionError,

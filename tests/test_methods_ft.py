@@ -19,13 +19,12 @@ from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, Prun
 from alds_cli.architectures import build
 from alds_cli.compression.filter_pruning import prunable_channels, prune_within
 from alds_cli.compression.filter_removal import carry_out_pruning, pruned_amount
-from alds_cli.compression.layer_reports import select_layers
-from alds_cli.compression.resources import Resource, multiply_accumulates, parameters
-from alds_cli.compression.targets import Budget
+from alds_cli.compression.targets import Budget, Resource, multiply_accumulates, parameters
 from alds_cli.errors import BudgetError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, ft
 from alds_cli.records import Architecture
 from alds_cli.surgery import find_layers
+from alds_cli.surgery.layers import select_layers
 from alds_cli.tracing.trace import count_parameters, trace
 
 SHAPE = (3, 8, 8)

@@ -11,7 +11,7 @@ from torch import nn
 
 from alds_cli import api
 from alds_cli.allocation import Problem
-from alds_cli.compression.layer_reports import layer_reports
+from alds_cli.compression.strategy import layer_reports
 from alds_cli.errors import BadWeightsError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, messi
 from alds_cli.network.opening import open_network

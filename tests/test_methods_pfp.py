@@ -21,8 +21,7 @@ from alds_cli.calibration import channel_sensitivities
 from alds_cli.calibration.sensitivities import largest_shares
 from alds_cli.compression.filter_pruning import prunable_channels, prune_within
 from alds_cli.compression.filter_removal import carry_out_pruning
-from alds_cli.compression.resources import parameters
-from alds_cli.compression.targets import Budget
+from alds_cli.compression.targets import Budget, parameters
 from alds_cli.errors import DataError, OptionError
 from alds_cli.methods import METHODS, pfp
 from alds_cli.surgery import find_layers

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
-from alds_cli.compression.resources import pair_macs
+from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice
 from alds_cli.surgery import (

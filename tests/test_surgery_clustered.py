@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alds_cli.compression.resources import pair_macs
+from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import BadWeightsError, PlanError
 from alds_cli.numerics.clustering.clustered_factors import multiply_clusters
 from alds_cli.numerics.costs import pair_params

@@ -6,7 +6,7 @@ Every function takes a model as a path (`-` is standard input), as a `Network` o
 
 from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.profile import ProfileResult, profile
-from alds_cli.compression.family import CompressionResult
+from alds_cli.compression.session import CompressionResult
 from alds_cli.evaluation.models import EvaluationResult, Measured, evaluate
 from alds_cli.network.inspection import (
     Contents,

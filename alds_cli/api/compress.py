@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
-from alds_cli.compression.family import CompressionResult, compress_networks
+from alds_cli.compression.session import CompressionResult, compress_networks
 from alds_cli.compression.settings import CompressOptions, Ratio, Settings
 from alds_cli.network.opening import (
     AS_IT_IS,

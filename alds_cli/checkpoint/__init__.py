@@ -3,13 +3,13 @@
 from alds_cli.checkpoint.error_tables import (
     cache_folder,
     cache_path,
+    hash_tensors,
     load_cached,
     read_table,
     store_cached,
     write_table,
 )
 from alds_cli.checkpoint.files import replacing, require_apart, require_writable
-from alds_cli.checkpoint.hashing import hash_tensors
 from alds_cli.checkpoint.plans import read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey

@@ -1,4 +1,7 @@
-"""Error tables on disk: where the user wants them, and in a cache that may be thrown away."""
+"""Error tables on disk: where the user wants them, and in a cache that may be thrown away.
+
+A table belongs to the weights whose fingerprint it has.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,18 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import platformdirs
+import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.errors import OutputError, TableError
@@ -203,3 +209,24 @@ def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, TableLayerForm])
         digest.update(f"{key}\0{arrays[key].shape}\0".encode())
         digest.update(np.ascontiguousarray(arrays[key]).data)
     return digest.hexdigest()
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hexadecimal over those of the tensors, in the order of their names."""
+    names = sorted(tensors)
+    # Each by itself, so that several threads can share the work.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        digests = pool.map(lambda name: _digest(name, tensors[name].detach()), names)
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digest(name: str, tensor: Tensor) -> bytes:
+    digest = hashlib.sha256(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    digest.update(_bytes_of(tensor).data)
+    return digest.digest()
+
+
+def _bytes_of(tensor: Tensor) -> NDArray[np.uint8]:
+    flat = tensor.cpu().contiguous().flatten()
+    found: NDArray[np.uint8] = flat.view(torch.uint8).numpy()
+    return found

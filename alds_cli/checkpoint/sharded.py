@@ -9,21 +9,19 @@ from pathlib import Path
 from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import CheckpointError
 
-_STEMS = (
-    ("model", "pytorch_model"),
-    ("diffusion_pytorch_model", "diffusion_pytorch_model"),
-    ("open_clip_model", "open_clip_pytorch_model"),
-)
-
-MODEL_NAMES = tuple(
-    name
-    for safe, pickled in _STEMS
-    for name in (
-        f"{safe}.safetensors",
-        f"{safe}.safetensors.index.json",
-        f"{pickled}.bin",
-        f"{pickled}.bin.index.json",
-    )
+MODEL_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.bin",
+    "diffusion_pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_model.safetensors.index.json",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.bin.index.json",
 )
 """What a model is called in a folder, in the order of preference."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -12,14 +12,15 @@ from torch import nn
 from alds_cli.checkpoint import artefact_size
 from alds_cli.compression.filter_removal import pruned_amount
 from alds_cli.compression.latency_model import LatencyModel
-from alds_cli.compression.resources import (
+from alds_cli.compression.targets import (
+    Budget,
     Resource,
+    Target,
     file_bytes,
     multiply_accumulates,
     nanoseconds,
     parameters,
 )
-from alds_cli.compression.targets import Budget, Target
 from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
 from alds_cli.network.loading import Network
@@ -47,7 +48,7 @@ class CostModel:
         channels: what can be removed, where filters are.
         naming: a plan without choices, with the names of what will make the choices.
         output: the artefact's name, which says its format.
-        latency_model: measures times, where they count.
+        measuring: makes the model of times, where they count.
     """
 
     def __init__(
@@ -61,9 +62,8 @@ class CostModel:
         channels: Channels | None,
         naming: Plan,
         output: str,
-        latency_model: LatencyModel,
+        measuring: Callable[[], LatencyModel],
     ) -> None:
-        self.latency_model = latency_model
         self._network = network
         self._specs = specs
         self._before = before
@@ -73,7 +73,13 @@ class CostModel:
         self._naming = naming
         self._output = output
         self._params = count_parameters(network.module)
+        self._measuring = measuring
         self._sized: tuple[Plan, int] | None = None
+
+    @cached_property
+    def latency_model(self) -> LatencyModel:
+        """Measures times."""
+        return self._measuring()
 
     def budgets(self) -> list[Budget]:
         """What the target allows, a ratio and an absolute limit of the same thing as their minimum.

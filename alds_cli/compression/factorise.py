@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration import Responses
-from alds_cli.compression.layer_reports import layer_reports
+from alds_cli.compression.strategy import layer_reports
 from alds_cli.methods.messi import clustering_options
 from alds_cli.numerics.clustering.clustered_factors import (
     cluster_factors,

@@ -18,9 +18,9 @@ from alds_cli.compression.filter_removal import (
     pruning_reports,
     require_removable,
 )
-from alds_cli.compression.layer_reports import LEFT_OUT
+from alds_cli.compression.refusals import out_of_reach
 from alds_cli.compression.strategy import TracedModel, batches_for
-from alds_cli.compression.targets import Budget, Offered, out_of_reach
+from alds_cli.compression.targets import Budget, Offered
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.numerics.grams import in_units, unit_exponent
@@ -36,6 +36,7 @@ from alds_cli.records import (
 from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery import weight_at
 from alds_cli.surgery.channels import ChannelGroup, Channels, find_channels
+from alds_cli.surgery.layers import LEFT_OUT
 from alds_cli.tracing.trace import LayerCall
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.allocation.channel_pruning import PruningCost
-from alds_cli.compression.layer_reports import LEFT_OUT, NOT_CHOSEN
-from alds_cli.compression.resources import Resource
+from alds_cli.compression.strategy import NOT_CHOSEN
+from alds_cli.compression.targets import Resource
 from alds_cli.errors import PlanError
 from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.numerics.spectral_norms import spectral_norm
@@ -27,6 +27,7 @@ from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import weight_at
 from alds_cli.surgery.channels import Channels, Member
 from alds_cli.surgery.equivalence import same_function
+from alds_cli.surgery.layers import LEFT_OUT
 from alds_cli.surgery.pruning import prune_network, require_prunable
 from alds_cli.tracing.trace import LayerCall
 

@@ -24,16 +24,13 @@ from alds_cli.calibration import (
 )
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression.factorise import carry_out, weight_types
-from alds_cli.compression.layer_reports import layer_reports
-from alds_cli.compression.strategy import TracedModel, batches_for
+from alds_cli.compression.refusals import kept_in_words, nothing_to_decompose, refusal
+from alds_cli.compression.strategy import TracedModel, batches_for, layer_reports
 from alds_cli.compression.targets import (
     Budget,
     Offered,
-    kept_in_words,
-    nothing_to_decompose,
     prices_of,
     rank_prices_of,
-    refusal,
 )
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named

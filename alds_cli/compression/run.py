@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from alds_cli.compression.cost_model import CostModel
-from alds_cli.compression.session import Session
-from alds_cli.compression.targets import Budget, Target, broken, too_slow
+from alds_cli.compression.refusals import broken, too_slow
+from alds_cli.compression.targets import Budget, Target
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
 from alds_cli.network.loading import Network
@@ -17,6 +18,9 @@ from alds_cli.network.verification import Verification, verify
 from alds_cli.records import CompressionReport, LayerReport, Plan
 from alds_cli.runtime.devices import Clock
 from alds_cli.tracing.trace import count_parameters
+
+if TYPE_CHECKING:
+    from alds_cli.compression.session import Session
 
 _ROUNDS = 30
 """So often at most a plan is made again because what was predicted did not come out."""

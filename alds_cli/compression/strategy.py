@@ -1,18 +1,33 @@
-"""A network traced once: what either way to make it smaller begins with."""
+"""What either way to make a network smaller begins with, and how it tells what became of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
+from alds_cli.allocation import DEFAULT_DEFINITION, smallest_cost
+from alds_cli.allocation import error_bound as proven_bound
 from alds_cli.calibration import calibration_batches
 from alds_cli.compression.settings import Settings
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import OptionError
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import settled_preprocessing
-from alds_cli.records import LayerSpec, Plan
+from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.factors import rounding_of_factors
+from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.records import (
+    CLUSTERED,
+    Choice,
+    ErrorTable,
+    LayerReport,
+    LayerSpec,
+    Plan,
+)
 from alds_cli.runtime.devices import Clock
+from alds_cli.surgery import reason_against_clusters
 from alds_cli.tracing.trace import Trace
 
 
@@ -72,3 +87,77 @@ def batches_for(network: Network, settings: Settings, method: str) -> Batches:
         batch_size=_TOGETHER,
         workers=settings.workers,
     )
+
+
+NOT_SMALLER = "no low-rank pair is smaller"
+
+NOT_CHOSEN = "the allocation keeps it"
+
+
+def layer_reports(
+    specs: Mapping[str, LayerSpec],
+    tables: ErrorTable,
+    plan: Plan,
+    types: Mapping[str, torch.dtype],
+    errors: Mapping[str, float] | None = None,
+    *,
+    tabled: bool = True,
+) -> list[LayerReport]:
+    """What becomes of every layer; without measured errors the bounds stand alone.
+
+    `types` are those that layers hold their weights in. `tabled` says whether the pairs of slices
+    are those of the tables, which know bounds on their errors.
+    """
+    bound = (plan.bound or DEFAULT_DEFINITION) if tabled else None
+    clustered = any(choice.scheme == CLUSTERED for choice in plan.decomposed.values())
+    return [
+        _report(
+            spec,
+            tables,
+            plan.choices.get(name),
+            bound,
+            types,
+            (errors or {}).get(name),
+            clustered=clustered,
+        )
+        for name, spec in specs.items()
+    ]
+
+
+def _report(
+    spec: LayerSpec,
+    tables: ErrorTable,
+    choice: Choice | None,
+    bound: str | None,
+    types: Mapping[str, torch.dtype],
+    error: float | None,
+    *,
+    clustered: bool,
+) -> LayerReport:
+    if choice is None:
+        reason = spec.reason or _why_kept(spec, tables, clustered=clustered)
+        return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
+    bias = spec.params - spec.weight_params
+    error_bound = None
+    if bound is not None and choice.scheme != CLUSTERED:
+        table = tables.layers[spec.name]
+        rounding = rounding_of_factors(table, choice, types[spec.name])
+        error_bound = proven_bound(table, choice, bound, rounding)
+    return LayerReport(
+        spec.name,
+        spec.weight_shape,
+        spec.params,
+        pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups) + bias,
+        choice=choice,
+        error=error,
+        error_bound=error_bound,
+    )
+
+
+def _why_kept(spec: LayerSpec, tables: ErrorTable, *, clustered: bool) -> str:
+    table = tables.layers.get(spec.name)
+    # A plan that was handed in may need no table of this layer.
+    schemes = distinct_schemes(spec.kernel) if table is None else tuple(table.norms)
+    if smallest_cost(spec, schemes) >= spec.weight_params:
+        return NOT_SMALLER
+    return (reason_against_clusters(spec) if clustered else None) or NOT_CHOSEN

@@ -1,23 +1,208 @@
-"""What is asked of a compressed network."""
+"""What is asked of a compressed network: less of what it is made of and costs.
+
+A resource is one such currency, divided among the network's layers; a target is what the user
+asks, a budget what that allows of one resource.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from math import prod
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from alds_cli.allocation import LayerOptions, Prices, RankPrices
-from alds_cli.compression.layer_reports import LEFT_OUT
-from alds_cli.compression.resources import Resource
-from alds_cli.errors import BudgetError, ContractError, OptionError, RatioUnreachableError
+from alds_cli.allocation import Prices, RankPrices
+from alds_cli.errors import OptionError
+from alds_cli.numerics.clustering.clustered_factors import INDEX_BYTES
+from alds_cli.numerics.fold import carried_by_second, folded_shape
+from alds_cli.numerics.option_tables import option_costs
 from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
-from alds_cli.records import FloatArray, IntArray, LayerSpec
+from alds_cli.records import (
+    CLUSTERED,
+    Choice,
+    FloatArray,
+    IntArray,
+    LayerSpec,
+)
 from alds_cli.runtime.devices import pick_device
+from alds_cli.tracing.trace import LayerCall, Shape
+
+Price = Callable[[LayerSpec, IntArray], IntArray]
+"""`price(spec, choices)`: of pairs (n, 3), whole units (n,); negative where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """One thing that networks are to need less of, in whole units.
+
+    Attributes:
+        name: `params`, `macs`, `bytes` or `latency` (nanoseconds).
+        before: what the whole network takes, which ratios are a fraction of.
+        fixed: what all but the layers that may be decomposed take in the result.
+        kept: what each of these layers takes as it is, by name.
+        price: what its pairs would take.
+        overhead: what of that a pair takes whatever its rank.
+    """
+
+    name: str
+    before: int
+    fixed: int
+    kept: Mapping[str, int]
+    price: Price
+    overhead: int = 0
+
+    def prices(self, spec: LayerSpec, choices: IntArray) -> IntArray:
+        """Of choices (n, 3), zeros keeping the layer: (n,)."""
+        kept = choices[:, 1] == 0
+        costs = np.empty(len(choices), np.int64)
+        costs[kept] = self.kept[spec.name]
+        costs[~kept] = self.price(spec, choices[~kept])
+        return costs
+
+    def rank_prices(self, spec: LayerSpec, choices: IntArray) -> FloatArray:
+        """What one rank more in every slice of pairs (n, 3) takes, on the average: (n,).
+
+        Where a rank is free, as in a layer that is never called, it still counts a little.
+        """
+        spent = self.price(spec, choices) - self.overhead
+        return np.maximum(spent / choices[:, 2], 1e-3)
+
+
+def parameters(specs: Mapping[str, LayerSpec], total: int) -> Resource:
+    """Parameters; a layer's bias is not its own, since it stays whatever happens.
+
+    Args:
+        specs: the layers that may be decomposed.
+        total: of the whole network.
+    """
+    kept = {name: spec.weight_params for name, spec in specs.items()}
+    return Resource("params", total, total - sum(kept.values()), kept, option_costs)
+
+
+def file_bytes(
+    specs: Mapping[str, LayerSpec],
+    before: int,
+    all_kept: int,
+    item_sizes: Mapping[str, int],
+    per_pair: int,
+) -> Resource:
+    """Bytes of the artefact.
+
+    Args:
+        specs: the layers that may be decomposed.
+        before: bytes of the file that the network came from.
+        all_kept: bytes of the artefact if every layer is kept.
+        item_sizes: bytes of one number of each layer's weight.
+        per_pair: what the names and entries of a pair take beside its numbers, about.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        numbers = option_costs(spec, choices) * item_sizes[spec.name]
+        return numbers + _index_bytes(spec, choices) + per_pair
+
+    kept = {name: spec.weight_params * item_sizes[name] for name, spec in specs.items()}
+    return Resource("bytes", before, all_kept - sum(kept.values()), kept, price, per_pair)
+
+
+def _index_bytes(spec: LayerSpec, choices: IntArray) -> IntArray:
+    """What the order of clustered columns and their clusters' sizes take: (n,)."""
+    scheme, k, _ = choices.T
+    _, columns = folded_shape(spec.weight_shape, CLUSTERED)
+    return np.where(scheme == CLUSTERED, INDEX_BYTES * (columns + k), 0)
+
+
+def multiply_accumulates(
+    specs: Mapping[str, LayerSpec], total: int, calls: Mapping[str, LayerCall]
+) -> Resource:
+    """MACs of one sample.
+
+    Args:
+        specs: the layers that may be decomposed.
+        total: of the whole network.
+        calls: how a forward pass called its layers; one that it never called takes none.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        costs = np.zeros(len(choices), np.int64)
+        if spec.name not in calls:
+            return costs
+        for scheme in np.unique(choices[:, 0]):
+            own = choices[:, 0] == scheme
+            first, second = mac_prices(spec, calls[spec.name], int(scheme))
+            costs[own] = choices[own, 2] * (first + choices[own, 1] * second)
+        return costs
+
+    kept = {name: calls[name].macs if name in calls else 0 for name in specs}
+    return Resource("macs", total, total - sum(kept.values()), kept, price)
+
+
+def nanoseconds(
+    total: int, kept: Mapping[str, int], pairs: Mapping[str, Mapping[Choice, int]]
+) -> Resource:
+    """Time of one forward pass, as the sum of its layers' measured times.
+
+    Args:
+        total: of the whole network.
+        kept: of each layer that may be decomposed.
+        pairs: of the choices that were measured; no others are on offer.
+    """
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        known = pairs.get(spec.name, {})
+        rows = (Choice(*(int(value) for value in row)) for row in choices)
+        return np.array([known.get(choice, -1) for choice in rows], np.int64)
+
+    return Resource("latency", total, total - sum(kept.values()), kept, price)
+
+
+def pair_macs(spec: LayerSpec, call: LayerCall, choice: Choice) -> int:
+    """Multiply-accumulates of a pair in the layer's place, all calls together.
+
+    Args:
+        spec: the layer.
+        call: how a forward pass called it.
+        choice: scheme, k and j.
+    """
+    first, second = mac_prices(spec, call, choice.scheme)
+    return choice.j * (first + choice.k * second)
+
+
+def mac_prices(spec: LayerSpec, call: LayerCall, scheme: int) -> tuple[int, int]:
+    """(a, b) such that a pair with k slices of rank j takes j·(a + k·b) multiply-accumulates.
+
+    The counterpart of j·(g·columns + k·rows) parameters: each weight counts as often as
+    it is applied, to one sample, in all calls of the layer together.
+    """
+    if spec.kind == "linear":
+        # What came out counts the rows applied, which a packed projection may split.
+        first = spec.in_channels * sum(prod(inside[:-1]) for inside, _ in call.shapes)
+        return first, sum(prod(out) for _, out in call.shapes)
+    rows, columns = folded_shape(spec.weight_shape, scheme)
+    applied = [_positions(spec, inside, out, scheme) for inside, out in call.shapes]
+    return (
+        spec.groups * columns * sum(first for first, _ in applied),
+        rows * sum(second for _, second in applied),
+    )
+
+
+def _positions(spec: LayerSpec, inside: Shape, out: Shape, scheme: int) -> tuple[int, int]:
+    """At how many positions the weights of the first and of the second half are applied."""
+    spatial = len(spec.kernel)
+    batch = prod(inside[: -spatial - 1])
+    before, after = inside[-spatial:], out[-spatial:]
+    in_second = carried_by_second(spatial, scheme)
+    between = prod(
+        extent if later else made
+        for extent, made, later in zip(before, after, in_second, strict=True)
+    )
+    if spec.kind.startswith("conv_transpose"):
+        return batch * prod(before), batch * between
+    return batch * between, batch * prod(after)
+
 
 TARGETS = ("params", "macs", "bytes", "latency")
 """What a ratio can be a fraction of."""
@@ -105,18 +290,6 @@ def parse_target(
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
 """`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, (n,)."""
 
-_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "ns"}
-
-_LIMITS = {
-    "params": "--max-params",
-    "macs": "--max-macs",
-    "bytes": "--max-size",
-    "latency": "--max-latency",
-}
-
-
-_MORE_LAYERS = "decompose more layers (--include, --exclude)"
-
 
 @dataclass(frozen=True, slots=True)
 class Budget:
@@ -167,175 +340,3 @@ def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
         return np.asarray(np.sum(parts, axis=0))
 
     return shares
-
-
-def refusal(
-    budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
-) -> ContractError:
-    """Why no plan fits: the budget that cannot be met even alone, else all of them together.
-
-    Args:
-        budgets: what was asked.
-        layers: what was on offer.
-        kept: which layers were not, in words; empty where all were.
-        faster_only: whether that left out what measures slower.
-    """
-    made = "make with pairs that each measure faster" if faster_only else "make"
-    for column, budget in enumerate(budgets):
-        least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
-        if least > budget.allowed - budget.margin:
-            return out_of_reach(budget, least, made, kept)
-    asked = ", ".join(_asked(budget) for budget in budgets)
-    return BudgetError(
-        f"no plan was found within all of these together: {asked}",
-        tip="loosen one of them; each can be had alone",
-    )
-
-
-def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None) -> ContractError:
-    """Why a budget cannot be met.
-
-    Args:
-        budget: what was asked.
-        least: what the smallest network takes.
-        made: how it is made, after "that this method can".
-        kept: which layers are not made smaller, in words; None where that is not known.
-    """
-    resource = budget.resource
-    why = f"; {kept}" if kept else ""
-    smallest = (
-        f"the smallest network that this method can {made} has {_amount(resource, least)} "
-        f"of {_amount(resource, resource.before)}"
-    )
-    largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
-    otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
-    if least >= resource.before or (budget.ratio is not None and largest == 0):
-        nearest = "no layer of this network can be made smaller"
-    elif budget.ratio is None:
-        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}{otherwise}"
-    else:
-        nearest = f"--ratio {largest:.4f}{otherwise}"
-    if budget.ratio is None:
-        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{why}", tip=nearest)
-    return RatioUnreachableError(
-        f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
-        f"the largest ratio is {largest:.4f}{why}",
-        largest=largest,
-        tip=nearest,
-    )
-
-
-def broken(budget: Budget, reached: int) -> ContractError:
-    """A network that was to meet a budget does not."""
-    resource = budget.resource
-    if budget.ratio is None:
-        return BudgetError(
-            f"the network has {_amount(resource, reached)}, "
-            f"more than the {_amount(resource, budget.allowed)} allowed"
-        )
-    return ContractError(
-        f"the plan removes {1 - reached / resource.before:.4f} of the "
-        f"{_NOUNS[resource.name] if resource.name != 'latency' else 'latency'}, "
-        f"less than the {float(budget.ratio):g} asked for",
-        tip="lower some j in the plan, or leave out --ratio",
-    )
-
-
-def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
-    """The fastest network that was made is still too slow.
-
-    Args:
-        budget: of time.
-        original_ms: median time of the original network.
-        best_ms: of the fastest that was made of it.
-        saved: the fraction of time that it saves.
-    """
-    fact = (
-        f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
-        f"{original_ms:.3f} ms, measured in turns"
-    )
-    tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
-    if budget.ratio is None:
-        return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
-    largest = max(0, int(saved * 10_000)) / 10_000
-    return RatioUnreachableError(
-        f"a ratio of {float(budget.ratio):g} of the latency cannot be reached: {fact}; "
-        f"that is a ratio of {largest:.4f}",
-        largest=largest,
-        tip=tip,
-    )
-
-
-def _asked(budget: Budget) -> str:
-    resource = budget.resource
-    if budget.ratio is None:
-        return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
-    return f"--ratio {float(budget.ratio):g} of the {resource.name}"
-
-
-def _amount(resource: Resource, value: int) -> str:
-    if resource.name == "latency":
-        return f"{value / 1e6:.3f} ms"
-    return f"{value:,} {_NOUNS[resource.name]}"
-
-
-def _written(resource: Resource, value: int) -> str:
-    """As the command line takes it."""
-    return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)
-
-
-_SHOWN = 4
-
-_TIPS = {
-    "parametrization": "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') "
-    "leaves a plain weight; save the network after that",
-    "weight norm": "torch.nn.utils.remove_weight_norm(layer) leaves a plain weight; save the "
-    "network after that",
-    "spectral norm": "torch.nn.utils.remove_spectral_norm(layer) leaves a plain weight; save the "
-    "network after that",
-    "torch.nn.utils.prune": "torch.nn.utils.prune.remove(layer, 'weight') leaves a plain weight; "
-    "save the network after that",
-    LEFT_OUT: "let more layers match --include, or fewer --exclude",
-}
-"""What can be done, by words in the reason."""
-
-
-def nothing_to_decompose(
-    specs: Mapping[str, LayerSpec], budgets: Sequence[Budget]
-) -> ContractError:
-    """Why nothing can be made smaller, with the reasons counted.
-
-    Args:
-        specs: the network's layers, each with a reason to be kept.
-        budgets: what was asked.
-    """
-    reasons = _reasons(specs)
-    why = kept_in_words(specs) or "the network holds no convolution or linear layer of torch.nn"
-    message = f"no layer can be decomposed: {why}"
-    tip = next(
-        (
-            tip
-            for reason, _ in reasons.most_common()
-            for word, tip in _TIPS.items()
-            if word in reason
-        ),
-        None,
-    )
-    if any(budget.ratio is not None for budget in budgets):
-        return RatioUnreachableError(message, largest=0.0, tip=tip)
-    return BudgetError(message, tip=tip)
-
-
-def kept_in_words(specs: Mapping[str, LayerSpec]) -> str:
-    """How many layers are kept for which reasons; empty where none is."""
-    reasons = _reasons(specs)
-    parts = [
-        f"{count} {'is' if count == 1 else 'are'} kept ({reason})"
-        for reason, count in reasons.most_common(_SHOWN)
-    ]
-    others = reasons.total() - sum(count for _, count in reasons.most_common(_SHOWN))
-    return ", ".join(parts) + (f", and {others} for other reasons" if others else "")
-
-
-def _reasons(specs: Mapping[str, LayerSpec]) -> Counter[str]:
-    return Counter(spec.reason for spec in specs.values() if spec.reason is not None)

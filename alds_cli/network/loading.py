@@ -288,7 +288,8 @@ def _open_artefact(
     plan = document.plan
     module = skeleton(arch, checkpoint.tensors)
     reshape_network(module, plan.decomposed)
-    prune_network(module, plan.pruned, input_shape=_sample_shape(document))
+    if plan.pruned:
+        prune_network(module, plan.pruned, input_shape=_sample_shape(document))
     further = _stated_groups(module, document, checkpoint.name)
     tensors: Mapping[str, Tensor] = _completed(checkpoint.tensors, further)
     architectures.require_match(arch, _shapes(module.state_dict()), _shapes(tensors))
@@ -358,7 +359,7 @@ def _dense_tensors(
 ) -> dict[str, Tensor]:
     """The state dict of the dense network: pairs multiplied, zeros in the place of filters."""
     dense = dense_state(module, tensors, plan.decomposed)
-    return dense_pruned_state(module, dense, plan.pruned)
+    return dense_pruned_state(module, dense, plan.pruned) if plan.pruned else dense
 
 
 def _open_state_dict(

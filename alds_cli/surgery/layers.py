@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
+from alds_cli.errors import OptionError
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.fold import distinct_schemes
-from alds_cli.records import LayerKind, LayerSpec
+from alds_cli.records import (
+    LayerKind,
+    LayerSpec,
+)
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.layer_contents import (
     KEPT_RECURRENT,
@@ -336,3 +341,38 @@ def _reason_of_attention(attention: nn.MultiheadAttention) -> str | None:
 def is_packed(attention: nn.MultiheadAttention) -> bool:
     """Whether one parameter projects queries, keys and values alike."""
     return isinstance(attention.in_proj_weight, nn.Parameter)
+
+
+LEFT_OUT = "left out by --include or --exclude"
+"""The reason of a layer that the patterns leave out."""
+
+
+def select_layers(
+    specs: Mapping[str, LayerSpec], include: Sequence[str], exclude: Sequence[str]
+) -> dict[str, LayerSpec]:
+    """Keep layers that the patterns leave out, and say so.
+
+    Args:
+        specs: all layers.
+        include: shell patterns; only matching layers are decomposed. None given: all.
+        exclude: shell patterns; matching layers are kept.
+
+    Raises:
+        OptionError: a pattern matches no layer, which is most likely a slip.
+    """
+    for option, patterns in (("--include", include), ("--exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in specs):
+                raise OptionError(
+                    f"{option} {pattern} matches no layer",
+                    tip="`alds inspect FILE` lists the names",
+                )
+
+    def selected(name: str) -> bool:
+        wanted = not include or any(fnmatchcase(name, pattern) for pattern in include)
+        return wanted and not any(fnmatchcase(name, pattern) for pattern in exclude)
+
+    return {
+        name: spec if spec.reason is not None or selected(name) else replace(spec, reason=LEFT_OUT)
+        for name, spec in specs.items()
+    }

@@ -15,7 +15,7 @@ from alds_cli.checkpoint import (
     artefact_size,
     hash_tensors,
 )
-from alds_cli.compression.family import compress_networks
+from alds_cli.compression.session import compress_networks
 from alds_cli.compression.settings import Settings
 from alds_cli.datasets import Batches, LabelledImages
 from alds_cli.errors import AldsError, ContractError

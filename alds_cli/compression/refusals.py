@@ -1,0 +1,195 @@
+"""Why what is asked of a compressed network cannot be had, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from alds_cli.allocation import LayerOptions
+from alds_cli.compression.targets import Budget, Resource
+from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
+from alds_cli.records import LayerSpec
+from alds_cli.surgery.layers import LEFT_OUT
+
+_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "ns"}
+
+_LIMITS = {
+    "params": "--max-params",
+    "macs": "--max-macs",
+    "bytes": "--max-size",
+    "latency": "--max-latency",
+}
+
+_MORE_LAYERS = "decompose more layers (--include, --exclude)"
+
+
+def refusal(
+    budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
+) -> ContractError:
+    """Why no plan fits: the budget that cannot be met even alone, else all of them together.
+
+    Args:
+        budgets: what was asked.
+        layers: what was on offer.
+        kept: which layers were not, in words; empty where all were.
+        faster_only: whether that left out what measures slower.
+    """
+    made = "make with pairs that each measure faster" if faster_only else "make"
+    for column, budget in enumerate(budgets):
+        least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
+        if least > budget.allowed - budget.margin:
+            return out_of_reach(budget, least, made, kept)
+    asked = ", ".join(_asked(budget) for budget in budgets)
+    return BudgetError(
+        f"no plan was found within all of these together: {asked}",
+        tip="loosen one of them; each can be had alone",
+    )
+
+
+def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None) -> ContractError:
+    """Why a budget cannot be met.
+
+    Args:
+        budget: what was asked.
+        least: what the smallest network takes.
+        made: how it is made, after "that this method can".
+        kept: which layers are not made smaller, in words; None where that is not known.
+    """
+    resource = budget.resource
+    why = f"; {kept}" if kept else ""
+    smallest = (
+        f"the smallest network that this method can {made} has {_amount(resource, least)} "
+        f"of {_amount(resource, resource.before)}"
+    )
+    largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
+    otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
+    if least >= resource.before or (budget.ratio is not None and largest == 0):
+        nearest = "no layer of this network can be made smaller"
+    elif budget.ratio is None:
+        nearest = f"{_LIMITS[resource.name]} {_written(resource, least)}{otherwise}"
+    else:
+        nearest = f"--ratio {largest:.4f}{otherwise}"
+    if budget.ratio is None:
+        return BudgetError(f"{_asked(budget)} cannot be reached: {smallest}{why}", tip=nearest)
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} cannot be reached: {smallest}; "
+        f"the largest ratio is {largest:.4f}{why}",
+        largest=largest,
+        tip=nearest,
+    )
+
+
+def broken(budget: Budget, reached: int) -> ContractError:
+    """A network that was to meet a budget does not."""
+    resource = budget.resource
+    if budget.ratio is None:
+        return BudgetError(
+            f"the network has {_amount(resource, reached)}, "
+            f"more than the {_amount(resource, budget.allowed)} allowed"
+        )
+    return ContractError(
+        f"the plan removes {1 - reached / resource.before:.4f} of the "
+        f"{_NOUNS[resource.name] if resource.name != 'latency' else 'latency'}, "
+        f"less than the {float(budget.ratio):g} asked for",
+        tip="lower some j in the plan, or leave out --ratio",
+    )
+
+
+def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
+    """The fastest network that was made is still too slow.
+
+    Args:
+        budget: of time.
+        original_ms: median time of the original network.
+        best_ms: of the fastest that was made of it.
+        saved: the fraction of time that it saves.
+    """
+    fact = (
+        f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
+        f"{original_ms:.3f} ms, measured in turns"
+    )
+    tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
+    if budget.ratio is None:
+        return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
+    largest = max(0, int(saved * 10_000)) / 10_000
+    return RatioUnreachableError(
+        f"a ratio of {float(budget.ratio):g} of the latency cannot be reached: {fact}; "
+        f"that is a ratio of {largest:.4f}",
+        largest=largest,
+        tip=tip,
+    )
+
+
+def _asked(budget: Budget) -> str:
+    resource = budget.resource
+    if budget.ratio is None:
+        return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
+    return f"--ratio {float(budget.ratio):g} of the {resource.name}"
+
+
+def _amount(resource: Resource, value: int) -> str:
+    if resource.name == "latency":
+        return f"{value / 1e6:.3f} ms"
+    return f"{value:,} {_NOUNS[resource.name]}"
+
+
+def _written(resource: Resource, value: int) -> str:
+    """As the command line takes it."""
+    return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)
+
+
+_SHOWN = 4
+
+_TIPS = {
+    "parametrization": "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight') "
+    "leaves a plain weight; save the network after that",
+    "weight norm": "torch.nn.utils.remove_weight_norm(layer) leaves a plain weight; save the "
+    "network after that",
+    "spectral norm": "torch.nn.utils.remove_spectral_norm(layer) leaves a plain weight; save the "
+    "network after that",
+    "torch.nn.utils.prune": "torch.nn.utils.prune.remove(layer, 'weight') leaves a plain weight; "
+    "save the network after that",
+    LEFT_OUT: "let more layers match --include, or fewer --exclude",
+}
+"""What can be done, by words in the reason."""
+
+
+def nothing_to_decompose(
+    specs: Mapping[str, LayerSpec], budgets: Sequence[Budget]
+) -> ContractError:
+    """Why nothing can be made smaller, with the reasons counted.
+
+    Args:
+        specs: the network's layers, each with a reason to be kept.
+        budgets: what was asked.
+    """
+    reasons = _reasons(specs)
+    why = kept_in_words(specs) or "the network holds no convolution or linear layer of torch.nn"
+    message = f"no layer can be decomposed: {why}"
+    tip = next(
+        (
+            tip
+            for reason, _ in reasons.most_common()
+            for word, tip in _TIPS.items()
+            if word in reason
+        ),
+        None,
+    )
+    if any(budget.ratio is not None for budget in budgets):
+        return RatioUnreachableError(message, largest=0.0, tip=tip)
+    return BudgetError(message, tip=tip)
+
+
+def kept_in_words(specs: Mapping[str, LayerSpec]) -> str:
+    """How many layers are kept for which reasons; empty where none is."""
+    reasons = _reasons(specs)
+    parts = [
+        f"{count} {'is' if count == 1 else 'are'} kept ({reason})"
+        for reason, count in reasons.most_common(_SHOWN)
+    ]
+    others = reasons.total() - sum(count for _, count in reasons.most_common(_SHOWN))
+    return ", ".join(parts) + (f", and {others} for other reasons" if others else "")
+
+
+def _reasons(specs: Mapping[str, LayerSpec]) -> Counter[str]:
+    return Counter(spec.reason for spec in specs.values() if spec.reason is not None)
