@@ -116,16 +116,18 @@ def _joined(lines):
 
 
 _NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
-_TIME = re.compile(r"\d\s?(?:ns|µs|ms|s|min)\b")
+_MACHINE = re.compile(r"\d\s?(?:ns|µs|ms|s|min|[kMG]?i?B)\b|^ *bytes\b")
+"""What depends on the machine, as times do, or on PyTorch's version, as sizes of files do."""
+
 _ROUNDING = re.compile(r"\d(?:\.\d+)?e-\d+")
 
 
 def agrees(shown, printed):
     """Whether a page shows what was printed.
 
-    Blank lines and the widths of gaps and rules do not count. In a line that tells a time every
-    number may be another one, and so may numbers of the form 1.2e-07, which are rounding. `…`
-    stands for any text in a line, and alone for any lines.
+    Blank lines and the widths of gaps and rules do not count. In a line that tells a time or
+    the size of a file every number may be another one, and so may numbers of the form 1.2e-07,
+    which are rounding. `…` stands for any text in a line, and alone for any lines.
     """
     pattern = "".join(
         "(?:.*\n)*?" if line == "…" else re.escape(line).replace("…", ".*") + "\n"
@@ -136,7 +138,7 @@ def agrees(shown, printed):
 
 def _comparable(text):
     for line in filter(str.strip, text.splitlines()):
-        settled = _NUMBER.sub("#", line) if _TIME.search(line) else _ROUNDING.sub("#", line)
+        settled = _NUMBER.sub("#", line) if _MACHINE.search(line) else _ROUNDING.sub("#", line)
         yield re.sub("─+", "─", " ".join(settled.split()))
 
 

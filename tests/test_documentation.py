@@ -134,6 +134,8 @@ def test_the_hooks_before_a_commit_run_what_the_tests_of_a_change_run():
     ("shown", "printed"),
     [
         ("time: load 1.2 s, save 0.1 s", "time: load 12.25 s, save 3 s"),
+        ("file   796.88 kB", "file 1,796.2 kB"),
+        ("bytes  796,875   −27.18 %", "bytes 796,875 −27.2 %"),
         ("a   b\n─────", "a b\n\n──"),
         ("agrees to 5.2e-07", "agrees to 1e-09"),
         ("first\n…\nlast", "first\nsecond\nthird\nlast"),
