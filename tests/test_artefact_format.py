@@ -153,6 +153,16 @@ def test_what_every_kind_of_method_writes(reader, model, tmp_path, method, suffi
         assert torch.equal(reader["load"](path, digits_network(1))(sample), written(sample))
 
 
+def test_a_network_in_half_precision(reader, tmp_path):
+    model, path = tmp_path / "model.pt", tmp_path / "small.safetensors"
+    torch.save(digits_network().half().state_dict(), model)
+    alds_cli.compress(model, ratio="0.5", output=path)
+    made, written = reader["load"](path, digits_network(1).half()), alds_cli.load(path)
+    assert {tensor.dtype for tensor in made.parameters()} == {torch.float16}
+    sample = torch.rand(2, 1, 8, 8)
+    assert torch.equal(made.float()(sample), written.float()(sample))
+
+
 def test_the_reader_takes_about_twenty_lines():
     first = next(block for block in blocks_of(PAGE) if "reader" in block.marks)
     assert len(first.text.partition("def ")[2].splitlines()) <= 20
