@@ -11,17 +11,34 @@ if TYPE_CHECKING:
     from typing import Any
 
     from alds_cli._version import __version__
-    from alds_cli.api import Source, inspect, load, save, sweep
+    from alds_cli.api import Source, load, save
     from alds_cli.api.compress import compress, compress_family
+    from alds_cli.api.evaluate import evaluate
+    from alds_cli.api.inspect import inspect
     from alds_cli.api.profile import profile
-    from alds_cli.evaluation.models import evaluate
-    from alds_cli.reporting.files import report
-    from alds_cli.retraining import RetrainSettings
-    from alds_cli.retraining.run import retrain
+    from alds_cli.api.report import report
+    from alds_cli.api.retrain import retrain
+    from alds_cli.api.sweep import sweep
+    from alds_cli.datasets import LabelledImages
+    from alds_cli.inputs import InputSpec
+    from alds_cli.network.loading import Network
+    from alds_cli.network.opening import Model, Preparation
+    from alds_cli.options.training_options import RetrainSettings
+    from alds_cli.records import Plan, Preprocessing, ProgressCallback
+    from alds_cli.sweeping import Watcher
 
 __all__ = [
+    "InputSpec",
+    "LabelledImages",
+    "Model",
+    "Network",
+    "Plan",
+    "Preparation",
+    "Preprocessing",
+    "ProgressCallback",
     "RetrainSettings",
     "Source",
+    "Watcher",
     "__version__",
     "compress",
     "compress_family",
@@ -35,7 +52,17 @@ __all__ = [
     "sweep",
 ]
 
-_HOMES = {"RetrainSettings": "alds_cli.retraining", "__version__": "alds_cli._version"}
+_HOMES = {
+    "InputSpec": "alds_cli.inputs",
+    "LabelledImages": "alds_cli.datasets",
+    "Network": "alds_cli.network.loading",
+    "Plan": "alds_cli.records",
+    "Preprocessing": "alds_cli.records",
+    "ProgressCallback": "alds_cli.records",
+    "RetrainSettings": "alds_cli.options.training_options",
+    "Watcher": "alds_cli.sweeping",
+    "__version__": "alds_cli._version",
+}
 
 
 def __getattr__(name: str) -> "Any":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.checkpoint import (
+    cache_path,
     hash_tensors,
     load_cached,
     read_table,
+    require_apart,
     store_cached,
+    write_table,
 )
+from alds_cli.methods import method_named
+from alds_cli.network.loading import Network
+from alds_cli.network.opening import open_network, require_target, trace_network
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
@@ -26,6 +33,7 @@ from alds_cli.numerics.option_tables import empty_table, rounding_share, with_ex
 from alds_cli.numerics.slice_counts import shrinking_ks
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.numerics.true_errors import ExactErrors
+from alds_cli.options.profile_options import ProfileOptions
 from alds_cli.records import (
     Choice,
     Curve,
@@ -34,8 +42,9 @@ from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
 )
+from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.runtime.pool import run_jobs, working_memory
-from alds_cli.surgery import layer_at, weight_at
+from alds_cli.surgery import find_layers, layer_at, weight_at
 
 logger = logging.getLogger(__name__)
 
@@ -291,3 +300,56 @@ class TrueErrors:
         table = self.tables.layers[name]
         norm = table.norms[choice.scheme]
         return min(float(table.exact[row]) / norm, 1.0) if norm > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """Error tables of a network; `computed` is False where all came from the cache.
+
+    `path` is the file that holds them, None where there is none.
+    """
+
+    network: Network
+    table: ErrorTable
+    specs: Mapping[str, LayerSpec]
+    computed: bool
+    path: Path | None
+    seconds: Mapping[str, float]
+
+    def slicings(self, name: str) -> dict[tuple[int, int], int]:
+        """How many ranks are tabled for each (scheme, k) of a layer."""
+        layer = self.table.layers.get(name)
+        rows = [] if layer is None else layer.choices[:, :2].tolist()
+        return dict(Counter((scheme, k) for scheme, k in rows))
+
+
+def profile(options: ProfileOptions) -> ProfileResult:
+    """Compute a network's error tables, or find them in the cache.
+
+    Raises:
+        AldsError: the model cannot be read, or the table not be written, or only over it.
+    """
+    clock = Clock()
+    schemes = method_named(options.method).schemes
+    where = pick_device(options.device)
+    model, output = options.model, options.output
+    if output is not None:
+        require_target(output)
+        require_apart([output], [model] if isinstance(model, (str, Path)) else [])
+    with clock("load"):
+        network = open_network(model, options.source, multiply_back=True)
+        specs = find_layers(network.module, trace_network(network))
+    with clock("profile"):
+        table, computed = error_tables(
+            network.module,
+            specs,
+            schemes=schemes,
+            cache=options.cache,
+            device=where,
+            progress=options.progress,
+        )
+    if output is not None:
+        write_table(table, Path(output))
+    path = Path(output) if output is not None else cache_path(table.weights_hash)
+    held = output is not None or (options.cache and path.exists())
+    return ProfileResult(network, table, specs, computed, path if held else None, clock.seconds)

@@ -10,18 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Len
 from numpy.typing import NDArray
 
-from alds_cli.errors import OptionError
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.scalars import (
-    LARGEST_RATE,
-    MOST,
     MOST_CHANNELS,
-    MOST_EPOCHS,
     MOST_PIXELS,
     PLAIN,
     ArgumentName,
@@ -91,9 +88,6 @@ class Preprocessing:
         if any(size is not None and not 1 <= size <= MOST_PIXELS for size in sizes):
             raise ValueError(f"resize and crop are at least one pixel and at most {MOST_PIXELS:,}")
 
-
-AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip"]
-"""How training images are changed at random; "auto" goes by the preprocessing."""
 
 LayerKind = Literal[
     "linear",
@@ -444,96 +438,6 @@ class SweepRecord(SweepRun):
     """A run and, in `layers`, what became of every layer."""
 
     layers: Annotated[tuple[LayerReport, ...], Len(0, 1 << 16)] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RetrainSettings:
-    """The hyperparameters of one retraining run by stochastic gradient descent.
-
-    The learning rate rises linearly from 0 to `lr` during the warm-up (Goyal et al.
-    2017), then is multiplied by `gamma` at each milestone. Milestones are fractions of
-    the run, so that a schedule keeps its shape when `epochs` changes: the schedule of He
-    et al. 2016 (epochs 91 and 136 of 182) is (0.5, 0.75).
-
-    The defaults are for recovering a compressed network in one to three epochs: on
-    CIFAR-10 ResNet20 at 44 and 71 % fewer parameters a rate of 0.01 without a warm-up was
-    the best of 0.003 to 0.1, or about a point of held-out accuracy behind it. Training
-    from scratch takes 0.1 and a warm-up.
-
-    Attributes:
-        epochs: passes over the data.
-        batch_size: images in a step, at least 2, because batch normalisation needs two.
-        lr: the learning rate after the warm-up.
-        momentum: of the gradient's running sum, in [0, 1).
-        nesterov: whether to look ahead by Nesterov's rule.
-        weight_decay: factor of the weights added to their gradient, biases and
-            normalisation included.
-        warmup_epochs: length of the warm-up; parts of an epoch are allowed.
-        milestones: ascending fractions of the run in (0, 1).
-        gamma: factor of the learning rate at a milestone, in (0, 1].
-        augmentation: an `AugmentationName`.
-        label_smoothing: share of the target spread over all classes, in [0, 1).
-        seed: of the order of the images, their augmentation and dropout.
-
-    Raises:
-        OptionError: values that make no sense, all of them listed at once.
-    """
-
-    epochs: Positive
-    batch_size: Positive = 128
-    lr: Finite = 0.01
-    momentum: Finite = 0.9
-    nesterov: bool = False
-    weight_decay: Finite = 1e-4
-    warmup_epochs: Finite = 0.0
-    milestones: Annotated[tuple[Finite, ...], Len(0, 1000)] = (0.5, 0.75)
-    gamma: Finite = 0.1
-    augmentation: Term = "auto"
-    label_smoothing: Finite = 0.0
-    seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        """Check every value, and the combinations."""
-        known = get_args(AugmentationName)
-        rules = (
-            (1 <= self.epochs <= MOST_EPOCHS, f"epochs {self.epochs} is not in [1, {MOST_EPOCHS}]"),
-            (
-                2 <= self.batch_size <= MOST,
-                f"batch size {self.batch_size} is not in [2, {MOST}]",
-            ),
-            (0 < self.lr <= LARGEST_RATE, f"lr {self.lr} is not in (0, {LARGEST_RATE:g}]"),
-            (0 <= self.momentum < 1, f"momentum {self.momentum} is not in [0, 1)"),
-            (self.momentum > 0 or not self.nesterov, "nesterov needs momentum above 0"),
-            (
-                0 <= self.weight_decay <= LARGEST_RATE,
-                f"weight decay {self.weight_decay} is not in [0, {LARGEST_RATE:g}]",
-            ),
-            (
-                0 <= self.warmup_epochs <= self.epochs,
-                f"warm-up of {self.warmup_epochs} epochs does not fit into {self.epochs}",
-            ),
-            (
-                all(0 < milestone < 1 for milestone in self.milestones)
-                and sorted(set(self.milestones)) == list(self.milestones),
-                f"milestones {list(self.milestones)} are not ascending fractions in (0, 1)",
-            ),
-            (0 < self.gamma <= 1, f"gamma {self.gamma} is not in (0, 1]"),
-            (
-                self.augmentation in known,
-                f"augmentation '{self.augmentation}' is none of {', '.join(known)}",
-            ),
-            (
-                0 <= self.label_smoothing < 1,
-                f"label smoothing {self.label_smoothing} is not in [0, 1)",
-            ),
-            (0 <= self.seed < 2**64, f"seed {self.seed} is not in [0, 2^64)"),
-        )
-        problems = [problem for holds, problem in rules if not holds]
-        if problems:
-            raise OptionError(
-                "retraining cannot run with these settings: " + "; ".join(problems),
-                tip="correct the values named",
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,10 +177,10 @@ def test_an_interruption_says_what_is_kept(run, arguments, tmp_path, monkeypatch
 
     real = runs.compress_networks
 
-    def interrupted(network, source, settings, **options):
-        if options["ratios"][0] > 0.9:
+    def interrupted(options):
+        if options.ratio > 0.9:
             raise KeyboardInterrupt
-        return real(network, source, settings, **options)
+        return real(options)
 
     monkeypatch.setattr(runs, "compress_networks", interrupted)
     code, out, err = run(*arguments)

@@ -32,6 +32,7 @@ ORDER = (
     ("inputs",),
     ("schemas",),
     ("records",),
+    ("options",),
     ("quantities",),
     ("scalars",),
     ("errors",),

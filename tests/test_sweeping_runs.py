@@ -244,10 +244,10 @@ def test_a_damaged_record_is_found_before_the_work(sweep, monkeypatch):
 def test_an_error_names_its_run_and_keeps_the_others(sweep, monkeypatch):
     real = runs.compress_networks
 
-    def fails_at_half(network, source, settings, **options):
-        if options["ratios"] == [0.5]:
+    def fails_at_half(options):
+        if options.ratio == 0.5:
             raise PlanError("it does not fit", tip="try another")
-        return real(network, source, settings, **options)
+        return real(options)
 
     monkeypatch.setattr("alds_cli.sweeping.runs.compress_networks", fails_at_half)
     with pytest.raises(PlanError) as caught:
@@ -335,9 +335,9 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
     monkeypatch.chdir(tmp_path)
     asked = []
 
-    def looks(network, source, settings, **options):
-        asked.append((settings.method, settings.data, settings.samples, settings.seed))
-        return real(network, source, replace(settings, method="alds", data=None), **options)
+    def looks(options):
+        asked.append((options.method, options.data, options.samples, options.seed))
+        return real(replace(options, method="alds", data=None))
 
     real = runs.compress_networks
     monkeypatch.setattr("alds_cli.sweeping.runs.compress_networks", looks)

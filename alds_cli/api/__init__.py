@@ -1,29 +1,30 @@
 """What the commands and notebooks call: files or networks in, results out.
 
 Every function takes a model as a path (`-` is standard input), as a `Network` or as an
-`nn.Module`. A module that is handed in is never changed.
+`nn.Module`. A module that is handed in is never changed. What does the work is imported when
+a function is called, so that none pays for the others.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from alds_cli.api.compress import compress, compress_family
-from alds_cli.api.profile import ProfileResult, profile
-from alds_cli.compression.session import CompressionResult
-from alds_cli.evaluation.models import EvaluationResult, Measured, evaluate
-from alds_cli.network.inspection import (
-    Contents,
-    Inspection,
-    StoredTensor,
-    inspect,
-)
-from alds_cli.network.opening import (
-    Model,
-    Preparation,
-    Source,
-    load,
-    save,
-)
-from alds_cli.reporting.files import ReportResult, report
-from alds_cli.retraining.run import RetrainResult, retrain
-from alds_cli.sweeping.runner import SweepResult, sweep
+from alds_cli.api.evaluate import evaluate
+from alds_cli.api.inspect import inspect
+from alds_cli.api.profile import profile
+from alds_cli.api.report import report
+from alds_cli.api.retrain import retrain
+from alds_cli.api.sweep import sweep
+from alds_cli.options.model_source import Source
+
+if TYPE_CHECKING:
+    from alds_cli.compression.session import CompressionResult
+    from alds_cli.evaluation.models import EvaluationResult, Measured
+    from alds_cli.network.inspection import Contents, Inspection, StoredTensor
+    from alds_cli.network.opening import Model, Preparation, load, save
+    from alds_cli.profiling import ProfileResult
+    from alds_cli.reporting.files import ReportResult
+    from alds_cli.retraining.run import RetrainResult
+    from alds_cli.sweeping.runner import SweepResult
 
 __all__ = [
     "CompressionResult",
@@ -50,3 +51,32 @@ __all__ = [
     "save",
     "sweep",
 ]
+
+_HOMES = {
+    "CompressionResult": "alds_cli.compression.session",
+    "Contents": "alds_cli.network.inspection",
+    "EvaluationResult": "alds_cli.evaluation.models",
+    "Inspection": "alds_cli.network.inspection",
+    "Measured": "alds_cli.evaluation.models",
+    "Model": "alds_cli.network.opening",
+    "Preparation": "alds_cli.network.opening",
+    "ProfileResult": "alds_cli.profiling",
+    "ReportResult": "alds_cli.reporting.files",
+    "RetrainResult": "alds_cli.retraining.run",
+    "StoredTensor": "alds_cli.network.inspection",
+    "SweepResult": "alds_cli.sweeping.runner",
+    "load": "alds_cli.network.opening",
+    "save": "alds_cli.network.opening",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415 - not needed by every verb
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING
 
-from alds_cli.compression.session import CompressionResult, compress_networks
-from alds_cli.compression.settings import CompressOptions, Ratio, Settings
-from alds_cli.network.opening import (
-    AS_IT_IS,
-    Model,
-    Source,
-)
+from alds_cli.errors import OptionError
+from alds_cli.options.calling import takes_fields, takes_several
+from alds_cli.options.compress_options import CompressOptions
+
+if TYPE_CHECKING:
+    from alds_cli.compression.session import CompressionResult
 
 
-def compress(
-    model: Model,
-    source: Source = AS_IT_IS,
-    *,
-    ratio: Ratio = None,
-    output: str | Path | None = None,
-    plan_output: str | Path | None = None,
-    **options: Unpack[CompressOptions],
-) -> CompressionResult:
+@takes_fields(CompressOptions)
+def compress(options: CompressOptions) -> CompressionResult:
     """Make a network smaller.
 
-    Args:
-        model: the network; pairs of an artefact are multiplied back first.
-        source: how to read its file.
-        ratio: fraction of the target to remove, in (0, 1); never less is removed.
-        output: where to write the artefact; `-` is standard output.
-        plan_output: where to write the plan as JSON.
-        options: the fields of `Settings`.
+    Pairs of an artefact are multiplied back first. A module that is handed in is never changed.
 
     Raises:
         OptionError: options make no sense, alone or together.
@@ -40,41 +24,26 @@ def compress(
         BudgetError: an absolute limit, or all of them together, cannot be had.
         AldsError: the model cannot be read, or a result not be written.
     """
-    (result,) = compress_family(
-        model, source, ratios=[ratio], output=output, plan_output=plan_output, **options
-    )
+    from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
+
+    if isinstance(options.ratio, (list, tuple)):
+        raise OptionError(
+            "several ratios make several networks", tip="compress_family(model, ratios=[…])"
+        )
+    (result,) = compress_networks(options)
     return result
 
 
-def compress_family(
-    model: Model,
-    source: Source = AS_IT_IS,
-    *,
-    ratios: Sequence[Ratio],
-    output: str | Path | None = None,
-    plan_output: str | Path | None = None,
-    **options: Unpack[CompressOptions],
-) -> list[CompressionResult]:
+@takes_several(CompressOptions, "ratio")
+def compress_family(options: CompressOptions) -> list[CompressionResult]:
     """Make a network smaller in several degrees, from one profile.
 
-    All are planned before the first is written, so that a ratio out of reach stops it all.
-
-    Args:
-        model: the network; pairs of an artefact are multiplied back first.
-        source: how to read its file.
-        ratios: one for each result; None where only absolute limits count.
-        output: the artefacts' names, with `{ratio}` in it where there are several.
-        plan_output: the plans' names, likewise.
-        options: the fields of `Settings`.
+    All are planned before the first is written, so that a ratio out of reach stops it all. The
+    names of several files have `{ratio}` in them.
 
     Raises:
         AldsError: as `compress`.
     """
-    return compress_networks(
-        model,
-        source,
-        Settings(**options),
-        ratios=ratios,
-        output=output,
-        plan_output=plan_output,
-    )
+    from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
+
+    return compress_networks(options)

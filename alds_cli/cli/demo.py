@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from alds_cli.cli import numbers, options
+from alds_cli.cli.verbs import verb
+from alds_cli.options.demo_options import DemoOptions
+from alds_cli.options.reporting_options import ComputingReporting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from rich.table import Table
 
-    from alds_cli.api import Measured
     from alds_cli.cli.interface import Interface
+    from alds_cli.evaluation.models import Measured
     from alds_cli.schemas.results import DemoNetworkForm
 
 _RATIOS = ("0.5", "0.8")
@@ -25,23 +25,8 @@ _RETRAINING_LR = 0.02
 _BATCH_SIZE = 64
 
 
-def command(
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files are left.")
-    ] = Path("alds-demo"),
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Of the weights and the training.",
-            parser=numbers.whole(0, numbers.MOST_SEED),
-        ),
-    ] = 0,
-    threads: options.Threads = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
+@verb(DemoOptions, ComputingReporting)
+def command(options: DemoOptions, reporting: ComputingReporting) -> None:
     """Train a small network, compress it, retrain it: the whole chain in a minute.
 
     Needs no file and no network connection; the images come with scikit-learn.
@@ -49,8 +34,9 @@ def command(
     from alds_cli.cli.interface import Interface  # noqa: PLC0415 - slow to import
     from alds_cli.schemas.results import DemoForm  # noqa: PLC0415
 
-    interface = Interface(json_wanted=json, quiet=quiet, verbose=verbose, threads=threads)
-    chain = _Chain(interface, output, seed)
+    interface = Interface(reporting)
+    output = options.output
+    chain = _Chain(interface, output, options.seed)
     chain.run()
     interface.show(chain.table())
     interface.show(f"The files are in {output}. Go on with, for example:")
@@ -106,7 +92,7 @@ class _Chain:
 
         from alds_cli import api, architectures  # noqa: PLC0415
         from alds_cli.checkpoint import dump_torch, replacing  # noqa: PLC0415
-        from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
+        from alds_cli.options.training_options import RetrainSettings  # noqa: PLC0415
 
         torch.manual_seed(self.seed)
         module = architectures.build(architectures.parse_architecture("digits_cnn"))
@@ -125,7 +111,7 @@ class _Chain:
 
     def _retrain(self, model: Path, data: str, target: Path) -> None:
         from alds_cli import api  # noqa: PLC0415 - it imports torch
-        from alds_cli.retraining import RetrainSettings  # noqa: PLC0415
+        from alds_cli.options.training_options import RetrainSettings  # noqa: PLC0415
 
         settings = RetrainSettings(
             epochs=_RETRAINING_EPOCHS,

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from alds_cli.cli import app, streams
 from alds_cli.errors import OptionError, first_line
+from alds_cli.options.reporting_options import ComputingReporting, Reporting
 from alds_cli.visible import visible
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 _PIPE_WIDTH = 160
 """Columns of tables that no terminal limits, nor COLUMNS in the environment."""
+
+
+_USUAL = Reporting()
 
 
 class _Notes(logging.Handler):
@@ -58,10 +62,7 @@ class Interface:
     """One command's output.
 
     Args:
-        json_wanted: print one JSON object instead of tables.
-        quiet: no progress and no notes.
-        verbose: more notes.
-        threads: for torch to compute with; None leaves it as it is.
+        reporting: what is told, how, and with how many threads torch computes.
         binary_stdout: standard output carries a file, so tables go to stderr.
 
     Raises:
@@ -69,18 +70,10 @@ class Interface:
         OutputError: there is no standard output.
     """
 
-    def __init__(
-        self,
-        *,
-        json_wanted: bool = False,
-        quiet: bool = False,
-        verbose: bool = False,
-        threads: int | None = None,
-        binary_stdout: bool = False,
-    ) -> None:
-        if quiet and verbose:
+    def __init__(self, reporting: Reporting = _USUAL, *, binary_stdout: bool = False) -> None:
+        if reporting.quiet and reporting.verbose:
             raise OptionError("--quiet and --verbose contradict each other")
-        if binary_stdout and json_wanted:
+        if binary_stdout and reporting.json:
             raise OptionError(
                 "the artefact and the JSON cannot both go to standard output",
                 tip="-o FILE --json",
@@ -91,9 +84,9 @@ class Interface:
             raise OptionError(
                 "an artefact is not for a terminal to show", tip="-o FILE, or a pipe after -o -"
             )
-        self.json_wanted = json_wanted
-        self.quiet = quiet
-        self.verbose = verbose
+        self.json_wanted = reporting.json
+        self.quiet = reporting.quiet
+        self.verbose = reporting.verbose
         if own is not None:
             own.require_output()
             own.divert()
@@ -101,12 +94,12 @@ class Interface:
         self._output = output
         self.notes = PlainConsole(sys.stderr)
         self.results = _console(sys.stderr if binary_stdout else output)
-        self._silent = binary_stdout and quiet
+        self._silent = binary_stdout and reporting.quiet
         self._start_logging()
-        if threads is not None:
+        if isinstance(reporting, ComputingReporting) and reporting.threads is not None:
             import torch  # noqa: PLC0415 - slow to import
 
-            torch.set_num_threads(threads)
+            torch.set_num_threads(reporting.threads)
 
     def _start_logging(self) -> None:
         level = logging.WARNING

@@ -2,47 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import typer
-
-from alds_cli.cli import options
+from alds_cli.cli.verbs import verb
+from alds_cli.options.calling import arguments
+from alds_cli.options.profile_options import ProfileOptions
+from alds_cli.options.reporting_options import ComputingReporting
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from alds_cli.api import ProfileResult
+    from alds_cli.profiling import ProfileResult
 
 
-def command(
-    model: options.Model,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Write the error table here as well (safetensors).",
-            show_default=False,
-        ),
-    ] = None,
-    method: Annotated[str, typer.Option(metavar="NAME", help="Whose tables to build.")] = "alds",
-    no_cache: options.NoCache = False,
-    device: options.Device = None,
-    arch: options.Arch = None,
-    arch_arg: options.ArchArg = None,
-    input_shape: options.InputShape = None,
-    input_spec: options.InputSpec = None,
-    state_key: options.StateKey = None,
-    strip_prefix: options.StripPrefix = None,
-    ignore: options.Ignore = None,
-    allow_pickle: options.AllowPickle = False,
-    threads: options.Threads = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
-    verbose: options.Verbose = False,
-) -> None:
+@verb(ProfileOptions, ComputingReporting)
+def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     """Build the error tables of a network, and keep them for later compressions.
 
     For every layer, every number of slices k and every rank j: how large the error of
@@ -53,27 +28,10 @@ def command(
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.streams import output_path  # noqa: PLC0415
 
-    named, output = output, output_path(output)
-    interface = Interface(
-        json_wanted=json,
-        quiet=quiet,
-        verbose=verbose,
-        threads=threads,
-        binary_stdout=output != named,
-    )
-    source = options.source_of(
-        arch, arch_arg, input_shape, input_spec, state_key, strip_prefix, ignore, allow_pickle
-    )
+    output = output_path(options.output)
+    interface = Interface(reporting, binary_stdout=output != options.output)
     with interface.progress() as progress:
-        result = api.profile(
-            model,
-            source,
-            method=method,
-            output=output,
-            cache=not no_cache,
-            device=device,
-            progress=progress,
-        )
+        result = api.profile(**arguments(replace(options, output=output, progress=progress)))
     interface.show(_table(result))
     origin = "computed" if result.computed else "found"
     kept = "not kept" if result.path is None else f"kept in {result.path}"

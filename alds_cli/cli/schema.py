@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from alds_cli.cli.verbs import verb
+from alds_cli.options.reporting_options import NoReporting
+from alds_cli.options.schema_options import SchemaOptions
 
-import typer
 
-
-def command(
-    name: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="NAME", help="A document; without it, all are listed.", show_default=False
-        ),
-    ] = None,
-) -> None:
+@verb(SchemaOptions, NoReporting)
+def command(options: SchemaOptions, _: NoReporting) -> None:
     """Print the JSON Schema of a document that `alds` reads, writes or prints.
 
     [bold]alds schema compress[/] is that of what [bold]alds compress --json[/] prints.
@@ -25,6 +19,7 @@ def command(
     from alds_cli.errors import OptionError  # noqa: PLC0415
     from alds_cli.schemas.published import PUBLISHED  # noqa: PLC0415 - it imports pydantic
 
+    name = options.name
     if name is None:
         width = max(map(len, PUBLISHED))
         lines = [f"{known:<{width}}  {own.what}\n" for known, own in PUBLISHED.items()]

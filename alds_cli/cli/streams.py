@@ -102,19 +102,19 @@ def current() -> Streams | None:
     return _current[-1] if _current else None
 
 
-def output_name(name: str | None) -> str | None:
+def output_name(name: str | Path | None) -> str | None:
     """What a file is to be called whose name is another one of standard output: `-`."""
     own = current()
-    if name is None or name == "-" or own is None or not own.names_output(name):
-        return name
+    if name is None or own is None or not own.names_output(str(name)):
+        return None if name is None else str(name)
     return "-"
 
 
-def output_path(path: Path | None) -> Path | None:
+def output_path(path: str | Path | None) -> Path | None:
     """Where standard output really is, for a file whose name is another one of it."""
     own = current()
     if path is None or own is None or not own.names_output(str(path)):
-        return path
+        return None if path is None else Path(path)
     return own.path
 
 

@@ -19,7 +19,7 @@ from alds_cli.compression.filter_removal import (
     require_removable,
 )
 from alds_cli.compression.refusals import out_of_reach
-from alds_cli.compression.strategy import TracedModel, batches_for
+from alds_cli.compression.strategy import TracedModel, batches_for, statistics_needed
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
@@ -52,7 +52,7 @@ class FilterPruningStrategy:
     """
 
     def __init__(self, traced: TracedModel) -> None:
-        network, settings = traced.network, traced.settings
+        network, options = traced.network, traced.options
         if network.input_shape is None:
             raise OptionError(
                 "removing filters takes a forward pass on one image, and the shape of such an "
@@ -60,7 +60,7 @@ class FilterPruningStrategy:
                 tip="--input-shape C,H,W" if network.inputs is None else None,
             )
         self.specs = traced.specs
-        self._settings = settings
+        self._options = options
         self._network = network
         self._input_shape = network.input_shape
         self._calls = traced.trace.calls
@@ -68,14 +68,14 @@ class FilterPruningStrategy:
             self.weights_hash = layer_weights_hash(network.module, self.specs)
             self.channels = prunable_channels(network.module, network.input_shape, self.specs)
         self._sensitivities: Mapping[str, FloatArray] | None = None
-        if traced.given is None and "sensitivities" in settings.needs(None):
+        if traced.given is None and "sensitivities" in statistics_needed(options, None):
             with traced.clock("calibrate"):
                 self._sensitivities = channel_sensitivities(
                     network.module,
                     self.channels,
-                    batches_for(network, settings, traced.method),
-                    device=pick_device(settings.device),
-                    progress=settings.progress,
+                    batches_for(network, options, traced.method),
+                    device=pick_device(options.device),
+                    progress=options.progress,
                 )
 
     def planned(
@@ -88,9 +88,9 @@ class FilterPruningStrategy:
             self.channels,
             self._calls,
             budgets,
-            method=self._settings.method,
-            arguments=self._settings.method_args,
-            seed=self._settings.seed,
+            method=self._options.method,
+            arguments=self._options.method_args,
+            seed=self._options.seed,
             sensitivities=self._sensitivities,
         )
 
@@ -110,7 +110,7 @@ class FilterPruningStrategy:
             self.specs,
             plan,
             self._input_shape,
-            progress=self._settings.progress,
+            progress=self._options.progress,
         )
 
 

@@ -25,7 +25,13 @@ from alds_cli.calibration import (
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression.factorise import carry_out, weight_types
 from alds_cli.compression.refusals import kept_in_words, nothing_to_decompose, refusal
-from alds_cli.compression.strategy import TracedModel, batches_for, layer_reports
+from alds_cli.compression.strategy import (
+    TracedModel,
+    batches_for,
+    layer_reports,
+    schemes_needed,
+    statistics_needed,
+)
 from alds_cli.compression.targets import (
     Budget,
     Offered,
@@ -59,25 +65,25 @@ class LowRankStrategy:
     channels: Channels | None = None
 
     def __init__(self, traced: TracedModel) -> None:
-        settings = self._settings = traced.settings
+        options = self._options = traced.options
         network = traced.network
         self.specs = traced.specs
         self._responses: Mapping[str, Responses] | None = None
-        if "responses" in settings.needs(traced.given):
+        if "responses" in statistics_needed(options, traced.given):
             with traced.clock("calibrate"):
                 self._observe(network, traced.method)
         with traced.clock("profile"):
             tables, _ = error_tables(
                 network.module,
                 self.specs,
-                schemes=settings.schemes(traced.given),
-                table=None if settings.table is None else Path(settings.table),
-                cache=settings.cache,
-                device=pick_device(settings.device),
-                progress=settings.progress,
+                schemes=schemes_needed(options, traced.given),
+                table=None if options.table is None else Path(options.table),
+                cache=options.cache,
+                device=pick_device(options.device),
+                progress=options.progress,
             )
         self.weights_hash = tables.weights_hash
-        self._true_errors = TrueErrors(network.module, tables, settings.progress)
+        self._true_errors = TrueErrors(network.module, tables, options.progress)
         self._stored = tables
         self._types = weight_types(network.module, tables.layers)
 
@@ -86,9 +92,9 @@ class LowRankStrategy:
         self._responses = gather_responses(
             network.module,
             self.specs,
-            batches_for(network, self._settings, method),
-            device=pick_device(self._settings.device),
-            progress=self._settings.progress,
+            batches_for(network, self._options, method),
+            device=pick_device(self._options.device),
+            progress=self._options.progress,
         )
         self.specs = keep_unobserved(self.specs, self._responses)
 
@@ -105,7 +111,7 @@ class LowRankStrategy:
         self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
     ) -> Plan:
         """Plan by the method, and keep true errors that it needed in the cache."""
-        own = self._settings
+        own = self._options
         try:
             return plan_within(
                 self.specs,
@@ -126,7 +132,7 @@ class LowRankStrategy:
             self._keep_tables()
 
     def _keep_tables(self) -> None:
-        if self._settings.cache and self._tables is not self._stored:
+        if self._options.cache and self._tables is not self._stored:
             store_cached(self._tables)
             self._stored = self._tables
 
@@ -147,7 +153,7 @@ class LowRankStrategy:
             self._tables,
             plan,
             responses=self._responses,
-            progress=self._settings.progress,
+            progress=self._options.progress,
         )
 
 

@@ -98,7 +98,7 @@ class CompressionRun:
 
     def _plan_fastest(self) -> None:
         self._fastest = True
-        self.plan = self._cost_model.latency_model.fastest(self._session.settings.method)
+        self.plan = self._cost_model.latency_model.fastest(self._session.options.method)
 
     def _next_plan(self) -> Plan:
         cost_model = self._cost_model
@@ -190,7 +190,7 @@ class CompressionRun:
             verification = verify(
                 made.network,
                 original=self._session.network.module,
-                unverified=self._session.settings.unverified,
+                unverified=self._session.options.unverified,
             )
         with self._clock("save"):
             nbytes = None if output is None else write_network(made.network, output, verification)

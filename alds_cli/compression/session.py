@@ -20,21 +20,19 @@ from alds_cli.compression.filter_pruning import FilterPruningStrategy
 from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled_names
 from alds_cli.compression.run import planned
-from alds_cli.compression.settings import Ratio, Settings
-from alds_cli.compression.strategy import TracedModel
-from alds_cli.compression.targets import Budget, Offered, Target
+from alds_cli.compression.strategy import TracedModel, schemes_needed
+from alds_cli.compression.targets import Budget, Offered, Target, parse_target
 from alds_cli.datasets import tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.methods import method_named
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
-    Model,
-    Source,
     open_network,
     require_target,
     trace_network,
 )
 from alds_cli.network.verification import unverifiable
+from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.records import CompressionReport, LayerReport, LayerSpec, Plan
 from alds_cli.runtime.devices import Clock
 from alds_cli.surgery import find_layers
@@ -56,44 +54,30 @@ class CompressionResult:
     output: str | None = None
 
 
-def compress_networks(
-    model: Model,
-    source: Source,
-    settings: Settings,
-    *,
-    ratios: Sequence[Ratio],
-    output: str | Path | None,
-    plan_output: str | Path | None,
-) -> list[CompressionResult]:
-    """Make a network smaller in several degrees, from one profile.
+def compress_networks(options: CompressOptions) -> list[CompressionResult]:
+    """Make a network smaller, in as many degrees as there are ratios, from one profile.
 
-    All are planned before the first is written, so that a ratio out of reach stops it all.
-
-    Args:
-        model: the network; pairs of an artefact are multiplied back first.
-        source: how to read its file.
-        settings: how to compress.
-        ratios: one for each result; None where only absolute limits count.
-        output: the artefacts' names, with `{ratio}` in it where there are several.
-        plan_output: the plans' names, likewise.
+    All are planned before the first is written, so that a ratio out of reach stops it all. The
+    names of several results have `{ratio}` in them.
 
     Raises:
         OptionError: options make no sense, alone or together.
         ContractError: a ratio or a limit cannot be had.
         AldsError: the model cannot be read, or a result not be written.
     """
-    targets = [settings.aim(ratio) for ratio in ratios]
-    given = _given_plan(settings.plan, targets)
+    ratios = _ratios(options)
+    targets = [parse_target(options, ratio) for ratio in ratios]
+    given = _given_plan(options.plan, targets)
     if given is None:
         for target in targets:
             timed = ("latency",) if target.timed else ()
-            require_able(settings.method, {*target.resources, *timed})
-    outputs, plans = (_names(name, ratios) for name in (output, plan_output))
-    files = [name for name in [*([] if settings.dry_run else outputs), *plans] if name]
+            require_able(options.method, {*target.resources, *timed})
+    outputs, plans = (_names(name, ratios) for name in (options.output, options.plan_output))
+    files = [name for name in [*([] if options.dry_run else outputs), *plans] if name]
     for file in files:
         require_target(file)
-    _require_apart(files, outputs, plans, model, settings)
-    session = Session(model, source, settings, given)
+    _require_apart(files, outputs, plans, options)
+    session = Session(options, given)
     runs = [
         planned(session, target, name or "artefact.pt", given)
         for target, name in zip(targets, outputs, strict=True)
@@ -101,7 +85,7 @@ def compress_networks(
     for run, name in zip(runs, plans, strict=True):
         if name is not None:
             write_plan(run.plan, Path(name))
-    if settings.dry_run:
+    if options.dry_run:
         return [CompressionResult(None, run.plan, run.outlook()) for run in runs]
     results = []
     for number, (run, name) in enumerate(zip(runs, outputs, strict=True), start=1):
@@ -110,24 +94,32 @@ def compress_networks(
     return results
 
 
+def _ratios(options: CompressOptions) -> Sequence[Ratio]:
+    """Return the ratio of each result; None where only absolute limits count."""
+    ratio = options.ratio
+    if isinstance(ratio, Sequence) and not isinstance(ratio, str):
+        return ratio
+    return [ratio]
+
+
 def _require_apart(
     targets: Sequence[str],
     outputs: Sequence[str | None],
     plans: Sequence[str | None],
-    model: Model,
-    settings: Settings,
+    options: CompressOptions,
 ) -> None:
     """No result replaces another, nor a table, plan or data; a network may its original.
 
     Raises:
         OutputError: one would.
     """
-    files = [own for own in (settings.table,) if isinstance(own, (str, Path))]
-    if isinstance(settings.plan, (str, Path)) and str(settings.plan) in map(str, outputs):
-        files.append(settings.plan)
-    if settings.data is not None:
-        files += tensor_files(settings.data)
+    files = [own for own in (options.table,) if isinstance(own, (str, Path))]
+    if isinstance(options.plan, (str, Path)) and str(options.plan) in map(str, outputs):
+        files.append(options.plan)
+    if options.data is not None:
+        files += tensor_files(options.data)
     require_apart(targets, files)
+    model = options.model
     require_apart(filter(None, plans), [model] if isinstance(model, (str, Path)) else [])
 
 
@@ -165,28 +157,24 @@ class Session:
     """A network, traced once, from which any number of smaller ones are made.
 
     Args:
-        model: the network; pairs of an artefact are multiplied back first.
-        source: how to read its file.
-        settings: how to plan, which layers may change, where tables may be kept.
+        options: what was asked.
         given: the plan to carry out, instead of making one.
     """
 
-    def __init__(
-        self, model: Model, source: Source, settings: Settings, given: Plan | None = None
-    ) -> None:
+    def __init__(self, options: CompressOptions, given: Plan | None = None) -> None:
         self.clock = Clock()
-        self.settings = settings
-        self._schemes = settings.schemes(given)
+        self.options = options
+        self._schemes = schemes_needed(options, given)
         with self.clock("load"):
-            self.network = open_network(model, source, multiply_back=True)
+            self.network = open_network(options.model, options.source, multiply_back=True)
             self.before = trace_network(self.network)
             specs = select_layers(
-                find_layers(self.network.module, self.before), settings.include, settings.exclude
+                find_layers(self.network.module, self.before), options.include, options.exclude
             )
             if any(spec.reason is None for spec in specs.values()):
                 self._require_run()
             self.params = count_parameters(self.network.module)
-        traced = TracedModel(self.network, self.before, specs, settings, given, self.clock)
+        traced = TracedModel(self.network, self.before, specs, options, given, self.clock)
         self.strategy = strategy_for(traced)
 
     def _require_run(self) -> None:
@@ -197,7 +185,7 @@ class Session:
         """
         if self.before.failure is None:
             return
-        if self.settings.dry_run or self.settings.unverified:
+        if self.options.dry_run or self.options.unverified:
             logger.warning(
                 "nothing was run, so linear layers take one slice: %s", self.before.failure
             )
@@ -211,7 +199,7 @@ class Session:
             target: what is asked.
             output: the artefact's name, for its format.
         """
-        own = self.settings
+        own = self.options
         solver, bound = settled_names(own.method, own.solver, own.bound, target.resources)
         specs = {name: spec for name, spec in self.strategy.specs.items() if spec.reason is None}
         return CostModel(

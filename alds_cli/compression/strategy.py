@@ -10,14 +10,15 @@ import torch
 from alds_cli.allocation import DEFAULT_DEFINITION, smallest_cost
 from alds_cli.allocation import error_bound as proven_bound
 from alds_cli.calibration import calibration_batches
-from alds_cli.compression.settings import Settings
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import OptionError
+from alds_cli.methods import METHODS, Statistic, method_named, schemes_of
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.factors import rounding_of_factors
 from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import (
     CLUSTERED,
     Choice,
@@ -39,7 +40,7 @@ class TracedModel:
         network: as it is before.
         trace: a forward pass.
         specs: its layers, with the reasons of those that must stay as they are.
-        settings: how to plan, and where tables may be kept.
+        options: how to plan, and where tables may be kept.
         given: the plan to carry out, instead of making one.
         clock: for the stages of the run.
     """
@@ -47,45 +48,66 @@ class TracedModel:
     network: Network
     trace: Trace
     specs: Mapping[str, LayerSpec]
-    settings: Settings
+    options: CompressOptions
     given: Plan | None
     clock: Clock
 
     @property
     def method(self) -> str:
         """The name of the method that plans, or that made the plan given."""
-        return self.settings.method if self.given is None else self.given.method
+        return self.options.method if self.given is None else self.given.method
+
+
+def schemes_needed(options: CompressOptions, given: Plan | None) -> tuple[int, ...]:
+    """Return the folding schemes that the method, or the plan given, needs tables of."""
+    if given is None:
+        method = method_named(options.method)
+        arguments = method.settled_arguments(options.method, options.method_args)
+        return schemes_of(method, arguments)
+    schemes = {choice.scheme for choice in given.decomposed.values()}
+    return tuple(sorted({0 if scheme == CLUSTERED else scheme for scheme in schemes}))
+
+
+def statistics_needed(options: CompressOptions, given: Plan | None) -> tuple[Statistic, ...]:
+    """Return what carrying out the method's plan, or the one given, takes beside tables.
+
+    A plan that is given never decides what code is imported: of one that the tool has no
+    method for, slices are approximated by their singular vectors.
+    """
+    if given is None:
+        return method_named(options.method).needs
+    return METHODS[given.method].needs if given.method in METHODS else ()
 
 
 _TOGETHER = 32
 """Images in a forward pass; fixed, since sums are rounded by it."""
 
 
-def batches_for(network: Network, settings: Settings, method: str) -> Batches:
+def batches_for(network: Network, options: CompressOptions, method: str) -> Batches:
     """The sample of images that a method looks at.
 
     Args:
         network: as it is read.
-        settings: where the images are, how many of them, and the seed of the draw.
+        options: where the images are, how many of them, and the seed of the draw.
         method: its name, for messages.
 
     Raises:
         OptionError: no images are named, or nobody says how they become the input.
         DataError: they cannot be used.
     """
-    if settings.data is None:
+    if options.data is None:
         raise OptionError(
             f"the method {method} plans by what the network does with images, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images",
         )
-    prepared = settled_preprocessing(settings.preprocessing, network)
+    prepared = settled_preprocessing(options.preprocessing, network)
     return calibration_batches(
-        opened(settings.data, split="train", download=settings.download),
+        opened(options.data, split="train", download=options.download),
         prepared,
-        samples=settings.samples,
-        seed=settings.seed,
+        samples=options.samples,
+        seed=options.seed,
         batch_size=_TOGETHER,
-        workers=settings.workers,
+        workers=options.workers,
     )
 
 

@@ -20,6 +20,7 @@ from alds_cli.errors import OptionError
 from alds_cli.numerics.clustering.clustered_factors import INDEX_BYTES
 from alds_cli.numerics.fold import carried_by_second, folded_shape
 from alds_cli.numerics.option_tables import option_costs
+from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
 from alds_cli.records import (
     CLUSTERED,
@@ -251,32 +252,22 @@ class Target:
         return pick_device(self.device)
 
 
-def parse_target(
-    ratio: float | str | Fraction | None,
-    target: str,
-    *,
-    max_params: str | int | None = None,
-    max_macs: str | int | None = None,
-    max_size: str | int | None = None,
-    max_latency: str | int | None = None,
-    never_slower: bool = False,
-    batch_size: int = 1,
-    device: str | None = None,
-) -> Target:
-    """Read options as a target.
+def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
+    """Read what is asked at one ratio.
 
     Raises:
         OptionError: a value makes no sense.
     """
+    target = options.target
     if target not in TARGETS:
         raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
-    if batch_size < 1:
-        raise OptionError(f"a batch of {batch_size} images cannot be timed")
+    if options.batch_size < 1:
+        raise OptionError(f"a batch of {options.batch_size} images cannot be timed")
     given = {
-        "params": (max_params, COUNTS, "--max-params"),
-        "macs": (max_macs, COUNTS, "--max-macs"),
-        "bytes": (max_size, SIZES, "--max-size"),
-        "latency": (max_latency, TIMES, "--max-latency"),
+        "params": (options.max_params, COUNTS, "--max-params"),
+        "macs": (options.max_macs, COUNTS, "--max-macs"),
+        "bytes": (options.max_size, SIZES, "--max-size"),
+        "latency": (options.max_latency, TIMES, "--max-latency"),
     }
     limits = {
         name: min(parse_quantity(value, units, option), _UNLIMITED)
@@ -284,7 +275,7 @@ def parse_target(
         if value is not None
     }
     asked = None if ratio is None else parse_ratio(ratio)
-    return Target(asked, target, limits, never_slower, batch_size, device)
+    return Target(asked, target, limits, options.never_slower, options.batch_size, options.device)
 
 
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from alds_cli.datasets import (
     Batches,
-    LabelledImages,
     opened,
     require_moderate,
 )
 from alds_cli.evaluation.measures import assigned, measure_latency, measure_quality
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
-    AS_IT_IS,
-    Model,
-    Preparation,
-    Source,
     open_network,
     settled_preprocessing,
 )
+from alds_cli.options.evaluate_options import EvaluateOptions
 from alds_cli.records import (
     ClassAssignment,
     Evaluation,
@@ -56,64 +50,30 @@ class EvaluationResult:
     assignment: ClassAssignment
 
 
-def evaluate(
-    model: Model,
-    data: str | LabelledImages,
-    source: Source = AS_IT_IS,
-    *,
-    baseline: Model | None = None,
-    baseline_source: Source = AS_IT_IS,
-    preprocessing: Preparation = None,
-    classes: Sequence[str] | str | Path | None = None,
-    download: bool = False,
-    batch_size: int = 256,
-    workers: int = 0,
-    latency: bool = True,
-    latency_batch_size: int = 1,
-    device: str | None = None,
-    progress: ProgressCallback | None = None,
-) -> EvaluationResult:
+def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Measure accuracy, loss, parameters, MACs, bytes and latency.
-
-    Args:
-        model: the network.
-        data: labelled images, or a spec such as `tensors:FILE`.
-        source: how to read the model's file.
-        baseline: a network to set beside it, on the same images, prepared the same way.
-        baseline_source: how to read the baseline's file.
-        preprocessing: from an image to the input, or a function that changes what the
-            model's file says; None is what that says.
-        classes: the network's classes in order, by the names of the image folders; or a file
-            with one of them a line. None recognises those of published data sets.
-        download: fetch a published set that is not there.
-        batch_size: images in a forward pass.
-        workers: threads that decode image files.
-        latency: time forward passes too; both networks take turns.
-        latency_batch_size: samples in a timed forward pass.
-        device: where to compute; None is CUDA where present.
-        progress: told how far it is; tasks `evaluate` and `baseline`.
 
     Raises:
         DataError: the data cannot be used, or not with this network.
         AldsError: a model cannot be read.
     """
-    place = pick_device(device)
-    networks = {"evaluate": open_network(model, source)}
-    if baseline is not None:
-        networks["baseline"] = open_network(baseline, baseline_source)
-    prepared = settled_preprocessing(preprocessing, networks["evaluate"])
-    images = opened(data, split="test", download=download)
+    place = pick_device(options.device)
+    networks = {"evaluate": open_network(options.model, options.source)}
+    if options.baseline is not None:
+        networks["baseline"] = open_network(options.baseline, options.baseline_source)
+    prepared = settled_preprocessing(options.preprocessing, networks["evaluate"])
+    images = opened(options.data, split="test", download=options.download)
     for network in networks.values():
         network.module.to(place)
     images, assignment = assigned(
-        images, prepared, networks["evaluate"].module, classes, device=place
+        images, prepared, networks["evaluate"].module, options.classes, device=place
     )
-    batches = Batches(images, prepared, batch_size=batch_size, workers=workers)
-    if latency:
-        require_moderate(latency_batch_size, batches.input_shape)
+    batches = Batches(images, prepared, batch_size=options.batch_size, workers=options.workers)
+    if options.latency:
+        require_moderate(options.latency_batch_size, batches.input_shape)
     qualities = {
         task: measure_quality(
-            network.module, batches, device=place, progress=_renamed(progress, task)
+            network.module, batches, device=place, progress=_renamed(options.progress, task)
         )
         for task, network in networks.items()
     }
@@ -121,10 +81,10 @@ def evaluate(
         measure_latency(
             {task: network.module for task, network in networks.items()},
             batches.input_shape,
-            batch_size=latency_batch_size,
+            batch_size=options.latency_batch_size,
             device=place,
         )
-        if latency
+        if options.latency
         else {}
     )
     measured = {

@@ -10,15 +10,15 @@ from pathlib import Path
 from alds_cli.errors import ArchitectureError
 from alds_cli.network.loading import Network, skeleton
 from alds_cli.network.opening import (
-    AS_IT_IS,
-    Model,
-    Source,
     open_network,
     open_read,
     read_file,
+    stated_architecture,
     trace_network,
 )
 from alds_cli.numerics.costs import pair_params
+from alds_cli.options.inspect_options import InspectOptions
+from alds_cli.options.model_source import Source
 from alds_cli.records import LayerReport, LayerSpec, Plan
 from alds_cli.surgery import find_layers
 from alds_cli.tracing.trace import count_parameters
@@ -68,12 +68,8 @@ class Contents:
     tip: str | None
 
 
-def inspect(model: Model, source: Source = AS_IT_IS) -> Inspection | Contents:
+def inspect(options: InspectOptions) -> Inspection | Contents:
     """Look into a model file, an artefact or not.
-
-    Args:
-        model: the network.
-        source: how to read its file.
 
     Returns:
         The network; or, where none is named and none is recognised, what the file holds.
@@ -81,7 +77,8 @@ def inspect(model: Model, source: Source = AS_IT_IS) -> Inspection | Contents:
     Raises:
         AldsError: the model cannot be read.
     """
-    if source.architecture() is None and isinstance(model, (str, Path)):
+    model, source = options.model, options.source
+    if stated_architecture(source) is None and isinstance(model, (str, Path)):
         return _inspect_file(model, source)
     return _inspect_network(open_network(model, source))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from alds_cli.network.loading import (
 )
 from alds_cli.network.verification import Verification, verify
 from alds_cli.numerics.sharing import share, shared_groups
-from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.options.model_source import AS_IT_IS, Source
+from alds_cli.records import Architecture, Preprocessing
 from alds_cli.surgery import detach_computed
 from alds_cli.tracing.trace import Trace, trace
 
@@ -39,68 +40,44 @@ Preparation = Preprocessing | Callable[[Preprocessing | None], Preprocessing | N
 """From an image to the input: stated, a change of what the model says, or None for that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """How to read a model file, where that is not plain.
+def stated_architecture(source: Source) -> Architecture | None:
+    """Return the architecture asked for; None where it is to be recognised.
 
-    `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
-    `input_shape` that of one sample, `input_spec` all that it takes (see
-    `alds_cli.inputs`), where it is more than that; `state_key` the entry of a training
-    checkpoint; `strip_prefix` what stands before the names in it that a network's own have
-    not, one or several; `ignore` shell patterns of entries that are not used;
-    `allow_pickle` permits code in the file to run.
+    Raises:
+        ArchitectureError: there is none of that name.
+        OptionError: arguments are given, but no name, or they ask for weights.
     """
-
-    arch: str | None = None
-    arch_args: Mapping[str, ArgumentValue] | Sequence[str] = ()
-    input_shape: tuple[int, ...] | None = None
-    input_spec: str | InputSpec | None = None
-    state_key: str | None = None
-    strip_prefix: str | Sequence[str] = ()
-    ignore: str | Sequence[str] = ()
-    allow_pickle: bool = False
-
-    def architecture(self) -> Architecture | None:
-        """The architecture asked for; None where it is to be recognised.
-
-        Raises:
-            ArchitectureError: there is none of that name.
-            OptionError: arguments are given, but no name, or they ask for weights.
-        """
-        if self.arch is None:
-            if self.arch_args:
-                raise OptionError(
-                    "arguments of an architecture are given, but not which",
-                    tip="name the network too: --arch NAME",
-                )
-            return None
-        if isinstance(self.arch_args, Mapping):
-            arch = replace(
-                architectures.parse_architecture(self.arch), arguments=dict(self.arch_args)
-            )
-            architectures.require_plain(arch)
-            return arch
-        return architectures.parse_architecture(self.arch, self.arch_args)
-
-    def inputs(self) -> InputSpec | None:
-        """What the network takes, where that is stated.
-
-        Raises:
-            OptionError: it is stated twice, or makes no sense.
-        """
-        if self.input_shape is not None and self.input_spec is not None:
+    if source.arch is None:
+        if source.arch_args:
             raise OptionError(
-                "an input shape and an input specification are given",
-                tip="leave one of the two out",
+                "arguments of an architecture are given, but not which",
+                tip="name the network too: --arch NAME",
             )
-        if self.input_shape is not None:
-            return InputSpec.of_sample(tuple(self.input_shape))
-        return (
-            parse_inputs(self.input_spec) if isinstance(self.input_spec, str) else self.input_spec
+        return None
+    if isinstance(source.arch_args, Mapping):
+        arch = replace(
+            architectures.parse_architecture(source.arch), arguments=dict(source.arch_args)
         )
+        architectures.require_plain(arch)
+        return arch
+    return architectures.parse_architecture(source.arch, source.arch_args)
 
 
-AS_IT_IS = Source()
+def stated_inputs(source: Source) -> InputSpec | None:
+    """Return what the network takes, where that is stated.
+
+    Raises:
+        OptionError: it is stated twice, or makes no sense.
+    """
+    shape, spec = source.input_shape, source.input_spec
+    if shape is not None and spec is not None:
+        raise OptionError(
+            "an input shape and an input specification are given",
+            tip="leave one of the two out",
+        )
+    if shape is not None:
+        return InputSpec.of_sample(tuple(shape))
+    return parse_inputs(spec) if isinstance(spec, str) else spec
 
 
 def load(path: str | Path, **source: Any) -> nn.Module:
@@ -149,7 +126,7 @@ def open_network(
     Raises:
         AldsError: the file cannot be read, no network fits it, or its weights are unusable.
     """
-    arch, inputs = source.architecture(), source.inputs()
+    arch, inputs = stated_architecture(source), stated_inputs(source)
     if isinstance(model, (str, Path)):
         return open_read(read_file(model, source), source, multiply_back=multiply_back)
     if isinstance(model, nn.Module):
@@ -180,8 +157,8 @@ def open_read(checkpoint: Checkpoint, source: Source, *, multiply_back: bool = F
     """The network of what was read from a file; see `open_network`."""
     return open_checkpoint(
         checkpoint,
-        arch=source.architecture(),
-        inputs=source.inputs(),
+        arch=stated_architecture(source),
+        inputs=stated_inputs(source),
         allow_pickle=source.allow_pickle,
         strip_prefix=_several(source.strip_prefix),
         ignore=_several(source.ignore),

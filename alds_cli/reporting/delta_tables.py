@@ -13,9 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from alds_cli.options import report_options
 from alds_cli.reporting.points import Point, Results, mean, rounded
 
-DELTAS = tuple(map(Fraction, ("0", "0.5", "1", "2", "3")))
+DELTAS = tuple(map(Fraction, report_options.DELTAS.split(",")))
 """The values of δ in the paper's tables, in points of accuracy."""
 
 ACROSS_DELTA = Fraction(1)

@@ -11,18 +11,18 @@ from pathlib import Path
 from alds_cli.checkpoint import RunFolder
 from alds_cli.checkpoint.files import require_folder, write_files
 from alds_cli.errors import MissingExtraError
-from alds_cli.records import ProgressCallback
+from alds_cli.options.report_options import ReportOptions
 from alds_cli.reporting import (
     Picture,
     Report,
     cells_csv,
     draw,
     make_report,
+    parse_deltas,
     points_csv,
     to_latex,
     to_markdown,
 )
-from alds_cli.reporting.delta_tables import DELTAS
 
 _log = logging.getLogger(__name__)
 
@@ -36,53 +36,32 @@ class ReportResult:
     files: tuple[str, ...]
 
 
-def report(
-    folder: str | Path,
-    *,
-    output: str | Path | None = None,
-    deltas: Sequence[Fraction] = DELTAS,
-    methods: Sequence[str] | None = None,
-    paper: str | None = None,
-    top5: bool = False,
-    plots: bool | None = None,
-    progress: ProgressCallback | None = None,
-) -> ReportResult:
-    """Report on the finished runs of a sweep.
+def report(options: ReportOptions) -> ReportResult:
+    """Tell what a sweep found, of the runs that are finished.
 
     Equal runs give the same bytes, whatever the order in which they were made.
 
-    Args:
-        folder: the folder of the sweep.
-        output: a folder for `report.md`, `report.csv` (the cells of the tables), `points.csv`
-            (the points of the curves), `report.tex` and the pictures; None writes nothing.
-        deltas: the drops in top-1 to allow, in points.
-        methods: the methods to report on, in this order; None means all.
-        paper: the network whose published results to compare with, such as `cifar10-resnet20`.
-        top5: whether to show differences in top-5, too.
-        plots: whether to draw the pictures; None draws them if matplotlib is installed.
-        progress: called for every picture, with the task `pictures`.
-
     Raises:
         RunFolderError: there is no sweep, or none of its runs reached a ratio.
-        OptionError: a method has no runs or is named twice, or the paper has no results for
-            the network.
+        OptionError: a method that has no runs, or a name that the paper does not have.
         MissingExtraError: `plots` is True and matplotlib is not installed.
         OutputError: the output cannot be written.
     """
-    runs = RunFolder(Path(folder))
+    output = options.output
+    runs = RunFolder(Path(options.folder))
     made = make_report(
         runs.baseline(),
         runs.records(),
         unfinished=runs.unfinished(),
-        deltas=deltas,
-        methods=methods,
-        paper=paper,
-        top5=top5,
+        deltas=_deltas(options.deltas),
+        methods=options.methods,
+        paper=options.paper,
+        top5=options.top5,
         target=str(runs.settings().get("target", "params")),
     )
     if output is not None:
         require_folder(Path(output))
-    pictures = [] if plots is False else _pictures(made, wanted=plots, progress=progress)
+    pictures = [] if options.plots is False else _pictures(made, options)
     files: tuple[str, ...] = ()
     if output is not None:
         contents = _contents(made, pictures)
@@ -91,14 +70,15 @@ def report(
     return ReportResult(made, tuple(pictures), files)
 
 
-def _pictures(
-    made: Report, *, wanted: bool | None, progress: ProgressCallback | None
-) -> list[Picture]:
-    """Draw the pictures; without matplotlib, warn and draw none unless they are `wanted`."""
+def _deltas(given: str | Sequence[Fraction]) -> tuple[Fraction, ...]:
+    return parse_deltas(given) if isinstance(given, str) else tuple(given)
+
+
+def _pictures(made: Report, options: ReportOptions) -> list[Picture]:
     try:
-        return draw(made.results, progress)
+        return draw(made.results, options.progress)
     except MissingExtraError as error:
-        if wanted:
+        if options.plots:
             raise
         _log.warning("no pictures: %s (%s)", error.message, error.tip)
         return []

@@ -28,13 +28,13 @@ from alds_cli.datasets import (
 )
 from alds_cli.errors import ContractError, DataError, first_line
 from alds_cli.network.logits import logits_of
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     EpochRecord,
     Fingerprint,
     Preprocessing,
     ProgressCallback,
     ProgressEvent,
-    RetrainSettings,
 )
 from alds_cli.retraining.state import TrainingState
 from alds_cli.tracing.trace import evaluation_mode, training_mode

@@ -19,7 +19,6 @@ from alds_cli.checkpoint import (
 )
 from alds_cli.datasets import (
     Batches,
-    LabelledImages,
     opened,
     tensor_files,
 )
@@ -33,21 +32,17 @@ from alds_cli.evaluation import assigned
 from alds_cli.inputs import InputSpec
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import (
-    AS_IT_IS,
-    Model,
-    Preparation,
-    Source,
     open_network,
     require_target,
     settled_preprocessing,
     write_network,
 )
 from alds_cli.network.verification import verify
+from alds_cli.options.retrain_options import RetrainOptions
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     ClassAssignment,
     EpochRecord,
-    ProgressCallback,
-    RetrainSettings,
     Training,
 )
 from alds_cli.retraining import TrainingState
@@ -69,40 +64,10 @@ class RetrainResult:
     assignment: ClassAssignment
 
 
-def retrain(
-    model: Model,
-    data: str | LabelledImages,
-    settings: RetrainSettings,
-    source: Source = AS_IT_IS,
-    *,
-    output: str | Path | None = None,
-    preprocessing: Preparation = None,
-    classes: Sequence[str] | str | Path | None = None,
-    download: bool = False,
-    workers: int = 0,
-    device: str | None = None,
-    resume: bool = False,
-    progress: ProgressCallback | None = None,
-) -> RetrainResult:
+def retrain(options: RetrainOptions) -> RetrainResult:
     """Train a (compressed) network further; its pairs stay pairs.
 
     With an output, the state after every epoch is kept beside it until the run is done.
-
-    Args:
-        model: the network to start from.
-        data: labelled images, or a spec such as `tensors:FILE`.
-        settings: the hyperparameters.
-        source: how to read the model's file.
-        output: where to write the artefact; `-` is standard output.
-        preprocessing: from an image to the input, or a function that changes what the
-            model's file says; None is what that says.
-        classes: the network's classes in order, by the names of the image folders; or a file
-            with one of them a line. None recognises those of published data sets.
-        download: fetch a published set that is not there.
-        workers: threads that decode image files.
-        device: where to compute; None is CUDA where present.
-        resume: go on with an interrupted run to the same output, if there is one.
-        progress: told after every step; task `retrain`.
 
     Raises:
         ContractError: the training diverged; then no state is left of it either, for going on
@@ -111,34 +76,35 @@ def retrain(
         AldsError: a file cannot be read or written.
     """
     start = time.perf_counter()
-    place = pick_device(device)
-    if resume and (output is None or str(output) == "-"):
+    output = options.output
+    place = pick_device(options.device)
+    if options.resume and (output is None or str(output) == "-"):
         raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
     if output is not None:
         require_target(output)
-        _require_apart(output, model, data, classes)
-    network = open_network(model, source)
-    prepared = settled_preprocessing(preprocessing, network)
+        _require_apart(output, options)
+    network = open_network(options.model, options.source)
+    prepared = settled_preprocessing(options.preprocessing, network)
     images, assignment = assigned(
-        opened(data, split="train", download=download),
+        opened(options.data, split="train", download=options.download),
         prepared,
         network.module,
-        classes,
+        options.classes,
         device=place,
     )
     keeper = _Keeper.of(network, output)
-    state = keeper.resumed() if resume else None
-    if not resume:
+    state = keeper.resumed() if options.resume else None
+    if not options.resume:
         keeper.warn_of_leftovers()
     with keeper.minded(state):
         result = retraining.retrain(
             network.module,
             images,
-            settings,
+            options.settings,
             preprocessing=prepared,
             device=place,
-            workers=workers,
-            progress=progress,
+            workers=options.workers,
+            progress=options.progress,
             resume=state,
             on_epoch_end=keeper.keep,
         )
@@ -146,7 +112,7 @@ def retrain(
         trained = replace(
             network,
             preprocessing=prepared,
-            training=_described(settings, len(images), result.history),
+            training=_described(options.settings, len(images), result.history),
             nbytes=None,
         )
         if trained.inputs is None:
@@ -166,12 +132,7 @@ def retrain(
     )
 
 
-def _require_apart(
-    output: str | Path,
-    model: Model,
-    data: str | LabelledImages,
-    classes: Sequence[str] | str | Path | None,
-) -> None:
+def _require_apart(output: str | Path, options: RetrainOptions) -> None:
     """Neither the result nor the state beside it replaces what the run begins with.
 
     A network may replace its original, but no state of a run that was to do so.
@@ -181,9 +142,10 @@ def _require_apart(
     """
     if str(output) == "-":
         return
+    model, classes = options.model, options.classes
     state = state_path(Path(output))
     names = [classes] if isinstance(classes, (str, Path)) else []
-    require_apart([output, state], [*tensor_files(data), *names])
+    require_apart([output, state], [*tensor_files(options.data), *names])
     if isinstance(model, (str, Path)) and str(model) != "-":
         require_apart([state], [model])
         if state_path(Path(model)).exists():

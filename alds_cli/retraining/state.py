@@ -12,11 +12,11 @@ from torch.nn import Parameter
 
 from alds_cli.datasets import LabelledImages
 from alds_cli.errors import CheckpointError, OptionError
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     EpochRecord,
     Fingerprint,
     Preprocessing,
-    RetrainSettings,
 )
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.file_forms import TrainingForm

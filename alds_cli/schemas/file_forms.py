@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     Architecture,
     ArgumentValue,
@@ -25,7 +26,6 @@ from alds_cli.records import (
     Kept,
     Plan,
     Preprocessing,
-    RetrainSettings,
     Training,
 )
 from alds_cli.scalars import (

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Len
 from pydantic import Field, create_model
 
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     Preprocessing,
-    RetrainSettings,
     SweepBaseline,
     SweepRecord,
 )

@@ -16,23 +16,25 @@ from alds_cli.checkpoint import (
     hash_tensors,
 )
 from alds_cli.compression.session import compress_networks
-from alds_cli.compression.settings import Settings
 from alds_cli.datasets import Batches, LabelledImages
 from alds_cli.errors import AldsError, ContractError
 from alds_cli.evaluation import measure_latency
 from alds_cli.evaluation.models import Measured, evaluate
 from alds_cli.network.loading import Network
-from alds_cli.network.opening import AS_IT_IS, write_network
+from alds_cli.network.opening import write_network
 from alds_cli.network.verification import verify
+from alds_cli.options.compress_options import CompressOptions
+from alds_cli.options.evaluate_options import EvaluateOptions
+from alds_cli.options.retrain_options import RetrainOptions
+from alds_cli.options.sweep_options import SweepOptions
+from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     CompressionReport,
     Latency,
     Preprocessing,
-    ProgressCallback,
     SweepBaseline,
     SweepRecord,
 )
-from alds_cli.retraining import RetrainSettings
 from alds_cli.retraining.run import retrain
 from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.sweeping import RETRAINING
@@ -50,13 +52,8 @@ class SweepRunner:
         specs: the methods, by their text.
         retraining: hyperparameters, but for epochs and seed.
         preprocessing: from an image to the input.
-        samples: how many images a method looks at.
-        target: what ratios are fractions of.
-        latency: whether to time networks.
-        workers: threads that decode image files.
-        device: where to compute; None is CUDA where present.
         artefacts: the folder to keep networks in, if they are kept.
-        progress: told how far the parts of a run are.
+        options: what was asked of the sweep.
     """
 
     network: Network
@@ -65,13 +62,8 @@ class SweepRunner:
     specs: Mapping[str, MethodSpec]
     retraining: RetrainSettings
     preprocessing: Preprocessing
-    samples: int
-    target: str
-    latency: bool
-    workers: int
-    device: str | None
     artefacts: RunFolder | None
-    progress: ProgressCallback | None
+    options: SweepOptions
 
     @property
     def weights_hash(self) -> str:
@@ -136,27 +128,23 @@ class SweepRunner:
 
     def _compressed(self, key: RunKey) -> tuple[Network, CompressionReport]:
         spec = self.specs[key.method]
-        settings = Settings(
-            target=self.target,
-            method=spec.name,
-            method_args=spec.arguments,
-            solver=spec.solver,
-            bound=spec.bound,
-            seed=key.repeat,
-            data=self.training if spec.method.needs else None,
-            samples=self.samples,
-            preprocessing=self.preprocessing,
-            workers=self.workers,
-            device=self.device,
-            progress=self.progress,
-        )
         (result,) = compress_networks(
-            self.network,
-            AS_IT_IS,
-            settings,
-            ratios=[Fraction(key.ratio)],
-            output=None,
-            plan_output=None,
+            CompressOptions(
+                self.network,
+                ratio=Fraction(key.ratio),
+                target=self.options.target,
+                method=spec.name,
+                method_args=spec.arguments,
+                solver=spec.solver,
+                bound=spec.bound,
+                seed=key.repeat,
+                data=self.training if spec.method.needs else None,
+                samples=self.options.samples,
+                preprocessing=self.preprocessing,
+                workers=self.options.workers,
+                device=self.options.device,
+                progress=self.options.progress,
+            )
         )
         assert result.network is not None  # noqa: S101 - this was no dry run
         return result.network, result.report
@@ -165,34 +153,38 @@ class SweepRunner:
         assert self.training is not None  # noqa: S101 - seen to before the first run
         settings = replace(self.retraining, epochs=key.retrain_epochs, seed=key.repeat)
         return retrain(
-            network,
-            self.training,
-            settings,
-            preprocessing=self.preprocessing,
-            workers=self.workers,
-            device=self.device,
-            progress=self.progress,
+            RetrainOptions(
+                network,
+                self.training,
+                settings,
+                preprocessing=self.preprocessing,
+                workers=self.options.workers,
+                device=self.options.device,
+                progress=self.options.progress,
+            )
         ).network
 
     def _measured(self, network: Network) -> Measured:
         return evaluate(
-            network,
-            self.images,
-            preprocessing=self.preprocessing,
-            workers=self.workers,
-            latency=False,
-            device=self.device,
-            progress=self.progress,
+            EvaluateOptions(
+                network,
+                self.images,
+                preprocessing=self.preprocessing,
+                workers=self.options.workers,
+                latency=False,
+                device=self.options.device,
+                progress=self.options.progress,
+            )
         ).model
 
     def _times(self, network: Network, clock: Clock) -> tuple[Latency | None, Latency | None]:
         """The network's time and, in turns with it, that of the original."""
-        if not self.latency:
+        if not self.options.latency:
             return None, None
         shape = Batches(self.images, self.preprocessing, batch_size=1).input_shape
         modules = {"network": network.module, "original": self.network.module}
         with clock("time"):
-            times = measure_latency(modules, shape, device=pick_device(self.device))
+            times = measure_latency(modules, shape, device=pick_device(self.options.device))
         return times["network"], times["original"]
 
 

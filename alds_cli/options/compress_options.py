@@ -1,0 +1,297 @@
+"""What `compress` can be asked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from alds_cli.options import bounds
+from alds_cli.options.bounds import Whole
+from alds_cli.options.declaring import BUDGET, IMAGES, PLANNING, Expanded, Keyword, Option
+from alds_cli.options.image_options import DownloadField, PreprocessingField, WorkersField
+from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.parsing import stripped
+from alds_cli.options.reporting_options import CacheField
+
+if TYPE_CHECKING:
+    from alds_cli import (  # noqa: F401 - named in texts below
+        LabelledImages,
+        Model,
+        Plan,
+        Preparation,
+        ProgressCallback,
+    )
+
+Ratio = float | str | Fraction | None
+Amount = str | int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodFlags:
+    """What the command line says of the method's own arguments."""
+
+    k: Annotated[
+        int | None,
+        Option(
+            help="Slices or clusters in every layer, for methods that fix them: alds-error, "
+            "alds-simple, messi. Usually 3.",
+            metavar="N",
+            bounds=Whole(1, 2**20),
+            panel=PLANNING,
+        ),
+    ] = None
+    rounding: Annotated[
+        str | None,
+        Option(
+            help="How the alternating solver rounds ranks: none (whole ranks throughout), or "
+            "randomised.",
+            metavar="NAME",
+            panel=PLANNING,
+        ),
+    ] = None
+    listed: Annotated[
+        Sequence[str],
+        Option(
+            help="Another option of the method's own, e.g. distance=absolute for messi. "
+            "Repeatable.",
+            metavar="KEY=VALUE",
+            flags=("--method-arg",),
+            panel=PLANNING,
+            given=list[str],
+        ),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CompressOptions:
+    """How to make a network smaller."""
+
+    model: ModelField
+    source: Annotated[Source, Expanded(options=Source, help="how to read its file.")] = AS_IT_IS
+    _: KW_ONLY
+    ratio: Annotated[
+        Ratio | Sequence[Ratio],
+        Option(
+            help="Fraction of all the network's parameters (or of another --target) to remove: "
+            "0.8 leaves at most 20 %. Several make a family.",
+            metavar="R[,R…]",
+            flags=("--ratio", "-r"),
+            given=str,
+            read=stripped,
+            python="fraction of all the network's parameters (or of another `target`) to remove: "
+            "0.8 leaves at most 20 %; never less is removed.",
+        ),
+    ] = None
+    output: Annotated[
+        str | Path | None,
+        Option(
+            help="The artefact: PyTorch's format, or safetensors by suffix; - is standard output. "
+            "{ratio} in it stands for each of several ratios.",
+            metavar="FILE",
+            flags=("--output", "-o"),
+            given=str,
+        ),
+    ] = None
+    target: Annotated[
+        str,
+        Option(
+            help="What the ratio is a fraction of: params, macs, bytes (of the file), latency "
+            "(measured on --device).",
+            metavar="NAME",
+            panel=BUDGET,
+        ),
+    ] = "params"
+    max_params: Annotated[
+        Amount,
+        Option(
+            help="Parameters that the result may have, e.g. 2M.",
+            metavar="N",
+            panel=BUDGET,
+            given=str,
+        ),
+    ] = None
+    max_macs: Annotated[
+        Amount,
+        Option(
+            help="Multiply-accumulates that one sample may take, e.g. 300M.",
+            metavar="N",
+            panel=BUDGET,
+            given=str,
+        ),
+    ] = None
+    max_size: Annotated[
+        Amount,
+        Option(
+            help="Size that the file may have, e.g. 5MB or 4.5MiB.",
+            metavar="SIZE",
+            panel=BUDGET,
+            given=str,
+        ),
+    ] = None
+    max_latency: Annotated[
+        Amount,
+        Option(
+            help="Time that a forward pass may take, e.g. 3ms.",
+            metavar="TIME",
+            panel=BUDGET,
+            given=str,
+        ),
+    ] = None
+    never_slower: Annotated[
+        bool,
+        Option(help="Make no layer that measures slower than what it replaces.", panel=BUDGET),
+    ] = False
+    batch_size: Annotated[
+        int,
+        Option(
+            help="Samples in a forward pass whose time counts.",
+            metavar="N",
+            bounds=Whole(1, bounds.MOST_SAMPLES),
+            panel=BUDGET,
+        ),
+    ] = 1
+    device: Annotated[
+        str | None,
+        Option(
+            help="Where spectra are computed and times measured: cpu, cuda or cuda:N; CUDA where "
+            "present.",
+            metavar="NAME",
+            panel=BUDGET,
+        ),
+    ] = None
+    method: Annotated[
+        str,
+        Option(
+            help="alds; alds+ (four ways to fold); alds-error, svd-error (slices fixed, equal "
+            "error); alds-simple, svd, messi (the same ratio in every layer); svd-energy; l-rank; "
+            "pca; ft, pfp (remove filters); or package.module:object.",
+            metavar="NAME",
+            panel=PLANNING,
+        ),
+    ] = "alds"
+    method_args: Annotated[
+        Mapping[str, str | int | float | bool | None],
+        Expanded(
+            options=MethodFlags,
+            help="the method's own options, where they are not the usual ones: "
+            '{"k": 5, "distance": "absolute"}.',
+        ),
+    ] = field(default_factory=dict)
+    data: Annotated[
+        "str | LabelledImages | None",
+        Option(
+            help="Training images for methods that look at what the network does with them "
+            "(pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
+            metavar="SPEC",
+            panel=IMAGES,
+            given=str,
+        ),
+    ] = None
+    samples: Annotated[
+        int,
+        Option(
+            help="How many of these images, drawn at random by --seed.",
+            metavar="N",
+            bounds=Whole(1, bounds.MOST_IMAGES),
+            panel=IMAGES,
+        ),
+    ] = 512
+    download: DownloadField = False
+    workers: WorkersField = 0
+    preprocessing: PreprocessingField = None
+    solver: Annotated[
+        str | None,
+        Option(
+            help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
+            "with a certified gap; alternating: the paper's Algorithm 1. Without it: exact; "
+            "knapsack where MACs or time are budgeted.",
+            metavar="NAME",
+            panel=PLANNING,
+        ),
+    ] = None
+    bound: Annotated[
+        str | None,
+        Option(
+            help="What is minimised: density (what the next parameter would save), frobenius or "
+            "exact (relative errors), sum or theorem1 (proven bounds on exact), published-code. "
+            "Without it: density, for knapsack frobenius.",
+            metavar="NAME",
+            panel=PLANNING,
+        ),
+    ] = None
+    rank_multiple: Annotated[
+        int,
+        Option(
+            help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
+            metavar="N",
+            bounds=Whole(1, 2**20),
+            panel=PLANNING,
+        ),
+    ] = 1
+    seed: Annotated[
+        int,
+        Option(
+            help="Seed of the solvers that draw random numbers.",
+            metavar="N",
+            bounds=Whole(0, bounds.MOST_SEED),
+            panel=PLANNING,
+        ),
+    ] = 0
+    include: Annotated[
+        Sequence[str],
+        Option(
+            help="Decompose only layers whose name matches, e.g. 'layer4.*'. Repeatable.",
+            metavar="PATTERN",
+            panel=PLANNING,
+            given=list[str],
+        ),
+    ] = ()
+    exclude: Annotated[
+        Sequence[str],
+        Option(
+            help="Keep layers whose name matches. Repeatable.",
+            metavar="PATTERN",
+            panel=PLANNING,
+            given=list[str],
+        ),
+    ] = ()
+    plan: Annotated[
+        "Plan | str | Path | None",
+        Option(
+            help="Carry out this plan, e.g. an edited one, instead of making one.",
+            metavar="FILE",
+            panel=PLANNING,
+            given=Path,
+        ),
+    ] = None
+    plan_output: Annotated[
+        str | Path | None,
+        Option(
+            help="Write the plan as JSON.",
+            metavar="FILE",
+            flags=("--plan-out",),
+            panel=PLANNING,
+            given=Path,
+            python="where to write the plan as JSON.",
+        ),
+    ] = None
+    table: Annotated[
+        str | Path | None,
+        Option(
+            help="Error table written by `alds profile -o`; the cache without it.",
+            metavar="FILE",
+            panel=PLANNING,
+            given=Path,
+        ),
+    ] = None
+    dry_run: Annotated[bool, Option(help="Show the plan and write no artefact.")] = False
+    unverified: Annotated[
+        bool,
+        Option(
+            help="Write the result even if no forward pass can be made, so that nobody knows "
+            "whether it runs.",
+        ),
+    ] = False
+    cache: CacheField = True
+    progress: Annotated["ProgressCallback | None", Keyword("told how far it is.")] = None

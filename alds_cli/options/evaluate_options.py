@@ -1,0 +1,76 @@
+"""What `evaluate` can be asked."""
+
+from dataclasses import KW_ONLY, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from alds_cli.options.bounds import MOST_SAMPLES, Whole
+from alds_cli.options.declaring import Expanded, Keyword, Option
+from alds_cli.options.image_options import (
+    ClassesField,
+    DataField,
+    DeviceField,
+    DownloadField,
+    PreprocessingField,
+    WorkersField,
+)
+from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+
+if TYPE_CHECKING:
+    from alds_cli import (  # noqa: F401 - named in texts below
+        LabelledImages,
+        Model,
+        Preparation,
+        ProgressCallback,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateOptions:
+    """What to measure."""
+
+    model: ModelField
+    data: DataField
+    source: Annotated[
+        Source,
+        Expanded(
+            options=Source,
+            help="how to read the model's file.",
+            without=("input_shape", "input_spec"),
+        ),
+    ] = AS_IT_IS
+    _: KW_ONLY
+    baseline: Annotated[
+        "Model | None",
+        Option(
+            help="Another model to set beside it, e.g. the original.",
+            metavar="MODEL",
+            given=str,
+            python="a network to set beside it, on the same images, prepared the same way.",
+        ),
+    ] = None
+    baseline_source: Annotated[Source, Keyword("how to read the baseline's file.")] = AS_IT_IS
+    batch_size: Annotated[
+        int,
+        Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
+    ] = 256
+    latency: Annotated[
+        bool,
+        Option(
+            help="Do not time forward passes.",
+            flags=("--no-latency",),
+            python="time forward passes too; both networks take turns.",
+        ),
+    ] = True
+    latency_batch_size: Annotated[
+        int,
+        Option(help="Images in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
+    ] = 1
+    classes: ClassesField = None
+    download: DownloadField = False
+    device: DeviceField = None
+    workers: WorkersField = 0
+    preprocessing: PreprocessingField = None
+    progress: Annotated[
+        "ProgressCallback | None",
+        Keyword("told how far it is; tasks `evaluate` and `baseline`."),
+    ] = None

@@ -1,0 +1,79 @@
+"""What `report` can be asked."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from alds_cli.options.declaring import Keyword, Option
+from alds_cli.options.parsing import stripped
+
+if TYPE_CHECKING:
+    from alds_cli import ProgressCallback
+
+
+DELTAS = "0,0.5,1,2,3"
+"""The drops in top-1 that the paper allows, in points."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportOptions:
+    """What to tell of a sweep."""
+
+    folder: Annotated[
+        str | Path,
+        Option(help="The folder of a sweep.", metavar="DIR", given=Path, positional=True),
+    ]
+    _: KW_ONLY
+    output: Annotated[
+        str | Path | None,
+        Option(
+            help="Where to write report.md, report.csv, points.csv, report.tex and the "
+            "pictures; DIR/report without it.",
+            metavar="FOLDER",
+            flags=("--output", "-o"),
+            given=Path,
+            python="a folder for `report.md`, `report.csv` (the cells of the tables), "
+            "`points.csv` (the points of the curves), `report.tex` and the pictures; None writes "
+            "nothing.",
+        ),
+    ] = None
+    deltas: Annotated[
+        str | Sequence[Fraction],
+        Option(
+            help="Drops in top-1 allowed, in points.",
+            metavar="D,D,…",
+            flags=("--delta",),
+            given=str,
+        ),
+    ] = DELTAS
+    methods: Annotated[
+        Sequence[str] | None,
+        Option(
+            help="Only these, in this order.",
+            metavar="NAME,NAME,…",
+            given=str,
+            read=stripped,
+            python="which to report on, in this order; None is all.",
+        ),
+    ] = None
+    paper: Annotated[
+        str | None,
+        Option(
+            help="Set the paper's results for a network beside them, e.g. cifar10-resnet20.",
+            metavar="NAME",
+        ),
+    ] = None
+    top5: Annotated[bool, Option(help="Show differences in top-5 accuracy too.")] = False
+    plots: Annotated[
+        bool | None,
+        Option(
+            help="Draw the curves and the layers; without either, where matplotlib is installed.",
+            flags=("--plots/--no-plots",),
+            python="draw the curves and the layers; None draws them where matplotlib is installed.",
+        ),
+    ] = None
+    progress: Annotated[
+        "ProgressCallback | None", Keyword("told how far it is; task `pictures`.")
+    ] = None

@@ -1,0 +1,72 @@
+"""What `retrain` can be asked."""
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from alds_cli.options.declaring import Expanded, Keyword, Option
+from alds_cli.options.image_options import (
+    ClassesField,
+    DataField,
+    DeviceField,
+    DownloadField,
+    PreprocessingField,
+    WorkersField,
+)
+from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.training_options import RetrainSettings
+
+if TYPE_CHECKING:
+    from alds_cli import (  # noqa: F401 - named in texts below
+        LabelledImages,
+        Model,
+        Preparation,
+        ProgressCallback,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainOptions:
+    """How to train a network further."""
+
+    model: ModelField
+    data: DataField
+    settings: Annotated[
+        RetrainSettings, Expanded(options=RetrainSettings, help="the hyperparameters.")
+    ]
+    source: Annotated[
+        Source,
+        Expanded(
+            options=Source,
+            help="how to read the model's file.",
+            without=("input_shape", "input_spec"),
+        ),
+    ] = AS_IT_IS
+    _: KW_ONLY
+    output: Annotated[
+        str | Path | None,
+        Option(
+            help="The artefact; - is standard output.",
+            metavar="FILE",
+            flags=("--output", "-o"),
+            given=str,
+            required=True,
+            python="where to write the artefact; - is standard output. The state after every "
+            "epoch is kept beside it until the run is done.",
+        ),
+    ] = None
+    resume: Annotated[
+        bool,
+        Option(
+            help="Go on with an interrupted run to the same output.",
+            python="go on with an interrupted run to the same output, if there is one.",
+        ),
+    ] = False
+    classes: ClassesField = None
+    download: DownloadField = False
+    device: DeviceField = None
+    workers: WorkersField = 0
+    preprocessing: PreprocessingField = None
+    progress: Annotated[
+        "ProgressCallback | None", Keyword("told after every step; task `retrain`.")
+    ] = None

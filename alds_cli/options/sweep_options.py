@@ -1,0 +1,155 @@
+"""What `sweep` can be asked."""
+
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from alds_cli.options.bounds import MOST_EPOCHS, MOST_IMAGES, Whole
+from alds_cli.options.compress_options import Ratio
+from alds_cli.options.declaring import GRID, TRAINING, Expanded, Keyword, Option
+from alds_cli.options.image_options import (
+    ClassesField,
+    DataField,
+    DeviceField,
+    DownloadField,
+    PreprocessingField,
+    WorkersField,
+)
+from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.parsing import listed
+from alds_cli.options.training_options import RetrainSettings
+
+if TYPE_CHECKING:
+    from alds_cli import (  # noqa: F401 - named in texts below
+        LabelledImages,
+        Model,
+        Preparation,
+        ProgressCallback,
+        Watcher,
+    )
+
+
+def _retraining(own: dict[str, Any], others: dict[str, Any]) -> RetrainSettings:
+    """Make hyperparameters whose schedule is held to the longest of the retrainings."""
+    return RetrainSettings(epochs=max([1, *others["retrain_epochs"]]), **own)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepOptions:
+    """What to compare."""
+
+    model: ModelField
+    data: DataField
+    source: Annotated[Source, Expanded(options=Source, help="how to read the model's file.")] = (
+        AS_IT_IS
+    )
+    _: KW_ONLY
+    methods: Annotated[
+        Sequence[str],
+        Option(
+            help="Each as --method of `alds compress` takes it, with arguments after colons: "
+            "alds,alds-simple:k=5 or alds:solver=knapsack.",
+            metavar="NAME[,NAME…]",
+            given=str,
+            read=listed(str, "--methods alds,svd"),
+            python="each `name` or `name:key=value:…`, with `solver` and `bound` among the keys.",
+        ),
+    ]
+    output: Annotated[
+        str | Path,
+        Option(
+            help="The folder of the runs; an existing one is gone on with.",
+            metavar="DIR",
+            flags=("--output", "-o"),
+            given=Path,
+        ),
+    ]
+    alpha: Annotated[
+        str | float,
+        Option(help="The ratios are 1 − A, 1 − A², 1 − A³, …", metavar="A", panel=GRID, given=str),
+    ] = 0.8
+    steps: Annotated[
+        int, Option(help="So many of them.", metavar="N", bounds=Whole(1, 1000), panel=GRID)
+    ] = 12
+    ratios: Annotated[
+        Sequence[Ratio] | None,
+        Option(
+            help="These ratios instead.",
+            metavar="R[,R…]",
+            panel=GRID,
+            given=str,
+            read=listed(str, "--ratios 0.2,0.5"),
+        ),
+    ] = None
+    target: Annotated[
+        str,
+        Option(
+            help="What a ratio is a fraction of: params, macs, bytes or latency.",
+            metavar="NAME",
+            panel=GRID,
+        ),
+    ] = "params"
+    repeats: Annotated[
+        int,
+        Option(
+            help="Runs with the seeds 0 to N − 1; one where nothing random is in a run.",
+            metavar="N",
+            bounds=Whole(1, 1000),
+            panel=GRID,
+        ),
+    ] = 3
+    retrain_epochs: Annotated[
+        Sequence[int],
+        Option(
+            help="Amounts of retraining; 0 judges the network as it was compressed.",
+            metavar="E[,E…]",
+            panel=GRID,
+            given=str,
+            read=listed(Whole(0, MOST_EPOCHS).read, "--retrain-epochs 0,1"),
+        ),
+    ] = (0,)
+    latency: Annotated[
+        bool,
+        Option(help="Time every network too, in turns with the original.", panel=GRID),
+    ] = False
+    keep_artefacts: Annotated[bool, Option(help="Keep the network of every run that is made.")] = (
+        False
+    )
+    train_data: Annotated[
+        "str | LabelledImages | None",
+        Option(
+            help="Images to retrain on, and for methods that look at some (pca, pfp); not those "
+            "of --data, which judge.",
+            metavar="SPEC",
+            panel=TRAINING,
+            given=str,
+        ),
+    ] = None
+    samples: Annotated[
+        int,
+        Option(
+            help="How many images such methods look at, drawn at random by the seed.",
+            metavar="N",
+            bounds=Whole(1, MOST_IMAGES),
+            panel=TRAINING,
+        ),
+    ] = 512
+    retraining: Annotated[
+        RetrainSettings | None,
+        Expanded(
+            options=RetrainSettings,
+            help="the other hyperparameters; its epochs and seed do not count.",
+            without=("epochs", "seed"),
+            make=_retraining,
+        ),
+    ] = None
+    classes: ClassesField = None
+    download: DownloadField = False
+    device: DeviceField = None
+    workers: WorkersField = 0
+    preprocessing: PreprocessingField = None
+    watcher: Annotated["Watcher | None", Keyword("told of every run.")] = None
+    progress: Annotated[
+        "ProgressCallback | None", Keyword("told how far the parts of a run are.")
+    ] = None
