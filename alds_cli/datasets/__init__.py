@@ -1,4 +1,4 @@
-"""Data specs to datasets and transforms."""
+"""Sets of labelled images, opened from a data spec, and their preprocessing and batching."""
 
 from __future__ import annotations
 

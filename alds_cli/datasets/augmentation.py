@@ -1,9 +1,8 @@
 """Random changes to training images, drawn from an explicit generator.
 
-An augmentation turns a fixed number of uniform random numbers per image into one
-change, on uint8 pixels, so that padding is black before normalisation. All numbers
-of a batch are drawn in one call, which keeps them independent of how many threads
-decode the images.
+An augmentation uses a fixed number of uniform random numbers for each image. It changes uint8
+pixels, before normalisation, so that padding is black. All numbers of a batch are drawn in one
+call, which makes them independent of the number of threads that decode the images.
 """
 
 from __future__ import annotations
@@ -28,19 +27,21 @@ if TYPE_CHECKING:
 _PADDING = 4
 _ATTEMPTS = 10
 _AREA = (0.08, 1.0)
+"""The least and the greatest share of the area that a random crop takes."""
+
 _LOG_ASPECT = (math.log(3 / 4), math.log(4 / 3))
 
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """One recipe.
+    """A way to change training images at random.
 
     Attributes:
-        numbers: how many uniform numbers from [0, 1) one image needs.
-        on_image: replaces resizing and cropping: (image, numbers (n,), pixels) → image
-            of pixels × pixels.
-        on_batch: follows resizing and cropping: (uint8 (n, C, H, W), numbers (n, m)) →
-            the same shape.
+        numbers: how many uniform numbers from [0, 1) it needs for an image.
+        on_image: takes the place of resizing and cropping: (image, numbers (n,), pixels) →
+            image of pixels × pixels.
+        on_batch: applied after resizing and cropping: (uint8 (n, C, H, W), numbers (n, m)) →
+            uint8 (n, C, H, W).
     """
 
     numbers: int
@@ -49,9 +50,9 @@ class Augmentation:
 
 
 def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
-    """Pad by 4 black pixels, crop the old size at random, mirror every other image.
+    """Pad by 4 black pixels, crop at random to the old size, and mirror with probability 1/2.
 
-    The recipe for CIFAR of He et al. 2016, section 4.2.
+    This is the augmentation of He et al. 2016, section 4.2, for CIFAR.
 
     Args:
         images: uint8 tensor of shape (n, C, H, W).
@@ -71,15 +72,15 @@ def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
 def resized_crop_and_flip(
     image: Tensor | Image.Image, numbers: Tensor, pixels: int
 ) -> Tensor | Image.Image:
-    """Crop 8 to 100 % of the area at an aspect of 3:4 to 4:3, resize it, maybe mirror it.
+    """Crop 8 to 100 % of the area at an aspect ratio of 3:4 to 4:3, resize, mirror at random.
 
-    The recipe for ImageNet of Szegedy et al. 2015, as in torchvision's
+    This is the augmentation of Szegedy et al. 2015 for ImageNet, as in torchvision's
     `RandomResizedCrop` followed by `RandomHorizontalFlip`.
 
     Args:
         image: a PIL image, or a uint8 tensor of shape (C, H, W).
         numbers: 23 uniform numbers.
-        pixels: extent of the square result.
+        pixels: height and width of the result.
     """
     from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
 
@@ -94,9 +95,9 @@ def resized_crop_and_flip(
 
 
 def _random_box(height: int, width: int, numbers: Tensor) -> tuple[int, int, int, int]:
-    """(top, left, height, width): the first of ten tries that lies in the image.
+    """Return (top, left, height, width) of the first of ten random boxes that fits the image.
 
-    Where none does, the largest central box whose aspect is allowed.
+    If none fits, return the largest central box with an aspect ratio that is allowed.
     """
     drawn = numbers.tolist()
     row, column = drawn[0], drawn[1]
@@ -123,10 +124,10 @@ AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
 
 
 def choose_augmentation(name: str, preprocessing: Preprocessing) -> str:
-    """The name of the augmentation meant: "auto" goes by the preprocessing.
+    """Return the name of the augmentation, resolving `auto` by the preprocessing.
 
-    Images that are resized or cropped for the network get `resized-crop-flip`, images
-    that have its size already `crop-flip`.
+    `auto` means `resized-crop-flip` if the preprocessing resizes or crops images, and
+    `crop-flip` if they have the network's size already.
 
     Raises:
         OptionError: there is no augmentation of that name.

@@ -1,4 +1,4 @@
-"""Batches of network inputs: the same order and the same pixels every time."""
+"""Batches of network inputs, with a reproducible order and reproducible pixels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """One batch to make: which images, and the random numbers of each, (n, numbers)."""
+    """A batch to make: the indices (n,) of its images and the random numbers (n, m) of each."""
 
     indices: Tensor
     numbers: Tensor
@@ -42,25 +42,26 @@ class _Job:
 class Batches:
     """An iterable of `Batch`; its `len` is the number of batches.
 
-    Without a generator the images come once each in their own order. With one they are
-    shuffled and augmented, and every iteration goes on with the generator's numbers.
+    Without a generator every image comes once, in the order of the set. With a generator the
+    images are shuffled and augmented, and every iteration draws new numbers from it.
 
     Args:
         dataset: the images.
-        preprocessing: how they become the network's input.
-        batch_size: images in a batch; the last may be smaller.
+        preprocessing: turns them into the network's input.
+        batch_size: images in a batch; the last batch may be smaller.
         augmentation: a name in `AUGMENTATIONS`; anything but "none" needs a generator.
         generator: the only source of random numbers.
-        merge_last: a last batch of a single image joins the one before, because batch
+        merge_last: whether a last batch of a single image joins the one before, because batch
             normalisation cannot train on one.
-        workers: threads that decode and resize image files; 0 does it in between. The
-            batches are the same either way.
+        workers: number of threads that decode and resize image files; with 0, the calling
+            thread does it. The batches are the same either way.
 
     Raises:
-        DataError: the images and the preprocessing do not go together; while iterating,
-            also that an image cannot be read, has another size than the first, or that a
-            batch would be too large.
-        OptionError: there is no such augmentation, or a number makes no sense.
+        DataError: the images and the preprocessing do not fit together. While iterating, also
+            if an image cannot be read or differs in size from the first, or if a batch would
+            be too large.
+        OptionError: there is no such augmentation, or `batch_size` or `workers` is out of range.
+        ValueError: the augmentation needs a generator, and there is none.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Batches:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the first image as the network sees it without augmentation."""
+        """The shape (C, H, W) of the first image as the network's input, without augmentation."""
         image = fit(self.dataset.image(0), self.preprocessing)
         return (self.dataset.channels, *extent(image))
 
@@ -110,6 +111,7 @@ class Batches:
             yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
 
     def _jobs(self) -> Iterator[_Job]:
+        """Yield the batches to make, drawing all their random numbers."""
         count, generator = len(self.dataset), self._generator
         order = torch.arange(count)
         if generator is not None:
@@ -119,12 +121,12 @@ class Batches:
             yield _Job(indices, torch.rand(shape, generator=generator) if shape[1] else _NONE)
 
     def _pixels(self) -> Iterator[tuple[_Job, Tensor]]:
-        """Each batch as uint8 of shape (n, C, H, W), of the network's input size."""
+        """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size."""
         dataset = self.dataset
         size = self._extent()
         require_moderate(max(self._sizes), (dataset.channels, *size))
         if isinstance(dataset, TensorImages) and self._augmentation.on_image is None:
-            for job in self._jobs():  # one vectorised pass is quicker than any pool
+            for job in self._jobs():  # one vectorised pass is faster than any pool
                 yield job, fit(dataset.batch(job.indices), self.preprocessing)
             return
 
@@ -135,25 +137,25 @@ class Batches:
             yield job, torch.stack(images)
 
     def _extent(self) -> tuple[int, int]:
-        """(height, width) of every input: that of the first image, where no option says it."""
+        """Return (height, width) of all inputs, which is that of the first image after `fit`."""
         image = self.dataset.image(0)
         if self._augmentation.on_image is None:
             return extent(fit(image, self.preprocessing))
         return (self._square(image),) * 2
 
     def _square(self, image: Tensor | Image.Image) -> int:
-        """How many pixels high and wide an augmentation makes the image."""
+        """Return the height and width in pixels that an augmentation gives an image."""
         return self.preprocessing.crop or self.preprocessing.resize or min(extent(image))
 
     def _one_image(self, job: _Job, position: int, size: tuple[int, int]) -> Tensor:
-        """One image as uint8 of shape (C, H, W), of the network's input size."""
+        """Load one image as uint8 of shape (C, H, W), in the network's input size."""
         image = self.dataset.image(int(job.indices[position]))
         if self._augmentation.on_image is None:
             image = fit(image, self.preprocessing)
         else:
             numbers = job.numbers[position]
             image = self._augmentation.on_image(image, numbers, self._square(image))
-        # At once and not when the batch is whole: by then it would fill the memory.
+        # Checked here, since images of many sizes could fill the memory before the batch is whole.
         _require_size(extent(image), size, self.dataset.name)
         if isinstance(image, Tensor):
             return image
@@ -177,10 +179,10 @@ def _batch_sizes(images: int, batch_size: int, *, merge_last: bool) -> list[int]
 def _each(
     jobs: Iterable[_Job], load: Callable[[_Job, int], Tensor], workers: int
 ) -> Iterator[tuple[_Job, list[Tensor]]]:
-    """Load the images of every job in order; threads work one job ahead.
+    """Load the images of every job in order, with threads that work one job ahead.
 
-    Threads and not processes: decoding and resizing release Python's lock, and an error
-    keeps its type on its way out.
+    Threads suffice, since decoding and resizing release Python's global lock, and unlike
+    processes they pass errors on unchanged.
     """
     if workers == 0:
         for job in jobs:
@@ -213,14 +215,14 @@ def _require_size(size: tuple[int, int], expected: tuple[int, int], name: str) -
 
 
 def require_moderate(images: int, shape: tuple[int, ...]) -> None:
-    """Refuse batches of more than `MOST_ELEMENTS` numbers before they fill the memory.
+    """Raise if a batch would have more than `MOST_ELEMENTS` numbers and fill the memory.
 
     Args:
         images: samples in the batch.
-        shape: of one sample, e.g. (3, 224, 224).
+        shape: the shape of one sample, e.g. (3, 224, 224).
 
     Raises:
-        DataError: naming how many would do.
+        DataError: the batch is too large; the tip says how many samples would fit.
     """
     one = math.prod(shape)
     if images * one > MOST_ELEMENTS:

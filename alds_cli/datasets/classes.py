@@ -1,4 +1,4 @@
-"""From the names of class folders to the numbers of a network's outputs."""
+"""Matching the names of class folders with the outputs of a network."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _log = logging.getLogger(__name__)
 
 _MOST_BYTES = 2**24
 
-_BY_FILE = "name the network's classes in order, one a line: --classes FILE"
+_BY_FILE = "name the network's classes in order, one on each line: --classes FILE"
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """The names in a file of one class a line.
+    """Read class names from a file with one on each line.
 
     Raises:
         DataError: there is no such file, it is not text in UTF-8, or a line is empty or
-            stands there twice.
+            occurs twice.
     """
     path = Path(path).expanduser()
     require_regular(path, DataError, most=_MOST_BYTES)
-    tip = "write the names of the class folders, one a line, in the order of the network's outputs"
+    tip = "write the names of the class folders line by line, in the order of the network's outputs"
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -53,27 +53,27 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 def assign_classes(
     images: LabelledImages, outputs: int, listed: Sequence[str] | None = None
 ) -> tuple[LabelledImages, ClassAssignment]:
-    """Give the images of class folders the numbers that their classes have in the network.
+    """Label the images of class folders with the network's class numbers.
 
-    The folders' names are looked up in `listed`, else among the classes of the published
-    data sets with so many: WordNet numbers and categories of ImageNet, names of CIFAR-10 and
-    CIFAR-100, and whole numbers as themselves. Failing that, the folders are numbered by
-    their sorted names, which is right only if there is one for every class: if not, a
-    warning says so.
+    The folders' names are looked up in `listed`. Without a list they are looked up in the
+    published data sets with `outputs` classes: by the WordNet numbers or the categories of
+    ImageNet, or the names of CIFAR-10 or CIFAR-100. Names that are whole numbers stand for
+    themselves. If names are unknown, the folders are numbered in alphabetical order, which is
+    right only if there is one for every class; if there is not, the assignment has a warning.
 
     Args:
-        images: the set. Labels that are numbers in their source are left as they are.
-        outputs: how many classes the network tells apart.
+        images: the set. If its labels are numbers in the source, they are kept.
+        outputs: number of the network's classes.
         listed: names of the network's classes in order.
 
     Returns:
-        The images with labels of the network's, no longer with names of classes, and how the
+        The images with the network's labels and without class names, and a record of how the
         labels were found.
 
     Raises:
-        DataError: there are more folders than classes, the list names another number of
-            classes or not all folders, or a label is outside the classes.
-        OptionError: a list is given, but no names to look up in it.
+        DataError: there are more folders than classes, the list has another number of classes,
+            or it lacks a folder.
+        OptionError: there is a list, but the images have no class folders.
     """
     if not isinstance(images, ImageFiles) or images.classes is None:
         if listed is not None:
@@ -103,17 +103,18 @@ def assign_classes(
 
 
 def tell(assignment: ClassAssignment) -> None:
-    """Warn where the labels may not be the network's, and say what names were taken for."""
+    """Log how names were matched with classes, and that labels may not be the network's."""
     for line in (assignment.note, assignment.warning):
         if line is not None:
             _log.warning("%s", line)
 
 
 def _looked_up(folders: Sequence[str], listed: Sequence[str], outputs: int) -> list[int]:
+    """Return the number of every folder's name in the list of classes."""
     if len(listed) != outputs:
         raise DataError(
             f"the list names {_classes(len(listed))}, but the network has {outputs:,}",
-            tip="name every class of the network, those without images too",
+            tip="name every class of the network, including those without images",
         )
     numbers = {name: number for number, name in enumerate(listed)}
     strangers = [name for name in folders if name not in numbers]
@@ -121,13 +122,13 @@ def _looked_up(folders: Sequence[str], listed: Sequence[str], outputs: int) -> l
         raise DataError(
             f"the list of classes does not name the folder '{strangers[0]}'"
             + f" and {len(strangers) - 1:,} more" * (len(strangers) > 1),
-            tip="name the folders exactly as they are called, or take those away",
+            tip="name the folders exactly as they are called, or remove those folders",
         )
     return [numbers[name] for name in folders]
 
 
 def _known(folders: Sequence[str], outputs: int) -> list[int] | None:
-    """The numbers of all folders, if all of their names are known."""
+    """Return the class numbers of all folders if all of their names are known, else None."""
     numbers = {name: int(name) for name in folders if _is_number(name) and int(name) < outputs}
     for names in (*known_classes(outputs), ClassNames(numbers, {})):
         found = [number for name in folders if (number := names.number(name)) is not None]
@@ -141,22 +142,23 @@ def _is_number(name: str) -> bool:
 
 
 def _ambiguity(folders: Sequence[str], *, known: bool) -> str | None:
-    """What speaks against the order of folders that are called by numbers."""
+    """Return a warning if all folders are named by numbers whose order is ambiguous."""
     numbers = [int(name) for name in folders if _is_number(name)]
     if len(numbers) < len(folders) or numbers == sorted(numbers):
         return None
     if known:
         return (
-            "the class folders are called by numbers, which are taken for the classes' own; a "
-            "network trained on folders in alphabetical order, 10 before 2, needs --classes FILE"
+            "the class folders have numbers as names, which are taken as class numbers; a network "
+            "trained on folders in alphabetical order, 10 before 2, needs --classes FILE"
         )
     return (
-        "the class folders are called by numbers that are not the classes' own, and are numbered "
+        "the class folders have numbers as names that are not class numbers, so they are numbered "
         f"in alphabetical order, 10 before 2; {_BY_FILE}"
     )
 
 
 def _explained(folders: Sequence[str], numbers: Sequence[int]) -> str | None:
+    """Return a note on folders that are not simply numbered in alphabetical order."""
     if list(numbers) == list(range(len(folders))) or all(map(_is_number, folders)):
         return None
     pairs = [f"{name} is {number}" for name, number in zip(folders, numbers, strict=True)]
@@ -168,6 +170,7 @@ def _explained(folders: Sequence[str], numbers: Sequence[int]) -> str | None:
 
 
 def _doubt(folders: Sequence[str], outputs: int) -> str | None:
+    """Return a warning if numbering the folders in alphabetical order may be wrong."""
     count = len(folders)
     if count == outputs:
         return _ambiguity(folders, known=False)
@@ -180,7 +183,7 @@ def _doubt(folders: Sequence[str], outputs: int) -> str | None:
 
 
 def _stranger(images: LabelledImages, outputs: int) -> str | None:
-    """A published set whose classes cannot be the network's."""
+    """Return a warning if a published set has another number of classes than the network."""
     if images.classes is None or len(images.classes) == outputs:
         return None
     return (
@@ -194,7 +197,7 @@ def _classes(count: int) -> str:
 
 
 def check_labels(labels: torch.Tensor, classes: int) -> None:
-    """Refuse labels that a network with `classes` outputs cannot be right about.
+    """Raise if a label is not one of the network's `classes`.
 
     Args:
         labels: integer tensor of shape (n,).

@@ -1,7 +1,7 @@
-"""Image files to pixels: judged by the header first, decoded by a short list of formats.
+"""Decoding image files of a few formats; the header is checked before any pixel is decoded.
 
-The rotation that an EXIF tag asks for is not applied, transparency is dropped and an
-animation gives its first frame, all as torchvision's loader does it.
+As in torchvision's loader, the rotation in an EXIF tag is not applied, transparency is dropped,
+and an animation gives its first frame.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import DataError, first_line
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-"""The formats that are decoded, by Pillow's names. Others may start programs: EPS does."""
+"""The formats that are decoded, by Pillow's names. Some others start programs, as EPS does."""
 
 SUFFIXES = frozenset(
     {".apng", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff"}
     | {".webp"}
 )
-"""How the names of image files end, in lower case."""
+"""The suffixes of image files, in lower case."""
 
 MOST_AREA = 2**26
-"""No image has more pixels: 67,108,864, which are 256 MiB once decoded."""
+"""The most pixels that an image may have: 67,108,864, which take 256 MiB when decoded."""
 
 _MOST_BYTES = 2**29
-"""No image file has more: `MOST_AREA` of eight bytes each."""
+"""The most bytes that an image file may have: eight for each of `MOST_AREA` pixels."""
 
 _READ_AS = ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
 
-_REPAIR = "repair the file or take it out of the folder"
+_REPAIR = "repair the file or remove it from the folder"
 
 _MARKS = (
     (b"%!PS", "a PostScript program"),
@@ -62,21 +62,23 @@ _MARKS = (
     (b"v/1\x01", "an OpenEXR image"),
     (b"version https://git-lfs", "a Git LFS pointer: the image itself was not fetched"),
 )
+"""The first bytes of common files, and words for them that follow "it seems to be"."""
+
 _ANIMATIONS = (b"\x11\xaf", b"\x12\xaf")
 _HEAD = 512
 
 _LOCK = threading.Lock()
-"""Held while filters of warnings are changed, which belong to all threads."""
+"""Held while the filters of warnings are changed, since all threads share them."""
 
 
 def decode(path: Path) -> Image.Image:
-    """The image in a file, in mode RGB.
+    """Decode an image file to mode RGB.
 
-    Grey values of 16 bits lose their lower eight. Floating-point pixels and whole numbers
-    of 32 bits have no known range and are refused.
+    Grey values of 16 bits lose their lower eight bits. Floating-point pixels and integers of
+    32 bits are refused, because their range is not known.
 
     Raises:
-        DataError: the file is no image of one of `FORMATS`, has more than `MOST_AREA`
+        DataError: the file is not an image of one of `FORMATS`, has more than `MOST_AREA`
             pixels, is damaged, or cannot be read.
     """
     require_regular(path, DataError, most=_MOST_BYTES)
@@ -88,10 +90,10 @@ def decode(path: Path) -> Image.Image:
 
 
 def file_digest(path: Path) -> bytes:
-    """SHA-256 of an image file's bytes.
+    """Return the SHA-256 digest of an image file's bytes.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     require_regular(path, DataError, most=_MOST_BYTES)
     with _refusals(path), path.open("rb") as file:
@@ -99,7 +101,7 @@ def file_digest(path: Path) -> bytes:
 
 
 def seems_to_be(head: bytes) -> str:
-    """What a file is by its first bytes, in words that follow "it seems to be"."""
+    """Describe a file by its first bytes, in words that follow "it seems to be"."""
     if not head:
         return "empty"
     for mark, kind in _MARKS:
@@ -127,19 +129,19 @@ def _seemingly_text(head: bytes) -> str:
 
 @contextmanager
 def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
-    """Pillow's view of the file with its header read and its pixels not."""
+    """Open a file with Pillow, which reads the header but no pixels."""
     try:
         with _LOCK, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd metadata, which nothing here uses
+            warnings.simplefilter("ignore")  # about odd metadata, which is not used here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             picture = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
         file.seek(0)
         kind = seems_to_be(file.read(_HEAD))
         raise DataError(
-            f"{path} cannot be read as an image: it is no {_READ_AS} file, it "
+            f"{path} cannot be read as an image: it is not a {_READ_AS} file; it "
             + ("is empty" if kind == "empty" else f"seems to be {kind}"),
-            tip="convert it to one of those, or take it out of the folder",
+            tip="convert it to one of those formats, or remove it from the folder",
         ) from error
     with picture:
         yield picture
@@ -147,7 +149,7 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _refusals(path: Path) -> Iterator[None]:
-    """Pillow's refusals, which differ by format, as errors that name the file."""
+    """Turn Pillow's errors, which differ by format, into a DataError that names the file."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -161,7 +163,7 @@ def _refusals(path: Path) -> Iterator[None]:
         ArithmeticError,
         EOFError,
         RuntimeError,
-        Warning,  # where a caller makes errors of them
+        Warning,  # if the caller turns warnings into errors
         struct.error,
     ) as error:
         raise DataError(
@@ -181,7 +183,7 @@ def _too_large(path: Path, size: str) -> DataError:
     return DataError(
         f"{path} cannot be read as an image: {size} too many, at most {MOST_AREA:,} pixels "
         "are decoded",
-        tip="scale it down, or take it out of the folder",
+        tip="scale it down, or remove it from the folder",
     )
 
 
@@ -196,5 +198,5 @@ def _as_rgb(picture: Image.Image, path: Path) -> Image.Image:
             tip="convert it to 8 bits for each channel",
         )
     if mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # what Pillow recommends; the colours stay
+        picture = picture.convert("RGBA")  # as Pillow recommends; the colours are the same
     return picture.convert("RGB")

@@ -1,4 +1,4 @@
-"""Handwritten digits that come inside scikit-learn: real images without a download.
+"""The handwritten digits in scikit-learn, a set of real images that needs no download.
 
 The set is the test part of Alpaydin and Kaynak's "Optical Recognition of Handwritten
 Digits" (UCI Machine Learning Repository, 1998): 1,797 grey images of 8 × 8 pixels.
@@ -15,19 +15,19 @@ from alds_cli.checkpoint import replacing
 from alds_cli.errors import MissingExtraError
 
 _BRIGHTEST = 16
-"""The set counts its grey levels from 0 to 16."""
+"""The largest grey level; they range from 0 to 16."""
 
 
 def write_digits(folder: Path, *, test_share: float = 0.25, seed: int = 0) -> tuple[Path, Path]:
     """Write the digits as two `tensors:` files.
 
     Args:
-        folder: where `digits-train.safetensors` and `digits-test.safetensors` go.
-        test_share: fraction of the images in the second.
-        seed: of the split.
+        folder: the folder for `digits-train.safetensors` and `digits-test.safetensors`.
+        test_share: fraction of the images in the second file.
+        seed: seed of the random split.
 
     Returns:
-        The two files.
+        The paths of the two files.
 
     Raises:
         MissingExtraError: scikit-learn is not installed.

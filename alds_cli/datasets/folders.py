@@ -1,4 +1,4 @@
-"""Image folders: one folder for each class, and in it image files at any depth."""
+"""Image folders, which hold a folder for each class with image files at any depth."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LAYOUT = "lay the images out as DIR/CLASS/IMAGE.jpg"
 
 @dataclass(frozen=True, slots=True)
 class FolderContent:
-    """What an image folder holds.
+    """The content of an image folder.
 
     Attributes:
         classes: names of the class folders, sorted; some may be empty.
-        files: image files, class by class, sorted within each by folder and name.
-        labels: for each file, which of `classes` it is in.
+        files: image files, class by class, and within each class sorted by folder and name.
+        labels: the index in `classes` of each file's class.
     """
 
     classes: tuple[str, ...]
@@ -34,19 +34,20 @@ class FolderContent:
 
 @dataclass(slots=True)
 class _Omissions:
-    """What was met on the way and is no image file."""
+    """Entries of an image folder that are left out."""
 
     count: int = 0
     first: Path | None = None
     reasons: set[str] = field(default_factory=set)
 
     def add(self, path: Path, reason: str) -> None:
+        """Add an entry; the reason is a plural noun phrase such as "pipes"."""
         self.count += 1
         self.first = self.first or path
         self.reasons.add(reason)
 
     def report(self, spec: str) -> None:
-        """Tell of all of them in one line."""
+        """Log one warning about all of them, if there are any."""
         if self.count:
             entries = "1 entry is" if self.count == 1 else f"{self.count:,} entries are"
             _log.warning(
@@ -59,17 +60,17 @@ class _Omissions:
 
 
 def read_folder(spec: str, root: Path) -> FolderContent:
-    """List the images of a folder, in the same order everywhere.
+    """List the images of a folder, in the same order on every machine.
 
-    Links are followed, but into no folder twice, and not up to where the walk began.
-    Hidden entries are passed over; what else is no image file is left out with one note.
+    Links are followed, but not into a folder that was visited before or that contains the root.
+    Hidden entries are skipped silently; one warning reports all other files that are not images.
 
     Args:
-        spec: what the folder is called in messages.
+        spec: the name of the folder in messages.
         root: the folder of class folders.
 
     Raises:
-        DataError: it is no folder, holds no class folder, or one of its folders cannot be
+        DataError: it is not a folder, has no class folders, or one of its folders cannot be
             read.
     """
     omissions = _Omissions()
@@ -94,7 +95,7 @@ def read_folder(spec: str, root: Path) -> FolderContent:
 
 
 def _images(top: Path, seen: set[tuple[int, int]], omissions: _Omissions) -> list[Path]:
-    """The image files below a class folder, sorted by folder, then by name."""
+    """List the image files below a class folder, sorted by folder, then by name."""
     found: list[tuple[str, str]] = []
     waiting = [top]
     while waiting:
@@ -111,27 +112,27 @@ def _images(top: Path, seen: set[tuple[int, int]], omissions: _Omissions) -> lis
                 if path.suffix.lower() in SUFFIXES:
                     found.append((str(folder), path.name))
                 else:
-                    omissions.add(path, "files that are not named as images are")
+                    omissions.add(path, "files whose names do not end as those of images do")
     return [Path(folder, name) for folder, name in sorted(found)]
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What a folder holds and does not hide, sorted by name."""
+    """List the entries of a folder that are not hidden, sorted by name."""
     try:
         shown = (path for path in folder.iterdir() if not path.name.startswith("."))
         return sorted(shown, key=lambda path: path.name)
     except OSError as error:
         raise DataError(
             f"the folder {folder} cannot be read: {error.strerror}",
-            tip="check its permissions, or take it out of the data set",
+            tip="check its permissions, or remove it from the data set",
         ) from error
 
 
 def _kind(path: Path, omissions: _Omissions) -> int | None:
-    """The type bits of a folder or a regular file, links followed; None leaves it out."""
+    """Return the type bits of a folder or a regular file, following links; None for others."""
     try:
         kind = stat.S_IFMT(path.stat().st_mode)
-    except (OSError, RuntimeError):  # a link that leads nowhere or in a circle
+    except (OSError, RuntimeError):  # a broken or circular link
         omissions.add(path, "links that lead nowhere")
         return None
     if kind in {stat.S_IFDIR, stat.S_IFREG}:
@@ -141,13 +142,13 @@ def _kind(path: Path, omissions: _Omissions) -> int | None:
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """What tells a folder from all others, by whatever path it was reached."""
+    """Return what identifies a folder, by whatever path it was reached: (device, inode)."""
     status = folder.stat()
     return (status.st_dev, status.st_ino)
 
 
 def _identities_above(root: Path) -> set[tuple[int, int]]:
-    """The folder itself and all that it lies in, as links may lead back to them."""
+    """Return the identities of the folder and of all folders above it."""
     try:
         real = root.resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:  # no such name, or one with a NUL in it

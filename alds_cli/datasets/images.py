@@ -1,4 +1,4 @@
-"""Sets of labelled images: held in tensors, or read from files as they are needed."""
+"""Sets of labelled images, which are held in tensors or read from files when needed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 
 _CHUNK = 2**24
-"""Bytes of pixels that are hashed at once."""
+"""The most bytes of pixels that are hashed at a time."""
 
 
 class LabelledImages(ABC):
     """Images with integer labels.
 
     Attributes:
-        name: the spec the set was opened from, for messages.
+        name: the spec that the set was opened from, for messages.
         labels: int64 tensor of shape (N,), in main memory.
         channels: 1 (grey) or 3 (RGB).
-        size: (height, width) in pixels where all images agree, else None.
-        classes: names of the classes in label order, where the source tells them.
+        size: (height, width) in pixels if it is known that all images agree, else None.
+        classes: names of the classes in label order; None if the source has no names.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class LabelledImages(ABC):
         return len(self.labels)
 
     def fingerprint(self) -> Fingerprint:
-        """What tells these images from others, wherever they lie: SHA-256 of all there is.
+        """Return SHA-256 digests of the images and of the labels, wherever they are stored.
 
-        All bytes of the images are read. That is what an epoch of training reads as well,
-        and costs little beside decoding them.
+        All bytes of the images are read. An epoch of training reads as much, and reading costs
+        little compared with decoding.
 
         Raises:
             DataError: an image cannot be read.
@@ -72,22 +72,22 @@ class LabelledImages(ABC):
 
     @abstractmethod
     def _contents(self) -> Iterator[bytes | memoryview]:
-        """Bytes that say what the images are, in their order."""
+        """Yield bytes that determine the images, in their order."""
 
     @abstractmethod
     def image(self, index: int) -> Tensor | Image.Image:
-        """One image: a uint8 tensor of shape (C, H, W), or a PIL image in mode RGB."""
+        """Return one image: a uint8 tensor of shape (C, H, W), or a PIL image in mode RGB."""
 
     @abstractmethod
     def subset(self, indices: Tensor) -> LabelledImages:
-        """The images at `indices` (n,), n ≥ 1, in that order, as a set of their own."""
+        """Return the set of the images at `indices` (n,), n ≥ 1, in that order."""
 
 
 class TensorImages(LabelledImages):
     """Images of one size, in one or more uint8 tensors of shape (N, C, H, W).
 
-    The tensors may be views with any strides, of a memory-mapped file for instance:
-    only the images of a batch are ever copied.
+    The tensors may be views with any strides, such as those of a memory-mapped file; only the
+    images of a batch are copied.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class TensorImages(LabelledImages):
         self._starts = self._ends - counts
 
     def batch(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (n,), a new contiguous uint8 tensor of shape (n, C, H, W)."""
+        """Copy the images at `indices` (n,) to a contiguous uint8 tensor of shape (n, C, H, W)."""
         part_of = torch.bucketize(indices, self._ends, right=True)
         images = torch.empty((len(indices), *self._parts[0].shape[1:]), dtype=torch.uint8)
         for number in sorted(set(part_of.tolist())):
@@ -128,16 +128,16 @@ class TensorImages(LabelledImages):
             yield self.batch(indices).numpy().data
 
     def image(self, index: int) -> Tensor:
-        """One image, a uint8 tensor of shape (C, H, W)."""
+        """Return one image, a uint8 tensor of shape (C, H, W)."""
         return self.batch(torch.tensor([index]))[0]
 
     def subset(self, indices: Tensor) -> TensorImages:
-        """The images at `indices` (n,), n ≥ 1, copied into memory."""
+        """Return the set of the images at `indices` (n,), n ≥ 1, copied into memory."""
         images, labels = self.batch(indices), self.labels[indices]
         return TensorImages(self.name, [images], labels, classes=self.classes)
 
     def unnamed(self) -> TensorImages:
-        """The same images and labels, and no names of classes."""
+        """Return the same images and labels without names of classes."""
         return TensorImages(self.name, self._parts, self.labels)
 
 
@@ -159,19 +159,19 @@ class ImageFiles(LabelledImages):
         return map(file_digest, self._paths)
 
     def image(self, index: int) -> Image.Image:
-        """One image in mode RGB.
+        """Return one image in mode RGB.
 
         Raises:
-            DataError: the file cannot be read for an image; see `decode`.
+            DataError: the file cannot be read as an image; see `decode`.
         """
         return decode(self._paths[index])
 
     def subset(self, indices: Tensor) -> ImageFiles:
-        """The files at `indices` (n,), n ≥ 1."""
+        """Return the set of the files at `indices` (n,), n ≥ 1, in that order."""
         paths = [self._paths[index] for index in indices.tolist()]
         return ImageFiles(self.name, paths, self.labels[indices], classes=self.classes)
 
     def relabelled(self, numbers: Sequence[int]) -> ImageFiles:
-        """The same files, those of class i with the label `numbers[i]`, and no names of classes."""
+        """Return the same files with `numbers[i]` as label of class i, and without class names."""
         labels = torch.tensor(numbers, dtype=torch.int64)[self.labels]
         return ImageFiles(self.name, self._paths, labels)

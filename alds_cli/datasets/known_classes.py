@@ -1,4 +1,4 @@
-"""Names of the classes of published data sets, in the order of their networks' outputs."""
+"""The class names of published data sets, in the order of their networks' outputs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,28 @@ trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 
 _SYNSET = re.compile(r"(n\d{8})(?![0-9A-Za-z])")
-"""WordNet's number of a noun, alone or before the noun, as in `n01440764_tench`."""
+"""The number of a noun in WordNet, alone or in front of the noun, as in `n01440764_tench`."""
 
 
 def plain(name: str) -> str:
-    """A name as it is compared: case and what parts its words do not matter."""
+    """Return the form in which names are compared, without case and separators of words."""
     synset = _SYNSET.match(name)
     return synset[1] if synset else re.sub(r"[\W_]+", " ", name.casefold()).strip()
 
 
 @dataclass(frozen=True, slots=True)
 class ClassNames:
-    """Names of a network's classes: as they are, and as `plain` has those it leaves apart."""
+    """The class numbers of a network, by exact name and by those `plain` names that are unique."""
 
     exact: Mapping[str, int]
     loose: Mapping[str, int]
 
     @classmethod
     def of(cls, names: list[str]) -> ClassNames:
-        """Names in the order of the classes.
+        """Index names that are in the order of the classes.
 
-        ImageNet has a Cardigan, which is a dog, and a cardigan: what is plainly both is neither.
+        Names with the same `plain` form have to match exactly: in ImageNet, Cardigan is a dog and
+        cardigan a garment.
         """
         count = Counter(map(plain, names))
         exact = {name: number for number, name in enumerate(names)}
@@ -50,12 +51,12 @@ class ClassNames:
         return cls(exact, loose)
 
     def number(self, name: str) -> int | None:
-        """The class of that name; None where there is none, or no single one."""
+        """Return the class with a name, or None if there is none or more than one."""
         return self.exact.get(name, self.loose.get(plain(name)))
 
 
 def known_classes(outputs: int) -> Iterator[ClassNames]:
-    """Names of every data set of so many classes whose names are known."""
+    """Yield the class names of every known data set with this number of classes."""
     if outputs == 10:
         yield ClassNames.of(_CIFAR10.split())
     elif outputs == 100:
@@ -66,7 +67,7 @@ def known_classes(outputs: int) -> Iterator[ClassNames]:
 
 
 def _synsets() -> list[str]:
-    """ImageNet's, whose order is that of the classes."""
+    """Read the WordNet numbers of ImageNet's classes, in the order of the classes."""
     files = resources.files("alds_cli.datasets")
     return files.joinpath("imagenet_synsets.txt").read_text(encoding="ascii").split()
 

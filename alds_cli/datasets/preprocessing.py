@@ -1,4 +1,4 @@
-"""From uint8 pixels to the network's float32 input, by a preset or by stated numbers."""
+"""Preprocessing: turning uint8 pixels into the float32 input of a network."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
     {
         # torchvision's published ImageNet weights: resize 256, crop 224.
         "imagenet": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD, resize=256, crop=224),
-        # The same statistics for images that have the network's size already.
+        # The same statistics, for images that have the network's size already.
         "imagenet-stats": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD),
         "cifar10": Preprocessing((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         "cifar100": Preprocessing((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
@@ -38,7 +38,7 @@ PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
         "unit": Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     }
 )
-"""Preprocessing by name, as `--preprocess` takes it."""
+"""Preprocessing by name, for `--preprocess`."""
 
 
 def parse_preprocessing(
@@ -49,19 +49,19 @@ def parse_preprocessing(
     crop: int | None = None,
     fallback: Preprocessing | None = None,
 ) -> Preprocessing:
-    """Settle the preprocessing: stated values over the preset, the preset over the fallback.
+    """Choose the preprocessing: given values first, then the preset, then the fallback.
 
     Args:
         preset: a name in `PRESETS`.
-        mean: numbers for the channels on the scale of [0, 1], as "0.5,0.5,0.5".
-        std: positive numbers, as many.
+        mean: a number for each channel on the scale of [0, 1], such as "0.5,0.5,0.5".
+        std: a positive number for each channel.
         resize: pixels of the shorter side, at most 8,192; 0 leaves the step out.
         crop: pixels of the central square, at most 8,192; 0 leaves the step out.
-        fallback: what is known already, from the checkpoint or its architecture.
+        fallback: the preprocessing known from the checkpoint or its architecture.
 
     Raises:
-        OptionError: a value makes no sense, or mean and std are not known; every
-            problem is listed at once.
+        OptionError: a value is invalid, or mean and std are not known; every problem is
+            listed.
     """
     problems: list[str] = []
     if preset is not None and preset not in PRESETS:
@@ -124,19 +124,19 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image: ...
 def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | Image.Image:
     """Resize the shorter side and crop the centre, as torchvision's presets do.
 
-    Bilinear with antialiasing; a PIL image goes through Pillow's resampling, a tensor
-    through PyTorch's, so that each gives what torchvision gives for it.
+    Resizing is bilinear with antialiasing. Like in torchvision, a PIL image is resampled by
+    Pillow and a tensor by PyTorch.
 
     Args:
         image: a PIL image, or a uint8 tensor of shape (..., C, H, W).
         preprocessing: the steps; those that are None are left out.
 
     Returns:
-        The same kind of image as was given.
+        An image of the same type.
 
     Raises:
-        DataError: the image is smaller than the crop, which nothing has enlarged it to, or
-            resizing would make more than `MOST_ELEMENTS` of it.
+        DataError: the image is smaller than the crop, or resizing would give more than
+            `MOST_ELEMENTS` numbers.
     """
     from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
 
@@ -156,7 +156,7 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
 
 
 def _require_moderate(image: Tensor | Image.Image, pixels: int) -> None:
-    """Refuse to enlarge beyond all sense; a line of pixels may grow to millions of columns."""
+    """Raise if resizing gives too many numbers: a line of pixels may become millions of columns."""
     height, width = extent(image)
     images = math.prod(image.shape[:-2]) if isinstance(image, Tensor) else CHANNELS[-1]
     if images * pixels * (pixels * max(height, width) // min(height, width)) > MOST_ELEMENTS:
@@ -170,18 +170,18 @@ def _require_moderate(image: Tensor | Image.Image, pixels: int) -> None:
 
 
 def extent(image: Tensor | Image.Image) -> tuple[int, int]:
-    """(height, width) of a PIL image or of a tensor of shape (..., H, W)."""
+    """Return (height, width) of a PIL image or of a tensor of shape (..., H, W)."""
     if isinstance(image, Tensor):
         return (image.shape[-2], image.shape[-1])
     return (image.height, image.width)
 
 
 def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """(x / 255 − mean) / std in float32, channel by channel.
+    """Return (x / 255 − mean) / std in float32, channel by channel.
 
     Args:
         images: uint8 tensor of shape (..., C, H, W).
-        preprocessing: statistics of as many channels.
+        preprocessing: has the mean and the standard deviation of C channels.
 
     Returns:
         A new float32 tensor of the same shape, equal to the bit to torchvision's.
@@ -192,10 +192,10 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def check_channels(channels: int, preprocessing: Preprocessing, name: str) -> None:
-    """Refuse statistics for another number of channels than the images have.
+    """Raise if mean and std are for another number of channels than the images have.
 
     Raises:
-        DataError: naming both numbers.
+        DataError: the numbers differ; the message names both.
     """
     if len(preprocessing.mean) != channels:
         raise DataError(

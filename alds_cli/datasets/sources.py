@@ -1,4 +1,4 @@
-"""From a data spec on the command line to the images it stands for."""
+"""Opening the images that a data spec on the command line names."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Split = Literal["train", "test"]
 _INTEGER_TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 
 _MOST_CIFAR_BYTES = 2**26
-"""Of each file of CIFAR-10, which have 31 MB."""
+"""The most bytes that a file of CIFAR-10 may have; the published ones have 31 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """What `open_dataset` was asked for; `location` is the spec after its first colon."""
+    """The arguments of `open_dataset`; `location` is the spec after its first colon."""
 
     spec: str
     location: str
@@ -47,14 +47,14 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
             shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,)),
             `imagefolder:DIR` (one folder per class, in alphabetical order) or
             `cifar10:DIR` (the folder that holds `cifar-10-batches-py`).
-        split: which half of a published set to take, where the source has two.
-        download: fetch `cifar10` if it is not there yet.
+        split: which part of a published set to take; other sources have only one.
+        download: whether to fetch `cifar10` if it is not there yet.
 
     Returns:
-        At least one image with its label.
+        A set of at least one image.
 
     Raises:
-        DataError: the spec is unknown, or what it names is absent, damaged or empty.
+        DataError: the spec is unknown, or its data are absent, damaged or empty.
     """
     kind, colon, location = spec.partition(":")
     if kind not in _OPENERS or not colon or not location:
@@ -68,16 +68,16 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
 def opened(
     data: str | LabelledImages, *, split: Split = "test", download: bool = False
 ) -> LabelledImages:
-    """Images that are there already, or those that a spec names; see `open_dataset`.
+    """Return the given images, or open those that a spec names; see `open_dataset`.
 
     Raises:
-        DataError: the spec is unknown, or what it names is absent, damaged or empty.
+        DataError: the spec is unknown, or its data are absent, damaged or empty.
     """
     return open_dataset(data, split=split, download=download) if isinstance(data, str) else data
 
 
 def tensor_files(data: object) -> list[Path]:
-    """The files that a spec `tensors:…` names; none for any other data.
+    """Return the files that a spec `tensors:…` names; other data give an empty list.
 
     Raises:
         DataError: one is absent, or named twice.
@@ -97,7 +97,7 @@ def _open_tensors(request: _Request) -> TensorImages:
 
 
 def _expand(location: str) -> list[Path]:
-    """The files that comma-separated names and globs stand for, each glob's sorted."""
+    """Return the files that comma-separated names and globs match, those of each glob sorted."""
     paths: list[Path] = []
     for part in filter(None, location.split(",")):
         named = Path(part).expanduser()
@@ -120,7 +120,7 @@ def _expand(location: str) -> list[Path]:
 
 
 def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor]:
-    """Images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64."""
+    """Return images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64."""
     require_regular(path, DataError)
     try:
         with safe_open(path, framework="pt") as file:
@@ -147,7 +147,7 @@ def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor]:
 
 
 class _Slice:
-    """The part of a safetensors slice used here; the library ships no types for it."""
+    """The methods of a safetensors slice that are used here; the library has no types for it."""
 
     def get_dtype(self) -> str:
         raise NotImplementedError
@@ -157,7 +157,7 @@ class _Slice:
 
 
 def _check_kind(path: Path, images: _Slice, labels: _Slice) -> None:
-    """Refuse types and shapes before anything is read."""
+    """Check types and shapes before any data are read."""
     if images.get_dtype() != "U8" or len(images.get_shape()) != 4:
         raise DataError(
             f"{path}: 'images' is {images.get_dtype()} of shape {tuple(images.get_shape())}, "
@@ -195,7 +195,7 @@ def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def _channels_first(images: Tensor) -> Tensor:
-    """A view of shape (N, C, H, W), whichever way round the file has it."""
+    """Return a view of shape (N, C, H, W), whether or not the file has the channels last."""
     return images if images.shape[1] in CHANNELS else images.permute(0, 3, 1, 2)
 
 
@@ -234,8 +234,8 @@ def _open_cifar10(request: _Request) -> TensorImages:
 
 
 def _require_moderate_batches(root: Path) -> None:
-    """Refuse what is far larger than CIFAR-10's files before its MD5 sum is taken."""
-    with suppress(OSError, ValueError):  # of what is not there, torchvision's own words are told
+    """Raise if a file is far too large for CIFAR-10, before its MD5 sum is computed."""
+    with suppress(OSError, ValueError):  # torchvision reports files that are missing
         for path in (root / "cifar-10-batches-py").iterdir():
             if path.is_file():
                 require_regular(path, DataError, most=_MOST_CIFAR_BYTES)
@@ -252,4 +252,4 @@ DATASET_FORMS: Mapping[str, str] = {
     "imagefolder": "imagefolder:DIR",
     "cifar10": "cifar10:DIR",
 }
-"""How a spec of each kind is written, for help texts."""
+"""The form of a spec of each kind, for help texts."""

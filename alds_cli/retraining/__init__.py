@@ -1,4 +1,4 @@
-"""Retraining: recover what compression cost, the same way every time."""
+"""Retraining a compressed network, to recover accuracy, in a reproducible way."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Stochastic gradient descent over a compressed network.
+"""Stochastic gradient descent on a compressed network.
 
-Every random number comes from (seed, epoch), so a run that goes on from the state after
-an epoch gives the weights of a run that was never interrupted: on the CPU to the bit, if
-the number of threads is the same. oneDNN and MKL split long sums by threads, in the weight
-gradient of a convolution and in large matrix products, which changes their last bits.
+Every random number is derived from (seed, epoch), so a run that is resumed after an epoch
+gives the same weights as one that was never interrupted. On the CPU they agree to the bit if
+the number of threads is the same: oneDNN and MKL split long sums among the threads, in the
+weight gradients of convolutions and in large matrix products, which changes the last bits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """A finished run: a record of every epoch, those before a resumption included."""
+    """The result of a finished run: a record of every epoch, including those before a resume."""
 
     history: tuple[EpochRecord, ...]
 
@@ -63,27 +63,27 @@ def retrain(
 ) -> RetrainResult:
     """Train a network in place.
 
-    All parameters are trained, those that were frozen too. A network in half precision is
-    trained on float32 weights and cast back at the end, because updates of a learning
-    rate's size vanish in eleven bits. Modes, devices and `requires_grad` are afterwards
-    what they were. A network that returns a tuple in training, as GoogLeNet with its
-    auxiliary heads, is trained by the first entry.
+    All floating-point parameters are trained, including frozen ones. A network in half
+    precision is trained with float32 weights and cast back at the end, because small updates
+    are lost in the 8 or 11 significant bits of its types. Training modes, devices and
+    `requires_grad` are restored afterwards. If the network returns a tuple in training, as
+    GoogLeNet does with its auxiliary heads, the loss is taken of the first entry.
 
     Args:
         module: a network from (n, C, H, W) to logits (n, classes).
         dataset: the training images.
         settings: the hyperparameters.
-        preprocessing: what the network was trained with.
-        device: where to compute; None is where the network lies.
-        workers: threads that decode image files; they do not change the result.
-        progress: told after each step, task "retrain", in steps of the whole run.
-        resume: go on after the epochs of this state instead of from the network's weights.
-        on_epoch_end: handed the state after every epoch; it may keep it.
+        preprocessing: the preprocessing that the network was trained with.
+        device: where to compute; None means the device of the network.
+        workers: number of threads that decode image files; it does not change the result.
+        progress: called after each step with the task `retrain`, counting steps of the run.
+        resume: a state to resume from, instead of starting from the network's weights.
+        on_epoch_end: called with the state after every epoch, which it may keep.
 
     Raises:
-        ContractError: the training diverged; the weights are then of no use.
-        DataError: the images, their labels and the network do not go together.
-        OptionError: `resume` belongs to a run with other settings.
+        ContractError: the training diverged, and the weights are of no use.
+        DataError: the images, their labels and the network do not fit together.
+        OptionError: `resume` belongs to a run with other settings or other images.
         CheckpointError: `resume` belongs to another network.
     """
     if len(dataset) < 2:
@@ -106,7 +106,7 @@ def retrain(
 
 
 class _Run:
-    """The network, its optimiser and what stays the same from epoch to epoch."""
+    """A retraining run: the network, its optimiser, and the settings of all epochs."""
 
     def __init__(
         self,
@@ -155,10 +155,10 @@ class _Run:
         return EpochRecord(epoch + 1, lr, loss / images, 100 * correct / images, seconds)
 
     def _sound(self, inputs: Tensor, labels: Tensor) -> bool:
-        """Whether the last update left a network to keep, which no step after it tells.
+        """Check the network after the last update of an epoch, which no later step would do.
 
-        Weights and statistics must be finite, also in the precision that they go back to,
-        and so must be the loss of the epoch's last batch, by the network as it will be used.
+        Return whether its weights and statistics are finite in the precision they are cast
+        back to, and whether its loss on the given batch is finite in evaluation mode.
         """
         if not self._held.finite():
             return False
@@ -167,6 +167,7 @@ class _Run:
             return math.isfinite(F.cross_entropy(logits.float(), labels.to(logits.device)).item())
 
     def _batches(self, epoch: int) -> Batches:
+        """Return the shuffled and augmented batches of an epoch."""
         seed = _seed(self._settings.seed, epoch, "images")
         return Batches(
             self._dataset,
@@ -179,7 +180,7 @@ class _Run:
         )
 
     def _step(self, inputs: Tensor, labels: Tensor, lr: float) -> tuple[float, int]:
-        """One update; gives the mean loss before it and the number of images it had right."""
+        """Make one update; return the mean loss and the number of correct images before it."""
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         logits = self._forward(inputs)
@@ -196,7 +197,7 @@ class _Run:
         try:
             output = self._module(inputs.to(self._device, dtype))
         except (RuntimeError, ValueError, AssertionError) as error:
-            # A network refuses a wrong size in whatever way its author chose.
+            # Networks raise various errors if the size of the input is wrong.
             raise DataError(
                 f"the network cannot train on inputs of shape {tuple(inputs.shape)}: "
                 f"{first_line(error)}",
@@ -213,7 +214,7 @@ class _Run:
             self._progress(ProgressEvent("retrain", done, total, figures))
 
     def state(self, history: tuple[EpochRecord, ...], fingerprint: Fingerprint) -> TrainingState:
-        """A copy of everything the next epoch depends on, in main memory."""
+        """Copy everything that the next epoch depends on to main memory."""
         return TrainingState(
             self._settings,
             self._preprocessing,
@@ -225,8 +226,8 @@ class _Run:
         )
 
     def restore(self, state: TrainingState) -> tuple[EpochRecord, ...]:
-        """Put network and optimiser where `state` left them."""
-        # All is looked at before anything is changed.
+        """Restore the network and the optimiser from a state, and return its history."""
+        # Check everything before changing anything.
         model = state.model_like(self._module.state_dict())
         optimiser = state.optimiser_like(self._optimiser.state_dict(), self._parameters)
         self._module.load_state_dict(model)
@@ -239,9 +240,9 @@ class _Held:
     """A network's tensors while it trains.
 
     Attributes:
-        device: where they lie.
-        homes: each with the device, the type and the `requires_grad` that it came with.
-        infinite: those that held NaN or infinities from the start, as masks do.
+        device: where the network trains.
+        homes: each tensor with its original device, dtype and `requires_grad`.
+        infinite: indices of tensors with NaN or infinities from the start, such as masks.
     """
 
     device: torch.device
@@ -249,7 +250,7 @@ class _Held:
     infinite: Collection[int]
 
     def finite(self) -> bool:
-        """Whether all numbers are, in the type they go back to, that were so in the beginning."""
+        """Return whether all tensors are finite in their original dtype, except `infinite`."""
         return all(
             index in self.infinite or _is_finite(tensor.data.to(dtype))
             for index, (tensor, _, dtype, _) in enumerate(self.homes)
@@ -262,7 +263,7 @@ def _is_finite(tensor: Tensor) -> bool:
 
 @contextmanager
 def _master_weights(module: nn.Module, device: torch.device | None) -> Iterator[_Held]:
-    """Hold the network on `device`, trainable, halves widened; then put all of it back."""
+    """Move the network to `device`, trainable and in float32 at least; restore it afterwards."""
     tensors = [*module.parameters(), *module.buffers()]
     place = device or (tensors[0].device if tensors else torch.device("cpu"))
     homes = [(tensor, tensor.device, tensor.dtype, tensor.requires_grad) for tensor in tensors]
@@ -284,7 +285,7 @@ def _master_weights(module: nn.Module, device: torch.device | None) -> Iterator[
 
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Dropout and its like draw from the global generators: lend them a seed, then restore."""
+    """Seed the global generators, which dropout draws from, and restore them afterwards."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)
@@ -295,7 +296,7 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def _seed(seed: int, epoch: int, purpose: str) -> int:
-    """63 bits that differ for every seed, epoch and purpose."""
+    """Derive a seed of 63 bits that differs for every seed, epoch and purpose."""
     digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
@@ -310,7 +311,7 @@ def _check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
 
 
 def _copied(values: Any) -> Any:
-    """A copy of any nesting of dictionaries and lists, its tensors in main memory."""
+    """Copy nested dictionaries and lists, with their tensors in main memory."""
     if isinstance(values, Tensor):
         return values.detach().to("cpu", copy=True)
     if isinstance(values, Mapping):
@@ -321,10 +322,15 @@ def _copied(values: Any) -> Any:
 
 
 def learning_rate(settings: RetrainSettings, step: int, steps_per_epoch: int) -> float:
-    """The learning rate of step 0, 1, … of the whole run.
+    """Return the learning rate of a step of the run, counted from 0.
 
-    The warm-up's first step already moves: it takes lr / (steps of the warm-up), and the
-    last one takes lr.
+    The warm-up is linear: its first step has the rate lr / (steps of the warm-up), and its last
+    one has lr. Each milestone that has passed multiplies the rate by `gamma`.
+
+    Args:
+        settings: the hyperparameters; milestones are fractions of the run.
+        step: the step of the whole run.
+        steps_per_epoch: number of steps in an epoch.
     """
     warmup = settings.warmup_epochs * steps_per_epoch
     total = settings.epochs * steps_per_epoch

@@ -1,4 +1,4 @@
-"""What a retraining run is between two epochs: enough to go on to the bit."""
+"""The state of a retraining run between two epochs, sufficient to resume it to the bit."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _FORMAT = 2
 _WITH_TENSORS = ("model", "optimiser")
 
 _MOMENTUM = "momentum_buffer"
-"""What `torch.optim.SGD` keeps of a parameter."""
+"""The key of a parameter's state in `torch.optim.SGD`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """A run after some whole epochs.
+    """The state of a run after a number of epochs.
 
     Attributes:
-        settings: what the run was started with.
-        preprocessing: how images became the network's input.
+        settings: the settings that the run was started with.
+        preprocessing: the preprocessing of the images.
         images: number of training images.
-        fingerprint: what tells them from others; see `LabelledImages.fingerprint`.
+        fingerprint: identifies the images; see `LabelledImages.fingerprint`.
         history: a record of every finished epoch.
-        model: the network's state dict, copied to main memory; weights of a network in
-            half precision are float32 here.
-        optimiser: the state dict of `torch.optim.SGD`, copied to main memory.
+        model: the network's state dict in main memory; the weights of a network in half
+            precision are float32.
+        optimiser: the state dict of `torch.optim.SGD` in main memory.
     """
 
     settings: RetrainSettings
@@ -59,7 +59,7 @@ class TrainingState:
         return len(self.history)
 
     def to_dict(self) -> dict[str, Any]:
-        """Tensors and plain values only, fit for `torch.load(weights_only=True)`."""
+        """Return tensors and plain values only, as `torch.load(weights_only=True)` accepts."""
         return {
             "format": _FORMAT,
             "settings": asdict(self.settings),
@@ -73,12 +73,12 @@ class TrainingState:
 
     @classmethod
     def from_dict(cls, values: object) -> TrainingState:
-        """The state that `to_dict` wrote; its tensors are not looked at yet.
+        """Read what `to_dict` wrote; its tensors are not checked yet.
 
         Raises:
             CheckpointError: `values` is something else, or of another version.
         """
-        # A tensor in its place would be compared number by number, and be neither true nor false.
+        # The type is checked because comparing a tensor would not give a single truth value.
         written = values.get("format") if isinstance(values, Mapping) else None
         if not isinstance(values, Mapping) or type(written) is not int or written != _FORMAT:
             raise _unreadable(f"it is not of format {_FORMAT}")
@@ -103,13 +103,13 @@ class TrainingState:
         )
 
     def model_like(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The network's tensors.
+        """Return the network's state dict, checked against that of the network to train.
 
         Args:
             expected: the state dict of the network that is trained.
 
         Raises:
-            CheckpointError: other names, shapes or types, or numbers that are not finite.
+            CheckpointError: names, shapes or dtypes differ, or numbers are not finite.
         """
         if set(self.model) != set(expected):
             others = sorted(map(str, set(self.model) ^ set(expected)))
@@ -122,14 +122,15 @@ class TrainingState:
     def optimiser_like(
         self, fresh: Mapping[str, Any], parameters: Sequence[Tensor]
     ) -> dict[str, Any]:
-        """The optimiser's state dict: its own settings, and the momentum of the state.
+        """Return a state dict for the optimiser: fresh settings with this state's momentum.
 
         Args:
             fresh: the state dict of an optimiser with the run's settings.
-            parameters: what it trains, in its order.
+            parameters: the parameters that it trains, in its order.
 
         Raises:
-            CheckpointError: the state has momentum for other parameters, or none that is finite.
+            CheckpointError: the state has momentum for other parameters, or the momentum is
+                not finite.
         """
         momenta = self.optimiser.get("state")
         if not isinstance(momenta, Mapping):
@@ -139,7 +140,7 @@ class TrainingState:
             if type(index) is not int or not 0 <= index < len(parameters):
                 raise _foreign(f"there is momentum for a parameter {str(index)[:40]}")
             if not isinstance(entry, Mapping) or set(entry) != {_MOMENTUM}:
-                raise _unreadable(f"the momentum of parameter {index} is no such thing")
+                raise _unreadable(f"the momentum of parameter {index} is not a momentum buffer")
             buffer = entry[_MOMENTUM]
             named = f"the momentum of parameter {index}"
             alike = None if buffer is None else _alike(buffer, parameters[index], named)
@@ -149,13 +150,13 @@ class TrainingState:
     def check_continues(
         self, settings: RetrainSettings, preprocessing: Preprocessing, dataset: LabelledImages
     ) -> Fingerprint:
-        """Refuse to go on with anything but the run this state belongs to.
+        """Raise unless the settings and the images are those of the run of this state.
 
         Returns:
             The fingerprint of the images.
 
         Raises:
-            OptionError: naming every setting that differs, or that the images are others.
+            OptionError: some setting differs (all that do are named), or the images do.
         """
         pairs = [
             (field.name, getattr(before, field.name), getattr(now, field.name))
@@ -188,15 +189,15 @@ class TrainingState:
 
 
 def _alike(found: object, expected: Tensor, named: str) -> Tensor:
-    """A tensor of the file, if it can take the place of another."""
+    """Return a copy of a tensor of the file, or raise if it cannot replace the expected one."""
     if type(found) not in {Tensor, Parameter} or not isinstance(found, Tensor):
-        raise _unreadable(f"{named} is no tensor")
+        raise _unreadable(f"{named} is not a tensor")
     if found.shape != expected.shape:
         shapes = f"{list(found.shape)}, not {list(expected.shape)}"
         raise _foreign(f"{named} has the shape {shapes}")
     if found.dtype != expected.dtype or found.layout != torch.strided or found.is_meta:
         raise _unreadable(f"{named} is not of type {expected.dtype}")
-    # Masks hold infinities from the start.
+    # Masks contain infinities from the start.
     if bool(expected.isfinite().all()) and not bool(found.isfinite().all()):
         raise _unreadable(f"{named} has NaN or infinite values")
     return found.detach().to("cpu", copy=True)

@@ -1,4 +1,4 @@
-"""Comparing methods over ratios: which runs there are, in which order, who does which."""
+"""Sweeps, which compare methods over ratios: their runs, and who makes which in what order."""
 
 from __future__ import annotations
 

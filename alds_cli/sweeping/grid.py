@@ -13,7 +13,7 @@ from alds_cli.errors import OptionError
 from alds_cli.quantities import exact
 
 _DIGITS = 4
-"""Decimal places of a ratio, where they tell neighbours well apart."""
+"""Decimal places of a ratio, unless neighbours are too close to be told apart by them."""
 
 _SHARE = Fraction(1, 100)
 """A ratio is rounded by less than this share of its distance to the next."""
@@ -21,19 +21,20 @@ _SHARE = Fraction(1, 100)
 _MOST_STEPS = 1000
 
 _MOST_DIGITS = 190
-"""Decimal places of a ratio."""
+"""The most decimal places that a ratio may have."""
 
 _MOST_RUNS = 100_000
 
 
 def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
-    """Ratios 1 − αⁱ for i = 1 … steps: each leaves the same share α of what the last one left.
+    """Return the ratios 1 − αⁱ for i = 1 … steps; each keeps the share α of the last one's rest.
 
-    They are decimals of four places, of more where those would move a ratio by a hundredth
-    of the way to its neighbour; so they ascend strictly and stay below 1.
+    They are decimals with four places, or with more if rounding would otherwise move a ratio
+    by a hundredth of the distance to its neighbour. So they ascend strictly and stay below 1.
 
     Raises:
-        OptionError: α does not lie in (0, 1), or there are no steps, or too many.
+        OptionError: α is not in (0, 1), there are no steps or too many, or the ratios come so
+            close to 1 that they would need too many decimals.
     """
     try:
         share = exact(str(alpha))
@@ -48,7 +49,7 @@ def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
         raise OptionError(
             f"a sweep has 1 to {_MOST_STEPS} steps, not {steps}", tip="--alpha 0.8 --steps 12"
         )
-    # The ratios' distance from each other at the end is what takes the most digits to write.
+    # The last ratios are the closest to each other and so need the most digits.
     places = -steps * _log10(share) - _log10(1 - share) - _log10(_SHARE)
     if places > _MOST_DIGITS:
         raise OptionError(
@@ -59,12 +60,12 @@ def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
 
 
 def _log10(value: Fraction) -> float:
-    """The logarithm of a number that a float may be too coarse for."""
+    """Return the logarithm of a positive fraction that may be too small for a float."""
     return math.log10(value.numerator) - math.log10(value.denominator)
 
 
 def _rounded(share: Fraction, step: int) -> Fraction:
-    """1 − αⁱ to as many decimals as it takes."""
+    """Return 1 − αⁱ, rounded to as many decimals as needed."""
     left = share**step
     gap = left * (1 - share)
     digits = _DIGITS
@@ -74,7 +75,7 @@ def _rounded(share: Fraction, step: int) -> Fraction:
 
 
 def written(ratio: Fraction) -> str:
-    """A ratio in (0, 1) without any rounding: `0.488`; `1/3` where no decimal ends."""
+    """Format a ratio in (0, 1) exactly: `0.488`, or `1/3` if it is not a finite decimal."""
     twos = fives = 0
     rest = ratio.denominator
     while rest % 2 == 0:
@@ -94,21 +95,22 @@ def planned_runs(
     repeats: int,
     retrain_epochs: Sequence[int],
 ) -> list[RunKey]:
-    """All runs, in the order in which they are made.
+    """Plan all runs of a sweep, in the order in which they are made.
 
-    A sweep that stops early can be read: every amount of retraining is begun when the one
-    before is complete, every repeat likewise, and within one all methods come to a ratio
-    before any goes on to the next. Nothing is random about a run without retraining by a
-    method that draws no lots: there is one of those, whatever the number of repeats.
+    The order lets an incomplete sweep be evaluated: an amount of retraining is complete before
+    the next begins, so is each repeat, and within a repeat all methods finish a ratio before
+    the next ratio begins. A deterministic method without retraining is run only once, whatever
+    the number of repeats.
 
     Args:
-        methods: by name, whether it draws random numbers.
-        ratios: as they are written.
-        repeats: runs that differ in nothing but their seed.
-        retrain_epochs: amounts of retraining, 0 for none.
+        methods: for each method's name, whether its runs depend on the seed.
+        ratios: the ratios, as `written`.
+        repeats: number of runs that differ only in their seed.
+        retrain_epochs: amounts of retraining in epochs, 0 for none.
 
     Raises:
-        OptionError: something is missing, given twice or negative.
+        OptionError: a list is empty or names something twice, a number is negative, or there
+            are too many runs.
     """
     for what, given in (
         ("method", list(methods)),
@@ -145,17 +147,17 @@ def _require_distinct(what: str, given: Sequence[object]) -> None:
 
 
 def agreed(folder: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a folder with those that this sweep adds.
+    """Merge the settings of a sweep's folder with those of the sweep that continues it.
 
-    A setting of None, known or asked, is one that nothing has needed yet.
+    A setting of None, known or asked, has not been needed yet.
 
     Args:
-        folder: the sweep's, for the message.
-        known: its settings, as plain JSON.
-        asked: those of the sweep at hand, likewise.
+        folder: the folder of the sweep, for the message.
+        known: the settings in the folder, as plain JSON.
+        asked: the settings of the present sweep, as plain JSON.
 
     Raises:
-        OptionError: one differs; the message lists all that do.
+        OptionError: some setting differs; the message lists all that do.
     """
     merged = {key: value for key, value in known.items() if value is not None}
     differences: list[str] = []
@@ -175,7 +177,7 @@ def agreed(folder: Path, known: Mapping[str, Any], asked: Mapping[str, Any]) -> 
 
 
 def _differences(name: str, known: object, asked: object) -> Iterator[str]:
-    """What differs, by dotted names within objects."""
+    """Yield a description of every difference; names within objects are dotted."""
     if isinstance(known, Mapping) and isinstance(asked, Mapping):
         for key in {**known, **asked}:
             yield from _differences(f"{name}.{key}", known.get(key), asked.get(key))
@@ -184,6 +186,6 @@ def _differences(name: str, known: object, asked: object) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    """Hashes are longer than anybody reads."""
+    """Format a value, and shorten long ones such as hashes."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}…"

@@ -1,4 +1,4 @@
-"""The methods of a sweep, as they are written in one word each."""
+"""The methods of a sweep, each given as one word such as `alds-simple:k=5`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from alds_cli.methods import (
 from alds_cli.records import ArgumentValue
 
 _OF_THE_PLANNING = ("solver", "bound")
-"""Arguments in a method's word that are options of `compress` beside the method."""
+"""Arguments in a method's word that `compress` has as separate options."""
 
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """One method with its arguments.
+    """One method of a sweep, with its arguments.
 
     Attributes:
-        text: as records hold it: `alds`, `alds-simple:k=5`; arguments in alphabetical order.
-        name: of the method.
-        method: what that is.
-        arguments: of the method itself.
-        solver: its optimiser, where it is named.
-        bound: the error definition, where it is named.
+        text: the method's word as in records, such as `alds` or `alds-simple:k=5`, with its
+            arguments in alphabetical order.
+        name: name of the method.
+        method: the method.
+        arguments: the method's own arguments.
+        solver: name of the solver; None if it is not given.
+        bound: name of the error definition; None if it is not given.
     """
 
     text: str
@@ -41,7 +42,7 @@ class MethodSpec:
 
     @property
     def seeded(self) -> bool:
-        """Whether two runs can differ: in random numbers, or in the images drawn."""
+        """Whether runs depend on the seed, through random numbers or the images drawn."""
         return self.method.seeded or bool(self.method.needs) or self.solver == "alternating"
 
     @property
@@ -51,16 +52,16 @@ class MethodSpec:
 
 
 def parse_method_specs(texts: Sequence[str], target: str) -> list[MethodSpec]:
-    """The methods of a sweep, each of which could begin.
+    """Parse the methods of a sweep and check that each can run.
 
     Args:
-        texts: each `name` or `name:key=value:…`; the keys solver and bound are options of
-            the planning.
-        target: what the ratios are fractions of.
+        texts: each `name` or `name:key=value:…`; the keys `solver` and `bound` set options
+            of the planning.
+        target: the resource that ratios are fractions of.
 
     Raises:
-        OptionError: a method is unknown or given twice, cannot plan for the target, or not
-            with these arguments.
+        OptionError: a method is unknown or given twice, cannot plan for the target, or does
+            not accept its arguments.
     """
     specs = [_parse(text.strip(), target) for text in texts]
     names = [spec.text for spec in specs]

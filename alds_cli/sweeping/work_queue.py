@@ -1,4 +1,4 @@
-"""Working off the runs of a sweep, beside other processes that do the same."""
+"""Making the runs of a sweep, possibly in several processes at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alds_cli.checkpoint import RunFolder, RunKey
 from alds_cli.records import SweepBaseline, SweepRecord
 
 _SHORT_PAUSE, _LONG_PAUSE = 0.05, 2.0
-"""Seconds between two looks at what others work on: the first, and the longest."""
+"""Seconds between two checks of the runs that others are making: the first, and the longest."""
 
 
 def work_off(
@@ -20,19 +20,19 @@ def work_off(
     make: Callable[[RunKey], SweepRecord],
     watcher: Watcher,
 ) -> int:
-    """Make every run that is not finished and that nobody else is at, until all are finished.
+    """Make all runs that no other process makes, and wait until all are finished.
 
-    What others work on is looked at again at the end, until they have finished it or have
-    ended without: then it is made here.
+    Runs that other processes are making are checked again at the end. If such a process ends
+    without finishing its run, the run is made here.
 
     Args:
-        folder: where finished runs are.
+        folder: the folder with the records of finished runs.
         keys: the runs, in the order to make them.
-        make: makes one.
-        watcher: told of every step.
+        make: makes one run.
+        watcher: is notified of every step.
 
     Returns:
-        How many runs this process made.
+        The number of runs that this process made.
     """
     made = 0
     left = [key for key in keys if not folder.has(key)]
@@ -57,12 +57,15 @@ def work_off(
 def _attempt(
     folder: RunFolder, key: RunKey, make: Callable[[RunKey], SweepRecord], watcher: Watcher
 ) -> bool | None:
-    """Whether the run was made here; None where somebody else is still at it."""
+    """Make a run unless it is finished; return whether it was made here.
+
+    None if another process is making it.
+    """
     if not folder.has(key):
         with folder.claim(key) as granted:
             if not granted:
                 return None
-            # Its last holder may have finished it between the look and the claim.
+            # Another process may have finished it between the check and the claim.
             if not folder.has(key):
                 watcher.started(key)
                 record = make(key)
@@ -74,47 +77,47 @@ def _attempt(
 
 
 class Watcher:
-    """Told of every step of a sweep; by itself it does nothing about it."""
+    """Receives a notification of every step of a sweep; this base class ignores them."""
 
     def planned(
         self, baseline: SweepBaseline, keys: Sequence[RunKey], found: Sequence[SweepRecord]
     ) -> None:
-        """All runs in their order, and the records of those finished before."""
+        """Receive all runs in their order, and the records of those that are finished."""
 
     def started(self, key: RunKey) -> None:
-        """This process begins a run."""
+        """Note that this process begins a run."""
 
     def finished(self, record: SweepRecord) -> None:
-        """This process finished a run, and its record is kept."""
+        """Note that this process finished a run and stored its record."""
 
     def found(self, record: SweepRecord) -> None:
-        """Another process finished a run meanwhile."""
+        """Note that another process has finished a run in the meantime."""
 
     def waiting(self, keys: Sequence[RunKey]) -> None:
-        """Other processes work on all that is left."""
+        """Note that other processes are making all the remaining runs."""
 
 
 RETRAINING = "retrain"
-"""The stage of a run that takes as long as there are epochs."""
+"""The stage of a run whose time is proportional to the number of epochs."""
 
 _ALL = ""
-"""Stands for every method together."""
+"""The key under which the times of all methods are added up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Seconds until the end; at least so many where some part has never been seen."""
+    """An estimate of the seconds until the end; a lower bound if `at_least` is set."""
 
     seconds: float
     at_least: bool
 
 
 class Forecast:
-    """What runs have taken so far, and what that says of others.
+    """Estimates the time that runs will take from the times of finished ones.
 
-    An epoch of retraining, and all the rest of a run, are expected to take the mean over the
-    runs of the same method, and over all where there is none of it yet. Before any retraining
-    is finished, what is seen of one on the way has to do.
+    The expected time of an epoch of retraining, and that of the rest of a run, is the mean over
+    the finished runs of the same method, or over all runs if there is none. Until a retraining
+    is finished, the time of an epoch is taken from the retraining in progress.
     """
 
     def __init__(self) -> None:
@@ -127,7 +130,7 @@ class Forecast:
         self._others = 0
 
     def known(self, record: SweepRecord) -> None:
-        """A run that was finished before."""
+        """Add a run that was finished before this process began."""
         trained = record.seconds.get(RETRAINING)
         for method in (record.method, _ALL):
             self._rest[method] += sum(record.seconds.values()) - (trained or 0.0)
@@ -137,7 +140,7 @@ class Forecast:
                 self._epochs[method] += record.retrain_epochs
 
     def finished(self, record: SweepRecord, *, here: bool) -> None:
-        """A run that this process, or another one, has just finished."""
+        """Add a run that this process (`here`) or another one has just finished."""
         self.known(record)
         if here:
             self._mine += 1
@@ -145,13 +148,13 @@ class Forecast:
             self._others += 1
 
     def glimpsed(self, seconds: float) -> None:
-        """What an epoch of the retraining under way seems to take."""
+        """Set the estimated seconds per epoch of the retraining in progress."""
         self._glimpse = seconds
 
     def outlook(self, keys: Sequence[RunKey]) -> Outlook | None:
-        """When these runs will be finished; None where nothing is known to judge by.
+        """Estimate when these runs will be finished, or return None if no run has finished yet.
 
-        The processes at work are taken to share them as they shared those before.
+        It is assumed that this process will make the same share of them as of those before.
         """
         if not keys:
             return Outlook(0.0, at_least=False)
@@ -165,11 +168,13 @@ class Forecast:
         )
 
     def _expected(self, key: RunKey) -> float:
+        """Return the expected seconds of a run."""
         method = key.method if self._runs[key.method] else _ALL
         rest = self._rest[method] / self._runs[method]
         return rest + key.retrain_epochs * self._epoch(key.method)
 
     def _epoch(self, method: str) -> float:
+        """Return the expected seconds of an epoch of retraining."""
         if not self._epochs:
             return self._glimpse or 0.0
         method = method if self._epochs[method] else _ALL

@@ -1,7 +1,6 @@
-"""The built-in networks: those of the ALDS paper on CIFAR-10, and one small one.
+"""The built-in networks: those of the ALDS paper for CIFAR-10, and a small one for digits.
 
-Each is made of plain modules and can be traced by `torch.fx` and exported by
-`torch.export`.
+All are made of plain modules, and can be traced by `torch.fx` and exported by `torch.export`.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ class CifarDenseNet(nn.Module):
         he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of a batch of images."""
+        """Return the logits (n, num_classes) of a batch of images."""
         x = self.trans1(self.dense1(self.conv1(x)))
         x = self.dense3(self.trans2(self.dense2(x)))
         logits: Tensor = self.fc(F.relu(self.bn(x)).mean(dim=(2, 3)))
@@ -88,5 +88,5 @@ def _dense_block(in_channels: int, layers: int, growth: int) -> nn.Sequential:
 
 
 def cifar_densenet22(num_classes: int = 10, in_channels: int = 3) -> CifarDenseNet:
-    """DenseNet of depth 22 and growth 12; 290,986 parameters."""
+    """Build a DenseNet of depth 22 and growth 12, with 290,986 parameters."""
     return CifarDenseNet(6, 12, num_classes, in_channels)

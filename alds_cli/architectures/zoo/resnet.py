@@ -31,7 +31,7 @@ class PaddedShortcut(nn.Module):
 class ResidualBlock(nn.Module):
     """Two 3×3 convolutions and a shortcut around them (the paper's figure 2).
 
-    (n, in_channels, h, w) → (n, out_channels, h, w); where the channels change,
+    (n, in_channels, h, w) → (n, out_channels, h, w); if the number of channels changes,
     height and width are halved.
     """
 
@@ -76,7 +76,7 @@ class CifarResNet(nn.Module):
         he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of a batch of images."""
+        """Return the logits (n, num_classes) of a batch of images."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.linear(x.mean(dim=(2, 3)))
@@ -89,27 +89,27 @@ def _stage(in_channels: int, out_channels: int, blocks: int) -> nn.Sequential:
 
 
 def cifar_resnet20(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """ResNet20 of He et al. (2016), table 6; 269,722 parameters."""
+    """Build the ResNet20 of He et al. (2016), table 6, with 269,722 parameters."""
     return CifarResNet(3, num_classes, in_channels)
 
 
 def cifar_resnet32(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """ResNet32 of He et al. (2016), table 6; 464,154 parameters."""
+    """Build the ResNet32 of He et al. (2016), table 6, with 464,154 parameters."""
     return CifarResNet(5, num_classes, in_channels)
 
 
 def cifar_resnet44(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """ResNet44 of He et al. (2016), table 6; 658,586 parameters."""
+    """Build the ResNet44 of He et al. (2016), table 6, with 658,586 parameters."""
     return CifarResNet(7, num_classes, in_channels)
 
 
 def cifar_resnet56(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """ResNet56 of He et al. (2016), table 6; 853,018 parameters."""
+    """Build the ResNet56 of He et al. (2016), table 6, with 853,018 parameters."""
     return CifarResNet(9, num_classes, in_channels)
 
 
 def cifar_resnet110(num_classes: int = 10, in_channels: int = 3) -> CifarResNet:
-    """ResNet110 of He et al. (2016), table 6; 1,727,962 parameters."""
+    """Build the ResNet110 of He et al. (2016), table 6, with 1,727,962 parameters."""
     return CifarResNet(18, num_classes, in_channels)
 
 

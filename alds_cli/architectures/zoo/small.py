@@ -1,7 +1,7 @@
 """A small network that trains in seconds on a CPU, for demonstrations and tests.
 
-The layout is the plain one of Simonyan, Zisserman (ICLR 2015), section 2.1, on a
-small scale; it belongs to no paper of its own.
+The layout is that of Simonyan, Zisserman (ICLR 2015), section 2.1, on a small scale; the
+network is not from a paper.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class DigitsCnn(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of a batch of images."""
+        """Return the logits (n, num_classes) of a batch of images."""
         logits: Tensor = self.classifier(self.features(x).flatten(1))
         return logits
 
@@ -48,5 +48,5 @@ def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, ...]:
 
 
 def digits_cnn(num_classes: int = 10, in_channels: int = 1) -> DigitsCnn:
-    """The network for scikit-learn's 8×8 digits; 82,282 parameters."""
+    """Build the network for scikit-learn's 8×8 digits, with 82,282 parameters."""
     return DigitsCnn(num_classes, in_channels)

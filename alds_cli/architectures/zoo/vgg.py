@@ -1,10 +1,10 @@
 """VGG16 for CIFAR-10.
 
 Source: Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale
-Image Recognition", ICLR 2015, table 1, column D. The change to 32×32 images is
-the field's usual one, described by Li et al., "Pruning Filters for Efficient
-ConvNets", ICLR 2017, section 4.1: batch normalisation after every convolution and
-one hidden linear layer of 512 units.
+Image Recognition", ICLR 2015, table 1, column D. It is adapted to 32×32 images as
+usual, and as described by Li et al., "Pruning Filters for Efficient ConvNets",
+ICLR 2017, section 4.1: with batch normalisation after every convolution and one
+hidden linear layer of 512 units.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class CifarVgg(nn.Module):
         he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of a batch of images."""
+        """Return the logits (n, num_classes) of a batch of images."""
         logits: Tensor = self.classifier(self.features(x).flatten(1))
         return logits
 
 
 def cifar_vgg16_bn(num_classes: int = 10, in_channels: int = 3) -> CifarVgg:
-    """VGG16 with batch normalisation for 32×32 images; 14,990,922 parameters."""
+    """Build a VGG16 with batch normalisation for 32×32 images, with 14,990,922 parameters."""
     return CifarVgg(num_classes, in_channels)

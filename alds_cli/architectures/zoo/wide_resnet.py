@@ -16,8 +16,8 @@ from alds_cli.architectures.zoo.resnet import he_normal_
 class WideBlock(nn.Module):
     """A pre-activated block of two 3×3 convolutions, the paper's B(3, 3).
 
-    (n, in_channels, h, w) → (n, out_channels, h / stride, w / stride). Where the
-    channels change, the shortcut is a 1×1 convolution of the activated input.
+    (n, in_channels, h, w) → (n, out_channels, h / stride, w / stride). If the number of
+    channels changes, the shortcut is a 1×1 convolution of the activated input.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -65,7 +65,7 @@ class WideResNet(nn.Module):
         he_normal_(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Give the logits of a batch of images."""
+        """Return the logits (n, num_classes) of a batch of images."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
         logits: Tensor = self.fc(F.relu(self.bn1(x)).mean(dim=(2, 3)))
         return logits
@@ -77,5 +77,5 @@ def _stage(in_channels: int, out_channels: int, blocks: int, stride: int) -> nn.
 
 
 def cifar_wrn16_8(num_classes: int = 10, in_channels: int = 3) -> WideResNet:
-    """WRN-16-8: depth 16, widening factor 8; 10,961,370 parameters."""
+    """Build WRN-16-8, of depth 16 and widening factor 8, with 10,961,370 parameters."""
     return WideResNet(2, 8, num_classes, in_channels)
