@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from alds_cli.checkpoint import RunKey
+from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.records import (
     Choice,
     Evaluation,

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from small_networks import digits_network
 
 from alds_cli import api
-from alds_cli.checkpoint import RunFolder
+from alds_cli.checkpoint.run_folder import RunFolder
 from alds_cli.retraining import RetrainSettings
 
 

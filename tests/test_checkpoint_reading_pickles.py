@@ -24,7 +24,8 @@ from hypothesis.extra import numpy as hnp
 from torch import nn
 
 from alds_cli.checkpoint import pickles, read_checkpoint
-from alds_cli.checkpoint.pickles import MalformedError, NeedsCodeError, Opaque
+from alds_cli.checkpoint.files import MalformedError, NeedsCodeError
+from alds_cli.checkpoint.pickle_items import Opaque
 from alds_cli.checkpoint.torch_files import read_archive, read_pickle
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError
 

@@ -13,7 +13,7 @@ from sweep_records import baseline, latency, layers, unreached
 from sweep_records import run as made
 
 from alds_cli import api
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.errors import MissingExtraError, OutputError
 
 TEXTS = {"report.md", "report.csv", "points.csv", "report.tex"}

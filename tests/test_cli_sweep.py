@@ -16,7 +16,7 @@ import pytest
 import sweep_cases
 from rich.console import Console
 
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.cli.sweep_display import _Display, _Tally
 from alds_cli.records import ProgressEvent
 

@@ -23,13 +23,9 @@ from document_cases import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from alds_cli.checkpoint import (
-    RunFolder,
-    RunKey,
-    read_plan,
-    write_plan,
-)
+from alds_cli.checkpoint import read_plan, write_plan
 from alds_cli.checkpoint.latencies import latency_path, load_latencies
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.checkpoint.writing import dump_document, parse_document
 from alds_cli.errors import AldsError, OutputError
 from alds_cli.records import (

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from alds_cli.checkpoint import read_state
 from alds_cli.checkpoint.latencies import LayerTimes, PairTime, store_latencies
+from alds_cli.checkpoint.training_state import read_state
 from alds_cli.errors import OutputError
 from alds_cli.records import Choice
 from alds_cli.schemas.published import PUBLISHED

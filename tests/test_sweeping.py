@@ -12,7 +12,7 @@ import sweep_cases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_cli.checkpoint import RunKey
+from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.errors import OptionError
 from alds_cli.sweeping import (
     Forecast,

@@ -14,7 +14,7 @@ import sweep_cases
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.errors import OutputError, RunFolderError
 from alds_cli.records import (
     Choice,

@@ -11,7 +11,7 @@ import pytest
 from sweep_cases import without_times
 
 from alds_cli import api
-from alds_cli.checkpoint import RunFolder
+from alds_cli.checkpoint.run_folder import RunFolder
 
 PROGRAM = Path(__file__).with_name("sweep_processes.py")
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from alds_cli import api
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.datasets import open_dataset
 from alds_cli.errors import (
     AldsError,

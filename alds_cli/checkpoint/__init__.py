@@ -12,16 +12,12 @@ from alds_cli.checkpoint.error_tables import (
 from alds_cli.checkpoint.files import replacing, require_apart, require_writable
 from alds_cli.checkpoint.plans import read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
-from alds_cli.checkpoint.run_folder import RunFolder, RunKey
-from alds_cli.checkpoint.training_state import read_state, state_path, write_state
 from alds_cli.checkpoint.unwrapping import Selection, select_entries
 from alds_cli.checkpoint.writing import Document, artefact_size, dump_torch, write_artefact
 
 __all__ = [
     "Checkpoint",
     "Document",
-    "RunFolder",
-    "RunKey",
     "Selection",
     "artefact_size",
     "cache_folder",
@@ -31,16 +27,13 @@ __all__ = [
     "load_cached",
     "read_checkpoint",
     "read_plan",
-    "read_state",
     "read_table",
     "replacing",
     "require_apart",
     "require_writable",
     "select_entries",
-    "state_path",
     "store_cached",
     "write_artefact",
     "write_plan",
-    "write_state",
     "write_table",
 ]

@@ -9,13 +9,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
 
-from alds_cli.checkpoint.pickles import (
+from alds_cli.checkpoint.files import (
     MalformedError,
     TruncatedError,
     UnsupportedError,
-    Window,
     fill,
 )
+from alds_cli.checkpoint.pickle_items import Window
 
 _EXPANSION = 16
 _ALLOWANCE = 1 << 20

@@ -7,14 +7,38 @@ import re
 import stat
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from safetensors import SafetensorError
 
 from alds_cli.errors import AldsError, CheckpointError, OutputError
+
+
+class MalformedError(ValueError):
+    """The bytes are no sound file of their kind, or ask for more than a file of their size may."""
+
+
+class TruncatedError(MalformedError):
+    """A part of the file is missing, or its bytes have changed on the way."""
+
+
+class UnsupportedError(ValueError):
+    """The file is sound, but of a kind that is not read."""
+
+
+class NeedsCodeError(UnsupportedError):
+    """What the pickle holds can only be made by running code.
+
+    Attributes:
+        names: the functions and classes that it asks for.
+    """
+
+    def __init__(self, message: str, names: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.names = tuple(names)
 
 
 def require_writable(path: Path) -> None:
@@ -331,3 +355,14 @@ def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = 
     if not os.access(path, os.R_OK):
         raise refusal(f"{path}: no permission to read it")
     return status.st_size
+
+
+def fill(file: BinaryIO, target: memoryview) -> int:
+    """Read until the target is full or the file ends; the number of bytes read."""
+    done = 0
+    while done < len(target):
+        count = file.readinto(target[done:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        done += count
+    return done

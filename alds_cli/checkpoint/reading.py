@@ -18,17 +18,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from alds_cli.checkpoint.archives import Archive
-from alds_cli.checkpoint.files import received, require_regular, standard_input
-from alds_cli.checkpoint.pickles import (
+from alds_cli.checkpoint.files import (
     MalformedError,
     NeedsCodeError,
     TruncatedError,
     UnsupportedError,
+    received,
+    require_regular,
+    standard_input,
 )
 from alds_cli.checkpoint.safetensors_files import read_safetensors
 from alds_cli.checkpoint.sharded import model_in_folder, read_index, require_listed
-from alds_cli.checkpoint.torch_files import is_legacy, read_archive, read_pickle
 from alds_cli.checkpoint.unwrapping import FoundState, find_state_dict
 from alds_cli.checkpoint.writing import DOCUMENT_KEY, Document, parse_document
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError, first_line
@@ -107,6 +107,8 @@ def kind_of_beginning(head: bytes, size: int, name: str) -> str:
 
 def _refuse_other_archives(path: Path, name: str) -> None:
     """Tell apart what else comes as a zip archive."""
+    from alds_cli.checkpoint.archives import Archive  # noqa: PLC0415 - as in `_read_pickled`
+
     with Archive(path) as archive:
         members = archive.names
     if "constants.pkl" in members and any(member.startswith("code/") for member in members):
@@ -314,6 +316,13 @@ def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
 
 def _read_pickled(path: Path, name: str, kind: str, *, allow_pickle: bool) -> object:
     """What a PyTorch checkpoint or a plain pickle holds."""
+    # Imported where a file is a pickle: safetensors needs none of it.
+    from alds_cli.checkpoint.torch_files import (  # noqa: PLC0415
+        is_legacy,
+        read_archive,
+        read_pickle,
+    )
+
     try:
         with refusals(name):
             return read_archive(path) if kind == "zip" else read_pickle(path)

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from alds_cli.checkpoint.pickles import (
+from alds_cli.checkpoint.files import (
     MalformedError,
     TruncatedError,
     UnsupportedError,

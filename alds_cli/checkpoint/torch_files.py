@@ -10,17 +10,16 @@ import torch
 from torch import UntypedStorage
 
 from alds_cli.checkpoint.archives import Archive
-from alds_cli.checkpoint.pickled_values import Limits, PickledValues, Storage
-from alds_cli.checkpoint.pickles import (
+from alds_cli.checkpoint.files import MalformedError, NeedsCodeError, UnsupportedError
+from alds_cli.checkpoint.pickle_items import (
     Blob,
     ByteText,
-    MalformedError,
-    NeedsCodeError,
-    UnsupportedError,
     Window,
-    interpret,
     settle,
 )
+from alds_cli.checkpoint.pickled_arrays import Limits, Storage
+from alds_cli.checkpoint.pickled_values import PickledValues
+from alds_cli.checkpoint.pickles import interpret
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 """What PyTorch's files before 1.6 begin with, as a pickle."""

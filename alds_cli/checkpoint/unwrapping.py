@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from alds_cli.checkpoint.pickles import Opaque
+from alds_cli.checkpoint.pickle_items import Opaque
 from alds_cli.errors import CheckpointError, OptionError
 
 USUAL_KEYS = (

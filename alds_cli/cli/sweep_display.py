@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from alds_cli.checkpoint import RunKey
+from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.cli.interface import Interface, line
 from alds_cli.records import (
     ProgressCallback,

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from alds_cli.checkpoint import RunFolder
 from alds_cli.checkpoint.files import require_folder, write_files
+from alds_cli.checkpoint.run_folder import RunFolder
 from alds_cli.errors import MissingExtraError
 from alds_cli.options.report_options import ReportOptions
 from alds_cli.reporting import (

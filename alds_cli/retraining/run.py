@@ -10,13 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alds_cli import retraining
-from alds_cli.checkpoint import (
-    hash_tensors,
-    read_state,
-    require_apart,
-    state_path,
-    write_state,
-)
+from alds_cli.checkpoint import hash_tensors, require_apart
+from alds_cli.checkpoint.training_state import read_state, state_path, write_state
 from alds_cli.datasets import (
     Batches,
     opened,

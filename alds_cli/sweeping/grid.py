@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint import RunKey
+from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.errors import OptionError
 from alds_cli.quantities import exact
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.compression.targets import TARGETS
 from alds_cli.datasets import LabelledImages, opened
 from alds_cli.errors import OptionError

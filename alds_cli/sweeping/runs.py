@@ -9,12 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint import (
-    RunFolder,
-    RunKey,
-    artefact_size,
-    hash_tensors,
-)
+from alds_cli.checkpoint import artefact_size, hash_tensors
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.compression.session import compress_networks
 from alds_cli.datasets import Batches, LabelledImages
 from alds_cli.errors import AldsError, ContractError

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from alds_cli.checkpoint import RunFolder, RunKey
+from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.records import SweepBaseline, SweepRecord
 
 _SHORT_PAUSE, _LONG_PAUSE = 0.05, 2.0
