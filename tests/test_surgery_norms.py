@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 
 import alds_cli
 from alds_cli.architectures import build
+from alds_cli.network.opening import stated_architecture
 from alds_cli.surgery import (
     detach_computed,
     find_layers,
@@ -198,7 +199,7 @@ def test_networks_with_norms_are_compressed_and_come_back(arch, norm, prefix, ca
 
 
 def _built(source):
-    architecture = alds_cli.Source(**source).architecture()
+    architecture = stated_architecture(alds_cli.Source(**source))
     return build(architecture).eval()
 
 
