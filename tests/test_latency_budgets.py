@@ -9,10 +9,9 @@ from small_networks import digits_network
 
 from alds_cli import api
 from alds_cli.compression import latency_model
-from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
-from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.costs import pair_macs, pair_params
 from alds_cli.records import Choice
 from alds_cli.runtime.devices import as_latency, paired
 from alds_cli.surgery import find_layers
@@ -38,7 +37,9 @@ class Machine:
         self.checked = []
 
     def pair_ns(self, spec, call, choice):
-        return round(self.per_mac * pair_macs(spec, call, choice) + self.per_slice * choice.k)
+        return round(
+            self.per_mac * pair_macs(spec, call.shapes, choice) + self.per_slice * choice.k
+        )
 
     def dense_ns(self, call):
         return round(self.per_mac * call.macs)

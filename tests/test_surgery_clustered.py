@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import BadWeightsError, PlanError
 from alds_cli.numerics.clustering.clustered_factors import multiply_clusters
-from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.costs import pair_macs, pair_params
 from alds_cli.numerics.fold import unfold
 from alds_cli.records import CLUSTERED, Choice
 from alds_cli.surgery import (
@@ -115,7 +114,7 @@ def test_a_clustered_convolution_is_the_convolution_of_its_product(case, data):
 
     size = pair_params(spec.weight_shape, CLUSTERED, choice.k, choice.j)
     assert count_parameters(network) == size + (spec.params - spec.weight_params)
-    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"], choice)
+    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"].shapes, choice)
 
 
 @pytest.mark.parametrize("shape", [(12,), (5, 12), (2, 3, 12)])
@@ -131,7 +130,7 @@ def test_a_clustered_linear_layer_is_the_linear_layer_of_its_product(shape, k):
         original[0].weight.copy_(stood_for(tensors, (20, 12)))
     inputs = torch.randn(4, *shape, dtype=torch.float64)
     torch.testing.assert_close(network(inputs), original(inputs), rtol=1e-11, atol=1e-11)
-    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"], choice)
+    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"].shapes, choice)
     assert count_parameters(network) == 2 * (k * 20 + 12) + 20
 
 

@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from alds_cli.compression.targets import pair_macs
 from alds_cli.errors import PlanError
-from alds_cli.numerics.costs import divisors, pair_params
+from alds_cli.numerics.costs import divisors, pair_macs, pair_params
 from alds_cli.numerics.fold import SCHEMES, distinct_schemes
 from alds_cli.records import CLUSTERED, Choice
 from alds_cli.surgery import (
@@ -117,7 +116,7 @@ def test_pairs_of_any_rank(case, j):
     bias = spec.params - spec.weight_params
     size = pair_params(spec.weight_shape, scheme, k, j, spec.groups)
     assert count_parameters(network) == size + bias
-    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"], choice)
+    assert trace(network, shape).macs == pair_macs(spec, before.calls["0"].shapes, choice)
 
     inputs = torch.randn(2, *shape, dtype=torch.float64)
     found = network(inputs)
@@ -200,7 +199,7 @@ def test_grouped_linear_pairs_cost_what_the_formula_says():
     before = trace(network, (12,))
     spec = find_layers(network, before)["0"]
     install_random(network, "0", Choice(0, 4, 2))
-    macs = pair_macs(spec, before.calls["0"], Choice(0, 4, 2))
+    macs = pair_macs(spec, before.calls["0"].shapes, Choice(0, 4, 2))
     assert trace(network, (12,)).macs == macs == 2 * (4 * 20 + 12)
 
 
@@ -211,7 +210,7 @@ def test_linear_pairs_cost_what_the_formula_says_on_sequences(shape):
     spec = find_layers(network, before)["2"]
     install_random(network, "2", Choice(0, 1, 3))
     after = trace(network, shape)
-    saved = before.calls["2"].macs - pair_macs(spec, before.calls["2"], Choice(0, 1, 3))
+    saved = before.calls["2"].macs - pair_macs(spec, before.calls["2"].shapes, Choice(0, 1, 3))
     assert before.macs - after.macs == saved
 
 
@@ -232,5 +231,5 @@ def test_every_call_of_a_layer_is_priced_by_its_own_shape(scheme):
     before = trace(network, (8, 13, 9))
     spec = find_layers(network, before)["head"]
     install_random(network, "head", Choice(scheme, 2, 2))
-    expected = pair_macs(spec, before.calls["head"], Choice(scheme, 2, 2))
+    expected = pair_macs(spec, before.calls["head"].shapes, Choice(scheme, 2, 2))
     assert trace(network, (8, 13, 9)).macs == expected

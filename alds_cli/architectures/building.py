@@ -18,8 +18,8 @@ from alds_cli.architectures.index import arguments_tip, load_index
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.inputs import InputSpec
-from alds_cli.numerics.sharing import identity, share, shared_groups
 from alds_cli.records import Architecture, Preprocessing
+from alds_cli.tracing.sharing import identity, share, shared_groups
 
 
 def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:

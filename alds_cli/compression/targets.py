@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import prod
 
 import numpy as np
 import torch
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
 from alds_cli.numerics.clustering.clustered_factors import INDEX_BYTES
-from alds_cli.numerics.fold import carried_by_second, folded_shape
-from alds_cli.numerics.option_tables import option_costs
+from alds_cli.numerics.costs import option_costs, option_macs
+from alds_cli.numerics.fold import folded_shape
 from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
 from alds_cli.records import (
@@ -30,7 +29,7 @@ from alds_cli.records import (
     LayerSpec,
 )
 from alds_cli.runtime.devices import pick_device
-from alds_cli.tracing.trace import LayerCall, Shape
+from alds_cli.tracing.trace import LayerCall
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
 """`price(spec, choices)`: of pairs (n, 3), whole units (n,); negative where it is not known."""
@@ -128,14 +127,9 @@ def multiply_accumulates(
     """
 
     def price(spec: LayerSpec, choices: IntArray) -> IntArray:
-        costs = np.zeros(len(choices), np.int64)
         if spec.name not in calls:
-            return costs
-        for scheme in np.unique(choices[:, 0]):
-            own = choices[:, 0] == scheme
-            first, second = mac_prices(spec, calls[spec.name], int(scheme))
-            costs[own] = choices[own, 2] * (first + choices[own, 1] * second)
-        return costs
+            return np.zeros(len(choices), np.int64)
+        return option_macs(spec, calls[spec.name].shapes, choices)
 
     kept = {name: calls[name].macs if name in calls else 0 for name in specs}
     return Resource("macs", total, total - sum(kept.values()), kept, price)
@@ -158,51 +152,6 @@ def nanoseconds(
         return np.array([known.get(choice, -1) for choice in rows], np.int64)
 
     return Resource("latency", total, total - sum(kept.values()), kept, price)
-
-
-def pair_macs(spec: LayerSpec, call: LayerCall, choice: Choice) -> int:
-    """Multiply-accumulates of a pair in the layer's place, all calls together.
-
-    Args:
-        spec: the layer.
-        call: how a forward pass called it.
-        choice: scheme, k and j.
-    """
-    first, second = mac_prices(spec, call, choice.scheme)
-    return choice.j * (first + choice.k * second)
-
-
-def mac_prices(spec: LayerSpec, call: LayerCall, scheme: int) -> tuple[int, int]:
-    """(a, b) such that a pair with k slices of rank j takes j·(a + k·b) multiply-accumulates.
-
-    The counterpart of j·(g·columns + k·rows) parameters: each weight counts as often as
-    it is applied, to one sample, in all calls of the layer together.
-    """
-    if spec.kind == "linear":
-        # What came out counts the rows applied, which a packed projection may split.
-        first = spec.in_channels * sum(prod(inside[:-1]) for inside, _ in call.shapes)
-        return first, sum(prod(out) for _, out in call.shapes)
-    rows, columns = folded_shape(spec.weight_shape, scheme)
-    applied = [_positions(spec, inside, out, scheme) for inside, out in call.shapes]
-    return (
-        spec.groups * columns * sum(first for first, _ in applied),
-        rows * sum(second for _, second in applied),
-    )
-
-
-def _positions(spec: LayerSpec, inside: Shape, out: Shape, scheme: int) -> tuple[int, int]:
-    """At how many positions the weights of the first and of the second half are applied."""
-    spatial = len(spec.kernel)
-    batch = prod(inside[: -spatial - 1])
-    before, after = inside[-spatial:], out[-spatial:]
-    in_second = carried_by_second(spatial, scheme)
-    between = prod(
-        extent if later else made
-        for extent, made, later in zip(before, after, in_second, strict=True)
-    )
-    if spec.kind.startswith("conv_transpose"):
-        return batch * prod(before), batch * between
-    return batch * between, batch * prod(after)
 
 
 TARGETS = ("params", "macs", "bytes", "latency")

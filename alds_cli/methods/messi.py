@@ -19,8 +19,8 @@ from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.errors import OptionError
 from alds_cli.methods.equalising import constant_ratio, slices_asked
 from alds_cli.numerics.clustering.subspaces import DEFAULT_STARTS, DISTANCES
+from alds_cli.numerics.costs import option_costs, rank_params
 from alds_cli.numerics.fold import folded_shape
-from alds_cli.numerics.option_tables import option_costs
 from alds_cli.records import (
     CLUSTERED,
     ArgumentValue,
@@ -90,7 +90,8 @@ def _choices(spec: LayerSpec, k: int, rank_multiple: int) -> IntArray:
     rows, columns = folded_shape(spec.weight_shape, CLUSTERED)
     # The largest cluster has so many columns, if each other one has a single column. As many
     # clusters as columns shrink nothing.
-    most = min(rows, columns - k + 1, (spec.weight_params - 1) // (k * rows + columns))
+    shrinking = (spec.weight_params - 1) // rank_params(rows, columns, k)
+    most = min(rows, columns - k + 1, shrinking)
     if spec.reason is not None or reason_against_clusters(spec) is not None:
         most = 0
     ranks = np.arange(rank_multiple, most + 1, rank_multiple)

@@ -30,12 +30,6 @@ from alds_cli.errors import (
     UnsafeCheckpointError,
 )
 from alds_cli.inputs import InputSpec
-from alds_cli.numerics.sharing import (
-    Groups,
-    identity,
-    share,
-    shared_groups,
-)
 from alds_cli.records import (
     Architecture,
     Plan,
@@ -52,6 +46,12 @@ from alds_cli.surgery import (
     prune_network,
     put_at,
     reshape_network,
+)
+from alds_cli.tracing.sharing import (
+    Groups,
+    identity,
+    share,
+    shared_groups,
 )
 
 logger = logging.getLogger(__name__)

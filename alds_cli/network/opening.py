@@ -28,10 +28,10 @@ from alds_cli.network.loading import (
     require_sound,
 )
 from alds_cli.network.verification import Verification, verify
-from alds_cli.numerics.sharing import share, shared_groups
 from alds_cli.options.model_source import AS_IT_IS, Source
 from alds_cli.records import Architecture, Preprocessing
 from alds_cli.surgery import detach_computed
+from alds_cli.tracing.sharing import share, shared_groups
 from alds_cli.tracing.trace import Trace, trace
 
 Model = str | Path | Network | nn.Module

@@ -1,20 +1,112 @@
-"""What a choice costs, in closed form."""
+"""What a choice costs, in closed form: parameters, and multiply-accumulates (MACs)."""
 
 from __future__ import annotations
 
-from alds_cli.numerics.fold import folded_shape
+from collections.abc import Sequence
+from math import prod
+from typing import TypeVar
+
+import numpy as np
+
+from alds_cli.numerics.fold import carried_by_second, folded_shape
+from alds_cli.records import Choice, IntArray, LayerSpec
+
+_Whole = TypeVar("_Whole", int, IntArray)
+
+CallShapes = Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+"""The shapes of what a layer takes and gives, call by call."""
+
+
+def rank_params(rows: int, columns: int, k: _Whole, groups: int = 1) -> _Whole:
+    """Return k·rows + g·columns, the weights that one rank in each of k slices costs.
+
+    A pair of rank j has j times as many.
+
+    Args:
+        rows: of the whole layer's folded matrix.
+        columns: of that matrix.
+        k: numbers of slices in a group, one or an array of them.
+        groups: g, of the layer.
+
+    Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1.
+    """
+    return k * rows + groups * columns
 
 
 def pair_params(shape: tuple[int, ...], scheme: int, k: int, j: int, groups: int = 1) -> int:
     """Number of weights of a pair of rank j in each of k slices of a weight (f, c/g, κ…).
 
-    j·(k·rows + g·columns), rows and columns those of the folded weight. With groups, k
-    counts the slices inside each.
-
-    Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1.
+    With groups, k counts the slices inside each.
     """
-    rows, columns = folded_shape(shape, scheme)
-    return j * (k * rows + groups * columns)
+    return j * rank_params(*folded_shape(shape, scheme), k, groups)
+
+
+def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
+    """Parameters (n,) of the pairs of choices (n, 3), the bias left out; 0 for no choice."""
+    scheme, k, j = choices.T
+    costs = np.zeros(len(choices), np.int64)
+    for number in np.unique(scheme):
+        own = scheme == number
+        rows, columns = folded_shape(spec.weight_shape, int(number))
+        costs[own] = j[own] * rank_params(rows, columns, k[own], spec.groups)
+    return costs
+
+
+def pair_macs(spec: LayerSpec, calls: CallShapes, choice: Choice) -> int:
+    """Multiply-accumulates of a pair in the layer's place, all calls together.
+
+    Args:
+        spec: the layer.
+        calls: how a forward pass calls it.
+        choice: scheme, k and j.
+    """
+    first, second = rank_macs(spec, calls, choice.scheme)
+    return choice.j * (first + choice.k * second)
+
+
+def option_macs(spec: LayerSpec, calls: CallShapes, choices: IntArray) -> IntArray:
+    """The same of choices (n, 3): (n,)."""
+    costs = np.zeros(len(choices), np.int64)
+    for scheme in np.unique(choices[:, 0]):
+        own = choices[:, 0] == scheme
+        first, second = rank_macs(spec, calls, int(scheme))
+        costs[own] = choices[own, 2] * (first + choices[own, 1] * second)
+    return costs
+
+
+def rank_macs(spec: LayerSpec, calls: CallShapes, scheme: int) -> tuple[int, int]:
+    """(a, b) such that a pair with k slices of rank j takes j·(a + k·b) multiply-accumulates.
+
+    The counterpart of j·(g·columns + k·rows) parameters: each weight counts as often as
+    it is applied, to one sample, in all calls of the layer together.
+    """
+    if spec.kind == "linear":
+        # What came out counts the rows applied, which a packed projection may split.
+        first = spec.in_channels * sum(prod(inside[:-1]) for inside, _ in calls)
+        return first, sum(prod(out) for _, out in calls)
+    rows, columns = folded_shape(spec.weight_shape, scheme)
+    applied = [_positions(spec, inside, out, scheme) for inside, out in calls]
+    return (
+        spec.groups * columns * sum(first for first, _ in applied),
+        rows * sum(second for _, second in applied),
+    )
+
+
+def _positions(
+    spec: LayerSpec, inside: tuple[int, ...], out: tuple[int, ...], scheme: int
+) -> tuple[int, int]:
+    """At how many positions the weights of the first and of the second half are applied."""
+    spatial = len(spec.kernel)
+    batch = prod(inside[: -spatial - 1])
+    before, after = inside[-spatial:], out[-spatial:]
+    in_second = carried_by_second(spatial, scheme)
+    between = prod(
+        extent if later else made
+        for extent, made, later in zip(before, after, in_second, strict=True)
+    )
+    if spec.kind.startswith("conv_transpose"):
+        return batch * prod(before), batch * between
+    return batch * between, batch * prod(after)
 
 
 def full_rank(shape: tuple[int, ...], scheme: int, k: int, groups: int = 1) -> int:

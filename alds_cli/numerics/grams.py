@@ -95,11 +95,25 @@ def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
     That is little more than half of the products.
     """
     gram = torch.zeros(size, size, dtype=torch.float64)
-    stripes = [(first, min(first + _STRIPE, size)) for first in range(0, size, _STRIPE)]
     for block in blocks:
-        for first, last in stripes:
-            gram[first:last, :last].addmm_(block[first:last], block[:last].mT)
+        add_gram(gram, block, _STRIPE)
     return mirrored(gram)
+
+
+def add_gram(total: Tensor, factor: Tensor, stripe: int, *, sign: int = 1) -> Tensor:
+    """Add ± X Xᵀ to (n, n), in place: what lies below the diagonal, and little more.
+
+    Args:
+        total: of the factor's type and on its device.
+        factor: X, (n, m).
+        stripe: rows of the product that are formed together. It does not matter to the sum, but
+            may to how its last bits are rounded.
+        sign: 1, or -1 to take the product away.
+    """
+    for first in range(0, len(total), stripe):
+        last = min(first + stripe, len(total))
+        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT, alpha=sign)
+    return total
 
 
 def mirrored(gram: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues, eigenvalues_in_place
+from alds_cli.numerics.grams import add_gram
 from alds_cli.numerics.shared_grams import (
     Slicing,
-    add_square,
     cut,
     diagonal_blocks,
 )
@@ -109,7 +109,7 @@ class LargeSlice:
         for part in cut(piece, _PANEL_BYTES * share, axis=0 if tall else 1):
             left = self._panel(part, at)
             if at == before:
-                add_square(tile, left, self.slicing.portions.stripe)
+                add_gram(tile, left, self.slicing.portions.stripe)
             else:
                 tile.addmm_(left, self._panel(part, before).mT)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from alds_cli.numerics.costs import full_rank
+from alds_cli.numerics.costs import full_rank, rank_params
 from alds_cli.numerics.fold import folded_shape
 from alds_cli.records import (
     Curve,
@@ -90,17 +90,6 @@ def with_exact(table: LayerTable, rows: Iterable[int], errors: Iterable[float]) 
     return replace(table, exact=exact)
 
 
-def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
-    """Parameters (n,) of the pairs of choices (n, 3), the bias left out; 0 for no choice."""
-    scheme, k, j = choices.T
-    costs = np.zeros(len(choices), np.int64)
-    for number in np.unique(scheme):
-        own = scheme == number
-        rows, columns = folded_shape(spec.weight_shape, int(number))
-        costs[own] = j[own] * (k[own] * rows + spec.groups * columns)
-    return costs
-
-
 @dataclass(frozen=True, slots=True)
 class _Grid:
     """The options of a shape and scheme: what to pick from its curves laid end to end."""
@@ -117,8 +106,7 @@ def _grid(shape: tuple[int, ...], groups: int, scheme: int, ks: tuple[int, ...])
     ends = np.cumsum(lengths)
     j = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
     k = np.repeat(np.array(ks), lengths)
-    rows, columns = folded_shape(shape, scheme)
-    costs = j * (k * rows + groups * columns)
+    costs = j * rank_params(*folded_shape(shape, scheme), k, groups)
     (smaller,) = np.nonzero((j > 0) & (costs < prod(shape)))
     sources = smaller[np.lexsort((j[smaller], k[smaller], costs[smaller]))]
     choices = np.stack([np.full(len(sources), scheme), k[sources], j[sources]], axis=1)

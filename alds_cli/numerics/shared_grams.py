@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from alds_cli.numerics.grams import add_gram
+
 
 @dataclass(frozen=True, slots=True)
 class Portions:
@@ -209,17 +211,10 @@ def _grams(slicing: Slicing, k: int, groups: slice, slices: slice) -> Tensor:
             grams.baddbmm_(operands, operands.mT)
             continue
         for gram, operand in zip(grams, operands, strict=True):
-            add_square(gram, operand, slicing.portions.stripe)
+            add_gram(gram, operand, slicing.portions.stripe)
     if grams is None:
         raise ValueError("a matrix needs at least one row and one channel")
     return grams
-
-
-def add_square(gram: Tensor, operand: Tensor, stripe: int) -> None:
-    """Add A Aᵀ to (n, n), up to the diagonal and little beyond; A is (n, m)."""
-    for first in range(0, len(gram), stripe):
-        last = first + stripe
-        gram[first:last, :last].addmm_(operand[first:last], operand[:last].mT)
 
 
 def _operands(slicing: Slicing, k: int, groups: slice, slices: slice) -> Iterator[Tensor]:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from alds_cli.numerics.costs import divisors, pair_params
+from alds_cli.numerics.costs import divisors, pair_params, rank_params
 from alds_cli.numerics.grams import even_exponent
 from alds_cli.numerics.option_tables import rounding_share
 from alds_cli.numerics.shared_grams import Slicing
@@ -78,7 +78,7 @@ def worth_a_proof(slicing: Slicing, ks: Sequence[int]) -> bool:
 def _unit(slicing: Slicing, k: int) -> int:
     """What one rank in every slice costs."""
     groups, rows, channels, width = slicing.matrix.shape
-    return groups * (k * rows + channels * width)
+    return rank_params(groups * rows, channels * width, k, groups)
 
 
 def _rank_of_a_sample(slicing: Slicing) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from alds_cli.numerics.eigenvalues import eigenvalue_bytes, largest_eigenvalue
 from alds_cli.numerics.grams import (
     CHUNK_BYTES,
+    add_gram,
     even_exponent,
     mirrored,
     slice_blocks,
@@ -91,7 +92,7 @@ class GroupDecomposition:
         self._gram_of_all = torch.zeros(count, count, dtype=torch.float64)
         for _, block in slice_blocks(matrix, layout.k, 0, layout.k, self._exponent):
             scaled = (block @ self._bases).permute(2, 0, 1).reshape(count, -1)
-            _add_gram(self._gram_of_all, scaled)
+            add_gram(self._gram_of_all, scaled, _STRIPE)
         mirrored(self._gram_of_all)
         self._bases = torch.empty(0)
 
@@ -117,18 +118,19 @@ class GroupDecomposition:
             return mirrored(self._sums[j])
         if self._layout.large:
             gram = self._gram_of_all.clone()
-            return mirrored(_add_gram(gram, self._vectors[:j].flatten(0, 1).T, sign=-1))
+            leading = self._vectors[:j].flatten(0, 1).T
+            return mirrored(add_gram(gram, leading, _STRIPE, sign=-1))
         columns = self._vectors[j:].flatten(0, 1)
         factor = columns if columns.shape[0] < columns.shape[1] else columns.T
         gram = torch.zeros(len(factor), len(factor), dtype=torch.float64)
-        return mirrored(_add_gram(gram, factor))
+        return mirrored(add_gram(gram, factor, _STRIPE))
 
     def _sum_all(self, matrix: Tensor) -> None:
         """B_0 B_0ᵀ, which is the group's M Mᵀ; its rows are fewer than its columns."""
         rows = self._layout.rows
         self._gram_of_all = torch.zeros(rows, rows, dtype=torch.float64)
         for _, block in slice_blocks(matrix, 1, 0, 1, self._exponent):
-            _add_gram(self._gram_of_all, block[0])
+            add_gram(self._gram_of_all, block[0], _STRIPE)
 
     def _solve_all(self, matrix: Tensor) -> None:
         for start, stop in self._layout.ranges():
@@ -149,7 +151,7 @@ class GroupDecomposition:
             scaled = torch.empty(layout.size, stop - start, layout.rows, dtype=torch.float64)
             self._scale(matrix, start, stop, values, bases, scaled)
             for rank, total in self._sums.items():
-                _add_gram(total, scaled[rank:].flatten(0, 1).T)
+                add_gram(total, scaled[rank:].flatten(0, 1).T, _STRIPE)
         else:
             self._scale(matrix, start, stop, values, bases, self._vectors[:, start:stop])
 
@@ -173,15 +175,6 @@ class GroupDecomposition:
             for first in range(0, len(out), LEADING):
                 own = bases[:, :, first : first + LEADING]
                 out[first : first + LEADING, :, part] = (block @ own).permute(2, 0, 1)
-
-
-def _add_gram(total: Tensor, factor: Tensor, sign: int = 1) -> Tensor:
-    """Add ± X Xᵀ to (n, n), in place: the lower triangle and little more."""
-    size = len(factor)
-    for first in range(0, size, _STRIPE):
-        last = min(first + _STRIPE, size)
-        total[first:last, :last].addmm_(factor[first:last], factor[:last].mT, alpha=sign)
-    return total
 
 
 def coarse_bases(
