@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.numerics.option_tables import empty_table, rounding_share, with_exact, with_scheme
 from alds_cli.numerics.slice_counts import shrinking_ks
 from alds_cli.numerics.spectra import SpectraJob
+from alds_cli.numerics.spectral_norms import operator_norm
 from alds_cli.numerics.true_errors import ExactErrors
 from alds_cli.options.profile_options import ProfileOptions
 from alds_cli.records import (
@@ -39,11 +40,13 @@ from alds_cli.records import (
     Curve,
     ErrorTable,
     LayerSpec,
+    LayerTable,
     ProgressCallback,
     ProgressEvent,
 )
 from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.runtime.pool import run_jobs, working_memory
+from alds_cli.schemes import OPERATOR
 from alds_cli.surgery import find_layers, layer_at, weight_at
 
 logger = logging.getLogger(__name__)
@@ -239,6 +242,26 @@ def _slicings(spec: LayerSpec, scheme: int) -> list[int]:
     """The numbers of slices to find the spectra of."""
     most = spec.max_slices or spec.in_channels
     return [k for k in shrinking_ks(spec.weight_shape, scheme, spec.groups) if k <= most]
+
+
+def tabled_norm(table: LayerTable) -> float | None:
+    """‖W‖₂ in the paper's fold, in the table's units; None where the table does not say.
+
+    It does not where that fold was not asked for, or allows no smaller pair.
+    """
+    return table.norms.get(OPERATOR) or None
+
+
+def operator_norms(module: nn.Module, tables: ErrorTable, names: Iterable[str]) -> dict[str, float]:
+    """‖W‖₂ of layers in the paper's fold, in the units of their tables."""
+    norms: dict[str, float] = {}
+    for name in names:
+        known = tabled_norm(tables.layers[name])
+        if known is None:
+            weight, groups = weight_at(module, name), tables.layers[name].spec.groups
+            known = operator_norm(weight, groups, unit_exponent(weight))
+        norms[name] = known
+    return norms
 
 
 class TrueErrors:

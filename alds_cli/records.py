@@ -142,16 +142,12 @@ class LayerSpec:
         return self.weight_params + (self.out_channels if self.bias else 0)
 
 
-CLUSTERED = 4
-"""The scheme that folds as 0 does, but gathers the columns into k clusters of any size."""
-
-
 @dataclass(frozen=True, slots=True, order=True)
 class Choice:
     """A layer becomes a low-rank pair: folding `scheme`, `k` slices, rank `j` in each.
 
-    With the scheme `CLUSTERED` the k parts are clusters of columns. A layer that
-    is kept has no choice: its entry in a plan is None.
+    Where the scheme is not a sliced one (`alds_cli.schemes`), the k parts are clusters of
+    columns. A layer that is kept has no choice: its entry in a plan is None.
     """
 
     scheme: SchemeNumber

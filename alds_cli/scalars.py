@@ -24,6 +24,8 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from alds_cli.schemes import SCHEMES
+
 MOST = 2**53
 """The largest whole number that every reader of JSON holds exactly."""
 
@@ -45,7 +47,7 @@ Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
 """What random generators take."""
 
 Pixels = Annotated[int, Ge(1), Le(MOST_PIXELS)]
-SchemeNumber = Annotated[int, Ge(0), Le(4)]
+SchemeNumber = Annotated[int, Ge(0), Le(max(SCHEMES))]
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Ge(0), Field(allow_inf_nan=False)]

@@ -17,6 +17,7 @@ from alds_cli.calibration import (
     response_energies,
     responses,
 )
+from alds_cli.calibration.responses import NOT_OBSERVED
 from alds_cli.errors import DataError
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.following_norms import following_norms
@@ -288,19 +289,19 @@ def test_layers_that_are_never_called_are_kept_and_say_why():
     network = Partly().eval()
     specs = find_layers(network)
     found = gather_responses(network, specs, in_batches(inputs(8), 4))
-    kept = keep_unobserved(specs, found)
+    kept = keep_unobserved(specs, found, NOT_OBSERVED)
     assert list(found) == ["used"]
     assert kept["used"] == specs["used"]
     for name in ("unused", "by_weight"):
         assert "does not call it" in kept[name].reason
     # A reason that was there before stays.
-    again = keep_unobserved(kept, {})
+    again = keep_unobserved(kept, {}, NOT_OBSERVED)
     assert again["unused"].reason == kept["unused"].reason
 
 
 def test_layers_left_out_are_not_observed():
     network = digits_network()
-    specs = keep_unobserved(find_layers(network), {})
+    specs = keep_unobserved(find_layers(network), {}, NOT_OBSERVED)
     assert gather_responses(network, specs, in_batches(inputs(4, size=8), 4)) == {}
 
 

@@ -20,12 +20,12 @@ from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.option_tables import empty_table
 from alds_cli.records import (
-    CLUSTERED,
     Choice,
     ErrorTable,
     LayerSpec,
     Plan,
 )
+from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import dense_state, find_layers, weight_at
 from alds_cli.tracing.trace import count_macs, count_parameters
 
@@ -343,6 +343,6 @@ def test_a_layer_that_cannot_have_clusters_is_said_to_be_kept_for_that():
     }
     tables = ErrorTable("hash", {})
     plan = Plan({"grouped": None, "plain": Choice(CLUSTERED, 3, 2), "kept": None}, method="messi")
-    reasons = {own.name: own.reason for own in layer_reports(specs, tables, plan, {})}
+    reasons = {own.name: own.reason for own in layer_reports(specs, tables, plan, {}, {})}
     assert reasons["grouped"] == "the columns of 2 groups cannot be clustered"
     assert reasons["kept"] == "the allocation keeps it"

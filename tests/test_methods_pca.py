@@ -19,14 +19,14 @@ from torch import nn
 from alds_cli import api
 from alds_cli.allocation import InfeasibleError, Problem
 from alds_cli.calibration import gather_responses, response_energies
-from alds_cli.compression.factorise import ResponsePairJob, absorb_shift
+from alds_cli.compression.factorise import PairJob, add_constant, require_makeable
 from alds_cli.datasets import Batches, TensorImages, open_dataset
-from alds_cli.errors import OptionError, RatioUnreachableError
+from alds_cli.errors import OptionError, PlanError, RatioUnreachableError
 from alds_cli.evaluation import measure_quality
-from alds_cli.methods import pca
+from alds_cli.methods import METHODS, FactorTask, pca
 from alds_cli.numerics.costs import full_rank
 from alds_cli.profiling import error_tables
-from alds_cli.records import Choice, Preprocessing
+from alds_cli.records import Choice, Plan, Preprocessing
 from alds_cli.runtime.pool import run_jobs
 from alds_cli.surgery import (
     find_layers,
@@ -73,13 +73,23 @@ def batched(inputs, size=16):
 def pair_of(network, spec, responses, j):
     """A copy of the network with the layer replaced by its pair, and the job that made it."""
     norm = float(torch.linalg.matrix_norm(weight_at(network, spec.name).flatten(1), 2))
-    job = ResponsePairJob.of(network, spec, Choice(0, 1, j), norm, responses)
+    job = PairJob(
+        task_of(network, spec, responses, Choice(0, 1, j)), pca.PrincipalComponents(), norm
+    )
     run_jobs([job])
     changed = copy.deepcopy(network)
-    install_pair(changed, spec.name, job.choice, job.weights)
-    if job.shift is not None:
-        absorb_shift(changed, spec.name, responses, job.shift)
+    install_pair(changed, spec.name, job.task.choice, job.factors.tensors)
+    if job.factors.constant is not None:
+        assert job.factors.absorber == responses.absorber
+        add_constant(changed, spec.name, responses.absorber, job.factors.constant)
     return changed, job
+
+
+def task_of(network, spec, responses, choice):
+    layer = network.get_submodule(spec.name)
+    return FactorTask(
+        spec, choice, layer_weight(layer), layer.bias, statistics={"responses": responses}
+    )
 
 
 def as_rows(output, spec):
@@ -109,7 +119,7 @@ def test_a_pair_gives_what_the_paper_says(kind):
         expected = projected(y, j, spec.groups, centred=spec.bias)
         found = as_rows(changed(inputs), spec)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-8 * np.abs(y).max())
-        assert (job.shift is not None) == spec.bias
+        assert (job.factors.constant is not None) == spec.bias
         if j == full:
             np.testing.assert_allclose(found, y, rtol=0, atol=1e-8 * np.abs(y).max())
             assert job.error < 1e-10
@@ -156,13 +166,16 @@ def test_halves_are_balanced_and_repeatable(kind, threads):
     network, spec, inputs = alone(kind)
     responses = gather_responses(network, {spec.name: spec}, batched(inputs))[spec.name]
     _, job = pair_of(network, spec, responses, 1)
-    first, second = job.weights
+    first, second = job.factors.tensors
     left, right = second.view(spec.groups, -1), first.view(spec.groups, -1)
     norms = [torch.linalg.vector_norm(half, dim=1) for half in (left, right)]
     torch.testing.assert_close(*norms, rtol=1e-10, atol=0)
     threads(3)
     _, again = pair_of(network, spec, responses, 1)
-    assert all(torch.equal(*halves) for halves in zip(job.weights, again.weights, strict=True))
+    assert all(
+        torch.equal(*halves)
+        for halves in zip(job.factors.tensors, again.factors.tensors, strict=True)
+    )
 
 
 def test_dead_channels_take_nothing_from_the_others():
@@ -181,7 +194,7 @@ def test_dead_channels_take_nothing_from_the_others():
     silent, job = pair_of(network, spec, nothing, 2)
     assert not silent(inputs).any()
     assert (job.norm, job.error) == (0, 0)
-    assert all(weight.isfinite().all() for weight in job.weights)
+    assert all(weight.isfinite().all() for weight in job.factors.tensors)
 
 
 class Normed(nn.Module):
@@ -208,8 +221,8 @@ def test_a_shift_of_the_running_mean_is_a_bias_in_evaluation_mode():
     before = network.norm.running_mean.clone()
     changed, job = pair_of(network, spec, responses, 3)
     explicit = copy.deepcopy(network)
-    install_pair(explicit, "layer", job.choice, job.weights)
-    explicit.layer.second.bias = nn.Parameter(job.shift)
+    install_pair(explicit, "layer", job.task.choice, job.factors.tensors)
+    explicit.layer.second.bias = nn.Parameter(job.factors.constant)
     torch.testing.assert_close(changed(inputs), explicit(inputs), rtol=0, atol=1e-12)
     assert count_parameters(changed) == count_parameters(explicit) - 8
     # What the normalisation is given is right on the average over the images.
@@ -223,9 +236,20 @@ def test_what_takes_no_constant_is_given_none():
     network, spec, inputs = alone("conv without bias")
     responses = gather_responses(network, {spec.name: spec}, batched(inputs))[spec.name]
     with pytest.raises(ValueError, match="nothing after layer"):
-        absorb_shift(network, "layer", responses, torch.zeros(8))
-    with pytest.raises(ValueError, match="no pair for"):
-        ResponsePairJob.of(network, spec, Choice(0, 3, 1), 1.0, responses)
+        add_constant(network, "layer", responses.absorber, torch.zeros(8))
+
+
+def test_slices_have_no_components_of_their_own():
+    network, spec, inputs = alone("conv without bias")
+    responses = gather_responses(network, {spec.name: spec}, batched(inputs))[spec.name]
+    choice = Choice(0, 3, 1)
+    made_by = METHODS["pca"].factorisation
+    assert "of one slice, not of 3" in made_by.complaint(choice)
+    with pytest.raises(ValueError, match="of one slice, not of 3"):
+        made_by(task_of(network, spec, responses, choice))
+    plan = Plan({spec.name: choice}, method="pca")
+    with pytest.raises(PlanError, match=r"layer: principal components .* of one slice, not of 3"):
+        require_makeable({spec.name: spec}, plan, METHODS["pca"])
 
 
 # Ranks
@@ -383,7 +407,7 @@ def problem_of(network, energies, ratio):
     weights = sum(spec.weight_params for spec in specs.values())
     others = count_parameters(network) - weights
     budget = int((1 - ratio) * count_parameters(network)) - others
-    return Problem(list(tables.layers.values()), [budget], response_energies=energies)
+    return Problem(list(tables.layers.values()), [budget], statistics={"responses": energies})
 
 
 def noise(count=96, size=8, seed=1):

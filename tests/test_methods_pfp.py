@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, PruningProblem
-from alds_cli.calibration import channel_sensitivities
+from alds_cli.calibration import SENSITIVITIES, channel_sensitivities
 from alds_cli.calibration.sensitivities import largest_shares
 from alds_cli.compression.filter_pruning import prunable_channels, prune_within
 from alds_cli.compression.filter_removal import carry_out_pruning
@@ -300,7 +300,7 @@ def test_a_whole_network_by_sensitivities():
 
 
 def test_it_needs_sensitivities():
-    assert METHODS["pfp"].needs == ("sensitivities",)
+    assert METHODS["pfp"].needs == (SENSITIVITIES,)
     model = network()
     channels = prunable_channels(model, SHAPE, {})
     budget = Budget.of_ratio(parameters({}, count_parameters(model)), Fraction("0.4"))

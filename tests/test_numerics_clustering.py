@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.compression.factorise import ClusterJob
+from alds_cli.compression.factorise import PairJob
+from alds_cli.methods import METHODS, FactorTask
 from alds_cli.numerics.clustering import columns
 from alds_cli.numerics.clustering.clustered_factors import (
     ClusteredFactors,
@@ -27,8 +28,9 @@ from alds_cli.numerics.clustering.subspaces import (
     squared_distances,
 )
 from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.records import CLUSTERED, Choice
+from alds_cli.records import Choice, LayerSpec
 from alds_cli.runtime.pool import run_jobs
+from alds_cli.schemes import CLUSTERED
 
 
 def dense(factors):
@@ -343,19 +345,21 @@ def test_k_means_tells_directions_apart():
 def test_threads_change_no_bit(threads, distance, shape):
     torch.manual_seed(0)
     weight = torch.randn(shape)
+    spec = LayerSpec("layer", "conv2d" if shape[2:] else "linear", *shape[:2], shape[2:])
     found = []
     for count in (1, 3):
         threads(count)
-        jobs = [
-            ClusterJob(weight, Choice(CLUSTERED, k, 4), 1.0, 7, {"distance": distance})
+        tasks = [
+            FactorTask(spec, Choice(CLUSTERED, k, 4), weight, None, 7, {"distance": distance})
             for k in (1, 3, 5)
         ]
+        jobs = [PairJob(task, METHODS["messi"].factorisation, 1.0) for task in tasks]
         with torch.no_grad():
             run_jobs(jobs)
         found.append(jobs)
     for one, other in zip(*found, strict=True):
         assert one.error == other.error > 0
-        pairs = zip(one.weights, other.weights, strict=True)
+        pairs = zip(one.factors.tensors, other.factors.tensors, strict=True)
         assert all(torch.equal(mine, yours) for mine, yours in pairs)
 
 

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from alds_cli.numerics.costs import divisors, full_rank, pair_params
 from alds_cli.numerics.fold import (
-    SCHEMES,
     distinct_schemes,
     factors_to_weights,
     fold,
@@ -19,6 +18,7 @@ from alds_cli.numerics.fold import (
     unfold,
     weights_to_factors,
 )
+from alds_cli.schemes import SCHEMES
 
 
 @st.composite

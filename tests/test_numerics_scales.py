@@ -13,22 +13,27 @@ import pytest
 import torch
 from torch import nn
 
-from alds_cli.allocation import ERROR_DEFINITIONS, error_bound
+from alds_cli.allocation import (
+    ERROR_DEFINITIONS,
+    error_bound,
+    operator_bound,
+    rounding_of_factors,
+)
 from alds_cli.allocation import PROVEN_BOUNDS as PROVEN
 from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.filter_removal import _depthwise_error, _ErrorJob
 from alds_cli.numerics.clustering.clustered_factors import cluster_factors, clustered_residual
-from alds_cli.numerics.factors import low_rank_factors, rounding_of_factors
-from alds_cli.numerics.fold import fold
+from alds_cli.numerics.factors import low_rank_factors
+from alds_cli.numerics.fold import fold, unfold
 from alds_cli.numerics.grams import in_units, unit_exponent
-from alds_cli.numerics.spectral_norms import residual_norm, spectral_norm
-from alds_cli.profiling import TrueErrors, error_tables
+from alds_cli.numerics.spectral_norms import operator_norm, residual_norm, spectral_norm
+from alds_cli.profiling import TrueErrors, error_tables, tabled_norm
 from alds_cli.records import (
-    CLUSTERED,
     Choice,
     Kept,
     Plan,
 )
+from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import find_layers, weight_at
 
 SCALES = {
@@ -102,6 +107,22 @@ def true_error(matrix, left, right, groups):
     return max(errors) / max(norms) if max(norms) > 0 else 0.0
 
 
+def operator_error(weight, left, right, scheme, groups):
+    """The same of the weight folded by scheme 0, whatever scheme the factors are of."""
+    exponent = max(frexp(float(weight.double().abs().max()))[1], -1000)
+    errors, norms = [], []
+    for own, lefts, rights in zip(
+        weight.double().chunk(groups), left.chunk(groups), right.chunk(groups), strict=True
+    ):
+        first = max(frexp(float(lefts.double().abs().max()))[1], exponent - 1000)
+        products = (lefts.double() * 2.0**-first) @ (rights.double() * 2.0 ** (first - exponent))
+        built = unfold(products.transpose(0, 1).flatten(1), tuple(own.shape), scheme)
+        near = own * 2.0**-exponent
+        errors.append(scaled_norm((near - built).flatten(1).numpy()))
+        norms.append(scaled_norm(near.flatten(1).numpy()))
+    return max(errors) / max(norms) if max(norms) > 0 else 0.0
+
+
 def some_choices(table, rng, count=2):
     """Rows of a table of every scheme, the least and the largest ranks among them."""
     rows = rng.choice(len(table.choices), min(count, len(table.choices)), replace=False)
@@ -129,11 +150,15 @@ def require_true(report, weight, table):
     assert left.isfinite().all()
     assert right.isfinite().all()
     true = true_error(matrix, left, right, groups)
-    assert report.error == pytest.approx(true, rel=1e-7, abs=1e-13)
+    operators = operator_error(weight, left, right, choice.scheme, groups)
+    assert report.error == pytest.approx(operators, rel=1e-7, abs=1e-13)
+    assert operators <= report.error_bound
+    assert report.error <= report.error_bound
     rounding = rounding_of_factors(table, choice, weight.dtype)
-    for bound in (report.error_bound, *(error_bound(table, choice, d, rounding) for d in PROVEN)):
-        assert true <= bound
-        assert report.error <= bound
+    norm = tabled_norm(table) or operator_norm(weight, groups, unit_exponent(weight))
+    for definition in PROVEN:
+        assert true <= error_bound(table, choice, definition, rounding)
+        assert operators <= operator_bound(table, choice, definition, norm, rounding)
 
 
 @each_scale

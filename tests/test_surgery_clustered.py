@@ -15,15 +15,16 @@ from alds_cli.errors import BadWeightsError, PlanError
 from alds_cli.numerics.clustering.clustered_factors import multiply_clusters
 from alds_cli.numerics.costs import pair_macs, pair_params
 from alds_cli.numerics.fold import unfold
-from alds_cli.records import CLUSTERED, Choice
+from alds_cli.records import Choice
+from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import (
     ClusteredConv2d,
     ClusteredLinear,
     dense_state,
     find_layers,
+    form_of,
     install_pair,
     make_pair,
-    reason_against_clusters,
     require_fitting,
     reshape_network,
 )
@@ -280,7 +281,7 @@ def test_what_is_no_partition_is_refused(damage, name):
 )
 def test_other_layers_have_no_clusters(layer, reason):
     specs = find_layers(nn.Sequential(layer))
-    assert reason in reason_against_clusters(specs["0"])
+    assert reason in form_of(CLUSTERED).reason_against(specs["0"])
     with pytest.raises(PlanError, match=f"0: .*{reason}"):
         require_fitting(specs, {"0": Choice(CLUSTERED, 2, 1)})
 

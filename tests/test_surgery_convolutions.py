@@ -13,8 +13,9 @@ from torch import nn
 
 from alds_cli.errors import PlanError
 from alds_cli.numerics.costs import divisors, pair_macs, pair_params
-from alds_cli.numerics.fold import SCHEMES, distinct_schemes
-from alds_cli.records import CLUSTERED, Choice
+from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.records import Choice
+from alds_cli.schemes import CLUSTERED, SCHEMES
 from alds_cli.surgery import (
     dense_state,
     find_layers,

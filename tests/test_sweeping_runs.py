@@ -261,13 +261,14 @@ def test_an_error_names_its_run_and_keeps_the_others(sweep, monkeypatch):
 # ---------------------------------------------------------------- what cannot begin
 
 _METHODS = """
+from alds_cli.calibration import RESPONSES
 from alds_cli.methods import Method
 from alds_cli.records import Plan
 
 def nothing(problem):
     return Plan({})
 
-looking = Method("looks", "none", nothing, needs=("responses",))
+looking = Method("looks", "none", nothing, needs=(RESPONSES,))
 thrifty = Method("params only", "none", nothing, targets=("params",))
 """
 

@@ -8,16 +8,20 @@ from alds_cli.allocation.minimax import minimax
 from alds_cli.allocation.problem import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
-    PROVEN_BOUNDS,
     Prices,
     Problem,
     RankPrices,
     Refine,
     Spending,
-    error_bound,
     exactly_known,
     layer_options,
     smallest_cost,
+)
+from alds_cli.allocation.proven_bounds import (
+    PROVEN_BOUNDS,
+    error_bound,
+    operator_bound,
+    rounding_of_factors,
 )
 
 __all__ = [
@@ -38,6 +42,8 @@ __all__ = [
     "knapsack",
     "layer_options",
     "minimax",
+    "operator_bound",
     "refined",
+    "rounding_of_factors",
     "smallest_cost",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,33 +126,6 @@ ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
 
 DEFAULT_DEFINITION = "density"
 
-PROVEN_BOUNDS = ("sum", "theorem1")
-"""The definitions that are upper bounds on ‖W − Ŵ‖₂ / ‖W‖₂."""
-
-
-def error_bound(table: LayerTable, choice: Choice, definition: str, rounding: float = 0.0) -> float:
-    """A proven bound on the relative error of a tabled choice: the definition's own, or `sum`.
-
-    Not the error where it was computed: among several best approximations of a slice another
-    one may be written. Never above 1, rounding aside: Ŵ is W times a projection, so what is left
-    has no larger norm than W.
-
-    Args:
-        table: of the layer.
-        choice: one of the table's.
-        definition: the error definition to use if it is a proven bound.
-        rounding: by how much rounding the pair's halves may add to the error.
-
-    Raises:
-        KeyError: the table has no such choice.
-    """
-    row = table.row(choice)
-    if row is None:
-        raise KeyError(choice)
-    proven = definition if definition in PROVEN_BOUNDS else "sum"
-    return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0) + rounding
-
-
 Prices = Callable[[LayerSpec, IntArray], IntArray]
 """`prices(spec, choices)`: what choices (n, 3) cost of each of D resources, (n, D).
 
@@ -254,8 +228,8 @@ class Problem:
         seed: for what draws random numbers.
         arguments: the method's own options, all of them.
         spending: what choices take of a resource, budgeted or not.
-        response_energies: by layer, the eigenvalues of the covariance of its responses, the
-            largest first; None where no images were given.
+        statistics: what the method needs to know of the layers' behaviour on images, by the
+            names of its `Method.needs` and then by layer, as they are summarised for planners.
     """
 
     tables: Sequence[LayerTable]
@@ -269,7 +243,7 @@ class Problem:
     seed: int = 0
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
     spending: Spending | None = None
-    response_energies: Mapping[str, FloatArray] | None = None
+    statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def options(self, bound: str, schemes: Sequence[int] = (0,)) -> list[LayerOptions]:
         """The options of every layer, with their errors by that definition.

@@ -7,17 +7,21 @@ from alds_cli.calibration.observing import (
     observe,
 )
 from alds_cli.calibration.responses import (
+    RESPONSES,
     Responses,
     gather_responses,
-    keep_unobserved,
     response_energies,
 )
-from alds_cli.calibration.sensitivities import channel_sensitivities
+from alds_cli.calibration.sensitivities import SENSITIVITIES, channel_sensitivities
+from alds_cli.calibration.statistic import Statistic, keep_unobserved
 
 __all__ = [
+    "RESPONSES",
+    "SENSITIVITIES",
     "Call",
     "Observer",
     "Responses",
+    "Statistic",
     "calibration_batches",
     "channel_sensitivities",
     "gather_responses",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration.observing import Call, observe
+from alds_cli.calibration.statistic import Statistic
 from alds_cli.datasets import Batch
 from alds_cli.errors import DataError
 from alds_cli.numerics.fold import fold
@@ -111,16 +112,10 @@ def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArra
     return {name: job.energies for name, job in zip(responses, jobs, strict=True)}
 
 
-def keep_unobserved(
-    specs: Mapping[str, LayerSpec], responses: Mapping[str, Responses]
-) -> dict[str, LayerSpec]:
-    """Return the layers, giving those without responses the reason `NOT_OBSERVED`."""
-    return {
-        name: spec
-        if spec.reason is not None or name in responses
-        else replace(spec, reason=NOT_OBSERVED)
-        for name, spec in specs.items()
-    }
+RESPONSES: Statistic[Mapping[str, LayerSpec]] = Statistic(
+    "responses", gather_responses, NOT_OBSERVED, response_energies
+)
+"""`Responses` of every layer; a planner sees the energies of their principal components."""
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.calibration.observing import Call, observe
+from alds_cli.calibration.statistic import Statistic
 from alds_cli.datasets import Batch
 from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.records import FloatArray, ProgressCallback
@@ -69,6 +70,12 @@ def channel_sensitivities(
     names = list(dict.fromkeys(name for group in channels.groups for name in group.inputs))
     found = observe(network, names, batches, _LargestShares(), device=device, progress=progress)
     return {name: shares.numpy() for name, shares in found.items()}
+
+
+SENSITIVITIES: Statistic[Channels] = Statistic(
+    "sensitivities", channel_sensitivities, "its inputs cannot be observed"
+)
+"""Of every layer whose inputs may be removed, their sensitivities."""
 
 
 class _LargestShares:

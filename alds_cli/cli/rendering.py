@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from alds_cli.cli.interface import line
-from alds_cli.records import CLUSTERED
+from alds_cli.schemes import SCHEMES
 from alds_cli.visible import visible
 
 if TYPE_CHECKING:
@@ -210,9 +210,8 @@ def became(layer: LayerReport) -> str:
     """What a layer is now, in a few words."""
     choice = layer.choice
     if choice is not None:
-        ways = {0: "", CLUSTERED: ", clustered"}
-        folded = ways.get(choice.scheme, f", scheme {choice.scheme}")
-        return f"k = {choice.k}, j = {choice.j}{folded}"
+        label = SCHEMES[choice.scheme].label
+        return f"k = {choice.k}, j = {choice.j}" + (f", {label}" if label else "")
     if layer.kept is not None:
         nouns = ("filters", "inputs") if len(layer.shape) > 1 else ("features",)
         sides = zip((layer.kept.outputs, layer.kept.inputs), layer.shape, nouns, strict=False)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alds_cli.allocation import InfeasibleError, Spending
 from alds_cli.allocation.channel_pruning import PrunableGroup, PruningProblem
-from alds_cli.calibration import channel_sensitivities
+from alds_cli.calibration import SENSITIVITIES
 from alds_cli.compression.filter_removal import (
     carry_out_pruning,
     cost_of,
@@ -19,7 +19,7 @@ from alds_cli.compression.filter_removal import (
     require_removable,
 )
 from alds_cli.compression.refusals import out_of_reach
-from alds_cli.compression.strategy import TracedModel, batches_for, statistics_needed
+from alds_cli.compression.strategy import TracedModel, batches_for
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
@@ -68,9 +68,9 @@ class FilterPruningStrategy:
             self.weights_hash = layer_weights_hash(network.module, self.specs)
             self.channels = prunable_channels(network.module, network.input_shape, self.specs)
         self._sensitivities: Mapping[str, FloatArray] | None = None
-        if traced.given is None and "sensitivities" in statistics_needed(options, None):
+        if traced.given is None and SENSITIVITIES in traced.needs:
             with traced.clock("calibrate"):
-                self._sensitivities = channel_sensitivities(
+                self._sensitivities = SENSITIVITIES.gather(
                     network.module,
                     self.channels,
                     batches_for(network, options, traced.method),

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -16,21 +17,15 @@ from alds_cli.allocation import (
     Refine,
     Spending,
 )
-from alds_cli.calibration import (
-    Responses,
-    gather_responses,
-    keep_unobserved,
-    response_energies,
-)
+from alds_cli.calibration import keep_unobserved
 from alds_cli.checkpoint import store_cached
-from alds_cli.compression.factorise import carry_out, weight_types
+from alds_cli.compression.factorise import carry_out, require_makeable, weight_types
 from alds_cli.compression.refusals import kept_in_words, nothing_to_decompose, refusal
 from alds_cli.compression.strategy import (
     TracedModel,
     batches_for,
     layer_reports,
     schemes_needed,
-    statistics_needed,
 )
 from alds_cli.compression.targets import (
     Budget,
@@ -41,11 +36,10 @@ from alds_cli.compression.targets import (
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named
 from alds_cli.network.loading import Network
-from alds_cli.profiling import TrueErrors, error_tables
+from alds_cli.profiling import TrueErrors, error_tables, operator_norms
 from alds_cli.records import (
     ArgumentValue,
     ErrorTable,
-    FloatArray,
     LayerReport,
     LayerSpec,
     Plan,
@@ -68,8 +62,10 @@ class LowRankStrategy:
         options = self._options = traced.options
         network = traced.network
         self.specs = traced.specs
-        self._responses: Mapping[str, Responses] | None = None
-        if "responses" in statistics_needed(options, traced.given):
+        self._method = traced.entry
+        self._needs = traced.needs
+        self._statistics: dict[str, Mapping[str, Any]] = {}
+        if self._needs:
             with traced.clock("calibrate"):
                 self._observe(network, traced.method)
         with traced.clock("profile"):
@@ -86,21 +82,25 @@ class LowRankStrategy:
         self._true_errors = TrueErrors(network.module, tables, options.progress)
         self._stored = tables
         self._types = weight_types(network.module, tables.layers)
+        self._module = network.module
 
     def _observe(self, network: Network, method: str) -> None:
-        """Gather the layers' responses to images; layers that give none are kept."""
-        self._responses = gather_responses(
-            network.module,
-            self.specs,
-            batches_for(network, self._options, method),
-            device=pick_device(self._options.device),
-            progress=self._options.progress,
-        )
-        self.specs = keep_unobserved(self.specs, self._responses)
+        """Gather what the method needs to know; layers of which nothing is found are kept."""
+        for statistic in self._needs:
+            found = statistic.gather(
+                network.module,
+                self.specs,
+                batches_for(network, self._options, method),
+                device=pick_device(self._options.device),
+                progress=self._options.progress,
+            )
+            self._statistics[statistic.name] = found
+            self.specs = keep_unobserved(self.specs, found, statistic.missing)
 
     @cached_property
-    def _response_energies(self) -> Mapping[str, FloatArray] | None:
-        return None if self._responses is None else response_energies(self._responses)
+    def _summaries(self) -> Mapping[str, Mapping[str, Any]]:
+        """The statistics as a planner sees them."""
+        return {own.name: own.summary(self._statistics[own.name]) for own in self._needs}
 
     @property
     def _tables(self) -> ErrorTable:
@@ -126,7 +126,7 @@ class LowRankStrategy:
                 offered=offered,
                 refine=self._true_errors,
                 spending=spending,
-                response_energies=self._response_energies,
+                statistics=self._summaries,
             )
         finally:
             self._keep_tables()
@@ -137,13 +137,15 @@ class LowRankStrategy:
             self._stored = self._tables
 
     def require_fitting(self, plan: Plan) -> None:
-        """See that every choice fits its layer."""
-        require_fitting(self.specs, plan.choices)
+        """See that every choice fits its layer, and that its factors can be made."""
+        require_makeable(self.specs, plan, self._method)
 
     def outlook(self, plan: Plan) -> list[LayerReport]:
         """What the tables say."""
-        tabled = self._responses is None
-        return layer_reports(self.specs, self._tables, plan, self._types, tabled=tabled)
+        norms = operator_norms(self._module, self._tables, plan.decomposed)
+        return layer_reports(
+            self.specs, self._tables, plan, self._types, norms, method=self._method
+        )
 
     def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
         """Put pairs in the place of layers."""
@@ -152,7 +154,8 @@ class LowRankStrategy:
             self.specs,
             self._tables,
             plan,
-            responses=self._responses,
+            method=self._method,
+            statistics=self._statistics,
             progress=self._options.progress,
         )
 
@@ -171,7 +174,7 @@ def plan_within(
     offered: Offered | None = None,
     refine: Refine | None = None,
     spending: Spending | None = None,
-    response_energies: Mapping[str, FloatArray] | None = None,
+    statistics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
     """Choose for every layer so that all budgets hold.
 
@@ -190,7 +193,8 @@ def plan_within(
         offered: which choices may be made; None allows all.
         refine: gives true errors, where those are minimised.
         spending: what choices take of a resource, budgeted or not.
-        response_energies: what is known of the layers' responses to images.
+        statistics: what the method needs to know of the layers' behaviour on images, as
+            `Problem.statistics` has it.
 
     Raises:
         OptionError: a name is unknown, or the method cannot do what is asked.
@@ -221,7 +225,7 @@ def plan_within(
         seed,
         settled,
         spending,
-        response_energies,
+        statistics or {},
     )
     if chosen.plan is None:
         raise ValueError(f"{method} makes no pairs")

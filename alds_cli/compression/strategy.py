@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from alds_cli.allocation import DEFAULT_DEFINITION, smallest_cost
-from alds_cli.allocation import error_bound as proven_bound
-from alds_cli.calibration import calibration_batches
+from alds_cli.allocation import (
+    DEFAULT_DEFINITION,
+    operator_bound,
+    rounding_of_factors,
+    smallest_cost,
+)
+from alds_cli.calibration import Statistic, calibration_batches
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import OptionError
-from alds_cli.methods import METHODS, Statistic, method_named, schemes_of
+from alds_cli.methods import METHODS, Method, factorisation_for, method_named, schemes_of
 from alds_cli.network.loading import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.factors import rounding_of_factors
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import (
-    CLUSTERED,
     Choice,
     ErrorTable,
     LayerReport,
@@ -28,7 +31,8 @@ from alds_cli.records import (
     Plan,
 )
 from alds_cli.runtime.devices import Clock
-from alds_cli.surgery import reason_against_clusters
+from alds_cli.schemes import OPERATOR, SLICED
+from alds_cli.surgery import form_of
 from alds_cli.tracing.trace import Trace
 
 
@@ -57,6 +61,21 @@ class TracedModel:
         """The name of the method that plans, or that made the plan given."""
         return self.options.method if self.given is None else self.given.method
 
+    @property
+    def entry(self) -> Method | None:
+        """The method's entry; None for a plan by one that the tool does not have.
+
+        A plan that is given never decides what code is imported.
+        """
+        if self.given is None:
+            return method_named(self.options.method)
+        return METHODS.get(self.given.method)
+
+    @property
+    def needs(self) -> Sequence[Statistic[Any]]:
+        """What making the plan, or the factors of the one given, takes beside tables."""
+        return () if self.entry is None else self.entry.needs
+
 
 def schemes_needed(options: CompressOptions, given: Plan | None) -> tuple[int, ...]:
     """Return the folding schemes that the method, or the plan given, needs tables of."""
@@ -65,18 +84,7 @@ def schemes_needed(options: CompressOptions, given: Plan | None) -> tuple[int, .
         arguments = method.settled_arguments(options.method, options.method_args)
         return schemes_of(method, arguments)
     schemes = {choice.scheme for choice in given.decomposed.values()}
-    return tuple(sorted({0 if scheme == CLUSTERED else scheme for scheme in schemes}))
-
-
-def statistics_needed(options: CompressOptions, given: Plan | None) -> tuple[Statistic, ...]:
-    """Return what carrying out the method's plan, or the one given, takes beside tables.
-
-    A plan that is given never decides what code is imported: of one that the tool has no
-    method for, slices are approximated by their singular vectors.
-    """
-    if given is None:
-        return method_named(options.method).needs
-    return METHODS[given.method].needs if given.method in METHODS else ()
+    return tuple(sorted({own if own in SLICED else OPERATOR for own in schemes}))
 
 
 _TOGETHER = 32
@@ -121,50 +129,50 @@ def layer_reports(
     tables: ErrorTable,
     plan: Plan,
     types: Mapping[str, torch.dtype],
+    norms: Mapping[str, float],
     errors: Mapping[str, float] | None = None,
     *,
-    tabled: bool = True,
+    method: Method | None = None,
 ) -> list[LayerReport]:
     """What becomes of every layer; without measured errors the bounds stand alone.
 
-    `types` are those that layers hold their weights in. `tabled` says whether the pairs of slices
-    are those of the tables, which know bounds on their errors.
+    All errors and bounds are those of the paper's fold, whatever scheme a pair has.
+
+    Args:
+        specs: the network's layers.
+        tables: error tables that cover the plan's choices.
+        plan: what is made of them.
+        types: those that layers hold their weights in.
+        norms: ‖W‖₂ in the paper's fold of the layers that change, in the units of the tables.
+        errors: of the layers that were changed, relative to that norm.
+        method: the entry of the method that made the plan. Bounds are known only where its
+            factors are those of the tables.
     """
-    bound = (plan.bound or DEFAULT_DEFINITION) if tabled else None
-    clustered = any(choice.scheme == CLUSTERED for choice in plan.decomposed.values())
-    return [
-        _report(
-            spec,
-            tables,
-            plan.choices.get(name),
-            bound,
-            types,
-            (errors or {}).get(name),
-            clustered=clustered,
-        )
-        for name, spec in specs.items()
-    ]
+    schemes = {choice.scheme for choice in plan.decomposed.values()}
+    reports = []
+    for name, spec in specs.items():
+        choice = plan.choices.get(name)
+        if choice is None:
+            reports.append(_report_of_kept(spec, tables, schemes))
+            continue
+        bound = None
+        if factorisation_for(method, choice.scheme).tabled:
+            table, definition = tables.layers[name], plan.bound or DEFAULT_DEFINITION
+            rounding = rounding_of_factors(table, choice, types[name])
+            bound = operator_bound(table, choice, definition, norms[name], rounding)
+        reports.append(_report_of_pair(spec, choice, (errors or {}).get(name), bound))
+    return reports
 
 
-def _report(
-    spec: LayerSpec,
-    tables: ErrorTable,
-    choice: Choice | None,
-    bound: str | None,
-    types: Mapping[str, torch.dtype],
-    error: float | None,
-    *,
-    clustered: bool,
+def _report_of_kept(spec: LayerSpec, tables: ErrorTable, schemes: Collection[int]) -> LayerReport:
+    reason = spec.reason or _why_kept(spec, tables, schemes)
+    return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
+
+
+def _report_of_pair(
+    spec: LayerSpec, choice: Choice, error: float | None, error_bound: float | None
 ) -> LayerReport:
-    if choice is None:
-        reason = spec.reason or _why_kept(spec, tables, clustered=clustered)
-        return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=reason)
     bias = spec.params - spec.weight_params
-    error_bound = None
-    if bound is not None and choice.scheme != CLUSTERED:
-        table = tables.layers[spec.name]
-        rounding = rounding_of_factors(table, choice, types[spec.name])
-        error_bound = proven_bound(table, choice, bound, rounding)
     return LayerReport(
         spec.name,
         spec.weight_shape,
@@ -176,10 +184,12 @@ def _report(
     )
 
 
-def _why_kept(spec: LayerSpec, tables: ErrorTable, *, clustered: bool) -> str:
+def _why_kept(spec: LayerSpec, tables: ErrorTable, planned: Collection[int]) -> str:
+    """Why a layer is kept that could be a pair, where others became pairs of these schemes."""
     table = tables.layers.get(spec.name)
     # A plan that was handed in may need no table of this layer.
     schemes = distinct_schemes(spec.kernel) if table is None else tuple(table.norms)
     if smallest_cost(spec, schemes) >= spec.weight_params:
         return NOT_SMALLER
-    return (reason_against_clusters(spec) if clustered else None) or NOT_CHOSEN
+    reasons = (form_of(scheme).reason_against(spec) for scheme in planned)
+    return next(filter(None, reasons), NOT_CHOSEN)

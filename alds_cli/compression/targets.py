@@ -16,19 +16,17 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
-from alds_cli.numerics.clustering.clustered_factors import INDEX_BYTES
 from alds_cli.numerics.costs import option_costs, option_macs
-from alds_cli.numerics.fold import folded_shape
 from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
 from alds_cli.records import (
-    CLUSTERED,
     Choice,
     FloatArray,
     IntArray,
     LayerSpec,
 )
 from alds_cli.runtime.devices import pick_device
+from alds_cli.surgery import form_of
 from alds_cli.tracing.trace import LayerCall
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
@@ -102,17 +100,19 @@ def file_bytes(
 
     def price(spec: LayerSpec, choices: IntArray) -> IntArray:
         numbers = option_costs(spec, choices) * item_sizes[spec.name]
-        return numbers + _index_bytes(spec, choices) + per_pair
+        return numbers + _extra_bytes(spec, choices) + per_pair
 
     kept = {name: spec.weight_params * item_sizes[name] for name, spec in specs.items()}
     return Resource("bytes", before, all_kept - sum(kept.values()), kept, price, per_pair)
 
 
-def _index_bytes(spec: LayerSpec, choices: IntArray) -> IntArray:
-    """What the order of clustered columns and their clusters' sizes take: (n,)."""
-    scheme, k, _ = choices.T
-    _, columns = folded_shape(spec.weight_shape, CLUSTERED)
-    return np.where(scheme == CLUSTERED, INDEX_BYTES * (columns + k), 0)
+def _extra_bytes(spec: LayerSpec, choices: IntArray) -> IntArray:
+    """What pairs (n, 3) hold beside their weights, by their form: (n,)."""
+    extra = np.zeros(len(choices), np.int64)
+    for scheme in np.unique(choices[:, 0]):
+        own = choices[:, 0] == scheme
+        extra[own] = form_of(int(scheme)).extra_bytes(spec, choices[own])
+    return extra
 
 
 def multiply_accumulates(

@@ -1,145 +1,78 @@
-"""The one table of every method, with where each comes from.
+"""The one table of every method.
 
-A method sees error tables and a budget and gives a plan; it never sees a network.
+A method sees error tables and a budget and gives a plan; it never sees a network. Each has a
+module of its own here with an entry, `METHOD`, that says what it is and where it comes from, what
+it must know of images, and how the factors of its pairs are made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 
 from alds_cli.architectures.naming import parse_argument
 from alds_cli.errors import OptionError
-from alds_cli.methods import (
-    alds,
-    alds_error,
-    alds_plus,
-    alds_simple,
-    ft,
-    l_rank,
-    messi,
-    pca,
-    pfp,
-    svd,
-    svd_energy,
-    svd_error,
-)
 from alds_cli.methods.custom import custom_method
-from alds_cli.methods.equalising import slices_asked
-from alds_cli.methods.method import Method, Planner, Statistic
-from alds_cli.methods.solvers import ROUNDINGS, default_bounds
-from alds_cli.numerics.fold import SLICED
+from alds_cli.methods.factorisation import Factorisation, Factors, FactorTask
+from alds_cli.methods.method import Method, Planner
 from alds_cli.records import ArgumentValue
 
 __all__ = [
     "METHODS",
+    "FactorTask",
+    "Factorisation",
+    "Factors",
     "Method",
     "Planner",
-    "Statistic",
+    "factorisation_for",
     "method_named",
     "parse_method_spec",
     "schemes_of",
 ]
 
-_ALDS = "Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, https://arxiv.org/abs/2107.11442"
-_ROUNDING = {"rounding": ROUNDINGS[0]}
 
-METHODS: Mapping[str, Method] = MappingProxyType(
+class MethodTable(Mapping[str, Method]):
+    """Methods by name. A method's module is imported when its entry is asked for.
+
+    Args:
+        modules: the module of each name, in this package.
+    """
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self._modules = dict(modules)
+
+    def __getitem__(self, name: str) -> Method:
+        """The entry of a method."""
+        entry: Method = import_module(f"{__name__}.{self._modules[name]}").METHOD
+        return entry
+
+    def __contains__(self, name: object) -> bool:
+        """Whether there is such a method; nothing is imported to find out."""
+        return name in self._modules
+
+    def __iter__(self) -> Iterator[str]:
+        """All names."""
+        return iter(self._modules)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._modules)
+
+
+METHODS = MethodTable(
     {
-        "alds": Method(
-            "channel slicing; one allocation over the slices and ranks of all layers",
-            f"{_ALDS}, Eq. 8",
-            alds.plan,
-            solvers=default_bounds(),
-            arguments=_ROUNDING,
-        ),
-        "alds+": Method(
-            "the same over four ways to fold a kernel as well",
-            f"{_ALDS}, supplement A.6",
-            alds_plus.plan,
-            solvers=default_bounds(),
-            schemes=SLICED,
-            arguments=_ROUNDING,
-        ),
-        "alds-error": Method(
-            "k slices in every layer, ranks of equal error",
-            f"{_ALDS}, supplement C.3",
-            alds_error.plan,
-            solvers=default_bounds(),
-            arguments={"k": 3, **_ROUNDING},
-            checks=(slices_asked,),
-        ),
-        "svd-error": Method(
-            "one slice in every layer, ranks of equal error",
-            f"{_ALDS}, supplement C.3",
-            svd_error.plan,
-            solvers=default_bounds(),
-            arguments=_ROUNDING,
-        ),
-        "alds-simple": Method(
-            "k slices in every layer, the same ratio in all",
-            f"{_ALDS}, supplement C.3",
-            alds_simple.plan,
-            arguments={"k": 3},
-            checks=(slices_asked,),
-        ),
-        "svd": Method(
-            "one slice in every layer, the same ratio in all",
-            "Denton, Zaremba, Bruna, LeCun, Fergus, NeurIPS 2014, "
-            "https://arxiv.org/abs/1404.0736, Sec. 3.2",
-            svd.plan,
-        ),
-        "svd-energy": Method(
-            "one slice, the same share of Σσ² kept in every layer",
-            "Alvarez, Salzmann, NeurIPS 2017, https://arxiv.org/abs/1711.02638, Sec. 3.2; "
-            "Wen et al., ICCV 2017, https://arxiv.org/abs/1703.09746",
-            svd_energy.plan,
-        ),
-        "l-rank": Method(
-            "one slice, the least energy lost plus λ times the cost",
-            "Idelbayev, Carreira-Perpiñán, CVPR 2020, Eq. 5, https://openaccess.thecvf.com/"
-            "content_CVPR_2020/html/Idelbayev_Low-Rank_Compression_of_Neural_Nets_Learning_"
-            "the_Rank_of_Each_CVPR_2020_paper.html",
-            l_rank.plan,
-            schemes=SLICED,
-            arguments={"scheme": 0, "cost": l_rank.COSTS[0]},
-            checks=(l_rank.settings,),
-        ),
-        "messi": Method(
-            "the columns of every layer in k clusters by subspace, the same ratio in all",
-            "Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b; "
-            f"{_ALDS}, supplement C.3",
-            messi.plan,
-            arguments=messi.ARGUMENTS,
-            checks=(slices_asked, messi.clustering_options),
-            seeded=True,
-            targets=("params", "macs", "bytes"),
-        ),
-        "pca": Method(
-            "principal components of the layers' responses to images; the product of energies",
-            "Zhang, Zou, He, Sun, TPAMI 2016, https://arxiv.org/abs/1505.06798, Sec. 3.1, Eq. 14",
-            pca.plan,
-            needs=("responses",),
-        ),
-        "ft": Method(
-            "removes the filters of least ℓ2 norm, the same fraction in every layer",
-            "Li, Kadav, Durdanovic, Samet, Graf, ICLR 2017, https://arxiv.org/abs/1608.08710, "
-            "Sec. 3.1",
-            None,
-            prune=ft.prune,
-            targets=("params", "macs", "bytes"),
-        ),
-        "pfp": Method(
-            "removes the filters that images show next layers to be least sensitive to",
-            "Liebenwein, Baykal, Lang, Feldman, Rus, ICLR 2020, "
-            "https://openreview.net/forum?id=BJxk01SYDH, Alg. 1",
-            None,
-            prune=pfp.prune,
-            arguments=pfp.ARGUMENTS,
-            checks=(pfp.failure_probability,),
-            needs=("sensitivities",),
-            targets=("params", "macs", "bytes"),
-        ),
+        "alds": "alds",
+        "alds+": "alds_plus",
+        "alds-error": "alds_error",
+        "svd-error": "svd_error",
+        "alds-simple": "alds_simple",
+        "svd": "svd",
+        "svd-energy": "svd_energy",
+        "l-rank": "l_rank",
+        "messi": "messi",
+        "pca": "pca",
+        "ft": "ft",
+        "pfp": "pfp",
     }
 )
 
@@ -181,3 +114,21 @@ def parse_method_spec(text: str) -> tuple[str, dict[str, ArgumentValue]]:
     if len(arguments) < len(given):
         raise OptionError(f"the method {text} has an argument twice", tip="give each once")
     return name, arguments
+
+
+def factorisation_for(method: Method | None, scheme: int) -> Factorisation:
+    """What makes the factors of a pair: the method's own where it knows pairs of that scheme.
+
+    Else that of the first method in the table which does, and looks at no images.
+
+    Args:
+        method: the entry of the method that made the plan; None where it has none.
+        scheme: of the choice.
+    """
+    if method is not None and scheme in method.factorisation.schemes:
+        return method.factorisation
+    return next(
+        own.factorisation
+        for own in METHODS.values()
+        if not own.needs and scheme in own.factorisation.schemes
+    )

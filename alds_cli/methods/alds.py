@@ -6,7 +6,8 @@ Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, Sec. 2.2, Eq. 8, Algori
 from __future__ import annotations
 
 from alds_cli.allocation import Problem
-from alds_cli.methods.solvers import allocated
+from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.methods.solvers import ROUNDING_ARGUMENT, allocated, default_bounds
 from alds_cli.records import Plan
 
 
@@ -18,3 +19,12 @@ def plan(problem: Problem) -> Plan:
         ValueError: the budgets cannot be met.
     """
     return allocated(problem, problem.options, "alds")
+
+
+METHOD = Method(
+    "channel slicing; one allocation over the slices and ranks of all layers",
+    f"{ALDS_PAPER}, Eq. 8",
+    plan,
+    solvers=default_bounds(),
+    arguments=ROUNDING_ARGUMENT,
+)

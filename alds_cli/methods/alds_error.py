@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.methods.equalising import sliced_options, slices_asked
-from alds_cli.methods.solvers import allocated
+from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.methods.solvers import ROUNDING_ARGUMENT, allocated, default_bounds
 from alds_cli.records import Plan
 
 
@@ -31,3 +32,13 @@ def fixed_slices(problem: Problem, k: int, method: str) -> Plan:
         return sliced_options(problem, bound, k)
 
     return allocated(problem, options, method)
+
+
+METHOD = Method(
+    "k slices in every layer, ranks of equal error",
+    f"{ALDS_PAPER}, supplement C.3",
+    plan,
+    solvers=default_bounds(),
+    arguments={"k": 3, **ROUNDING_ARGUMENT},
+    checks=(slices_asked,),
+)

@@ -9,9 +9,10 @@ Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement A.6 and C.4.
 from __future__ import annotations
 
 from alds_cli.allocation import LayerOptions, Problem
-from alds_cli.methods.solvers import allocated
-from alds_cli.numerics.fold import SLICED
+from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.methods.solvers import ROUNDING_ARGUMENT, allocated, default_bounds
 from alds_cli.records import Plan
+from alds_cli.schemes import SLICED
 
 
 def plan(problem: Problem) -> Plan:
@@ -26,3 +27,13 @@ def plan(problem: Problem) -> Plan:
         return problem.options(bound, SLICED)
 
     return allocated(problem, options, "alds+")
+
+
+METHOD = Method(
+    "the same over four ways to fold a kernel as well",
+    f"{ALDS_PAPER}, supplement A.6",
+    plan,
+    solvers=default_bounds(),
+    schemes=SLICED,
+    arguments=ROUNDING_ARGUMENT,
+)

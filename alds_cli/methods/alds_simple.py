@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from alds_cli.allocation import Problem
 from alds_cli.methods.equalising import constant_ratio, sliced_options, slices_asked
+from alds_cli.methods.method import ALDS_PAPER, Method
 from alds_cli.records import Plan
 
 
@@ -21,3 +22,12 @@ def plan(problem: Problem) -> Plan:
     """
     k = slices_asked(problem.arguments)
     return constant_ratio(problem, sliced_options(problem, "frobenius", k), "alds-simple")
+
+
+METHOD = Method(
+    "k slices in every layer, the same ratio in all",
+    f"{ALDS_PAPER}, supplement C.3",
+    plan,
+    arguments={"k": 3},
+    checks=(slices_asked,),
+)

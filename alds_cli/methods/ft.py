@@ -15,6 +15,7 @@ from __future__ import annotations
 import numpy as np
 
 from alds_cli.allocation.channel_pruning import PruningProblem, Removal, remove_in_order
+from alds_cli.methods.method import Method
 
 
 def prune(problem: PruningProblem) -> Removal:
@@ -34,3 +35,12 @@ def prune(problem: PruningProblem) -> Removal:
         [group.norms for group in problem.groups],
         [(np.arange(1, group.size) - 0.5) / group.size for group in problem.groups],
     )
+
+
+METHOD = Method(
+    "removes the filters of least ℓ2 norm, the same fraction in every layer",
+    "Li, Kadav, Durdanovic, Samet, Graf, ICLR 2017, https://arxiv.org/abs/1608.08710, Sec. 3.1",
+    None,
+    prune=prune,
+    targets=("params", "macs", "bytes"),
+)

@@ -27,8 +27,9 @@ from alds_cli.allocation import (
     Problem,
 )
 from alds_cli.errors import OptionError
+from alds_cli.methods.method import Method
 from alds_cli.methods.solvers import offering, plan_of
-from alds_cli.numerics.fold import SLICED, distinct_schemes
+from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import (
     ArgumentValue,
     FloatArray,
@@ -36,6 +37,7 @@ from alds_cli.records import (
     LayerTable,
     Plan,
 )
+from alds_cli.schemes import SLICED
 
 COSTS = ("target", "params", "macs")
 """What λ is the price of: what the budget is in, or one of these whatever that is."""
@@ -178,3 +180,15 @@ def _price(errors: FloatArray, costs: FloatArray, corners: Sequence[int], point:
         return 0.0
     last = corners[-1]
     return float((errors[point] - errors[last]) / (costs[last] - costs[point]))
+
+
+METHOD = Method(
+    "one slice, the least energy lost plus λ times the cost",
+    "Idelbayev, Carreira-Perpiñán, CVPR 2020, Eq. 5, https://openaccess.thecvf.com/"
+    "content_CVPR_2020/html/Idelbayev_Low-Rank_Compression_of_Neural_Nets_Learning_"
+    "the_Rank_of_Each_CVPR_2020_paper.html",
+    plan,
+    schemes=SLICED,
+    arguments={"scheme": 0, "cost": COSTS[0]},
+    checks=(settings,),
+)

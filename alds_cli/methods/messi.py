@@ -18,17 +18,25 @@ import numpy as np
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.errors import OptionError
 from alds_cli.methods.equalising import constant_ratio, slices_asked
+from alds_cli.methods.factorisation import Factors, FactorTask
+from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.numerics.clustering.clustered_factors import (
+    cluster_factors,
+    clustering_bytes,
+    largest_rank,
+)
 from alds_cli.numerics.clustering.subspaces import DEFAULT_STARTS, DISTANCES
 from alds_cli.numerics.costs import option_costs, rank_params
-from alds_cli.numerics.fold import folded_shape
+from alds_cli.numerics.fold import fold, folded_shape
 from alds_cli.records import (
-    CLUSTERED,
     ArgumentValue,
+    Choice,
     IntArray,
     LayerSpec,
     Plan,
 )
-from alds_cli.surgery import reason_against_clusters
+from alds_cli.schemes import CLUSTERED
+from alds_cli.surgery import form_of
 
 ARGUMENTS: Mapping[str, ArgumentValue] = MappingProxyType(
     {"k": 3, "distance": DISTANCES[0], "starts": DEFAULT_STARTS}
@@ -88,12 +96,58 @@ def _options(problem: Problem, spec: LayerSpec, k: int) -> LayerOptions:
 def _choices(spec: LayerSpec, k: int, rank_multiple: int) -> IntArray:
     """(n, 3), the last of them zeros for keeping the layer."""
     rows, columns = folded_shape(spec.weight_shape, CLUSTERED)
-    # The largest cluster has so many columns, if each other one has a single column. As many
-    # clusters as columns shrink nothing.
+    # As many clusters as columns shrink nothing.
     shrinking = (spec.weight_params - 1) // rank_params(rows, columns, k)
-    most = min(rows, columns - k + 1, shrinking)
-    if spec.reason is not None or reason_against_clusters(spec) is not None:
+    most = min(largest_rank(rows, columns, k), shrinking)
+    if spec.reason is not None or form_of(CLUSTERED).reason_against(spec) is not None:
         most = 0
     ranks = np.arange(rank_multiple, most + 1, rank_multiple)
     pairs = np.stack([np.full_like(ranks, CLUSTERED), np.full_like(ranks, k), ranks], axis=1)
     return np.concatenate([pairs, np.zeros((1, 3), np.int64)])
+
+
+class ProjectiveClustering:
+    """Clusters the columns by subspaces and projects each cluster on its own.
+
+    See `factorisation.Factorisation`.
+    """
+
+    schemes = (CLUSTERED,)
+    tabled = False
+
+    def complaint(self, choice: Choice) -> str | None:
+        """Return None: all clusters can be had."""
+        del choice
+        return None
+
+    def nbytes(self, task: FactorTask) -> int:
+        """About what the points, a Gram matrix and the subspaces take."""
+        rows, channels, width = fold(task.weight, CLUSTERED).shape
+        return clustering_bytes(rows, channels * width, task.choice.k, task.choice.j)
+
+    def __call__(self, task: FactorTask) -> Factors:
+        """Cluster from the plan's seed."""
+        distance, starts = clustering_options(task.arguments)
+        found = cluster_factors(
+            fold(task.weight, CLUSTERED),
+            task.choice.k,
+            task.choice.j,
+            seed=task.seed,
+            distance=distance,
+            starts=starts,
+            dtype=task.weight.dtype,
+        )
+        return Factors((found.first, found.second, found.order, found.sizes))
+
+
+METHOD = Method(
+    "the columns of every layer in k clusters by subspace, the same ratio in all",
+    "Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b; "
+    f"{ALDS_PAPER}, supplement C.3",
+    plan,
+    arguments=ARGUMENTS,
+    checks=(slices_asked, clustering_options),
+    seeded=True,
+    targets=("params", "macs", "bytes"),
+    factorisation=ProjectiveClustering(),
+)

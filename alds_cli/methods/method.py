@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 from alds_cli.allocation import Problem
 from alds_cli.allocation.channel_pruning import PruningProblem, Removal
 from alds_cli.errors import OptionError
+from alds_cli.methods.factorisation import Factorisation, SvdOfSlices
 from alds_cli.records import ArgumentValue, Plan
+
+if TYPE_CHECKING:  # only methods that look at images import how that is done
+    from alds_cli.calibration import Statistic
 
 Planner = Callable[[Problem], Plan]
 """From error tables, prices and budgets to a plan; raises ValueError where the budgets cannot
@@ -18,8 +22,8 @@ be met."""
 Pruner = Callable[[PruningProblem], Removal]
 """From groups of channels and budgets to those that go; raises InfeasibleError likewise."""
 
-Statistic = Literal["responses", "sensitivities"]
-"""What there is to know of a network's behaviour on images."""
+ALDS_PAPER = "Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, https://arxiv.org/abs/2107.11442"
+"""Where the methods of the family come from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +38,8 @@ class Method:
             is its own. Empty where it has but one way.
         schemes: the folding schemes that its error tables must cover.
         arguments: its own options with their usual values.
-        needs: what it must know of the network's behaviour on images. With `responses` its
-            pairs keep the principal components of these.
+        needs: what it must know of the network's behaviour on images.
+        factorisation: how the factors of its pairs are made.
         seeded: whether it draws random numbers, so that repeating it is worth while.
         targets: what it can plan for.
         prune: chooses the filters that go; None for one that decomposes layers.
@@ -49,11 +53,20 @@ class Method:
     solvers: Mapping[str, str] = field(default_factory=dict)
     schemes: tuple[int, ...] = (0,)
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
-    needs: tuple[Statistic, ...] = ()
+    needs: tuple[Statistic[Any], ...] = ()
+    factorisation: Factorisation = field(default_factory=SvdOfSlices)
     seeded: bool = False
     targets: tuple[str, ...] = ("params", "macs", "bytes", "latency")
     prune: Pruner | None = None
     checks: tuple[Callable[[Mapping[str, ArgumentValue]], object], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse names in the place of statistics: a method of the user's own may have them."""
+        for need in self.needs:
+            if not hasattr(need, "gather"):
+                raise TypeError(
+                    f"needs are statistics such as alds_cli.calibration.RESPONSES, not {need!r}"
+                )
 
     def settled_arguments(
         self, name: str, given: Mapping[str, ArgumentValue]

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heapreplace
 
 import numpy as np
+import torch
 
 from alds_cli.allocation import (
     Allocation,
@@ -29,9 +30,15 @@ from alds_cli.allocation import (
     LayerOptions,
     Problem,
 )
+from alds_cli.calibration import RESPONSES, Responses
 from alds_cli.errors import OptionError
+from alds_cli.methods.factorisation import Factors, FactorTask
+from alds_cli.methods.method import Method
 from alds_cli.methods.solvers import offering, plan_of
-from alds_cli.records import FloatArray, IntArray, Plan
+from alds_cli.numerics.fold import factors_to_weights, fold
+from alds_cli.numerics.pca_factors import constant_left, response_factors
+from alds_cli.records import Choice, FloatArray, IntArray, Plan
+from alds_cli.schemes import OPERATOR
 
 
 def plan(problem: Problem) -> Plan:
@@ -44,7 +51,8 @@ def plan(problem: Problem) -> Plan:
         OptionError: no responses are known at all.
         ValueError: the budgets cannot be met.
     """
-    if problem.response_energies is None:
+    known = problem.statistics.get(RESPONSES.name)
+    if known is None:
         raise OptionError(
             "the method pca needs images to see the layers' responses to",
             tip="--data tensors:FILE, or imagefolder:DIR",
@@ -52,7 +60,7 @@ def plan(problem: Problem) -> Plan:
     layers = []
     for own in problem.options("frobenius"):
         whole = own.choices[:, 1] == 0
-        energies = problem.response_energies.get(own.name)
+        energies = known.get(own.name)
         if energies is None:
             layers.append(own.subset(whole))
             continue
@@ -150,3 +158,57 @@ class _State:
         )
         (fitting,) = np.nonzero(between)
         return int(fitting[np.lexsort((self.complexity[fitting], self.options.errors[fitting]))[0]])
+
+
+class PrincipalComponents:
+    """Keeps the principal components of the responses, and the constant that this leaves out.
+
+    See `factorisation.Factorisation`.
+    """
+
+    schemes = (OPERATOR,)
+    tabled = False
+
+    def complaint(self, choice: Choice) -> str | None:
+        """Components belong to the whole layer: it has one slice."""
+        if choice.k == 1:
+            return None
+        return f"principal components of responses are those of one slice, not of {choice.k}"
+
+    def nbytes(self, task: FactorTask) -> int:
+        """About what the moments' eigenvectors take, and the weight in float64."""
+        responses: Responses = task.statistics[RESPONSES.name]
+        return 8 * (3 * responses.moments.numel() + 2 * task.weight.numel())
+
+    def __call__(self, task: FactorTask) -> Factors:
+        """Project the weight on the leading components.
+
+        Raises:
+            ValueError: the choice has several slices.
+        """
+        if complaint := self.complaint(task.choice):
+            raise ValueError(complaint)
+        responses: Responses = task.statistics[RESPONSES.name]
+        left, right, basis = response_factors(
+            fold(task.weight, OPERATOR),
+            responses.moments,
+            responses.frame,
+            task.choice.j,
+            task.weight.dtype,
+        )
+        shape = tuple(task.weight.shape)
+        tensors = factors_to_weights(left, right, shape, OPERATOR, task.spec.groups)
+        if responses.absorber is None:
+            return Factors(tensors)
+        mean = responses.mean
+        rest = mean if task.bias is None else mean - task.bias.to("cpu", torch.float64)
+        return Factors(tensors, constant_left(basis, rest), responses.absorber)
+
+
+METHOD = Method(
+    "principal components of the layers' responses to images; the product of energies",
+    "Zhang, Zou, He, Sun, TPAMI 2016, https://arxiv.org/abs/1505.06798, Sec. 3.1, Eq. 14",
+    plan,
+    needs=(RESPONSES,),
+    factorisation=PrincipalComponents(),
+)

@@ -30,7 +30,9 @@ from alds_cli.allocation.channel_pruning import (
     Removal,
     remove_in_order,
 )
+from alds_cli.calibration import SENSITIVITIES
 from alds_cli.errors import OptionError
+from alds_cli.methods.method import Method
 from alds_cli.records import ArgumentValue, FloatArray
 
 ARGUMENTS = {"delta": 1e-16}
@@ -139,3 +141,16 @@ def _solved(distinct: FloatArray, rates: FloatArray) -> FloatArray:
         if len(active) == 0:
             break
     return draws
+
+
+METHOD = Method(
+    "removes the filters that images show next layers to be least sensitive to",
+    "Liebenwein, Baykal, Lang, Feldman, Rus, ICLR 2020, "
+    "https://openreview.net/forum?id=BJxk01SYDH, Alg. 1",
+    None,
+    prune=prune,
+    arguments=ARGUMENTS,
+    checks=(failure_probability,),
+    needs=(SENSITIVITIES,),
+    targets=("params", "macs", "bytes"),
+)

@@ -28,13 +28,16 @@ from alds_cli.allocation import (
     refined,
 )
 from alds_cli.errors import OptionError
-from alds_cli.records import IntArray, LayerTable, Plan
+from alds_cli.records import ArgumentValue, IntArray, LayerTable, Plan
 
 Options = Callable[[str], list[LayerOptions]]
 """`options(bound)`: what a method offers of every layer, with its errors by that definition."""
 
 ROUNDINGS = ("none", "randomised")
 """How the alternating solver gets whole ranks: it never leaves them, or rounds real ones."""
+
+ROUNDING_ARGUMENT: Mapping[str, ArgumentValue] = MappingProxyType({"rounding": ROUNDINGS[0]})
+"""The argument of every method with these solvers."""
 
 
 class Solve(Protocol):

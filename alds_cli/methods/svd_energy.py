@@ -12,6 +12,7 @@ import numpy as np
 
 from alds_cli.allocation import Problem
 from alds_cli.methods.equalising import equalised, sliced_options
+from alds_cli.methods.method import Method
 from alds_cli.records import Plan
 
 
@@ -27,3 +28,11 @@ def plan(problem: Problem) -> Plan:
         for own in sliced_options(problem, "frobenius", 1)
     ]
     return equalised(problem, layers, "svd-energy")
+
+
+METHOD = Method(
+    "one slice, the same share of Σσ² kept in every layer",
+    "Alvarez, Salzmann, NeurIPS 2017, https://arxiv.org/abs/1711.02638, Sec. 3.2; "
+    "Wen et al., ICCV 2017, https://arxiv.org/abs/1703.09746",
+    plan,
+)

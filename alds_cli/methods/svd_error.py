@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from alds_cli.allocation import Problem
 from alds_cli.methods.alds_error import fixed_slices
+from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.methods.solvers import ROUNDING_ARGUMENT, default_bounds
 from alds_cli.records import Plan
 
 
@@ -18,3 +20,12 @@ def plan(problem: Problem) -> Plan:
         ValueError: the budgets cannot be met.
     """
     return fixed_slices(problem, 1, "svd-error")
+
+
+METHOD = Method(
+    "one slice in every layer, ranks of equal error",
+    f"{ALDS_PAPER}, supplement C.3",
+    plan,
+    solvers=default_bounds(),
+    arguments=ROUNDING_ARGUMENT,
+)

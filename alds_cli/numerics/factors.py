@@ -7,12 +7,9 @@ is the same product, and treats both halves alike in retraining and in half prec
 
 from __future__ import annotations
 
-from math import sqrt
-
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.fold import folded_shape
 from alds_cli.numerics.grams import (
     even_exponent,
     slice_blocks,
@@ -20,8 +17,6 @@ from alds_cli.numerics.grams import (
     slice_ranges,
     solve_in_place,
 )
-from alds_cli.numerics.option_tables import UNIT_ROUNDOFF
-from alds_cli.records import Choice, LayerTable
 
 _ALL_VECTORS = 1024
 """Up to this side all eigenvectors are computed, batched; beyond it only the leading ones."""
@@ -120,24 +115,3 @@ def balance(eigenvalues: Tensor, root: float) -> Tensor:
     largest = sigma.amax(dim=-1, keepdim=True)
     scale = torch.where(sigma <= 1e-7 * largest, largest, sigma).sqrt() * root
     return torch.where(largest > 0, scale, torch.ones_like(scale))[:, None, :]
-
-
-def rounding_of_factors(table: LayerTable, choice: Choice, dtype: torch.dtype) -> float:
-    """By what share of ‖W‖₂ the product of a pair's halves may be off for their being rounded.
-
-    With u the unit roundoff and η the least number of their type, an entry x of a half is off by
-    at most u·|x| + η, and so the half of r rows, whose columns are √σ_l times unit vectors, by
-    √j·(u·√σ_1 + √r·η). Neither half has a norm above √σ_1, and the k products stand side by side.
-    """
-    spec, k, j = table.spec, choice.k, choice.j
-    norm = table.norms[choice.scheme]
-    if norm <= 0:
-        return 0.0
-    rows, columns = folded_shape(spec.weight_shape, choice.scheme)
-    sides = rows // spec.groups, columns // k
-    info = torch.finfo(dtype)
-    unit = info.eps / 2 + 4 * sum(sides) * UNIT_ROUNDOFF  # the latter for computing them
-    least = info.smallest_normal * info.eps / (sqrt(norm) * 2.0 ** (table.exponent // 2))
-    first, second = (sqrt(j) * (unit + sqrt(side) * least) for side in sides)
-    share: float = sqrt(k) * (first + second + first * second)
-    return share

@@ -13,52 +13,24 @@ Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1 and supplement A.1, A.6.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import prod
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
-from alds_cli.records import CLUSTERED
+from alds_cli.schemes import SCHEMES, SLICED
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """A folding scheme: which kernel axes join the output channels in the rows.
-
-    `row_axes` of None means all of them. `dimensions` limits the scheme to kernels of
-    that many axes; None allows any.
-    """
-
-    name: str
-    row_axes: tuple[int, ...] | None
-    dimensions: int | None = None
-
-    def rows_of(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
-        """The kernel axes that go to the rows."""
-        return tuple(range(len(kernel))) if self.row_axes is None else self.row_axes
-
-    def columns_of(self, kernel: tuple[int, ...]) -> tuple[int, ...]:
-        """The kernel axes that go to the columns."""
-        rows = self.rows_of(kernel)
-        return tuple(axis for axis in range(len(kernel)) if axis not in rows)
+def _row_axes(scheme: int, dimensions: int) -> tuple[int, ...]:
+    """The axes of a kernel that go to the rows."""
+    axes = SCHEMES[scheme].row_axes
+    return tuple(range(dimensions)) if axes is None else axes
 
 
-SCHEMES: Mapping[int, Scheme] = MappingProxyType(
-    {
-        0: Scheme("encode", ()),
-        1: Scheme("split-height", (0,), dimensions=2),
-        2: Scheme("split-width", (1,), dimensions=2),
-        3: Scheme("decode", None),
-        CLUSTERED: Scheme("cluster", ()),
-    }
-)
-
-
-SLICED = tuple(number for number in SCHEMES if number != CLUSTERED)
-"""The schemes whose channels are sliced."""
+def _column_axes(scheme: int, dimensions: int) -> tuple[int, ...]:
+    """The axes of a kernel that go to the columns."""
+    rows = _row_axes(scheme, dimensions)
+    return tuple(axis for axis in range(dimensions) if axis not in rows)
 
 
 def distinct_schemes(kernel: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,20 +40,18 @@ def distinct_schemes(kernel: tuple[int, ...]) -> tuple[int, ...]:
     """
     found: dict[tuple[int, ...], int] = {}
     for number in SLICED:
-        scheme = SCHEMES[number]
-        if scheme.dimensions not in (None, len(kernel)):
+        if SCHEMES[number].dimensions not in (None, len(kernel)):
             continue
-        effective = tuple(axis for axis in scheme.rows_of(kernel) if kernel[axis] > 1)
+        effective = tuple(axis for axis in _row_axes(number, len(kernel)) if kernel[axis] > 1)
         found.setdefault(effective, number)
     return tuple(sorted(found.values()))
 
 
 def folded_shape(shape: tuple[int, ...], scheme: int) -> tuple[int, int]:
     """(rows, columns) of the whole layer's folded matrix, from the weight's (f, c, κ…)."""
-    rule = SCHEMES[scheme]
     out_channels, in_channels, *kernel = shape
-    rows = out_channels * prod(kernel[axis] for axis in rule.rows_of(shape[2:]))
-    columns = in_channels * prod(kernel[axis] for axis in rule.columns_of(shape[2:]))
+    rows = out_channels * prod(kernel[axis] for axis in _row_axes(scheme, len(kernel)))
+    columns = in_channels * prod(kernel[axis] for axis in _column_axes(scheme, len(kernel)))
     return rows, columns
 
 
@@ -91,10 +61,9 @@ def fold(weight: Tensor, scheme: int) -> Tensor:
     Channels stay an axis of their own, so that slicing them afterwards equals slicing
     the weight first: `fold(W, s)[:, i*c//k:(i+1)*c//k].flatten(1)` is slice i, folded.
     """
-    kernel = tuple(weight.shape[2:])
-    rule = SCHEMES[scheme]
-    row_axes = [2 + axis for axis in rule.rows_of(kernel)]
-    column_axes = [2 + axis for axis in rule.columns_of(kernel)]
+    dimensions = weight.ndim - 2
+    row_axes = [2 + axis for axis in _row_axes(scheme, dimensions)]
+    column_axes = [2 + axis for axis in _column_axes(scheme, dimensions)]
     rows, _ = folded_shape(tuple(weight.shape), scheme)
     return weight.permute(0, *row_axes, 1, *column_axes).reshape(rows, weight.shape[1], -1)
 
@@ -102,8 +71,7 @@ def fold(weight: Tensor, scheme: int) -> Tensor:
 def unfold(matrix: Tensor, shape: tuple[int, ...], scheme: int) -> Tensor:
     """Undo `fold`: (rows, c, q), or (rows, c·q), back to a weight of `shape` (f, c, κ…)."""
     kernel = shape[2:]
-    rule = SCHEMES[scheme]
-    row_axes, column_axes = rule.rows_of(kernel), rule.columns_of(kernel)
+    row_axes, column_axes = _row_axes(scheme, len(kernel)), _column_axes(scheme, len(kernel))
     folded = matrix.reshape(
         shape[0],
         *(kernel[axis] for axis in row_axes),
@@ -117,7 +85,7 @@ def unfold(matrix: Tensor, shape: tuple[int, ...], scheme: int) -> Tensor:
 
 def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Kernels of the first and the second half: each axis is carried by one of them."""
-    rows = SCHEMES[scheme].rows_of(kernel)
+    rows = _row_axes(scheme, len(kernel))
     first = tuple(1 if axis in rows else extent for axis, extent in enumerate(kernel))
     second = tuple(extent if axis in rows else 1 for axis, extent in enumerate(kernel))
     return first, second
@@ -129,7 +97,7 @@ def carried_by_second(dimensions: int, scheme: int) -> tuple[bool, ...]:
     With it go the axis's stride, padding and dilation. An axis of extent 1 belongs to the
     half that the scheme gives it to all the same: its stride must be applied once.
     """
-    rows = SCHEMES[scheme].rows_of((1,) * dimensions)
+    rows = _row_axes(scheme, dimensions)
     return tuple(axis in rows for axis in range(dimensions))
 
 
@@ -164,7 +132,7 @@ def factors_to_weights(
     k = slices // groups
     first_shape, second_shape = pair_shapes(shape, scheme, k, j, groups)
     kernel = shape[2:]
-    row_extents = [kernel[axis] for axis in SCHEMES[scheme].rows_of(kernel)]
+    row_extents = [kernel[axis] for axis in _row_axes(scheme, len(kernel))]
     first = right.reshape(first_shape)
     # (g·k, rows / g, j) -> (g, rows / g, k, j) -> (f, row axes, k·j) -> (f, k·j, row axes)
     own = left.reshape(groups, k, rows, j).transpose(1, 2)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from math import ldexp, sqrt
+from collections.abc import Callable, Iterator
+from math import ldexp, prod, sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from alds_cli.numerics.fold import fold, unfold
 from alds_cli.numerics.grams import (
     CHUNK_BYTES,
     ScaledFactors,
@@ -16,6 +18,7 @@ from alds_cli.numerics.grams import (
     scaled,
     scaled_factors,
 )
+from alds_cli.schemes import OPERATOR
 
 _DENSE_EIGENVALUES = 512
 """Up to this side all eigenvalues of a Gram matrix are found, beyond it by Lanczos only one."""
@@ -40,22 +43,84 @@ def residual_norm(
     return max(_difference_norm(*part, unit) for part in parts)
 
 
+def operator_residual(
+    weight: Tensor, left: Tensor, right: Tensor, scheme: int, groups: int = 1, unit: int = 0
+) -> float:
+    """‖W − Ŵ‖₂ / 2**unit of weights folded by scheme 0, whichever scheme the factors are of.
+
+    That is the norm of what the pair leaves of the layer's operator, so that errors of different
+    schemes can be compared.
+
+    Args:
+        weight: W, (f, c/g, κ…), of any floating dtype.
+        left: (groups·k, rows / groups, j), rows and columns those of the factors' scheme.
+        right: (groups·k, j, columns / k).
+        scheme: the folding scheme of the factors.
+        groups: g, of the layer.
+        unit: of the power of two that the norm is told in (`grams.unit_exponent`).
+    """
+    matrix = fold(weight, scheme)
+    if scheme == OPERATOR:
+        return residual_norm(matrix, left, right, groups, unit)
+    kernel = tuple(weight.shape[2:])
+    share = len(matrix) // len(weight)
+
+    def refolded(block: Tensor) -> Tensor:
+        outputs = len(block) // share
+        channels = block.numel() // (outputs * prod(kernel))
+        return fold(unfold(block, (outputs, channels, *kernel), scheme), OPERATOR).flatten(1)
+
+    parts = zip(matrix.chunk(groups), left.chunk(groups), right.chunk(groups), strict=True)
+    return max(_difference_norm(*part, unit, _Refolding(share, refolded)) for part in parts)
+
+
+def operator_norm(weight: Tensor, groups: int = 1, unit: int = 0) -> float:
+    """‖W‖₂ / 2**unit of a weight (f, c/g, κ…) folded by scheme 0: the largest of its groups'."""
+    return max(spectral_norm(part.flatten(1), unit) for part in weight.chunk(groups))
+
+
 def spectral_norm(matrix: Tensor, unit: int = 0) -> float:
     """‖M‖₂ / 2**unit of a matrix (rows, columns), from its Gram matrix in float64."""
     nothing = matrix.new_zeros((1, len(matrix), 1)), matrix.new_zeros((1, 1, matrix.shape[1]))
     return _difference_norm(matrix.unsqueeze(2), *nothing, unit)
 
 
-def _difference_norm(matrix: Tensor, left: Tensor, right: Tensor, unit: int) -> float:
+class _Refolding(NamedTuple):
+    """How blocks of a difference become those of the layer's operator, which has fewer rows.
+
+    Attributes:
+        share: rows that become one; with each the columns become as many more.
+        block: from whole such rows and whole channels, (m·rows, n), to (rows, m·n).
+    """
+
+    share: int
+    block: Callable[[Tensor], Tensor]
+
+
+_AS_THEY_ARE = _Refolding(1, lambda block: block)
+
+
+def _difference_norm(
+    matrix: Tensor,
+    left: Tensor,
+    right: Tensor,
+    unit: int,
+    refolding: _Refolding = _AS_THEY_ARE,
+) -> float:
     """‖M − [L_1 R_1 … L_k R_k]‖₂ of one group, computed for 2**-exponent times the difference."""
-    rows, channels, width = matrix.shape
-    wide = rows <= channels * width
-    size = rows if wide else channels * width
+    share = refolding.share
+    rows, columns = len(matrix) // share, matrix[0].numel() * share
+    wide = rows <= columns
+    size = rows if wide else columns
     products = (even_exponent(*pair) for pair in zip(left, right, strict=True))
     exponent = max(even_exponent(matrix), *products)
     factors = scaled_factors(left, right, exponent)
-    blocks = (_column_blocks if wide else _row_blocks)(matrix, factors, exponent)
-    gram = gram_of_blocks(blocks if wide else (block.mT for block in blocks), size)
+    if wide:
+        blocks = _column_blocks(matrix, factors, exponent)
+    else:
+        blocks = _row_blocks(matrix, factors, exponent, share)
+    parts = (refolding.block(block) for block in blocks)
+    gram = gram_of_blocks(parts if wide else (part.mT for part in parts), size)
     return ldexp(sqrt(max(_largest_eigenvalue(gram), 0.0)), exponent - unit)
 
 
@@ -78,10 +143,12 @@ def _column_blocks(matrix: Tensor, factors: ScaledFactors, exponent: int) -> Ite
             yield (own_left @ own_right).sub_(dense.flatten(1))
 
 
-def _row_blocks(matrix: Tensor, factors: ScaledFactors, exponent: int) -> Iterator[Tensor]:
-    """The scaled difference in float64, some rows at a time: (b, c·q)."""
+def _row_blocks(
+    matrix: Tensor, factors: ScaledFactors, exponent: int, share: int
+) -> Iterator[Tensor]:
+    """The scaled difference in float64, some times `share` rows at a time: (b, c·q)."""
     rows, channels, width = matrix.shape
-    together = min(rows, max(1, CHUNK_BYTES // (8 * channels * width)))
+    together = min(rows, share * max(1, CHUNK_BYTES // (8 * share * channels * width)))
     own_right = scaled(factors.right, factors.right_exponent)
     for start in range(0, rows, together):
         dense = scaled(matrix[start : start + together], exponent).flatten(1)

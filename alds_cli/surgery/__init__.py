@@ -5,7 +5,7 @@ Only two things become modules of this package, since no `torch.nn` module does 
 """
 
 from alds_cli.surgery.attention import PairedAttention
-from alds_cli.surgery.clustered import ClusteredConv2d, ClusteredLinear, reason_against_clusters
+from alds_cli.surgery.clustered import ClusteredConv2d, ClusteredLinear
 from alds_cli.surgery.layer_contents import (
     current_norm_names,
     detach_computed,
@@ -16,12 +16,12 @@ from alds_cli.surgery.layer_contents import (
     weight_at,
 )
 from alds_cli.surgery.layers import find_layers
+from alds_cli.surgery.pairs import form_of, make_pair
 from alds_cli.surgery.pruning import dense_pruned_state, prune_network
 from alds_cli.surgery.replace import (
     dense_copy,
     dense_state,
     install_pair,
-    make_pair,
     put_at,
     require_fitting,
     reshape_network,
@@ -39,13 +39,13 @@ __all__ = [
     "find_layers",
     "fold_absent_norms",
     "fold_norms",
+    "form_of",
     "install_pair",
     "layer_at",
     "layer_weight",
     "make_pair",
     "prune_network",
     "put_at",
-    "reason_against_clusters",
     "require_fitting",
     "reshape_network",
     "weight_at",

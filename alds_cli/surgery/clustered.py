@@ -13,27 +13,111 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.errors import BadWeightsError
-from alds_cli.numerics.clustering.clustered_factors import require_clusters
-from alds_cli.records import LayerSpec
+from alds_cli.numerics.clustering.clustered_factors import (
+    INDEX_BYTES,
+    ClusteredFactors,
+    clustered_residual,
+    largest_rank,
+    multiply_clusters,
+    require_clusters,
+)
+from alds_cli.numerics.fold import fold, folded_shape, unfold
+from alds_cli.records import Choice, IntArray, LayerSpec
+from alds_cli.schemes import CLUSTERED
 
 
-def reason_against_clusters(spec: LayerSpec) -> str | None:
-    """Why a layer's columns cannot be clustered; None where they can.
+class ClusteredPairs:
+    """Pairs whose k parts are clusters of columns; see `pairs.PairForm`."""
 
-    Linear layers and convolutions of images have clusters, with one group.
-    """
-    if spec.kind not in {"linear", "conv2d"}:
-        return f"the columns of a {spec.kind} layer cannot be clustered"
-    if spec.groups > 1:
-        return f"the columns of {spec.groups} groups cannot be clustered"
-    return None
+    schemes = (CLUSTERED,)
+    extra: Sequence[str] = ("order", "sizes")
+
+    def reason_against(self, spec: LayerSpec) -> str | None:
+        """Why a layer's columns cannot be clustered; None where they can.
+
+        Linear layers and convolutions of images have clusters, with one group.
+        """
+        if spec.kind not in {"linear", "conv2d"}:
+            return f"the columns of a {spec.kind} layer cannot be clustered"
+        if spec.groups > 1:
+            return f"the columns of {spec.groups} groups cannot be clustered"
+        return None
+
+    def complaint(self, spec: LayerSpec, choice: Choice) -> str | None:
+        """Why clusters, their number k or j do not fit a layer."""
+        if reason := self.reason_against(spec):
+            return reason
+        rows, columns = folded_shape(spec.weight_shape, choice.scheme)
+        if not 1 <= choice.k <= columns:
+            return f"k = {choice.k} is not between 1 and its {columns} columns"
+        full = largest_rank(rows, columns, choice.k)
+        if not 1 <= choice.j <= full:
+            return f"j = {choice.j} is not between 1 and {full}"
+        return None
+
+    def extra_bytes(self, spec: LayerSpec, choices: IntArray) -> IntArray:
+        """What the order of the columns and the clusters' sizes take: (n,)."""
+        _, columns = folded_shape(spec.weight_shape, CLUSTERED)
+        return INDEX_BYTES * (columns + choices[:, 1])
+
+    def build(self, layer: nn.Module, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
+        """A module that gathers and multiplies, and a linear layer or 1×1 convolution."""
+        inner, bias = choice.k * choice.j, layer.bias is not None
+        pair = nn.Sequential()
+        if isinstance(layer, nn.Linear):
+            first = ClusteredLinear(layer.in_features, choice.k, choice.j, **options)
+            pair.add_module("first", first)
+            pair.add_module("second", nn.Linear(inner, layer.out_features, bias, **options))
+        else:
+            image = cast(nn.Conv2d, layer)
+            pair.add_module("first", ClusteredConv2d(image, choice.k, choice.j, **options))
+            pair.add_module("second", nn.Conv2d(inner, image.out_channels, 1, bias=bias, **options))
+        return pair
+
+    def fill(self, pair: nn.Sequential, extra: Sequence[Tensor]) -> None:
+        """Let the first half hold the columns' order and the clusters' sizes.
+
+        Raises:
+            ValueError: they are no partition of the columns.
+        """
+        half: Any = pair
+        half.first.set_clusters(*extra)
+
+    def product(
+        self,
+        layer: nn.Module,
+        choice: Choice,
+        pair: nn.Sequential,
+        halves: tuple[Tensor, Tensor],
+        extra: Mapping[str, Tensor],
+        name: str,
+    ) -> Tensor:
+        """The weight (f, c, κ…) of all clusters' products, in float64.
+
+        Raises:
+            BadWeightsError: the partition is none, as when such a pair is loaded.
+        """
+        half: Any = pair
+        half.first.take(extra, f"{name}.first")
+        first, second = (tensor.to(torch.float64).flatten(1) for tensor in halves)
+        matrix = multiply_clusters(first, second, half.first.order, half.first.lengths)
+        return unfold(matrix, tuple(layer.weight.shape), choice.scheme)  # type: ignore[arg-type]
+
+    def residual(
+        self, weight: Tensor, tensors: Sequence[Tensor], choice: Choice, groups: int, unit: int
+    ) -> float:
+        """‖W − Ŵ‖₂ / 2**unit in the paper's fold, which clusters have too."""
+        del groups  # one
+        first, second, order, sizes = tensors
+        factors = ClusteredFactors(order, sizes, first.flatten(1), second.flatten(1))
+        return clustered_residual(fold(weight, choice.scheme), factors, unit)
 
 
 class ClusteredLinear(nn.Module):

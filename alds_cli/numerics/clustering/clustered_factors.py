@@ -93,6 +93,14 @@ def cluster_factors(
     return ClusteredFactors(order, sizes, first, second)
 
 
+def largest_rank(rows: int, columns: int, k: int) -> int:
+    """The rank that k clusters can have at most.
+
+    No cluster has more than columns − k + 1 of them, and with so many each other has one.
+    """
+    return min(rows, columns - k + 1)
+
+
 def clustering_bytes(rows: int, columns: int, k: int, j: int) -> int:
     """About what `cluster_factors` takes beside its result."""
     size = min(rows, columns)

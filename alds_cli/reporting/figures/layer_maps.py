@@ -5,10 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from alds_cli.numerics.fold import SCHEMES
 from alds_cli.records import LayerReport, SweepRecord
 from alds_cli.reporting.figures.style import WIDTH
 from alds_cli.reporting.points import Point, Results
+from alds_cli.schemes import SCHEMES
 from alds_cli.visible import visible
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ _CELL = 0.36
 """Width of a column in inches, enough for an entry such as 16·128 h."""
 
 _LONGEST_NAME = 34
-
-_SIGNS = {1: "h", 2: "w", 3: "d", 4: "c"}
-"""The letters of the folding schemes; the usual scheme, 0, has none."""
 
 
 def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | None:
@@ -135,7 +132,7 @@ def _annotate(axes: Axes, points: tuple[Point, ...], names: list[str]) -> None:
 def _entry(layer: LayerReport) -> str:
     choice = layer.choice
     if choice is not None:
-        sign = _SIGNS.get(choice.scheme, "")
+        sign = SCHEMES[choice.scheme].sign
         return f"{choice.k}·{choice.j}" + (f" {sign}" if sign else "")
     if layer.kept is not None and layer.kept.outputs is not None:
         return str(len(layer.kept.outputs))
@@ -151,7 +148,7 @@ def _key(runs: list[SweepRecord]) -> str:
     parts = []
     if schemes:
         parts.append("k·j")
-        parts += [f"{_SIGNS[scheme]} {SCHEMES[scheme].name}" for scheme in schemes if scheme]
+        parts += [f"{SCHEMES[scheme].sign} {SCHEMES[scheme].name}" for scheme in schemes if scheme]
     if any(layer.kept is not None for layer in layers):
         parts.append("filters that stay (inputs, where only those change)")
     return ", ".join([*parts, "empty: as before"])
