@@ -146,8 +146,8 @@ class LayerSpec:
 class Choice:
     """A layer becomes a low-rank pair: folding `scheme`, `k` slices, rank `j` in each.
 
-    Where the scheme is not a sliced one (`alds_cli.schemes`), the k parts are clusters of
-    columns. A layer that is kept has no choice: its entry in a plan is None.
+    With the scheme `CLUSTERED` the k parts are clusters of columns. A layer that
+    is kept has no choice: its entry in a plan is None.
     """
 
     scheme: SchemeNumber
@@ -270,8 +270,10 @@ class LayerReport:
 
     `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written, 0 for a kept layer and
     None where nothing was carried out; `error_bound` a proven bound on it from the error
-    table, None where the method's factors are not those of the table. `reason` tells why a layer
-    was kept, `kept` which of its channels filter pruning left.
+    table, None where the method's factors are not those of the table. Both are those of the
+    layer's operator, the weight in the paper's fold (scheme 0), whatever scheme the choice has;
+    the tables, by which plans are made, measure every scheme in its own fold. `reason` tells
+    why a layer was kept, `kept` which of its channels filter pruning left.
     """
 
     name: Name

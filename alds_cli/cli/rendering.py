@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 
 from alds_cli.cli.interface import line
-from alds_cli.schemes import SCHEMES
+from alds_cli.schemes import OPERATOR, SCHEMES
 from alds_cli.visible import visible
 
 if TYPE_CHECKING:
@@ -166,11 +166,14 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     what = "have fewer channels" if pruned else "decomposed"
     yield f"{pairs or pruned} of {len(layers)} layers {what} ({_by(report)})"
     error, bound = report.max_relative_error, report.max_error_bound
+    # Plans measure every scheme in its own fold, reports none but the operator's.
+    others = any(layer.choice and layer.choice.scheme != OPERATOR for layer in layers)
+    fold = " in the fold of scheme 0" if others else ""
     if error is None and bound is not None:
-        yield f"largest relative error: at most {bound:.4f}"
+        yield f"largest relative error{fold}: at most {bound:.4f}"
     elif error is not None:
         proven = "" if bound is None else f" (proven bound {bound:.4f})"
-        yield f"largest relative error: {error:.4f}{proven}"
+        yield f"largest relative error{fold}: {error:.4f}{proven}"
     if report.verified:
         yield (
             "verified: it runs, and agrees with the weights it stands for to "

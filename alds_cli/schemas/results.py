@@ -35,7 +35,11 @@ class ChannelsForm(Form):
 
 
 class LayerForm(Form):
-    """What became of a layer; one that was kept has a reason, and no scheme, k and j."""
+    """What became of a layer; one that was kept has a reason, and no scheme, k and j.
+
+    `error` and `error_bound` are relative to the layer's operator, the weight folded by scheme 0,
+    whatever scheme the pair has.
+    """
 
     name: str
     shape: Sequence[int]
@@ -52,7 +56,11 @@ class LayerForm(Form):
 
 
 class CompressionForm(Form):
-    """One compression; `limits` are absolute, latency in nanoseconds, `seconds` by stage."""
+    """One compression; `limits` are absolute, latency in nanoseconds, `seconds` by stage.
+
+    `objective` is what was planned by, each pair measured in the fold of its own scheme. The
+    largest error and bound are those of the layers' operators, folded by scheme 0.
+    """
 
     method: str
     arguments: Mapping[str, ArgumentValue]
