@@ -116,7 +116,7 @@ def test_the_paper_stands_beside(run, folder):
     code, out, _ = run("report", folder, "--paper", "cifar10-resnet20", "--no-plots")
     assert code == 0
     (line,) = (found for found in out.splitlines() if "ALDS (Table 7)" in found)
-    assert line.split()[-3:] == ["-0.13", "14.82", "7.03"]
+    assert line.split()[-3:] == ["−0.13", "14.82", "7.03"]
 
 
 @pytest.mark.parametrize("lines", [None, "24"])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from small_networks import digits_network
 
 from alds_cli.cli.interface import PlainConsole, line
-from alds_cli.cli.rendering import table
+from alds_cli.cli.tables import table
 from alds_cli.visible import visible
 
 STEERING = [

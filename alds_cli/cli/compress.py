@@ -54,7 +54,13 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
             interface.show(rendering.layer_table(result.report.layers))
     if len(results) > 1:
         interface.show(rendering.family(str(options.model), results))
+        interface.remark(rendering.FAMILY_LEGEND)
         interface.show_json(documents.family(results))
     else:
         interface.show(rendering.compression_summary(str(options.model), results[0]))
+        interface.remark(f"time: {rendering.seconds(results[0].report.seconds)}")
         interface.show_json(documents.compression(results[0]))
+    if options.plan is None:  # one that is carried out had its budgets when it was made
+        advised = (rendering.advice(own.report) for own in results)
+        if told := next(filter(None, advised), None):
+            interface.remark(told)

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from rich.table import Table
-
     from alds_cli.cli.interface import Interface
+    from alds_cli.cli.tables import Rows
     from alds_cli.evaluation.models import Measured
     from alds_cli.schemas.results import DemoNetworkForm
 
@@ -39,9 +38,9 @@ def command(options: DemoOptions, reporting: ComputingReporting) -> None:
     chain = _Chain(interface, output, options.seed)
     chain.run()
     interface.show(chain.table())
-    interface.show(f"The files are in {output}. Go on with, for example:")
-    interface.show(f"  alds inspect {output}/small-0.8.pt")
-    interface.show(f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt")
+    interface.remark(f"The files are in {output}. Go on with, for example:")
+    interface.remark(f"  alds inspect {output}/small-0.8.pt")
+    interface.remark(f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt")
     interface.show_json(DemoForm(folder=str(output), networks=chain.rows))
 
 
@@ -138,11 +137,11 @@ class _Chain:
             )
         )
 
-    def table(self) -> Table:
+    def table(self) -> Rows:
         """One row for each network."""
-        from alds_cli.cli import rendering  # noqa: PLC0415 - not needed for --help
+        from alds_cli.cli.tables import table  # noqa: PLC0415 - not needed for --help
 
-        made = rendering.table(
+        made = table(
             "digits_cnn on 8×8 digits", "network", "parameters", "MACs", "file", "top-1", "latency"
         )
         for row in self.rows:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -128,7 +128,13 @@ class Interface:
         """Print a table or a line of text, unless JSON was asked for."""
         if not self.json_wanted and not self._silent:
             shown = line(renderable) if isinstance(renderable, str) else renderable
-            self.results.print(shown, crop=False)
+            # Within a group, or Rich would make a plain text of a line.
+            self.results.print(Group(shown), crop=False)
+
+    def remark(self, renderable: RenderableType) -> None:
+        """Print what is told beside a result, unless only results are wanted."""
+        if not self.quiet:
+            self.show(renderable)
 
     def say(self, text: str) -> None:
         """Print a line about the work as it goes on."""

@@ -11,8 +11,7 @@ from alds_cli.options.profile_options import ProfileOptions
 from alds_cli.options.reporting_options import ComputingReporting
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from alds_cli.cli.tables import Rows
     from alds_cli.profiling import ProfileResult
 
 
@@ -35,14 +34,14 @@ def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     interface.show(_table(result))
     origin = "computed" if result.computed else "found"
     kept = "not kept" if result.path is None else f"kept in {result.path}"
-    interface.show(f"{origin} in {sum(result.seconds.values()):.2f} s; {kept}")
+    interface.remark(f"{origin} in {sum(result.seconds.values()):.2f} s; {kept}")
     interface.show_json(documents.profile(result))
 
 
-def _table(result: ProfileResult) -> Table:
+def _table(result: ProfileResult) -> Rows:
     """A row per layer: the bound on the relative error at some fractions of its size."""
     from alds_cli.allocation import layer_options  # noqa: PLC0415
-    from alds_cli.cli.rendering import table  # noqa: PLC0415
+    from alds_cli.cli.tables import table  # noqa: PLC0415
 
     shares = (0.75, 0.5, 0.25, 0.1)
     made = table(

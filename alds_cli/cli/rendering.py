@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group
-from rich.table import Table
 
 from alds_cli.cli.interface import line
+from alds_cli.cli.tables import Rows, table
 from alds_cli.schemes import OPERATOR, SCHEMES
-from alds_cli.visible import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-
     from alds_cli.api import (
         CompressionResult,
         EvaluationResult,
@@ -23,38 +19,6 @@ if TYPE_CHECKING:
         Measured,
     )
     from alds_cli.records import CompressionReport, Latency, LayerReport
-
-
-class _Rows(Table):
-    """A table whose cells are lines, whatever their text is made of.
-
-    Args:
-        heading: a line above it, which may be wider than the table.
-        settings: the rest.
-    """
-
-    def __init__(self, heading: str | None, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._heading = heading
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render as Rich does, below the heading."""
-        if self._heading is not None:
-            yield line(self._heading)
-        yield from super().__rich_console__(console, options)
-
-    def add_row(self, *cells: RenderableType | None, **settings: Any) -> None:
-        """Add a row."""
-        shown = (visible(cell) if isinstance(cell, str) else cell for cell in cells)
-        super().add_row(*shown, **settings)
-
-
-def table(title: str | None, *columns: str, left: int = 1) -> Table:
-    """A plain table: the first `left` columns are names, the others numbers."""
-    made = _Rows(title, box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="left" if number < left else "right", overflow="fold")
-    return made
 
 
 def count(value: int | None) -> str:
@@ -78,7 +42,12 @@ def removed(before: int | None, after: int | None) -> str:
     """The fraction that is gone, in per cent."""
     if not before or after is None:
         return "–"
-    return f"{100 * (1 - after / before):.2f} %"
+    return f"{100 * (1 - after / before):.2f} %".replace("-", "−")
+
+
+def signed(value: float, form: str) -> str:
+    """A difference with its sign, the minus sign of numbers and not a hyphen."""
+    return f"{value:+{form}}".replace("-", "−")
 
 
 def place(name: str, direction: str) -> str:
@@ -116,7 +85,7 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
             removed(report.bytes_before, report.bytes_after),
         )
     if report.latency_before and report.latency_after and report.latency_saved is not None:
-        saved = f"{100 * report.latency_saved:.2f} %"
+        saved = f"{100 * report.latency_saved:.2f} %".replace("-", "−")
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
     lines = [line(text) for text in _facts(report)]
     if report.verified is False:
@@ -143,11 +112,11 @@ def family(name: str, results: Sequence[CompressionResult]) -> Group:
             size(report.bytes_after),
             _at_most(report.max_error_bound) if error is None else f"{error:.4f}",
         )
-    lines = (
-        f"of {count(first.params_before)} parameters ({_by(first)})",
-        "error: the largest over the layers",
-    )
-    return Group(made, *(line(text) for text in lines))
+    return Group(made, line(f"of {count(first.params_before)} parameters ({_by(first)})"))
+
+
+FAMILY_LEGEND = "MACs: the share that went; error: the largest over the layers"
+"""What the columns of a family's table are."""
 
 
 def spread(latency: Latency) -> str:
@@ -165,6 +134,8 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     pruned = sum(layer.kept is not None for layer in layers)
     what = "have fewer channels" if pruned else "decomposed"
     yield f"{pairs or pruned} of {len(layers)} layers {what} ({_by(report)})"
+    if gone := _macs_gone(report.macs_before, report.macs_after):
+        yield gone
     error, bound = report.max_relative_error, report.max_error_bound
     # Plans measure every scheme in its own fold, reports none but the operator's.
     others = any(layer.choice and layer.choice.scheme != OPERATOR for layer in layers)
@@ -181,7 +152,39 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         )
     if gap := _gap(report):
         yield gap
-    yield f"time: {seconds(report.seconds)}"
+
+
+_FEW = 0.5
+"""MACs are few where their share is below this part of the parameters' share."""
+
+
+def advice(report: CompressionReport) -> str | None:
+    """What to do where few of the MACs went with the parameters; None where enough did.
+
+    That is where the share of the MACs that went is less than half that of the parameters, and
+    where nothing but parameters or bytes were budgeted, by a method that can plan for MACs.
+    """
+    from alds_cli.methods import method_named  # noqa: PLC0415 - not needed for --help
+
+    before, after = report.macs_before, report.macs_after
+    if not before or after is None or 1 - after / before >= _FEW * report.ratio:
+        return None
+    computing = {"macs", "latency"}
+    if computing & {report.target, *report.limits}:
+        return None
+    if "macs" not in method_named(report.method).targets:
+        return None
+    option = "--max-macs N" if report.ratio_asked is None else "--target macs"
+    return f"tip: few of the MACs went with the parameters; {option} plans for fewer MACs"
+
+
+def _macs_gone(before: int | None, after: int | None) -> str | None:
+    """How many of the MACs went, and what share of them."""
+    if not before or after is None:
+        return None
+    if after > before:
+        return f"MACs: {count(after - before)} more than the {count(before)} before"
+    return f"MACs: {count(before - after)} of {count(before)} went ({removed(before, after)})"
 
 
 def _by(report: CompressionReport) -> str:
@@ -224,7 +227,7 @@ def became(layer: LayerReport) -> str:
     return f"kept: {layer.reason}" if layer.reason else "dense"
 
 
-def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Table:
+def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Rows:
     """One row per layer: what became of it, or why nothing did."""
     figures = ("error", "bound") if errors else ()
     made = table(None, "layer", "becomes", "weight", "before", "after", *figures, left=2)
@@ -283,7 +286,7 @@ def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str],
     ) -> tuple[str, list[str], str]:
         shown = ["–" if n is None else f"{n:{form}}{unit}" for n in numbers]
         first, last = numbers[0], numbers[-1]
-        gap = "–" if first is None or last is None else f"{first - last:+{form}}"
+        gap = "–" if first is None or last is None else signed(first - last, form)
         return name, shown, gap
 
     yield row("top-1", [m.quality.top1 for m in both], ".2f", " %")
@@ -296,10 +299,16 @@ def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str],
         ("MACs", [cost.macs for cost in costs]),
         ("bytes", [cost.bytes for cost in costs]),
     ):
-        change = removed(numbers[-1], numbers[0])
-        yield name, [count(n) for n in numbers], change if change == "–" else f"−{change}"
+        yield name, [count(n) for n in numbers], _change(numbers[-1], numbers[0])
     latencies = [cost.latency for cost in costs]
     if all(latency is not None for latency in latencies):
         medians = [latency.median_ms for latency in latencies if latency]
         shown = [spread(latency) for latency in latencies if latency]
         yield "latency", shown, f"×{medians[0] / medians[-1]:.2f}"
+
+
+def _change(before: int | None, after: int | None) -> str:
+    """By what share a cost has grown or shrunk."""
+    if not before or after is None:
+        return "–"
+    return f"{signed(100 * (after / before - 1), '.2f')} %"

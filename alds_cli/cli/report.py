@@ -27,5 +27,5 @@ def command(options: ReportOptions, reporting: Reporting) -> None:
         result = api.report(**arguments(replace(options, output=output, progress=progress)))
     for part in report_tables.shown(result.report, interface.results):
         interface.show(part)
-    interface.show(f"written to {Path(result.files[0]).parent}: {len(result.files)} files")
+    interface.remark(f"written to {Path(result.files[0]).parent}: {len(result.files)} files")
     interface.show_json(documents.report(result))

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.table import Table as Drawn
 from rich.text import Text
 
-from alds_cli.cli import rendering
 from alds_cli.cli.interface import line
+from alds_cli.cli.tables import Rows
+from alds_cli.cli.tables import table as drawn_table
 from alds_cli.reporting import (
     Cell,
     Report,
@@ -26,7 +26,7 @@ def shown(report: Report, console: Console) -> Iterator[RenderableType]:
     for table in report.all_tables:
         yield from _pieces(report, table, console)
     for found in wording.published_results(report):
-        made = rendering.table(wording.results_title(found), "method", *wording.RESULTS_HEADINGS)
+        made = drawn_table(wording.results_title(found), "method", *wording.RESULTS_HEADINGS)
         for name, *values in wording.results_rows(found):
             made.add_row(name, *values)
         yield made
@@ -34,11 +34,11 @@ def shown(report: Report, console: Console) -> Iterator[RenderableType]:
         yield line(f"• {note}", style="dim")
 
 
-def _pieces(report: Report, table: Table, console: Console) -> list[Drawn]:
+def _pieces(report: Report, table: Table, console: Console) -> list[Rows]:
     """A table, in as few pieces as it takes for none to be wider than the console."""
     columns = range(len(table.columns))
     unlimited = console.options.update(max_width=10**4)
-    pieces: list[Drawn] = []
+    pieces: list[Rows] = []
     for width in range(len(columns), 0, -1):
         pieces = [
             _drawn(report, table, columns[start : start + width])
@@ -50,14 +50,14 @@ def _pieces(report: Report, table: Table, console: Console) -> list[Drawn]:
     return pieces
 
 
-def _drawn(report: Report, table: Table, columns: Sequence[int]) -> Drawn:
+def _drawn(report: Report, table: Table, columns: Sequence[int]) -> Rows:
     top5 = wording.shows_top5(report, table)
     quality = wording.quality_heading(top5=top5)
     headings = []
     for number in columns:
         named = wording.heading(table, table.columns[number])
         headings += [f"{named}\n{quality}", "\nCR-P", "\nCR-F"]
-    made = rendering.table(wording.title(table), "\nmethod", *headings)
+    made = drawn_table(wording.title(table), "\nmethod", *headings)
     for row in table.rows:
         cells = [text for number in columns for text in _cell(row.cells[number], top5=top5)]
         made.add_row(_name(row), *cells)
@@ -74,7 +74,7 @@ def _cell(cell: Cell | None, *, top5: bool) -> tuple[Text | str, Text | str, Tex
     if cell is None:
         return "", "", ""
     return (
-        wording.difference(cell, top5=top5),
+        wording.difference(cell, top5=top5).replace("-", "−"),
         Text(decimal(cell.cr_p), style="bold" if cell.best_p else ""),
         Text(decimal(cell.cr_f), style="bold" if cell.best_f else ""),
     )

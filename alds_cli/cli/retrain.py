@@ -13,8 +13,7 @@ from alds_cli.options.retrain_options import RetrainOptions
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
+    from alds_cli.cli.tables import Rows
     from alds_cli.retraining import EpochRecord
 
 
@@ -38,12 +37,12 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     interface.show(_history(result.history))
     source = rendering.place(str(options.model), "input")
     places = f"{source} → {rendering.place(output, 'output')}"
-    interface.show(f"{places} in {result.seconds:.1f} s")
+    interface.remark(f"{places} in {result.seconds:.1f} s")
     interface.show_json(documents.retraining(result))
 
 
-def _history(history: Sequence[EpochRecord]) -> Table:
-    from alds_cli.cli.rendering import table  # noqa: PLC0415
+def _history(history: Sequence[EpochRecord]) -> Rows:
+    from alds_cli.cli.tables import table  # noqa: PLC0415
 
     made = table(None, "epoch", "learning rate", "loss", "accuracy", "time")
     for record in history:

@@ -41,6 +41,7 @@ def command(options: SweepOptions, reporting: ComputingReporting) -> None:
     with watching(interface, Path(options.output)) as (watcher, progress):
         result = api.sweep(**arguments(replace(options, watcher=watcher, progress=progress)))
     interface.show(_summary(result))
+    interface.remark(f"tables and curves: alds report {result.folder}")
     interface.show_json(documents.sweep(result))
 
 
@@ -49,7 +50,7 @@ def _summary(result: SweepResult) -> RenderableType:
     from rich.console import Group  # noqa: PLC0415 - slow to import
 
     from alds_cli.cli.interface import line  # noqa: PLC0415
-    from alds_cli.cli.rendering import table  # noqa: PLC0415
+    from alds_cli.cli.tables import table  # noqa: PLC0415
 
     base = result.baseline
     made = table(
@@ -67,7 +68,6 @@ def _summary(result: SweepResult) -> RenderableType:
     lines = (
         f"{total:,} runs: {origin}; {result.unreachable:,} out of reach",
         f"top-1 of the original: {base.quality.top1:.2f} % on {base.quality.images:,} images",
-        f"tables and curves: alds report {result.folder}",
     )
     return Group(made, *(line(text) for text in lines))
 

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.cli.interface import Interface, line
+from alds_cli.cli.rendering import signed
 from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
@@ -201,7 +202,7 @@ class _Lines(Watcher):
         if record.quality is None:
             return f"not reached: {record.reason}"
         top1, seconds = record.quality.top1, sum(record.seconds.values())
-        return f"top-1 {top1:.2f} % ({top1 - self._tally.top1:+.2f}) in {seconds:.1f} s"
+        return f"top-1 {top1:.2f} % ({signed(top1 - self._tally.top1, '.2f')}) in {seconds:.1f} s"
 
 
 class _Display(Watcher):

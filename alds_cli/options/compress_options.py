@@ -68,7 +68,7 @@ class CompressOptions:
     """How to make a network smaller."""
 
     model: ModelField
-    source: Annotated[Source, Expanded(options=Source, help="how to read its file.")] = AS_IT_IS
+    source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS
     _: KW_ONLY
     ratio: Annotated[
         Ratio | Sequence[Ratio],
@@ -79,7 +79,7 @@ class CompressOptions:
             flags=("--ratio", "-r"),
             given=str,
             read=stripped,
-            python="fraction of all the network's parameters (or of another `target`) to remove: "
+            python="Fraction of all the network's parameters (or of another `target`) to remove: "
             "0.8 leaves at most 20 %; never less is removed.",
         ),
     ] = None
@@ -174,7 +174,7 @@ class CompressOptions:
         Mapping[str, str | int | float | bool | None],
         Expanded(
             options=MethodFlags,
-            help="the method's own options, where they are not the usual ones: "
+            help="The method's own options, where they are not the usual ones: "
             '{"k": 5, "distance": "absolute"}.',
         ),
     ] = field(default_factory=dict)
@@ -273,7 +273,7 @@ class CompressOptions:
             flags=("--plan-out",),
             panel=PLANNING,
             given=Path,
-            python="where to write the plan as JSON.",
+            python="Where to write the plan as JSON.",
         ),
     ] = None
     table: Annotated[
@@ -294,4 +294,4 @@ class CompressOptions:
         ),
     ] = False
     cache: CacheField = True
-    progress: Annotated["ProgressCallback | None", Keyword("told how far it is.")] = None
+    progress: Annotated["ProgressCallback | None", Keyword("Told how far it is.")] = None

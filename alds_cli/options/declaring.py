@@ -200,7 +200,9 @@ def declared(options: type) -> list[Declared]:
 
 def _declared(own: dataclasses.Field[Any]) -> Declared:
     if get_origin(own.type) is not Annotated:
-        raise TypeError(f"the field {own.name} does not say what it is")
+        raise TypeError(
+            f"the field {own.name} does not say what it is (annotations must not be postponed)"
+        )
     kind, *rest = get_args(own.type)
     marks = [mark for mark in rest if isinstance(mark, (Option, Keyword, Expanded))]
     if len(marks) != 1:

@@ -34,7 +34,7 @@ class EvaluateOptions:
         Source,
         Expanded(
             options=Source,
-            help="how to read the model's file.",
+            help="How to read the model's file.",
             without=("input_shape", "input_spec"),
         ),
     ] = AS_IT_IS
@@ -45,10 +45,10 @@ class EvaluateOptions:
             help="Another model to set beside it, e.g. the original.",
             metavar="MODEL",
             given=str,
-            python="a network to set beside it, on the same images, prepared the same way.",
+            python="A network to set beside it, on the same images, prepared the same way.",
         ),
     ] = None
-    baseline_source: Annotated[Source, Keyword("how to read the baseline's file.")] = AS_IT_IS
+    baseline_source: Annotated[Source, Keyword("How to read the baseline's file.")] = AS_IT_IS
     batch_size: Annotated[
         int,
         Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
@@ -58,7 +58,7 @@ class EvaluateOptions:
         Option(
             help="Do not time forward passes.",
             flags=("--no-latency",),
-            python="time forward passes too; both networks take turns.",
+            python="Time forward passes too; both networks take turns.",
         ),
     ] = True
     latency_batch_size: Annotated[
@@ -72,5 +72,5 @@ class EvaluateOptions:
     preprocessing: PreprocessingField = None
     progress: Annotated[
         "ProgressCallback | None",
-        Keyword("told how far it is; tasks `evaluate` and `baseline`."),
+        Keyword("Told how far it is; tasks `evaluate` and `baseline`."),
     ] = None

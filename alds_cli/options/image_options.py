@@ -19,7 +19,7 @@ DataField = Annotated[
         "cifar10:DIR.",
         metavar="SPEC",
         given=str,
-        python="labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
+        python="Labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
         "and labels), imagefolder:DIR or cifar10:DIR.",
     ),
 ]
@@ -30,7 +30,7 @@ ClassesField = Annotated[
         "Without it, those of ImageNet and CIFAR are recognised.",
         metavar="FILE",
         given=str,
-        python="the network's classes in order, by the names of the image folders; or a file with "
+        python="The network's classes in order, by the names of the image folders; or a file with "
         "one of them a line. None recognises those of published data sets.",
     ),
 ]
@@ -93,7 +93,7 @@ PreprocessingField = Annotated[
     "Preparation",
     Expanded(
         options=PreprocessingFlags,
-        help="from an image to the input, or a function that changes what the model's file says; "
+        help="From an image to the input, or a function that changes what the model's file says; "
         "None is what that says.",
     ),
 ]

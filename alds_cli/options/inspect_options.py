@@ -15,4 +15,4 @@ class InspectOptions:
     """Which file to look into."""
 
     model: ModelField
-    source: Annotated[Source, Expanded(options=Source, help="how to read its file.")] = AS_IT_IS
+    source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS

@@ -17,7 +17,7 @@ ModelField = Annotated[
         metavar="MODEL",
         given=str,
         positional=True,
-        python="the network: a path, `-` for standard input, a module, or the network of an "
+        python="The network: a path, `-` for standard input, a module, or the network of an "
         "earlier result.",
     ),
 ]

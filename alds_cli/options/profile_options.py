@@ -18,7 +18,7 @@ class ProfileOptions:
     """Which error tables to build."""
 
     model: ModelField
-    source: Annotated[Source, Expanded(options=Source, help="how to read its file.")] = AS_IT_IS
+    source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS
     _: KW_ONLY
     output: Annotated[
         str | Path | None,
@@ -34,9 +34,9 @@ class ProfileOptions:
         Option(
             help="The method that the tables are for.",
             metavar="NAME",
-            python="whose folding schemes to cover.",
+            python="Whose folding schemes to cover.",
         ),
     ] = "alds"
     cache: CacheField = True
     device: DeviceField = None
-    progress: Annotated["ProgressCallback | None", Keyword("told how far it is.")] = None
+    progress: Annotated["ProgressCallback | None", Keyword("Told how far it is.")] = None

@@ -34,7 +34,7 @@ class ReportOptions:
             metavar="FOLDER",
             flags=("--output", "-o"),
             given=Path,
-            python="a folder for `report.md`, `report.csv` (the cells of the tables), "
+            python="A folder for `report.md`, `report.csv` (the cells of the tables), "
             "`points.csv` (the points of the curves), `report.tex` and the pictures; None writes "
             "nothing.",
         ),
@@ -55,7 +55,7 @@ class ReportOptions:
             metavar="NAME,NAME,…",
             given=str,
             read=stripped,
-            python="which to report on, in this order; None is all.",
+            python="Which to report on, in this order; None is all.",
         ),
     ] = None
     paper: Annotated[
@@ -71,9 +71,9 @@ class ReportOptions:
         Option(
             help="Draw the curves and the layers; without either, where matplotlib is installed.",
             flags=("--plots/--no-plots",),
-            python="draw the curves and the layers; None draws them where matplotlib is installed.",
+            python="Draw the curves and the layers; None draws them where matplotlib is installed.",
         ),
     ] = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("told how far it is; task `pictures`.")
+        "ProgressCallback | None", Keyword("Told how far it is; task `pictures`.")
     ] = None

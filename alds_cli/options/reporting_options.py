@@ -11,7 +11,7 @@ CacheField = Annotated[
     Option(
         help="Neither use nor keep error tables in the cache.",
         flags=("--no-cache",),
-        python="use the cache in the user's folder.",
+        python="Use the cache in the user's folder.",
     ),
 ]
 

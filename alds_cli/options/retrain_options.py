@@ -32,13 +32,13 @@ class RetrainOptions:
     model: ModelField
     data: DataField
     settings: Annotated[
-        RetrainSettings, Expanded(options=RetrainSettings, help="the hyperparameters.")
+        RetrainSettings, Expanded(options=RetrainSettings, help="The hyperparameters.")
     ]
     source: Annotated[
         Source,
         Expanded(
             options=Source,
-            help="how to read the model's file.",
+            help="How to read the model's file.",
             without=("input_shape", "input_spec"),
         ),
     ] = AS_IT_IS
@@ -51,7 +51,7 @@ class RetrainOptions:
             flags=("--output", "-o"),
             given=str,
             required=True,
-            python="where to write the artefact; - is standard output. The state after every "
+            python="Where to write the artefact; - is standard output. The state after every "
             "epoch is kept beside it until the run is done.",
         ),
     ] = None
@@ -59,7 +59,7 @@ class RetrainOptions:
         bool,
         Option(
             help="Go on with an interrupted run to the same output.",
-            python="go on with an interrupted run to the same output, if there is one.",
+            python="Go on with an interrupted run to the same output, if there is one.",
         ),
     ] = False
     classes: ClassesField = None
@@ -68,5 +68,5 @@ class RetrainOptions:
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("told after every step; task `retrain`.")
+        "ProgressCallback | None", Keyword("Told after every step; task `retrain`.")
     ] = None

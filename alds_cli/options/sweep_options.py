@@ -41,7 +41,7 @@ class SweepOptions:
 
     model: ModelField
     data: DataField
-    source: Annotated[Source, Expanded(options=Source, help="how to read the model's file.")] = (
+    source: Annotated[Source, Expanded(options=Source, help="How to read the model's file.")] = (
         AS_IT_IS
     )
     _: KW_ONLY
@@ -53,7 +53,7 @@ class SweepOptions:
             metavar="NAME[,NAME…]",
             given=str,
             read=listed(str, "--methods alds,svd"),
-            python="each `name` or `name:key=value:…`, with `solver` and `bound` among the keys.",
+            python="Each `name` or `name:key=value:…`, with `solver` and `bound` among the keys.",
         ),
     ]
     output: Annotated[
@@ -139,7 +139,7 @@ class SweepOptions:
         RetrainSettings | None,
         Expanded(
             options=RetrainSettings,
-            help="the other hyperparameters; its epochs and seed do not count.",
+            help="The other hyperparameters; its epochs and seed do not count.",
             without=("epochs", "seed"),
             make=_retraining,
         ),
@@ -149,7 +149,7 @@ class SweepOptions:
     device: DeviceField = None
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
-    watcher: Annotated["Watcher | None", Keyword("told of every run.")] = None
+    watcher: Annotated["Watcher | None", Keyword("Told of every run.")] = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("told how far the parts of a run are.")
+        "ProgressCallback | None", Keyword("Told how far the parts of a run are.")
     ] = None
