@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from alds_cli.api.sweep import sweep
     from alds_cli.datasets import LabelledImages
     from alds_cli.inputs import InputSpec
-    from alds_cli.network.loading import Network
+    from alds_cli.network.networks import Network
     from alds_cli.network.opening import Model, Preparation
     from alds_cli.options.training_options import RetrainSettings
     from alds_cli.records import Plan, Preprocessing, ProgressCallback

@@ -22,7 +22,7 @@ from math import prod
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alds_cli.errors import OptionError
 
@@ -331,12 +331,6 @@ class Call:
     def __call__(self, network: Callable[..., Any]) -> Any:
         """Call the network, and give what it gives."""
         return network(*self.args, **self.kwargs)
-
-
-def floating_type(module: nn.Module) -> torch.dtype:
-    """The type of the network's first floating-point parameter; PyTorch's where it has none."""
-    found = (p.dtype for p in module.parameters() if p.is_floating_point())
-    return next(found, torch.float32)
 
 
 def example_call(

@@ -23,7 +23,7 @@ from alds_cli.checkpoint import (
     write_table,
 )
 from alds_cli.methods import method_named
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, trace_network
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share

@@ -22,7 +22,7 @@ from alds_cli.allocation import (
     layer_options,
     minimax,
 )
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.numerics.costs import divisors, full_rank
 from alds_cli.numerics.option_tables import empty_table, with_scheme
 from alds_cli.profiling import error_tables

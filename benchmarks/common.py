@@ -14,7 +14,7 @@ import torch
 import torchvision
 
 from alds_cli import api
-from alds_cli.network.loading import Network, network_of
+from alds_cli.network.networks import Network, network_of
 from alds_cli.records import ErrorTable
 
 _PEAK = """

@@ -29,7 +29,7 @@ from alds_cli.latency import (
     predicted_ns,
     slower_layers,
 )
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import trace_network
 from alds_cli.records import Choice
 from alds_cli.surgery import (

@@ -17,7 +17,7 @@ from alds_cli.allocation import (
     layer_options,
     minimax,
 )
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 
 DEFINITIONS = [name for name in ERROR_DEFINITIONS if name != "exact"]
 """All that the tables hold; what is exact would have to be asked for option by option."""

@@ -127,7 +127,7 @@ def test_a_result_that_cannot_be_written_costs_no_training(run, monkeypatch):
 
     more = ("model.pt", *MORE, "--epochs", 2, "-o", "o.pt")
     with monkeypatch.context() as full:
-        full.setattr("alds_cli.retraining.run.write_network", refuse)
+        full.setattr("alds_cli.retraining.training_run.write_network", refuse)
         code, _, err = run("retrain", *more)
     assert code == 2
     assert "the state after epoch 2 is kept in o.pt.training" in err

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alds_cli.errors import OptionError
-from alds_cli.inputs import (
-    DTYPES,
-    InputGroup,
-    InputSpec,
-    InputTensor,
-    example_call,
-    floating_type,
-    parse_inputs,
-)
+from alds_cli.inputs import DTYPES, InputGroup, InputSpec, InputTensor, example_call, parse_inputs
+from alds_cli.tracing.trace import floating_type
 
 NAMES = st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True)
 

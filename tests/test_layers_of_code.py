@@ -217,3 +217,19 @@ def test_public_names_are_there_and_documented():
         "    raise SystemExit('no AttributeError')\n"
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
+def test_no_file_is_too_long_to_be_read_at_once(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 400
+
+
+def test_no_two_files_have_the_same_name():
+    """But the verbs that the command line and the library share."""
+    places = {}
+    for path in MODULES:
+        places.setdefault(path.name, set()).add(str(path.parent.relative_to(PACKAGE)))
+    del places["__init__.py"]
+    assert {
+        name for name, found in places.items() if len(found) > 1 and found != {"api", "cli"}
+    } == set()

@@ -122,7 +122,7 @@ def test_what_a_training_state_and_measured_times_hold(run, digits, tmp_path, mo
         raise OutputError("the disk is full")
 
     output, data = tmp_path / "trained.pt", f"tensors:{digits / 'data.safetensors'}"
-    monkeypatch.setattr("alds_cli.retraining.run.write_network", stopped)
+    monkeypatch.setattr("alds_cli.retraining.training_run.write_network", stopped)
     run("retrain", digits / "model.pt", "--data", data, "--epochs", "1", "-o", output)
     state = read_state(output.with_name("trained.pt.training"))["state"]
     plain = {key: value for key, value in state.items() if key not in {"model", "optimiser"}}

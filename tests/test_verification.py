@@ -19,7 +19,7 @@ from alds_cli.api import Source
 from alds_cli.errors import OptionError, VerificationError
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.network import verification
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.verification import verify
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import reshape_network

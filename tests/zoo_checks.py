@@ -33,7 +33,7 @@ from alds_cli.inputs import (
     example_call,
     parse_inputs,
 )
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import write_network
 from alds_cli.network.verification import verify
 from alds_cli.records import Architecture, Plan

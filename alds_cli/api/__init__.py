@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from alds_cli.network.inspection import Contents, Inspection, StoredTensor
     from alds_cli.network.opening import Model, Preparation, load, save
     from alds_cli.profiling import ProfileResult
-    from alds_cli.reporting.files import ReportResult
-    from alds_cli.retraining.run import RetrainResult
+    from alds_cli.reporting.report_files import ReportResult
+    from alds_cli.retraining.training_run import RetrainResult
     from alds_cli.sweeping.runner import SweepResult
 
 __all__ = [
@@ -61,8 +61,8 @@ _HOMES = {
     "Model": "alds_cli.network.opening",
     "Preparation": "alds_cli.network.opening",
     "ProfileResult": "alds_cli.profiling",
-    "ReportResult": "alds_cli.reporting.files",
-    "RetrainResult": "alds_cli.retraining.run",
+    "ReportResult": "alds_cli.reporting.report_files",
+    "RetrainResult": "alds_cli.retraining.training_run",
     "StoredTensor": "alds_cli.network.inspection",
     "SweepResult": "alds_cli.sweeping.runner",
     "load": "alds_cli.network.opening",

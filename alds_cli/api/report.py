@@ -8,7 +8,7 @@ from alds_cli.options.calling import takes_fields
 from alds_cli.options.report_options import ReportOptions
 
 if TYPE_CHECKING:
-    from alds_cli.reporting.files import ReportResult
+    from alds_cli.reporting.report_files import ReportResult
 
 
 @takes_fields(ReportOptions)
@@ -23,6 +23,6 @@ def report(options: ReportOptions) -> ReportResult:
         MissingExtraError: `plots` is True and matplotlib is not installed.
         OutputError: the output cannot be written.
     """
-    from alds_cli.reporting import files  # noqa: PLC0415 - it imports torch
+    from alds_cli.reporting import report_files  # noqa: PLC0415 - it imports torch
 
-    return files.report(options)
+    return report_files.report(options)

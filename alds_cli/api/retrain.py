@@ -8,7 +8,7 @@ from alds_cli.options.calling import takes_fields
 from alds_cli.options.retrain_options import RetrainOptions
 
 if TYPE_CHECKING:
-    from alds_cli.retraining.run import RetrainResult
+    from alds_cli.retraining.training_run import RetrainResult
 
 
 @takes_fields(RetrainOptions)
@@ -21,6 +21,6 @@ def retrain(options: RetrainOptions) -> RetrainResult:
         OptionError: options make no sense, or differ from the run's to resume.
         AldsError: a file cannot be read or written.
     """
-    from alds_cli.retraining import run  # noqa: PLC0415 - it imports torch
+    from alds_cli.retraining import training_run  # noqa: PLC0415 - it imports torch
 
-    return run.retrain(options)
+    return training_run.retrain(options)

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from alds_cli.datasets import Batch, Batches, LabelledImages
 from alds_cli.errors import DataError, OptionError
-from alds_cli.inputs import floating_type
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
+from alds_cli.tracing.trace import floating_type
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ from alds_cli.compression.targets import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.numerics.costs import pair_params
 from alds_cli.records import (
     Choice,

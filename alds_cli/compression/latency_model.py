@@ -20,7 +20,7 @@ from alds_cli.latency import (
     layer_latencies,
     slower_layers,
 )
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.records import (
     Choice,
     IntArray,

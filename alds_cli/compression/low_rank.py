@@ -35,7 +35,7 @@ from alds_cli.compression.targets import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.profiling import TrueErrors, error_tables, operator_norms
 from alds_cli.records import (
     ArgumentValue,

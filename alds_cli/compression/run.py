@@ -12,7 +12,7 @@ from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import trace_network, write_network
 from alds_cli.network.verification import Verification, verify
 from alds_cli.records import CompressionReport, LayerReport, Plan

@@ -25,7 +25,7 @@ from alds_cli.compression.targets import Budget, Offered, Target, parse_target
 from alds_cli.datasets import tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.methods import method_named
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
     require_target,

@@ -18,7 +18,7 @@ from alds_cli.calibration import Statistic, calibration_batches
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import OptionError
 from alds_cli.methods import METHODS, Method, factorisation_for, method_named, schemes_of
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.fold import distinct_schemes

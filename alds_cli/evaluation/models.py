@@ -12,7 +12,7 @@ from alds_cli.datasets import (
     require_moderate,
 )
 from alds_cli.evaluation.measures import assigned, measure_latency, measure_quality
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
     settled_preprocessing,

@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 
 from alds_cli.errors import ArchitectureError
-from alds_cli.network.loading import Network, skeleton
+from alds_cli.network.networks import Network, skeleton
 from alds_cli.network.opening import (
     open_network,
     open_read,

@@ -19,14 +19,9 @@ from alds_cli.checkpoint import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, parse_inputs
-from alds_cli.network.loading import (
-    Network,
-    densified,
-    fold,
-    network_of,
-    open_checkpoint,
-    require_sound,
-)
+from alds_cli.network.filling import require_sound
+from alds_cli.network.loading import densified, fold, open_checkpoint
+from alds_cli.network.networks import Network, network_of
 from alds_cli.network.verification import Verification, verify
 from alds_cli.options.model_source import AS_IT_IS, Source
 from alds_cli.records import Architecture, Preprocessing

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import copy
 import math
-import random
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,25 +25,16 @@ from alds_cli.errors import (
     VerificationError,
     first_line,
 )
-from alds_cli.inputs import (
-    InputSpec,
-    example_call,
-    floating_type,
-    inputs_tip,
-)
-from alds_cli.network.loading import (
-    Network,
-    densified,
-    reopened,
-    require_sound,
-)
+from alds_cli.inputs import InputSpec, example_call, inputs_tip
+from alds_cli.network.filling import require_sound
+from alds_cli.network.loading import densified, reopened
+from alds_cli.network.networks import Network
+from alds_cli.network.observed_outputs import difference, layer_differences, observe, same_draws
 from alds_cli.surgery import dense_copy
-from alds_cli.tracing.trace import count_parameters, evaluation_mode
+from alds_cli.tracing.trace import count_parameters, floating_type
 
 _HALVES = (torch.float16, torch.bfloat16)
 
-_SAMPLED = 4096
-"""Numbers of each call of a layer that are compared: every one would take much memory."""
 
 _MAGNIFIED = 64
 """How many times what a change of the reference's weights by a few units in their last place makes
@@ -57,9 +46,6 @@ _LAST_PLACES = 8
 
 _MOST_TOLERATED = 1e-2
 """The largest difference that is ever taken for rounding, however it is magnified."""
-
-_DEPTH = 8
-"""Levels of containers in which a network's outputs are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +91,7 @@ def verify(
     found: _Differences | None = None
     for dtype in _precisions(network.module):
         try:
-            with _same_draws():
+            with same_draws():
                 found = _compared(network, original, dtype)
         except _ReferenceError as error:
             failure = failure or str(error)
@@ -221,7 +207,7 @@ def _compared(
     call = example_call(network.inputs, dtype=own, widen=dtype)
     names = list(network.plan.decomposed)
     try:
-        expected = _observed(reference, call, names)
+        expected = observe(reference, call, names)
     except Exception as error:  # a foreign network may raise anything
         raise _ReferenceError(
             f"the network does not run on the input {network.inputs}: {first_line(error)}"
@@ -231,11 +217,11 @@ def _compared(
     _require_same_size(candidate, network.module)
     _cast(candidate, dtype)
     try:
-        found = _observed(candidate, call, names)
+        found = observe(candidate, call, names)
         handed_in = 0.0
         if network.foreign and network.architecture is not None:
-            memory = _observed(widened.module, call, ())
-            handed_in = _difference(found.outputs, memory.outputs)
+            memory = observe(widened.module, call, ())
+            handed_in = difference(found.outputs, memory.outputs)
     except Exception as error:
         raise VerificationError(
             "nothing is written: the compressed network does not run, though the original "
@@ -244,19 +230,19 @@ def _compared(
             "it: --exclude NAME",
         ) from error
     differences = _Differences(
-        _difference(expected.outputs, found.outputs),
-        _layer_differences(expected, found),
+        difference(expected.outputs, found.outputs),
+        layer_differences(expected, found),
         handed_in,
         _tolerance(own),
     )
     if own != torch.float64 or differences.accepted or not math.isfinite(differences.largest):
         return differences
     del candidate, found
-    moved = _observed(_perturbed(_cast(_reference(widened, original), dtype)), call, names)
+    moved = observe(_perturbed(_cast(_reference(widened, original), dtype)), call, names)
     rounding = max(
-        _difference(expected.outputs, moved.outputs),
+        difference(expected.outputs, moved.outputs),
         0.0,
-        *_layer_differences(expected, moved).values(),
+        *layer_differences(expected, moved).values(),
     )
     magnified = min(_MAGNIFIED * rounding, _MOST_TOLERATED)
     return replace(differences, tolerance=max(differences.tolerance, magnified))
@@ -331,114 +317,3 @@ def _reading_back() -> Iterator[None]:
             f"nothing is written: the artefact could not be loaded again: {error.message}",
             tip="keep the layer concerned: --exclude NAME",
         ) from error
-
-
-@contextmanager
-def _same_draws() -> Iterator[None]:
-    """Let random numbers drawn within be the same each time, and those after unaffected."""
-    states = torch.random.get_rng_state(), random.getstate()
-    torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
-    random.setstate(random.Random(0).getstate())  # noqa: S311 - nothing secret
-    try:
-        yield
-    finally:
-        torch.random.set_rng_state(states[0])
-        random.setstate(states[1])
-
-
-@dataclass(slots=True)
-class _Observed:
-    """What a forward pass gave: all outputs, and a sample of every call of some layers."""
-
-    outputs: list[Tensor]
-    layers: Mapping[str, list[Tensor]] = field(default_factory=dict)
-
-
-def _observed(module: nn.Module, call: Any, names: Iterable[str]) -> _Observed:
-    layers: dict[str, list[Tensor]] = {}
-    parts = dict(module.named_modules())
-    with ExitStack() as stack:
-        for name in names:
-            if name in parts:
-                layers[name] = []
-                handle = parts[name].register_forward_hook(_sampling(layers[name]))
-                stack.callback(handle.remove)
-        stack.enter_context(_same_draws())
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # the network's own, of no news here
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(evaluation_mode(module))
-        made = call(module)
-    return _Observed([_plain(tensor) for tensor in _tensors(made)], layers)
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    """A copy without gaps: padded where it is ragged, dense where it is sparse."""
-    if tensor.is_nested:
-        return tensor.to_padded_tensor(0.0)
-    return tensor.to_dense() if tensor.layout != torch.strided else tensor.detach().clone()
-
-
-def _sampling(samples: list[Tensor]) -> Any:
-    def sample(_module: nn.Module, _given: object, made: object) -> None:
-        for tensor in _tensors(made):
-            # Of a ragged batch a fused encoder leaves the padding out, one with pairs does not.
-            if tensor.is_nested:
-                continue
-            flat = tensor.detach().flatten()
-            samples.append(flat[:: max(1, flat.numel() // _SAMPLED)].clone())
-
-    return sample
-
-
-def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
-    """Every tensor in what a module gave: in sequences, mappings and plain objects."""
-    if isinstance(made, Tensor):
-        yield made
-        return
-    if depth == _DEPTH or made is None or isinstance(made, (str, bytes, int, float, nn.Module)):
-        return
-    parts: Iterable[object] = ()
-    if isinstance(made, Mapping):
-        parts = made.values()
-    elif isinstance(made, (list, tuple)):
-        parts = made
-    elif is_dataclass(made):
-        parts = [getattr(made, own.name) for own in fields(made)]
-    elif hasattr(made, "__dict__"):
-        parts = vars(made).values()
-    for part in parts:
-        yield from _tensors(part, depth + 1)
-
-
-def _layer_differences(expected: _Observed, found: _Observed) -> dict[str, float]:
-    # An attention applies its projections without calling them, until they are pairs.
-    return {
-        name: _difference(samples, found.layers[name])
-        for name, samples in expected.layers.items()
-        if samples and found.layers.get(name)
-    }
-
-
-def _difference(expected: list[Tensor], found: list[Tensor]) -> float:
-    if len(expected) != len(found):
-        return float("inf")
-    pairs = zip(found, expected, strict=True)
-    return max((_relative(one, other) for one, other in pairs), default=0.0)
-
-
-def _relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest number expected; infinite where shapes differ."""
-    if found.shape != expected.shape or found.dtype != expected.dtype:
-        return float("inf")
-    if not expected.is_floating_point() and not expected.is_complex():
-        return 0.0 if torch.equal(found, expected) else float("inf")
-    finite = expected.isfinite()
-    if not torch.equal(finite, found.isfinite()):
-        return float("inf")
-    if not bool(finite.any()):
-        return 0.0
-    expected, found = expected[finite], found[finite]
-    scale = float(expected.abs().max())
-    worst = float((found - expected).abs().max())
-    return worst / scale if scale > 0 else worst

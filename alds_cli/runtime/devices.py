@@ -20,14 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.errors import DataError, OptionError, first_line
-from alds_cli.inputs import (
-    InputSpec,
-    as_inputs,
-    example_call,
-    floating_type,
-)
+from alds_cli.inputs import InputSpec, as_inputs, example_call
 from alds_cli.records import FloatArray, Latency
-from alds_cli.tracing.trace import evaluation_mode
+from alds_cli.tracing.trace import evaluation_mode, floating_type
 
 _HALVES = (torch.float16, torch.bfloat16)
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.errors import PlanError, first_line
-from alds_cli.inputs import floating_type
 from alds_cli.records import Kept
 from alds_cli.surgery.channels.members import (
     NORMS,
@@ -24,7 +23,7 @@ from alds_cli.surgery.channels.members import (
 )
 from alds_cli.surgery.layer_contents import TRANSPOSED
 from alds_cli.surgery.replace import refuse
-from alds_cli.tracing.trace import meta_copy
+from alds_cli.tracing.trace import floating_type, meta_copy
 
 
 def prune_network(

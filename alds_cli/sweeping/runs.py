@@ -16,7 +16,7 @@ from alds_cli.datasets import Batches, LabelledImages
 from alds_cli.errors import AldsError, ContractError
 from alds_cli.evaluation import measure_latency
 from alds_cli.evaluation.models import Measured, evaluate
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import write_network
 from alds_cli.network.verification import verify
 from alds_cli.options.compress_options import CompressOptions
@@ -31,7 +31,7 @@ from alds_cli.records import (
     SweepBaseline,
     SweepRecord,
 )
-from alds_cli.retraining.run import retrain
+from alds_cli.retraining.training_run import retrain
 from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.sweeping import RETRAINING
 from alds_cli.sweeping.method_specs import MethodSpec

@@ -25,7 +25,6 @@ from alds_cli.inputs import (
     InputSpec,
     as_inputs,
     example_call,
-    floating_type,
 )
 from alds_cli.tracing.reads import Read, watch_reads
 
@@ -364,3 +363,9 @@ def _projection(name: str, rows: int, shapes: tuple[tuple[Shape, Shape], ...]) -
 
 def _first_shape(values: tuple[object, ...]) -> Shape | None:
     return next((tuple(value.shape) for value in values if isinstance(value, Tensor)), None)
+
+
+def floating_type(module: nn.Module) -> torch.dtype:
+    """The type of the network's first floating-point parameter; PyTorch's where it has none."""
+    found = (p.dtype for p in module.parameters() if p.is_floating_point())
+    return next(found, torch.float32)

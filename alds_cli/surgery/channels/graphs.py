@@ -18,8 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from alds_cli.errors import ContractError, first_line
-from alds_cli.inputs import floating_type
-from alds_cli.tracing.trace import meta_copy
+from alds_cli.tracing.trace import floating_type, meta_copy
 
 BATCH = 2
 """The number of samples in the traced batch; batch normalisation in training needs two."""

@@ -1,14 +1,9 @@
-"""The plain values that travel between the rooms: no behaviour beyond what they are.
-
-Parameter counts are numbers of scalars, MACs are multiply-accumulates for one
-input sample, bytes are bytes of a file, times are seconds unless a field's name
-says otherwise, accuracies are in per cent.
-"""
+"""Networks, their layers, the tables of these, and plans of what becomes of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -16,24 +11,18 @@ import numpy as np
 from annotated_types import Len
 from numpy.typing import NDArray
 
-from alds_cli.options.training_options import RetrainSettings
 from alds_cli.scalars import (
     MOST_CHANNELS,
     MOST_PIXELS,
     PLAIN,
     ArgumentName,
     Count,
-    Digest,
     Finite,
     Name,
-    Percent,
     Pixels,
     Positive,
-    RatioText,
     Real,
     SchemeNumber,
-    Seconds,
-    Seed,
     Term,
 )
 
@@ -285,217 +274,3 @@ class LayerReport:
     error_bound: Real | None = 0.0
     reason: Name | None = None
     kept: Kept | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Latency:
-    """Time of one forward pass in milliseconds: median and quartiles of `runs` runs."""
-
-    median_ms: Seconds
-    lower_quartile_ms: Seconds
-    upper_quartile_ms: Seconds
-    runs: Positive
-    batch_size: Positive
-    device: Term
-
-
-@dataclass(frozen=True, slots=True)
-class CompressionReport:
-    """The result of one compression; `ratio` is the fraction of parameters removed.
-
-    `ratio_asked` is the fraction of the `target` to remove, `limits` are the absolute ones,
-    latency in nanoseconds. `objective` is what the allocation minimised, `bound` its name, and
-    `objective_bound` what no plan within the same budgets can fall below. `latency_saved` is
-    the fraction of time saved, measured in turns. `verified` says whether the result was run
-    beside the network that it stands for (None before it is made), and `verified_difference` by
-    what fraction of the largest number it differed.
-    """
-
-    method: str
-    solver: str | None
-    bound: str | None
-    seed: int | None
-    ratio_asked: float | None
-    params_before: int
-    params_after: int
-    macs_before: int | None
-    macs_after: int | None
-    layers: Sequence[LayerReport]
-    seconds: Mapping[str, float]
-    bytes_before: int | None = None
-    bytes_after: int | None = None
-    objective: float | None = None
-    objective_bound: float | None = None
-    target: str = "params"
-    limits: Mapping[str, int] = field(default_factory=dict)
-    latency_before: Latency | None = None
-    latency_after: Latency | None = None
-    latency_saved: float | None = None
-    arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
-    verified: bool | None = None
-    verified_difference: float | None = None
-
-    @property
-    def ratio(self) -> float:
-        """The fraction of the whole network's parameters that was removed."""
-        return 1 - self.params_after / self.params_before
-
-    @property
-    def max_relative_error(self) -> float | None:
-        """The largest true relative error over the layers; None if they were not measured."""
-        errors = [layer.error for layer in self.layers]
-        return None if None in errors else max((e for e in errors if e is not None), default=0.0)
-
-    @property
-    def max_error_bound(self) -> float | None:
-        """The largest proven error bound over the layers; None where one has none."""
-        bounds = [layer.error_bound for layer in self.layers]
-        return None if None in bounds else max((b for b in bounds if b is not None), default=0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Quality of a network on `images` labelled images; accuracies in per cent.
-
-    `top5` is None for fewer than six classes. `loss` is the mean cross-entropy in nats.
-    """
-
-    top1: Percent
-    top5: Percent | None
-    loss: Real
-    images: Positive
-
-
-@dataclass(frozen=True, slots=True)
-class Footprint:
-    """What a network costs: parameters, MACs of one sample, bytes on disk, latency."""
-
-    params: int
-    macs: int | None
-    bytes: int | None
-    latency: Latency | None
-
-
-@dataclass(frozen=True, slots=True)
-class SweepBaseline:
-    """The network that a sweep compresses, and how good it is before.
-
-    `data` is the spec of the images it was evaluated on.
-    """
-
-    model: Name
-    architecture: Name
-    weights_hash: Digest
-    params: Positive
-    macs: Count | None
-    bytes: Count | None
-    data: Name
-    quality: Evaluation
-    latency: Latency | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRun:
-    """One run of a sweep: one method at one ratio, once.
-
-    Attributes:
-        method: as it was asked for, its arguments included: `alds`, `alds-simple:k=5`.
-        ratio: the fraction of the target that was to be removed, as it was written.
-        repeat: 0, 1, …
-        seed: of everything random in the run.
-        retrain_epochs: 0 for compression alone.
-        reached: whether the method could remove so much; `reason` says why not, and what
-            follows is None then.
-        params: of the network after compression.
-        macs: of one sample.
-        bytes: of its artefact; None where none was written.
-        quality: on the sweep's images.
-        latency: of one forward pass, where it was asked for.
-        latency_before: of the original network, in turns with it.
-        seconds: by stage.
-    """
-
-    method: Name
-    ratio: RatioText
-    repeat: Count
-    seed: Seed
-    retrain_epochs: Count
-    reached: bool
-    reason: Name | None = None
-    params: Count | None = None
-    macs: Count | None = None
-    bytes: Count | None = None
-    quality: Evaluation | None = None
-    latency: Latency | None = None
-    latency_before: Latency | None = None
-    seconds: Mapping[Term, Seconds] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SweepRecord(SweepRun):
-    """A run and, in `layers`, what became of every layer."""
-
-    layers: Annotated[tuple[LayerReport, ...], Len(0, 1 << 16)] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClassAssignment:
-    """How the labels of images were found, and what speaks against them.
-
-    Attributes:
-        classes: "named", by the names of the class folders; "file", by a list of the network's
-            classes; "numbered", by the order of the folders; None where the source of the
-            images has numbers for labels.
-        warning: why the labels may not be the network's.
-        note: what the names were taken for, where that is not the order of the folders.
-    """
-
-    classes: Literal["named", "file", "numbered"] | None = None
-    warning: str | None = None
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Fingerprint:
-    """What tells a set of labelled images from others, wherever it lies: digests of its parts."""
-
-    images: Digest
-    labels: Digest
-
-
-@dataclass(frozen=True, slots=True)
-class EpochRecord:
-    """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent."""
-
-    epoch: Positive
-    lr: Finite
-    loss: Finite
-    accuracy: Percent
-    seconds: Seconds
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """What an artefact says of its retraining: nothing measured in time.
-
-    `loss` and `accuracy` are those of the last epoch, over `images` training images.
-    """
-
-    settings: RetrainSettings
-    images: Positive
-    loss: Finite
-    accuracy: Percent
-
-
-@dataclass(frozen=True, slots=True)
-class ProgressEvent:
-    """`done` of `total` units of `task` are finished; `figures` are worth showing beside it."""
-
-    task: str
-    done: int
-    total: int
-    figures: Mapping[str, float] = field(default_factory=dict)
-
-
-ProgressCallback = Callable[[ProgressEvent], None]
-"""Called from library code as work advances; must be quick and must not raise."""

@@ -25,7 +25,7 @@ from alds_cli.errors import (
 )
 from alds_cli.evaluation import assigned
 from alds_cli.inputs import InputSpec
-from alds_cli.network.loading import Network
+from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
     require_target,
