@@ -1,1 +1,1 @@
-"""Planning within budgets, and carrying a plan out."""
+"""Planning a smaller network within budgets, and carrying the plan out."""

@@ -1,4 +1,4 @@
-"""What a network costs in every currency a budget may be in, worked out when it is needed."""
+"""The cost of a network in every resource that a budget may limit, computed when first needed."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from alds_cli.tracing.trace import Trace, count_parameters, meta_copy
 
 
 class CostModel:
-    """The resources of one network.
+    """The cost of one network, before and after a plan.
 
     Args:
-        network: as it is before anything is decomposed; not changed.
-        specs: its layers that may be decomposed.
-        before: a forward pass.
-        target: what is asked.
-        weights_hash: of the layers' weights, which an artefact holds.
-        channels: what can be removed, where filters are.
-        naming: a plan without choices, with the names of what will make the choices.
-        output: the artefact's name, which says its format.
-        measuring: makes the model of times, where they count.
+        network: the network before anything is decomposed; it is not changed.
+        specs: its layers that may be decomposed, by name.
+        before: a recorded forward pass of the network.
+        target: what the user asks of the compressed network.
+        weights_hash: the hash of the layers' weights, which an artefact records.
+        channels: the channels that can be removed; None where layers become pairs.
+        naming: a plan without choices that names the method and its settings, as the artefact will.
+        output: the artefact's file name, which determines its format.
+        measuring: makes the latency model; called only where times count.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class CostModel:
 
     @cached_property
     def latency_model(self) -> LatencyModel:
-        """Measures times."""
+        """The measured times, made when first needed."""
         return self._measuring()
 
     def budgets(self) -> list[Budget]:
-        """What the target allows, a ratio and an absolute limit of the same thing as their minimum.
+        """Return the budgets of the target, the tighter one where a resource has ratio and limit.
 
         Raises:
             OptionError: MACs or times are limited, but no forward pass is possible.
@@ -101,7 +101,7 @@ class CostModel:
         return found
 
     def resource(self, name: str) -> Resource:
-        """The resource of one of the targets."""
+        """Return the resource of this name, one of `targets.TARGETS`."""
         return {
             "params": lambda: self._parameters,
             "macs": lambda: self._macs,
@@ -110,7 +110,7 @@ class CostModel:
         }[name]()
 
     def spending(self, name: str, spec: LayerSpec, choices: IntArray) -> IntArray:
-        """What choices (n, 3) of a layer take of a resource: (n,).
+        """Return how much of a resource the choices (n, 3) of a layer cost, as (n,).
 
         Raises:
             OptionError: MACs are asked for, but no forward pass is possible.
@@ -119,7 +119,7 @@ class CostModel:
 
     @cached_property
     def _skeleton(self) -> nn.Module:
-        """The network's shapes, kept because it may be taken apart once its budgets are known."""
+        """A copy on the meta device, kept because the network may be taken apart later."""
         return meta_copy(self._network.module)
 
     @cached_property
@@ -147,8 +147,8 @@ class CostModel:
             for name, spec in self._specs.items()
             if pair_params(spec.weight_shape, 0, 1, 1, spec.groups) < spec.weight_params
         }
-        # What names and entries take is told from the smallest network there is, so that its
-        # size is foreseen exactly; other plans come close, and are made to fit.
+        # The bytes of names and entries are derived from the smallest network there is, so that
+        # its size is predicted exactly; for other plans it is close, and they are made to fit.
         bare = file_bytes(self._specs, before, all_kept, sizes, 0)
         smallest = Plan(dict(pairs))
         beside = self.size_after(replace(self._naming, choices=pairs)) - self.after(bare, smallest)
@@ -156,7 +156,7 @@ class CostModel:
         return file_bytes(self._specs, before, all_kept + rest, sizes, per_pair)
 
     def after(self, resource: Resource, plan: Plan) -> int:
-        """What the network takes after a plan by the sum of its layers' prices."""
+        """Return the network's cost after a plan, as the sum of its layers' prices."""
         if plan.pruned and self._channels is not None:
             return pruned_amount(self._channels, resource, self._before.calls, plan.pruned)
         spent = resource.fixed
@@ -167,7 +167,7 @@ class CostModel:
         return spent
 
     def size_after(self, plan: Plan) -> int:
-        """Bytes of the artefact that holds the network after a plan.
+        """Return the bytes of the artefact that holds the network after a plan.
 
         Raises:
             ArchitectureError: it is not known how to build the network.
@@ -187,6 +187,6 @@ class CostModel:
         times = self.latency_model.measured
         return nanoseconds(
             self.latency_model.network_ns,
-            {name: own.dense_ns for name, own in times.items()},
-            {name: own.pairs for name, own in times.items()},
+            {name: layer.dense_ns for name, layer in times.items()},
+            {name: layer.pairs for name, layer in times.items()},
         )

@@ -1,4 +1,4 @@
-"""Carrying a plan out: factors, true errors, and pairs in the place of layers."""
+"""Carrying out a plan of low-rank pairs: factors, true errors, and the pairs in the network."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from alds_cli.surgery import (
 )
 
 Statistics = Mapping[str, Mapping[str, Any]]
-"""What is known of the layers' behaviour on images, by the statistic's name and the layer's."""
+"""Statistics of the layers' behaviour on images, by the name of the statistic, then the layer."""
 
 
 @dataclass(slots=True)
 class PairJob:
-    """The factors of one layer and the true error of what will be stored, for the pool.
+    """A pool job that computes the factors of one layer and the true error of what is stored.
 
     Attributes:
-        task: the layer, and what its factors are made from; None once it is let go.
-        factorisation: makes them.
-        norm: ‖W‖₂ in the paper's fold, in units of 2**`grams.unit_exponent`; None is computed.
+        task: the layer and the input of its factorisation; None once it was released.
+        factorisation: makes the factors.
+        norm: ‖W‖₂ in the paper's fold, in units of 2**`grams.unit_exponent`; None until computed.
         factors: the result.
-        error: of the result, ‖W − Ŵ‖₂ / ‖W‖₂ in the paper's fold, rounded as it is stored.
+        error: ‖W − Ŵ‖₂ / ‖W‖₂ in the paper's fold, with the factors rounded as they are stored.
     """
 
     task: FactorTask | None
@@ -57,11 +57,11 @@ class PairJob:
 
     @property
     def nbytes(self) -> int:
-        """About what making the factors takes."""
+        """The approximate bytes of memory that the factorisation takes."""
         return 0 if self.task is None else self.factorisation.nbytes(self.task)
 
     def __call__(self, spawn: Spawn) -> None:
-        """Factor, then measure."""
+        """Compute the factors, then measure their error."""
         del spawn
         task = self.task
         if task is None:
@@ -76,7 +76,7 @@ class PairJob:
             self.error = lost / self.norm
 
     def let_go(self) -> None:
-        """Keep neither the weight nor the factors in memory."""
+        """Release the weight and the factors."""
         self.task = self.factors = None
 
 
@@ -90,23 +90,23 @@ def carry_out(
     statistics: Statistics | None = None,
     progress: ProgressCallback | None = None,
 ) -> list[LayerReport]:
-    """Replace the plan's layers by pairs, in place.
+    """Replace the plan's layers by low-rank pairs, in place.
 
     Args:
-        module: the network; changed.
-        specs: its layers.
+        module: the network; it is changed.
+        specs: its layers, by name.
         tables: error tables that cover the plan's choices.
-        plan: what to do; layers it does not name are kept.
-        method: the entry of the method that made the plan, which says how factors are made; None
-            makes the usual ones of the choices' schemes.
-        statistics: all that the method needs.
-        progress: told of every pair finished; its task is `decompose`.
+        plan: the choices; layers that it does not name are kept.
+        method: the entry of the method that made the plan, which determines how factors are made;
+            None makes the usual factors of the choices' schemes.
+        statistics: all statistics that the method needs.
+        progress: called after every pair, with the task `decompose`.
 
     Returns:
-        What became of every layer.
+        A report for every layer.
 
     Raises:
-        PlanError: the plan does not fit the network; nothing has been changed then.
+        PlanError: the plan does not fit the network, which is then unchanged.
     """
     require_makeable(specs, plan, method)
     types = weight_types(module, plan.decomposed)
@@ -114,7 +114,7 @@ def carry_out(
         name: _job(module, specs[name], tables, plan, method, statistics or {})
         for name in plan.decomposed
     }
-    # The largest first: what it takes is gone before the others' results pile up.
+    # The largest layers come first: their memory is free again before other results accumulate.
     names = sorted(jobs, key=lambda name: -jobs[name].nbytes)
     errors: dict[str, float] = {}
 
@@ -138,10 +138,10 @@ def carry_out(
 
 
 def require_makeable(specs: Mapping[str, LayerSpec], plan: Plan, method: Method | None) -> None:
-    """See that every choice fits its layer, and that its factors can be made.
+    """Check that every choice fits its layer and that its factors can be made.
 
     Raises:
-        PlanError: one does not, or cannot.
+        PlanError: a choice does not fit, or its factors cannot be made.
     """
     require_fitting(specs, plan.choices)
     for name, choice in plan.decomposed.items():
@@ -150,7 +150,7 @@ def require_makeable(specs: Mapping[str, LayerSpec], plan: Plan, method: Method 
 
 
 def weight_types(module: nn.Module, names: Iterable[str]) -> dict[str, torch.dtype]:
-    """The types that layers hold their weights in."""
+    """Return the data types of the named layers' weights."""
     return {name: weight_at(module, name).dtype for name in names}
 
 
@@ -162,7 +162,7 @@ def _job(
     method: Method | None,
     statistics: Statistics,
 ) -> PairJob:
-    """What makes a layer's pair."""
+    """Return the job that makes a layer's pair."""
     choice = plan.decomposed[spec.name]
     layer: Any = layer_at(module, spec.name)
     task = FactorTask(
@@ -181,18 +181,18 @@ def _job(
 def add_constant(module: nn.Module, name: str, absorber: str | None, constant: Tensor) -> None:
     """Add a constant to the output of a pair in evaluation mode, at no cost.
 
-    It goes into the bias of the second half, or, with the opposite sign, into the running
-    mean of the batch normalisation that follows.
+    The constant goes into the bias of the pair's second layer or, with the opposite sign, into the
+    running mean of the batch normalisation that follows.
 
     Args:
         module: the network with the pair installed; changed in place. The tensor concerned is
             replaced, not overwritten.
-        name: the layer that the pair stands for.
-        absorber: that layer, or the normalisation.
-        constant: (f,).
+        name: the layer that the pair replaces.
+        absorber: the module that takes the constant: this layer, or the normalisation.
+        constant: one number for every output channel, (f,).
 
     Raises:
-        ValueError: the layer has nothing that could take it.
+        ValueError: no module can take the constant.
     """
     if absorber is None:
         raise ValueError(f"nothing after {name} takes a constant")
@@ -206,5 +206,5 @@ def add_constant(module: nn.Module, name: str, absorber: str | None, constant: T
 
 
 def _added(tensor: Tensor, constant: Tensor) -> Tensor:
-    """The sum in float64, rounded once."""
+    """Return the sum, computed in float64 and rounded once."""
     return (tensor.to("cpu", torch.float64) + constant).to(tensor)

@@ -1,4 +1,4 @@
-"""Making networks smaller by taking filters out."""
+"""The compression strategy that removes filters."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ from alds_cli.tracing.trace import LayerCall
 
 
 class FilterPruningStrategy:
-    """Layers lose filters, and what follows them the inputs.
+    """The strategy that removes filters, and the inputs of the layers that follow them.
 
     Args:
-        traced: the network.
+        traced: the network and what is asked of it.
 
     Raises:
-        OptionError: the shape of its input is not known, or the method lacks images.
-        ContractError: its code cannot be followed.
+        OptionError: the shape of the network's input is not known, or the method lacks images.
+        ContractError: the network's code cannot be followed.
     """
 
     def __init__(self, traced: TracedModel) -> None:
@@ -81,7 +81,7 @@ class FilterPruningStrategy:
     def planned(
         self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
     ) -> Plan:
-        """Choose the filters that go."""
+        """Choose the filters to remove."""
         del offered, spending
         return prune_within(
             self._network.module,
@@ -95,15 +95,15 @@ class FilterPruningStrategy:
         )
 
     def require_fitting(self, plan: Plan) -> None:
-        """See that the filters can go."""
+        """Check that the plan's filters can be removed."""
         require_removable(self._network.module, self.channels, plan.pruned)
 
     def outlook(self, plan: Plan) -> list[LayerReport]:
-        """What is left of every layer."""
+        """Report what the plan leaves of every layer."""
         return pruning_reports(self.channels, self.specs, plan)
 
     def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
-        """Take the filters out."""
+        """Remove the plan's filters."""
         return carry_out_pruning(
             module,
             self.channels,
@@ -117,12 +117,12 @@ class FilterPruningStrategy:
 def prunable_channels(
     module: nn.Module, input_shape: tuple[int, ...], specs: Mapping[str, LayerSpec]
 ) -> Channels:
-    """The channels that may go. A layer that the user left out keeps all of its filters.
+    """Find the channels that may be removed. A layer that the user left out keeps all its filters.
 
     Args:
         module: the network.
-        input_shape: of one sample.
-        specs: its layers.
+        input_shape: the shape of one sample, without the batch.
+        specs: the network's layers, by name.
 
     Raises:
         ContractError: the network's code cannot be followed.
@@ -142,23 +142,23 @@ def prune_within(
     seed: int = 0,
     sensitivities: Mapping[str, FloatArray] | None = None,
 ) -> Plan:
-    """Choose which filters go, so that all budgets hold.
+    """Choose which filters to remove so that all budgets hold.
 
     Args:
         module: the network, for its weights.
-        channels: what may go of it, by `prunable_channels`.
+        channels: its channels that may be removed, from `prunable_channels`.
         calls: how a forward pass called its layers.
-        budgets: at least one, of parameters, MACs or bytes.
-        method: one of `methods.METHODS` that removes filters.
-        arguments: of the method, where they are not the usual ones.
-        seed: for what draws random numbers.
-        sensitivities: of every layer's inputs, by `calibration.channel_sensitivities`.
+        budgets: at least one budget of parameters, MACs or bytes.
+        method: a key of `methods.METHODS`; the method must remove filters.
+        arguments: the method's arguments, where they differ from the defaults.
+        seed: the seed of a method that draws random numbers.
+        sensitivities: of every layer's inputs, from `calibration.channel_sensitivities`.
 
     Raises:
         OptionError: the method removes no filters, an argument makes no sense, or a latency
             is limited.
-        RatioUnreachableError: one filter in every group is still too much.
-        BudgetError: so it is for an absolute limit, or for several budgets at once.
+        RatioUnreachableError: even one filter in every group is too much.
+        BudgetError: the same for an absolute limit, or for several budgets together.
     """
     chosen = method_named(method)
     given = dict(arguments or {})
@@ -197,19 +197,19 @@ def _in_numbers(
     group: ChannelGroup,
     sensitivities: Mapping[str, FloatArray] | None,
 ) -> PrunableGroup:
-    """A group as a method sees it."""
+    """Return a group as a method sees it."""
     squares = np.zeros(group.size)
     producing = {**group.outputs, **_depthwise(channels, group)}
     unit = unit_exponent(*(weight_at(module, name) for name in producing))
-    for name, places in producing.items():
-        squares += _filter_squares(weight_at(module, name), unit)[places].sum(axis=1)
+    for name, indices in producing.items():
+        squares += _filter_squares(weight_at(module, name), unit)[indices].sum(axis=1)
     plain = PrunableGroup(group.name, np.ldexp(np.sqrt(squares), unit))
     if sensitivities is None:
         return plain
     most = np.zeros(group.size)
-    for name, places in group.inputs.items():
-        if name in sensitivities:  # what is never called responds to nothing
-            most = np.maximum(most, sensitivities[name][places].max(axis=1))
+    for name, indices in group.inputs.items():
+        if name in sensitivities:  # a layer that is never called has no sensitivities
+            most = np.maximum(most, sensitivities[name][indices].max(axis=1))
     fan_out = max((channels.members[name].outputs for name in group.inputs), default=1)
     return replace(plain, sensitivities=most, fan_out=fan_out)
 
@@ -223,7 +223,7 @@ def _depthwise(channels: Channels, group: ChannelGroup) -> dict[str, IntArray]:
 
 
 def _filter_squares(weight: Tensor, unit: int) -> FloatArray:
-    """The sum of squares of every filter of a weight (f, c/g, κ…) / 2**unit: (f,), in float64."""
+    """Return every filter's sum of squares, (f,) in float64, of a weight (f, c/g, κ…) / 2**unit."""
     with torch.no_grad():
         flat = in_units(weight, unit).flatten(1)
         norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
@@ -232,7 +232,7 @@ def _filter_squares(weight: Tensor, unit: int) -> FloatArray:
 
 
 def _refusal(problem: PruningProblem, budgets: Sequence[Budget]) -> ContractError:
-    """Why one filter in every group is too much: of one budget alone, else of them together."""
+    """Explain which budget one filter in every group exceeds alone, else that none was found."""
     ones = np.ones(len(problem.groups), np.int64)
     for cost, budget in zip(problem.costs, budgets, strict=True):
         least = cost(ones)

@@ -1,4 +1,4 @@
-"""Carrying out a plan that removes filters: a smaller network, and what each layer lost."""
+"""Carrying out a plan that removes filters: a smaller network, and a report of every layer."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from alds_cli.surgery.pruning import prune_network, require_prunable
 from alds_cli.tracing.trace import LayerCall
 
 FIXED = "the network's code fixes its channels"
-"""Why a layer is left alone none of whose channels can be removed."""
+"""The reason reported for a layer none of whose channels can be removed."""
 
 
 def require_removable(module: nn.Module, channels: Channels, pruned: Mapping[str, Kept]) -> None:
-    """Make sure that a plan, perhaps an edited one, removes whole channels that may go.
+    """Check that a plan, which may have been edited, removes whole channels that may be removed.
 
     Raises:
-        PlanError: it does not fit the network, or something would be left of a channel, or
-            be taken of one that stays.
+        PlanError: the plan does not fit the network, leaves parts of a removed channel, or takes
+            parts of one that stays.
     """
     require_prunable(module, pruned)
     whole = channels.without(channels.removed_by(pruned))
@@ -64,21 +64,21 @@ def carry_out_pruning(
     """Remove the plan's filters for good, in place.
 
     Args:
-        module: the network; changed.
-        channels: what may go of it.
-        specs: its layers.
-        plan: what to do.
-        input_shape: of one sample, on which the result is tested.
-        progress: told of every layer measured; its task is `prune`.
+        module: the network; it is changed.
+        channels: its channels that may be removed.
+        specs: its layers, by name.
+        plan: the filters to remove.
+        input_shape: the shape of one sample, on which the result is tested.
+        progress: called after every layer that was measured, with the task `prune`.
 
     Returns:
-        What became of every layer, and of every normalisation that lost features. The error
-        is the true ‖W − Ŵ‖₂ / ‖W‖₂ with zeros in Ŵ where outputs or inputs went. A
-        normalisation has no such error of its own, only what it lost.
+        A report for every layer, and for every normalisation that lost features. The error is the
+        true ‖W − Ŵ‖₂ / ‖W‖₂ where Ŵ has zeros in place of the removed outputs and inputs. For a
+        normalisation only the removed features are reported.
 
     Raises:
-        PlanError: the plan does not fit the network (nothing has been changed then), or the
-            smaller network computes something else.
+        PlanError: the plan does not fit the network (which is then unchanged), or the smaller
+            network computes something else.
     """
     require_removable(module, channels, plan.pruned)
     errors = _errors(module, channels, plan.pruned, progress)
@@ -93,15 +93,15 @@ def pruning_reports(
     plan: Plan,
     errors: Mapping[str, float] | None = None,
 ) -> list[LayerReport]:
-    """What becomes of every layer and of every normalisation that loses features.
+    """Report on every layer and on every normalisation that loses features.
 
-    Together they say how many parameters are left.
+    Together the reports account for all parameters that are left.
 
     Args:
-        channels: of the dense network.
-        specs: its layers.
-        plan: what is removed.
-        errors: as far as they were measured.
+        channels: the channels of the dense network.
+        specs: its layers, by name.
+        plan: the filters to remove.
+        errors: the measured errors, by module; None before the plan is carried out.
     """
     movable = {
         name
@@ -124,7 +124,7 @@ def pruning_reports(
 
 
 def _kept(spec: LayerSpec, reason: str) -> LayerReport:
-    # Other reasons of a spec's tell why it cannot become a pair.
+    # Any other reason in a spec explains why the layer cannot become a pair.
     told = LEFT_OUT if spec.reason == LEFT_OUT else reason
     return LayerReport(spec.name, spec.weight_shape, spec.params, spec.params, reason=told)
 
@@ -156,7 +156,7 @@ def _params(member: Member, kept: Kept) -> int:
 
 @dataclass(slots=True)
 class _ErrorJob:
-    """The error of one dense layer, for the pool."""
+    """A pool job that computes the error of one dense layer."""
 
     weight: Tensor
     kept: Kept
@@ -164,12 +164,12 @@ class _ErrorJob:
 
     @property
     def nbytes(self) -> int:
-        """About what the difference and a Gram matrix take."""
+        """The approximate bytes of the difference and of a Gram matrix."""
         rows = len(self.weight)
         return 8 * self.weight.numel() + 3 * 8 * min(rows, self.weight[0].numel()) ** 2
 
     def __call__(self, spawn: Spawn) -> None:
-        """Measure it."""
+        """Measure the error."""
         del spawn
         unit = unit_exponent(self.weight)
         norm = spectral_norm(self.weight.flatten(1), unit)
@@ -178,7 +178,7 @@ class _ErrorJob:
 
 
 def _lost(weight: Tensor, kept: Kept) -> Tensor:
-    """W − Ŵ: the weight (f, c, κ…) with zeros where something is left."""
+    """Return W − Ŵ: the weight (f, c, κ…) with zeros where outputs and inputs are kept."""
     lost = weight.clone()
     rows = range(weight.shape[0]) if kept.outputs is None else kept.outputs
     columns = range(weight.shape[1]) if kept.inputs is None else kept.inputs
@@ -213,7 +213,7 @@ def _errors(
 
 
 def _depthwise_error(weight: Tensor, kept: Kept) -> float:
-    """Of a block for every channel: the norm of the largest that goes for that of the largest."""
+    """Return the largest norm of a removed channel's block over the largest of all blocks."""
     flat = in_units(weight, unit_exponent(weight)).flatten(1)
     norms = torch.linalg.vector_norm(flat, dim=1, dtype=torch.float64)
     stays: Iterable[int] = range(len(norms)) if kept.outputs is None else kept.outputs
@@ -222,12 +222,12 @@ def _depthwise_error(weight: Tensor, kept: Kept) -> float:
 
 
 def cost_of(channels: Channels, resource: Resource, calls: Mapping[str, LayerCall]) -> PruningCost:
-    """What of a resource the network takes with so many channels left in each group.
+    """Return the cost of the network as a function of the number of channels left in each group.
 
     Args:
-        channels: of the network.
+        channels: the channels of the network.
         resource: parameters, MACs or bytes.
-        calls: how a forward pass called the network's layers; others take no MACs.
+        calls: how a forward pass called the network's layers; other layers cost no MACs.
     """
     columns = {group.name: index for index, group in enumerate(channels.groups)}
     terms = list(_terms(channels, resource.name, calls))
@@ -263,7 +263,7 @@ def cost_of(channels: Channels, resource: Resource, calls: Mapping[str, LayerCal
 def _terms(
     channels: Channels, resource: str, calls: Mapping[str, LayerCall]
 ) -> Iterator[tuple[str, int, bool]]:
-    """(module, units, whether for each pair of output and input or for each output alone)."""
+    """Yield (module, units, whether they count per pair of output and input or per output)."""
     for name, member in channels.members.items():
         connected, alone = _units(member, resource, calls.get(name))
         if connected:
@@ -273,7 +273,7 @@ def _terms(
 
 
 def _units(member: Member, resource: str, call: LayerCall | None) -> tuple[int, int]:
-    """What a module takes for each connection, and beside that for each output."""
+    """Return the cost of a module per connection, and its additional cost per output."""
     if resource == "macs":
         if call is None:
             return 0, 0
@@ -291,13 +291,13 @@ def pruned_amount(
     calls: Mapping[str, LayerCall],
     pruned: Mapping[str, Kept],
 ) -> int:
-    """What of a resource the network takes after a plan: parameters and MACs to the unit.
+    """Return the network's cost after a plan; parameters and MACs are exact.
 
     Args:
-        channels: of the dense network.
+        channels: the channels of the dense network.
         resource: parameters, MACs or bytes.
-        calls: how a forward pass called its layers.
-        pruned: what stays of its modules.
+        calls: how a forward pass called the network's layers.
+        pruned: the outputs and inputs that are kept, by module.
     """
     amount = resource.fixed + sum(resource.kept.values())
     for name, units, connected in _terms(channels, resource.name, calls):

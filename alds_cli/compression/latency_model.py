@@ -1,4 +1,4 @@
-"""Measured times as a compression needs them: of layers, of pairs, of whole networks."""
+"""The measured times that a compression needs: of layers, of pairs and of whole networks."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ from alds_cli.runtime.devices import time_networks
 from alds_cli.tracing.trace import Trace
 
 _SURPRISES = 8
-"""So many plans may hold pairs that turn out slower before only measured ones are offered."""
+"""The number of plans with a slower pair after which only measured pairs are offered."""
 
 
 class LatencyModel:
-    """Times of one network and of what may become of its layers.
+    """The times of one network, of its layers and of the pairs that may replace them.
 
-    Nothing is measured before it is asked for.
+    Nothing is measured before it is needed.
 
     Args:
-        network: as it is before anything is decomposed; not changed.
-        specs: its layers that may be decomposed.
-        before: a forward pass.
-        target: says on which device, and with how many samples at a time.
-        schemes: folding schemes of the pairs to time.
-        rank_multiple: their ranks are multiples of it.
-        cache: read and keep times in the user's cache folder.
-        progress: told of measurements.
+        network: the network before anything is decomposed; it is not changed.
+        specs: its layers that may be decomposed, by name.
+        before: a recorded forward pass of the network.
+        target: states the device and the batch size to measure with.
+        schemes: the folding schemes of the pairs to time.
+        rank_multiple: only ranks that are multiples of this are timed.
+        cache: whether times are read from and kept in the user's cache folder.
+        progress: called as measurements are made.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LatencyModel:
 
     @cached_property
     def network_ns(self) -> int:
-        """The whole network's time of one forward pass."""
+        """The time of one forward pass of the whole network, in nanoseconds."""
         times = time_networks(
             {"network": self._network.module},
             self._inputs(),
@@ -88,7 +88,7 @@ class LatencyModel:
 
     @cached_property
     def measured(self) -> dict[str, LayerLatency]:
-        """Times of all layers that may be decomposed, and of a grid of pairs for each."""
+        """The times of all layers that may be decomposed, and of a grid of pairs for each."""
         return self._measure(
             {
                 name: latency_candidates(spec, self._schemes, self._rank_multiple)
@@ -97,25 +97,25 @@ class LatencyModel:
         )
 
     def offered(self, spec: LayerSpec, choices: IntArray) -> NDArray[np.bool_]:
-        """Which pairs (n, 3) may be chosen, if none may be slower than its layer, (n,).
+        """Return which pairs (n, 3) may be chosen if none may be slower than its layer, as (n,).
 
-        Where time is budgeted only measured pairs are priced, and those that measured
-        faster are on offer. Elsewhere ranks between those of the grid may be chosen too,
-        up to the highest that measured faster; `slower` then measures what was chosen.
-        Where that went wrong too often, only what measured faster is on offer any more.
+        Where time is budgeted, only measured pairs have a price, and those that measured faster
+        are offered. Otherwise ranks between those of the grid are offered too, up to the highest
+        that measured faster; `slower` then measures the pairs that were chosen. After `_SURPRISES`
+        plans with slower pairs, only pairs that measured faster are offered.
         """
         found = np.zeros(len(choices), np.bool_)
-        own = self.measured.get(spec.name)
-        if own is None:
+        times = self.measured.get(spec.name)
+        if times is None:
             return found
         if self._surprises >= _SURPRISES:
-            for choice in own.faster:
+            for choice in times.faster:
                 found |= _is(choices, choice)
         else:
-            for (scheme, k), j in _highest(own.faster).items():
+            for (scheme, k), j in _highest(times.faster).items():
                 found |= (choices[:, 0] == scheme) & (choices[:, 1] == k) & (choices[:, 2] <= j)
         banned = {choice for name, choice in self._banned if name == spec.name}
-        for choice in banned | (own.pairs.keys() - own.faster):
+        for choice in banned | (times.pairs.keys() - times.faster):
             found &= ~_is(choices, choice)
         for name, limit in self._limits:
             if name == spec.name:
@@ -123,18 +123,18 @@ class LatencyModel:
         return found
 
     def fastest(self, method: str) -> Plan:
-        """The plan that takes the least time by the sum of its layers' times."""
+        """Return the plan with the least time, by the sum of its layers' times."""
         choices: dict[str, Choice | None] = {}
-        for name, own in self.measured.items():
-            measured = list(own.faster)
+        for name, layer in self.measured.items():
+            measured = list(layer.faster)
             rows = np.array([(c.scheme, c.k, c.j) for c in measured]).reshape(-1, 3)
             offered = self.offered(self._specs[name], rows)
-            times = {c: own.pairs[c] for c, free in zip(measured, offered, strict=True) if free}
+            times = {c: layer.pairs[c] for c, free in zip(measured, offered, strict=True) if free}
             choices[name] = min(times, key=lambda choice: (times[choice], choice), default=None)
         return Plan(choices, method=method)
 
     def slower(self, plan: Plan) -> bool:
-        """Measure the plan's pairs; whether one is not faster, which is not offered again."""
+        """Measure the plan's pairs, withdraw slower ones, and return whether there were any."""
         found = self._measure({name: [choice] for name, choice in plan.decomposed.items()})
         fresh = {
             (name, choice)
@@ -146,10 +146,10 @@ class LatencyModel:
         return bool(fresh)
 
     def slower_in(self, compressed: nn.Module, plan: Plan) -> list[str]:
-        """The layers whose pairs are not surely faster in the network that was made.
+        """Return the layers whose pairs are not surely faster in the network that was made.
 
-        They are timed beside the layers they replaced; such a pair is not offered again, nor
-        are higher ranks of its slices.
+        Pairs are timed in turns with the layers that they replaced. Those returned are not offered
+        again, nor are higher ranks with the same slices.
         """
         found = slower_layers(
             self._network.module,
@@ -163,7 +163,7 @@ class LatencyModel:
         return list(found)
 
     def compare(self, compressed: nn.Module) -> NetworkComparison:
-        """The compressed network against the original, in turns."""
+        """Time the compressed network and the original in turns."""
         return compare_latency(
             self._network.module,
             compressed,
@@ -197,7 +197,7 @@ class LatencyModel:
 
 
 def _highest(choices: Collection[Choice]) -> dict[tuple[int, int], int]:
-    """The highest rank of each (scheme, k)."""
+    """Return the highest rank of each (scheme, k)."""
     found: dict[tuple[int, int], int] = {}
     for choice in choices:
         at = (choice.scheme, choice.k)
@@ -206,13 +206,13 @@ def _highest(choices: Collection[Choice]) -> dict[tuple[int, int], int]:
 
 
 def _is(choices: IntArray, choice: Choice) -> NDArray[np.bool_]:
-    """Which rows (n, 3) are that choice."""
+    """Return which rows (n, 3) equal this choice, as (n,)."""
     found: NDArray[np.bool_] = np.all(choices == (choice.scheme, choice.k, choice.j), axis=1)
     return found
 
 
 def _at_least(choices: IntArray, choice: Choice) -> NDArray[np.bool_]:
-    """Which rows (n, 3) have the same slices and no lower rank."""
+    """Return which rows (n, 3) have the slices of this choice and at least its rank, as (n,)."""
     found: NDArray[np.bool_] = np.all(choices[:, :2] == (choice.scheme, choice.k), axis=1)
     found &= choices[:, 2] >= choice.j
     return found

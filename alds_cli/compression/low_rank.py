@@ -1,4 +1,4 @@
-"""Making networks smaller by low-rank pairs in the place of layers."""
+"""The compression strategy that replaces layers by low-rank pairs."""
 
 from __future__ import annotations
 
@@ -50,10 +50,14 @@ from alds_cli.surgery.channels import Channels
 
 
 class LowRankStrategy:
-    """Layers become low-rank pairs, chosen by error tables.
+    """The strategy that replaces layers by low-rank pairs, chosen by error tables.
 
     Args:
-        traced: the network.
+        traced: the network and what is asked of it.
+
+    Raises:
+        OptionError: the method lacks images that it needs.
+        AldsError: tables or images cannot be read.
     """
 
     channels: Channels | None = None
@@ -85,7 +89,7 @@ class LowRankStrategy:
         self._module = network.module
 
     def _observe(self, network: Network, method: str) -> None:
-        """Gather what the method needs to know; layers of which nothing is found are kept."""
+        """Gather the statistics that the method needs; layers without any are kept."""
         for statistic in self._needs:
             found = statistic.gather(
                 network.module,
@@ -99,30 +103,33 @@ class LowRankStrategy:
 
     @cached_property
     def _summaries(self) -> Mapping[str, Mapping[str, Any]]:
-        """The statistics as a planner sees them."""
-        return {own.name: own.summary(self._statistics[own.name]) for own in self._needs}
+        """The statistics in the form that planners use."""
+        return {
+            statistic.name: statistic.summary(self._statistics[statistic.name])
+            for statistic in self._needs
+        }
 
     @property
     def _tables(self) -> ErrorTable:
-        """The error tables, with all true errors that were needed so far."""
+        """The error tables, including all true errors computed so far."""
         return self._true_errors.tables
 
     def planned(
         self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
     ) -> Plan:
-        """Plan by the method, and keep true errors that it needed in the cache."""
-        own = self._options
+        """Plan by the method, and store the true errors that it needed in the cache."""
+        options = self._options
         try:
             return plan_within(
                 self.specs,
                 self._tables,
                 budgets,
-                method=own.method,
-                solver=own.solver,
-                bound=own.bound,
-                arguments=own.method_args,
-                seed=own.seed,
-                rank_multiple=own.rank_multiple,
+                method=options.method,
+                solver=options.solver,
+                bound=options.bound,
+                arguments=options.method_args,
+                seed=options.seed,
+                rank_multiple=options.rank_multiple,
                 offered=offered,
                 refine=self._true_errors,
                 spending=spending,
@@ -137,18 +144,18 @@ class LowRankStrategy:
             self._stored = self._tables
 
     def require_fitting(self, plan: Plan) -> None:
-        """See that every choice fits its layer, and that its factors can be made."""
+        """Check that every choice fits its layer and that its factors can be made."""
         require_makeable(self.specs, plan, self._method)
 
     def outlook(self, plan: Plan) -> list[LayerReport]:
-        """What the tables say."""
+        """Report on every layer, as far as the tables tell."""
         norms = operator_norms(self._module, self._tables, plan.decomposed)
         return layer_reports(
             self.specs, self._tables, plan, self._types, norms, method=self._method
         )
 
     def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
-        """Put pairs in the place of layers."""
+        """Replace the plan's layers by pairs."""
         return carry_out(
             module,
             self.specs,
@@ -176,31 +183,34 @@ def plan_within(
     spending: Spending | None = None,
     statistics: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Plan:
-    """Choose for every layer so that all budgets hold.
+    """Choose a pair, or the layer itself, for every layer so that all budgets hold.
 
     Args:
-        specs: the network's layers.
+        specs: the network's layers, by name.
         tables: error tables of those that may be decomposed.
         budgets: at least one.
         method: a key of `methods.METHODS`.
-        solver: one of the method's; None takes its own, and `knapsack` where MACs or time are
-            budgeted: there the least maximum keeps less of the network's accuracy.
+        solver: one of the method's solvers. None takes its first, but `knapsack` where MACs or
+            time are budgeted: there, minimising the maximum keeps less of the accuracy.
         bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`; None takes the
-            solver's usual one.
-        arguments: the method's own options, where they are not the usual ones.
-        seed: for what draws random numbers.
-        rank_multiple: every rank j is to be a multiple of this.
-        offered: which choices may be made; None allows all.
-        refine: gives true errors, where those are minimised.
-        spending: what choices take of a resource, budgeted or not.
-        statistics: what the method needs to know of the layers' behaviour on images, as
-            `Problem.statistics` has it.
+            solver's default.
+        arguments: the method's arguments, where they differ from the defaults.
+        seed: the seed of a solver or method that draws random numbers.
+        rank_multiple: the number that every rank j must be a multiple of.
+        offered: tells which choices may be made; None allows all.
+        refine: computes true errors, where those are minimised.
+        spending: computes the cost of choices in any resource, budgeted or not.
+        statistics: the statistics of the layers' behaviour on images that the method needs, as
+            in `Problem.statistics`.
+
+    Returns:
+        The plan, with a choice or None for every layer.
 
     Raises:
         OptionError: a name is unknown, or the method cannot do what is asked.
-        PlanError: a method of the user's own gave a plan that does not fit the network.
-        RatioUnreachableError: even the smallest network removes less.
-        BudgetError: no plan keeps within an absolute limit, or within all budgets at once.
+        PlanError: a user-defined method returned a plan that does not fit the network.
+        RatioUnreachableError: even the smallest network removes less than the ratio.
+        BudgetError: no plan keeps within an absolute limit, or within all budgets together.
     """
     chosen = method_named(method)
     resources = [budget.resource.name for budget in budgets]
@@ -244,12 +254,12 @@ def plan_within(
 
 
 def unusual(method: Method, arguments: Mapping[str, ArgumentValue]) -> dict[str, ArgumentValue]:
-    """The arguments that are not the method's usual ones."""
+    """Return the arguments that differ from the method's defaults."""
     return {key: value for key, value in arguments.items() if value != method.arguments[key]}
 
 
 def require_able(method: str, resources: Collection[str]) -> None:
-    """See that a method can plan for all that is budgeted.
+    """Check that a method can plan for all resources that are budgeted.
 
     Raises:
         OptionError: it cannot.
@@ -266,15 +276,15 @@ def require_able(method: str, resources: Collection[str]) -> None:
 def settled_names(
     method: str, solver: str | None, bound: str | None, resources: Collection[str]
 ) -> tuple[str | None, str | None]:
-    """The solver and the error definition, the usual ones where none is named.
+    """Return the solver and the error definition, with defaults for those that are None.
 
-    A method that has but one way to plan has neither.
+    A method with only one way to plan has neither, and gives (None, None).
 
     Args:
         method: a key of `methods.METHODS`.
-        solver: one of the method's, or None.
+        solver: one of the method's solvers, or None.
         bound: a key of `allocation.ERROR_DEFINITIONS`, or None.
-        resources: what is budgeted.
+        resources: the names of the budgeted resources.
 
     Raises:
         OptionError: a name is unknown, or the method has no solvers.

@@ -1,4 +1,4 @@
-"""Why what is asked of a compressed network cannot be had, in words."""
+"""The errors that explain why a target cannot be reached."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _MORE_LAYERS = "decompose more layers (--include, --exclude)"
 def refusal(
     budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
 ) -> ContractError:
-    """Why no plan fits: the budget that cannot be met even alone, else all of them together.
+    """Return the error that names the budget which cannot be met alone, or else all of them.
 
     Args:
         budgets: what was asked.
-        layers: what was on offer.
-        kept: which layers were not, in words; empty where all were.
-        faster_only: whether that left out what measures slower.
+        layers: the options that were offered.
+        kept: which layers had no options, in words; empty where all had some.
+        faster_only: whether only pairs that measure faster were offered.
     """
     made = "make with pairs that each measure faster" if faster_only else "make"
     for column, budget in enumerate(budgets):
-        least = budget.resource.fixed + sum(int(own.costs[:, column].min()) for own in layers)
+        least = budget.resource.fixed + sum(int(layer.costs[:, column].min()) for layer in layers)
         if least > budget.allowed - budget.margin:
             return out_of_reach(budget, least, made, kept)
     asked = ", ".join(_asked(budget) for budget in budgets)
@@ -47,12 +47,12 @@ def refusal(
 
 
 def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None) -> ContractError:
-    """Why a budget cannot be met.
+    """Return the error of a budget that cannot be met.
 
     Args:
         budget: what was asked.
-        least: what the smallest network takes.
-        made: how it is made, after "that this method can".
+        least: the cost of the smallest network, in units of the budget's resource.
+        made: how that network is made, as a continuation of "that this method can".
         kept: which layers are not made smaller, in words; None where that is not known.
     """
     resource = budget.resource
@@ -80,7 +80,7 @@ def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None)
 
 
 def broken(budget: Budget, reached: int) -> ContractError:
-    """A network that was to meet a budget does not."""
+    """Return the error of a network that exceeds a budget it was to meet."""
     resource = budget.resource
     if budget.ratio is None:
         return BudgetError(
@@ -96,13 +96,13 @@ def broken(budget: Budget, reached: int) -> ContractError:
 
 
 def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
-    """The fastest network that was made is still too slow.
+    """Return the error of a network that is too slow although it is the fastest that was made.
 
     Args:
-        budget: of time.
-        original_ms: median time of the original network.
-        best_ms: of the fastest that was made of it.
-        saved: the fraction of time that it saves.
+        budget: the budget of time.
+        original_ms: the median time of the original network.
+        best_ms: the median time of the fastest compressed network.
+        saved: the fraction of the time that it saves.
     """
     fact = (
         f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
@@ -134,7 +134,7 @@ def _amount(resource: Resource, value: int) -> str:
 
 
 def _written(resource: Resource, value: int) -> str:
-    """As the command line takes it."""
+    """Return the value as the command line accepts it."""
     return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)
 
 
@@ -151,16 +151,16 @@ _TIPS = {
     "save the network after that",
     LEFT_OUT: "let more layers match --include, or fewer --exclude",
 }
-"""What can be done, by words in the reason."""
+"""What the user can do, by words that occur in the reason."""
 
 
 def nothing_to_decompose(
     specs: Mapping[str, LayerSpec], budgets: Sequence[Budget]
 ) -> ContractError:
-    """Why nothing can be made smaller, with the reasons counted.
+    """Return the error of a network none of whose layers can be made smaller, with the reasons.
 
     Args:
-        specs: the network's layers, each with a reason to be kept.
+        specs: the network's layers, each with a reason why it is kept.
         budgets: what was asked.
     """
     reasons = _reasons(specs)
@@ -181,7 +181,7 @@ def nothing_to_decompose(
 
 
 def kept_in_words(specs: Mapping[str, LayerSpec]) -> str:
-    """How many layers are kept for which reasons; empty where none is."""
+    """Return how many layers are kept for which reasons; empty where none is kept."""
     reasons = _reasons(specs)
     parts = [
         f"{count} {'is' if count == 1 else 'are'} kept ({reason})"

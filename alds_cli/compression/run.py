@@ -1,4 +1,4 @@
-"""From a target to a plan to a network that is shown to reach the target."""
+"""One compression: from a target to a plan to a network that is shown to reach the target."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from alds_cli.compression.session import Session
 
 _ROUNDS = 30
-"""So often at most a plan is made again because what was predicted did not come out."""
+"""The most often that a plan is made anew because its prediction proved wrong."""
 
 _TIMED_ROUNDS = 6
-"""The same where whole networks have to be made and timed to find that out."""
+"""The same limit where whole networks have to be made and timed to find that out."""
 
 
 def planned(session: Session, target: Target, output: str, given: Plan | None) -> CompressionRun:
-    """A plan that reaches a target, as far as can be told without carrying it out.
+    """Return a run whose plan reaches the target, as far as can be told without carrying it out.
 
     Args:
         session: the network, its tables and how to plan.
         target: what is asked.
-        output: the artefact's name, for its format.
-        given: the plan to carry out, instead of making one.
+        output: the artefact's file name, which determines its format.
+        given: the plan to carry out; None makes one.
 
     Raises:
-        ContractError: the target cannot be had.
-        PlanError: the plan given does not fit the network.
+        ContractError: the target cannot be reached.
+        PlanError: the given plan does not fit the network.
     """
     run = CompressionRun(session, target, session.cost_model(target, output))
     if given is None:
@@ -53,12 +53,12 @@ def planned(session: Session, target: Target, output: str, given: Plan | None) -
 
 
 class CompressionRun:
-    """One target in the making.
+    """One compression for one target.
 
     Args:
         session: the network, its tables and how to plan.
         target: what is asked.
-        cost_model: what everything costs.
+        cost_model: the costs of the network.
     """
 
     def __init__(self, session: Session, target: Target, cost_model: CostModel) -> None:
@@ -74,10 +74,10 @@ class CompressionRun:
             self._budgets = cost_model.budgets()
 
     def make_plan(self) -> None:
-        """Plan until all that can be told without carrying the plan out is as asked.
+        """Plan until everything that can be told without carrying the plan out is as asked.
 
-        Where the sum of the layers' times says that a time cannot be had, the fastest pairs
-        are planned: whether it really cannot is found out when the network is timed.
+        Where a time is out of reach by the sum of the layers' times, the fastest pairs are planned:
+        only timing the network decides whether it really is.
 
         Raises:
             ContractError: there is no such plan.
@@ -106,7 +106,7 @@ class CompressionRun:
         return self._session.strategy.planned(self._budgets, offered, cost_model.spending)
 
     def _too_large(self) -> bool:
-        """Whether the file would be; the budget is tightened by the excess then."""
+        """Tighten the budget of bytes if the file would exceed it, and return whether it would."""
         for index, budget in enumerate(self._budgets):
             if budget.resource.name == "bytes":
                 excess = self._cost_model.size_after(self.plan) - budget.allowed
@@ -116,7 +116,7 @@ class CompressionRun:
         return False
 
     def _too_slow(self) -> bool:
-        """Whether a pair measures slower than its layer; it is not on offer again then."""
+        """Withdraw pairs that measure slower than their layers; return whether there were any."""
         if not self._target.never_slower:
             return False
         with self._clock("measure"):
@@ -127,25 +127,25 @@ class CompressionRun:
         self._budgets[index] = replace(budget, margin=budget.margin + excess)
 
     def replay(self, plan: Plan) -> None:
-        """Take a plan that was made elsewhere."""
+        """Use a plan that was made elsewhere."""
         self.plan, self._given = plan, True
 
     @property
     def _names(self) -> list[str]:
-        """Of what is limited, in the order of the budgets."""
+        """The names of the limited resources, in the order of the budgets."""
         return [budget.resource.name for budget in self._budgets]
 
     def require_predicted(self) -> None:
-        """The contract, as far as it is certain without making the network.
+        """Check the contract as far as it is certain without making the network.
 
         Raises:
-            ContractError: it does not hold.
+            ContractError: a budget is exceeded.
         """
         if (exceeded := self._exceeded()) is not None:
             raise broken(*exceeded)
 
     def _exceeded(self) -> tuple[Budget, int] | None:
-        """A budget that the plan is certain not to keep, and what it would take."""
+        """Return a budget that the plan is certain to exceed and the plan's cost, or None."""
         for budget in self._budgets:
             if budget.resource.name != "latency":
                 sized = budget.resource.name == "bytes"
@@ -159,19 +159,19 @@ class CompressionRun:
         return None
 
     def outlook(self) -> CompressionReport:
-        """The figures of the plan, before it is carried out."""
+        """Return the report of the plan before it is carried out."""
         return self._report(self._session.strategy.outlook(self.plan))
 
     def finished(self, output: str | None, *, last: bool) -> tuple[Network, CompressionReport]:
-        """Carry the plan out, make sure that the contract holds, and write the artefact.
+        """Carry the plan out, verify that the contract holds, and write the artefact.
 
         Args:
-            output: where to; None writes nothing.
-            last: the session's network is not needed any more and may be taken apart.
+            output: the file to write; None writes nothing.
+            last: whether the session's network may be taken apart, as it is not needed afterwards.
 
         Raises:
-            ContractError: it does not hold.
-            VerificationError: the network with pairs does not run, or computes something else.
+            ContractError: a budget is exceeded.
+            VerificationError: the compressed network does not run, or computes something else.
         """
         comparison: NetworkComparison | None = None
         if self._target.timed:
@@ -216,7 +216,7 @@ class CompressionRun:
         return self._session.network.architecture is not None
 
     def _made(self, *, in_place: bool) -> _Made:
-        """The network with its pairs."""
+        """Return the network with its pairs."""
         session = self._session
         with self._clock("decompose"):
             original = session.network
@@ -236,10 +236,10 @@ class CompressionRun:
         return _Made(network, layers, macs)
 
     def _fast_enough(self) -> tuple[_Made, NetworkComparison | None]:
-        """Make and time networks until one is as fast as asked, in whole and layer by layer.
+        """Make and time networks until one is fast enough, as a whole and layer by layer.
 
         Raises:
-            ContractError: none is; it says how fast the best one was.
+            ContractError: none is; the message states how fast the best one was.
         """
         best: NetworkComparison | None = None
         for rounds_left in reversed(range(_TIMED_ROUNDS)):
@@ -267,10 +267,10 @@ class CompressionRun:
         )
 
     def _sound_in_layers(self) -> _Made:
-        """A network none of whose pairs is slower than its layer.
+        """Return a network none of whose pairs is slower than its layer.
 
         Raises:
-            ContractError: a plan that was given has such a pair, and none was to be made.
+            ContractError: the given plan has such a pair although none is allowed.
         """
         while True:
             made = self._made(in_place=False)
@@ -283,20 +283,20 @@ class CompressionRun:
                     f"the plan makes layers that measure slower: {', '.join(slower)}",
                     tip="let the plan keep them, or leave out --never-slower",
                 )
-            # Every round takes something off what is offered, so this ends.
+            # Every round withdraws some choice, so this ends.
             if self._fastest:
                 self._plan_fastest()
             else:
                 self.make_plan()
 
     def _expect_less(self, index: int, times: NetworkComparison, excess: int) -> None:
-        """Tighten the budget of time by what a network saved less than foreseen."""
+        """Tighten the budget of time by the predicted saving that did not come true."""
         budget = self._budgets[index]
         before = budget.resource.before
         foreseen = before - self._cost_model.after(budget.resource, self.plan)
         worth = times.saved * before / foreseen if foreseen > 0 else 0.0
         wanted = before - budget.allowed
-        # A little beyond, or rounds would approach the aim without reaching it.
+        # Aim a little lower, or the rounds would approach the limit without reaching it.
         missing = wanted / worth - foreseen if worth > 0 else before
         self._tighten(index, round(max(1.05 * missing, 1.25 * excess)))
 
@@ -309,7 +309,7 @@ class CompressionRun:
         times: NetworkComparison | None = None,
         verification: Verification | None = None,
     ) -> CompressionReport:
-        """The figures of the work so far."""
+        """Return the report of the run so far."""
         session, ratio = self._session, self._target.ratio
         saved = sum(layer.params_before - layer.params_after for layer in layers)
         return CompressionReport(
@@ -341,7 +341,7 @@ class CompressionRun:
 
 @dataclass(frozen=True, slots=True)
 class _Made:
-    """A network with pairs, what became of its layers, and its MACs."""
+    """A compressed network, the reports on its layers, and its MACs."""
 
     network: Network
     layers: list[LayerReport]
@@ -349,9 +349,9 @@ class _Made:
 
 
 def _excess_ns(budget: Budget, times: NetworkComparison) -> int:
-    """By how much a network is too slow; at most 0 where it is not.
+    """Return by how many nanoseconds a network is too slow; at most 0 where it is fast enough.
 
-    A fraction has to be saved with 95 % confidence, an absolute limit held by the median.
+    A ratio must be saved with 95 % confidence; an absolute limit must hold for the median.
     """
     if budget.ratio is None:
         return round(times.compressed.median_ms * 1e6) - budget.allowed

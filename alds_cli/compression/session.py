@@ -1,6 +1,6 @@
-"""From a network and targets, or a plan, to smaller networks and their reports.
+"""Compression of one network for several targets, or by a given plan.
 
-The network is profiled once, whatever is made of it.
+The network is loaded, traced and profiled once for all of them.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from alds_cli.surgery.layers import select_layers
 from alds_cli.tracing.trace import count_parameters
 
 PLACEHOLDER = "{ratio}"
-"""Stands for the ratio in the names of a family's files."""
+"""The text in the names of several results that stands for each one's ratio."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompressionResult:
-    """The compressed network (None after a dry run), its plan and its report."""
+    """The compressed network (None after a dry run), its plan, its report and its file."""
 
     network: Network | None
     plan: Plan
@@ -55,15 +55,15 @@ class CompressionResult:
 
 
 def compress_networks(options: CompressOptions) -> list[CompressionResult]:
-    """Make a network smaller, in as many degrees as there are ratios, from one profile.
+    """Compress a network once for every ratio, from one profile.
 
-    All are planned before the first is written, so that a ratio out of reach stops it all. The
-    names of several results have `{ratio}` in them.
+    All plans are made before the first file is written, so that one ratio out of reach stops the
+    whole call. The file names of several results contain `{ratio}`.
 
     Raises:
         OptionError: options make no sense, alone or together.
-        ContractError: a ratio or a limit cannot be had.
-        AldsError: the model cannot be read, or a result not be written.
+        ContractError: a ratio or a limit cannot be reached.
+        AldsError: the model cannot be read, or a result cannot be written.
     """
     ratios = _ratios(options)
     targets = [parse_target(options, ratio) for ratio in ratios]
@@ -108,12 +108,12 @@ def _require_apart(
     plans: Sequence[str | None],
     options: CompressOptions,
 ) -> None:
-    """No result replaces another, nor a table, plan or data; a network may its original.
+    """Check that no result replaces another, nor a table, plan or data; it may replace the model.
 
     Raises:
         OutputError: one would.
     """
-    files = [own for own in (options.table,) if isinstance(own, (str, Path))]
+    files = [table for table in (options.table,) if isinstance(table, (str, Path))]
     if isinstance(options.plan, (str, Path)) and str(options.plan) in map(str, outputs):
         files.append(options.plan)
     if options.data is not None:
@@ -124,7 +124,7 @@ def _require_apart(
 
 
 def _given_plan(plan: Plan | str | Path | None, targets: Sequence[Target]) -> Plan | None:
-    """The plan to replay; a layer may be decomposed by it whatever method made it."""
+    """Return the plan to replay, if any; it may come from another method than the one named."""
     if plan is None and not all(target.resources for target in targets):
         raise OptionError(
             "how small? Neither a ratio nor a limit nor a plan is given",
@@ -136,7 +136,7 @@ def _given_plan(plan: Plan | str | Path | None, targets: Sequence[Target]) -> Pl
 
 
 def _names(name: str | Path | None, ratios: Sequence[Ratio]) -> list[str | None]:
-    """The name of each ratio's file."""
+    """Return the file name of each ratio's result."""
     if name is None:
         return [None] * len(ratios)
     if len(ratios) > 1 and PLACEHOLDER not in str(name):
@@ -158,7 +158,7 @@ class Session:
 
     Args:
         options: what was asked.
-        given: the plan to carry out, instead of making one.
+        given: the plan to carry out; None makes one.
     """
 
     def __init__(self, options: CompressOptions, given: Plan | None = None) -> None:
@@ -178,10 +178,10 @@ class Session:
         self.strategy = strategy_for(traced)
 
     def _require_run(self) -> None:
-        """Refuse a network that was not run, unless the user knows that it will not be.
+        """Refuse a network that could not be run, unless the user accepts that it is not run.
 
         Raises:
-            OptionError: no forward pass could be made of it.
+            OptionError: no forward pass was possible.
         """
         if self.before.failure is None:
             return
@@ -193,14 +193,16 @@ class Session:
         raise unverifiable(self.before.failure, self.network.inputs)
 
     def cost_model(self, target: Target, output: str) -> CostModel:
-        """What the network costs in the currencies of a target.
+        """Return the costs of the network in the resources of a target.
 
         Args:
             target: what is asked.
-            output: the artefact's name, for its format.
+            output: the artefact's file name, which determines its format.
         """
-        own = self.options
-        solver, bound = settled_names(own.method, own.solver, own.bound, target.resources)
+        options = self.options
+        solver, bound = settled_names(
+            options.method, options.solver, options.bound, target.resources
+        )
         specs = {name: spec for name, spec in self.strategy.specs.items() if spec.reason is None}
         return CostModel(
             self.network,
@@ -211,11 +213,11 @@ class Session:
             channels=self.strategy.channels,
             naming=Plan(
                 {},
-                method=own.method,
+                method=options.method,
                 solver=solver,
                 bound=bound,
-                seed=own.seed,
-                arguments=own.method_args,
+                seed=options.seed,
+                arguments=options.method_args,
             ),
             output=output,
             measuring=lambda: LatencyModel(
@@ -224,19 +226,19 @@ class Session:
                 self.before,
                 target,
                 schemes=self._schemes,
-                rank_multiple=own.rank_multiple,
-                cache=own.cache,
-                progress=own.progress,
+                rank_multiple=options.rank_multiple,
+                cache=options.cache,
+                progress=options.progress,
             ),
         )
 
 
 class Strategy(Protocol):
-    """One of the ways.
+    """A way to make a network smaller.
 
     Attributes:
-        specs: the network's layers, and why some of them stay as they are.
-        weights_hash: of the layers' weights.
+        specs: the network's layers, with the reasons of those that must stay as they are.
+        weights_hash: the hash of the layers' weights.
     """
 
     specs: Mapping[str, LayerSpec]
@@ -244,13 +246,13 @@ class Strategy(Protocol):
 
     @property
     def channels(self) -> Channels | None:
-        """What can be removed; None where layers become pairs."""
+        """The channels that can be removed; None where layers become pairs."""
         ...
 
     def planned(
         self, budgets: Sequence[Budget], offered: Offered | None, spending: Spending
     ) -> Plan:
-        """A plan within the budgets; raises ContractError where there is none."""
+        """Return a plan within the budgets; raise ContractError where there is none."""
         ...
 
     def require_fitting(self, plan: Plan) -> None:
@@ -258,20 +260,20 @@ class Strategy(Protocol):
         ...
 
     def outlook(self, plan: Plan) -> list[LayerReport]:
-        """What a plan makes of every layer, before it is carried out."""
+        """Report what a plan makes of every layer, before it is carried out."""
         ...
 
     def carry_out(self, module: nn.Module, plan: Plan) -> list[LayerReport]:
-        """Change a copy of the network, or itself, and say what became of every layer."""
+        """Change the network, or a copy of it, in place, and report on every layer."""
         ...
 
 
 def strategy_for(traced: TracedModel) -> Strategy:
-    """The way that the method goes, or the plan that is given.
+    """Return the strategy of the method, or of the given plan.
 
     Raises:
-        OptionError: the method lacks what it needs.
-        AldsError: tables cannot be read, or images not be used.
+        OptionError: the method lacks what it needs, or the plan both prunes and decomposes.
+        AldsError: tables or images cannot be read.
     """
     given = traced.given
     if given is None:

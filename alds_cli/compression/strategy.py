@@ -1,4 +1,4 @@
-"""What either way to make a network smaller begins with, and how it tells what became of it."""
+"""The common ground of both strategies: the traced network, its images and layer reports."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from alds_cli.tracing.trace import Trace
 
 @dataclass(frozen=True, slots=True)
 class TracedModel:
-    """A network, and what is asked of it.
+    """A network with its trace, and what is asked of it.
 
     Attributes:
-        network: as it is before.
-        trace: a forward pass.
-        specs: its layers, with the reasons of those that must stay as they are.
+        network: the network before anything is changed.
+        trace: a recorded forward pass.
+        specs: its layers, by name, with the reasons of those that must stay as they are.
         options: how to plan, and where tables may be kept.
-        given: the plan to carry out, instead of making one.
-        clock: for the stages of the run.
+        given: the plan to carry out; None makes one.
+        clock: measures the stages of the run.
     """
 
     network: Network
@@ -58,14 +58,14 @@ class TracedModel:
 
     @property
     def method(self) -> str:
-        """The name of the method that plans, or that made the plan given."""
+        """The name of the method that plans, or that made the given plan."""
         return self.options.method if self.given is None else self.given.method
 
     @property
     def entry(self) -> Method | None:
-        """The method's entry; None for a plan by one that the tool does not have.
+        """The method's entry; None where the given plan was made by a method unknown here.
 
-        A plan that is given never decides what code is imported.
+        A given plan never decides what code is imported.
         """
         if self.given is None:
             return method_named(self.options.method)
@@ -73,35 +73,35 @@ class TracedModel:
 
     @property
     def needs(self) -> Sequence[Statistic[Any]]:
-        """What making the plan, or the factors of the one given, takes beside tables."""
+        """The statistics needed to make the plan, or the factors of the given one."""
         return () if self.entry is None else self.entry.needs
 
 
 def schemes_needed(options: CompressOptions, given: Plan | None) -> tuple[int, ...]:
-    """Return the folding schemes that the method, or the plan given, needs tables of."""
+    """Return the folding schemes for which the method, or the given plan, needs tables."""
     if given is None:
         method = method_named(options.method)
         arguments = method.settled_arguments(options.method, options.method_args)
         return schemes_of(method, arguments)
     schemes = {choice.scheme for choice in given.decomposed.values()}
-    return tuple(sorted({own if own in SLICED else OPERATOR for own in schemes}))
+    return tuple(sorted({scheme if scheme in SLICED else OPERATOR for scheme in schemes}))
 
 
 _TOGETHER = 32
-"""Images in a forward pass; fixed, since sums are rounded by it."""
+"""Images in one forward pass; a constant, because sums are rounded differently in others."""
 
 
 def batches_for(network: Network, options: CompressOptions, method: str) -> Batches:
-    """The sample of images that a method looks at.
+    """Return the sample of images on which a method observes the network.
 
     Args:
-        network: as it is read.
+        network: the network as it was read.
         options: where the images are, how many of them, and the seed of the draw.
-        method: its name, for messages.
+        method: the method's name, for messages.
 
     Raises:
-        OptionError: no images are named, or nobody says how they become the input.
-        DataError: they cannot be used.
+        OptionError: no images are named, or their preprocessing is not known.
+        DataError: they cannot be read.
     """
     if options.data is None:
         raise OptionError(
@@ -134,17 +134,17 @@ def layer_reports(
     *,
     method: Method | None = None,
 ) -> list[LayerReport]:
-    """What becomes of every layer; without measured errors the bounds stand alone.
+    """Report on every layer, with measured errors where they are given and bounds in any case.
 
     All errors and bounds are those of the paper's fold, whatever scheme a pair has.
 
     Args:
-        specs: the network's layers.
+        specs: the network's layers, by name.
         tables: error tables that cover the plan's choices.
-        plan: what is made of them.
-        types: those that layers hold their weights in.
+        plan: the choices.
+        types: the data types of the layers' weights.
         norms: ‖W‖₂ in the paper's fold of the layers that change, in the units of the tables.
-        errors: of the layers that were changed, relative to that norm.
+        errors: the measured errors of the layers that were changed, relative to that norm.
         method: the entry of the method that made the plan. Bounds are known only where its
             factors are those of the tables.
     """
@@ -185,9 +185,9 @@ def _report_of_pair(
 
 
 def _why_kept(spec: LayerSpec, tables: ErrorTable, planned: Collection[int]) -> str:
-    """Why a layer is kept that could be a pair, where others became pairs of these schemes."""
+    """Return why a layer that could be a pair is kept, given the schemes of the plan's pairs."""
     table = tables.layers.get(spec.name)
-    # A plan that was handed in may need no table of this layer.
+    # A given plan may need no table of this layer.
     schemes = distinct_schemes(spec.kernel) if table is None else tuple(table.norms)
     if smallest_cost(spec, schemes) >= spec.weight_params:
         return NOT_SMALLER

@@ -1,7 +1,7 @@
-"""What is asked of a compressed network: less of what it is made of and costs.
+"""Targets, budgets and resources of a compression.
 
-A resource is one such currency, divided among the network's layers; a target is what the user
-asks, a budget what that allows of one resource.
+A resource is something that a network costs, divided among its layers: parameters, MACs, bytes or
+time. A target is what the user asks, and a budget is what that allows of one resource.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from alds_cli.surgery import form_of
 from alds_cli.tracing.trace import LayerCall
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
-"""`price(spec, choices)`: of pairs (n, 3), whole units (n,); negative where it is not known."""
+"""`price(spec, choices)`: the whole units (n,) that pairs (n, 3) cost; negative if not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One thing that networks are to need less of, in whole units.
+    """Something that a network costs, in whole units.
 
     Attributes:
         name: `params`, `macs`, `bytes` or `latency` (nanoseconds).
-        before: what the whole network takes, which ratios are a fraction of.
-        fixed: what all but the layers that may be decomposed take in the result.
-        kept: what each of these layers takes as it is, by name.
-        price: what its pairs would take.
-        overhead: what of that a pair takes whatever its rank.
+        before: the cost of the whole network, which ratios refer to.
+        fixed: the cost in the result of everything but the layers that may be decomposed.
+        kept: the cost of each of these layers as it is, by name.
+        price: the cost of pairs in its place.
+        overhead: the part of a pair's cost that does not depend on its rank.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Resource:
     overhead: int = 0
 
     def prices(self, spec: LayerSpec, choices: IntArray) -> IntArray:
-        """Of choices (n, 3), zeros keeping the layer: (n,)."""
+        """Return the cost (n,) of choices (n, 3), where k = 0 keeps the layer."""
         kept = choices[:, 1] == 0
         costs = np.empty(len(choices), np.int64)
         costs[kept] = self.kept[spec.name]
@@ -62,20 +62,20 @@ class Resource:
         return costs
 
     def rank_prices(self, spec: LayerSpec, choices: IntArray) -> FloatArray:
-        """What one rank more in every slice of pairs (n, 3) takes, on the average: (n,).
+        """Return the average cost (n,) of one more rank in every slice of pairs (n, 3).
 
-        Where a rank is free, as in a layer that is never called, it still counts a little.
+        Where ranks are free, as in a layer that is never called, they still cost a little.
         """
         spent = self.price(spec, choices) - self.overhead
         return np.maximum(spent / choices[:, 2], 1e-3)
 
 
 def parameters(specs: Mapping[str, LayerSpec], total: int) -> Resource:
-    """Parameters; a layer's bias is not its own, since it stays whatever happens.
+    """Return the resource of parameters. Biases are not the layers' own, since they always stay.
 
     Args:
-        specs: the layers that may be decomposed.
-        total: of the whole network.
+        specs: the layers that may be decomposed, by name.
+        total: the parameters of the whole network.
     """
     kept = {name: spec.weight_params for name, spec in specs.items()}
     return Resource("params", total, total - sum(kept.values()), kept, option_costs)
@@ -88,14 +88,14 @@ def file_bytes(
     item_sizes: Mapping[str, int],
     per_pair: int,
 ) -> Resource:
-    """Bytes of the artefact.
+    """Return the resource of bytes of the artefact.
 
     Args:
-        specs: the layers that may be decomposed.
-        before: bytes of the file that the network came from.
-        all_kept: bytes of the artefact if every layer is kept.
-        item_sizes: bytes of one number of each layer's weight.
-        per_pair: what the names and entries of a pair take beside its numbers, about.
+        specs: the layers that may be decomposed, by name.
+        before: the bytes of the file that the network came from.
+        all_kept: the bytes of the artefact if every layer is kept.
+        item_sizes: the bytes of one number of each layer's weight.
+        per_pair: the approximate bytes of a pair's names and entries, beside its numbers.
     """
 
     def price(spec: LayerSpec, choices: IntArray) -> IntArray:
@@ -107,23 +107,23 @@ def file_bytes(
 
 
 def _extra_bytes(spec: LayerSpec, choices: IntArray) -> IntArray:
-    """What pairs (n, 3) hold beside their weights, by their form: (n,)."""
+    """Return the bytes (n,) that pairs (n, 3) hold beside their weights, as their form requires."""
     extra = np.zeros(len(choices), np.int64)
     for scheme in np.unique(choices[:, 0]):
-        own = choices[:, 0] == scheme
-        extra[own] = form_of(int(scheme)).extra_bytes(spec, choices[own])
+        rows = choices[:, 0] == scheme
+        extra[rows] = form_of(int(scheme)).extra_bytes(spec, choices[rows])
     return extra
 
 
 def multiply_accumulates(
     specs: Mapping[str, LayerSpec], total: int, calls: Mapping[str, LayerCall]
 ) -> Resource:
-    """MACs of one sample.
+    """Return the resource of MACs of one sample.
 
     Args:
-        specs: the layers that may be decomposed.
-        total: of the whole network.
-        calls: how a forward pass called its layers; one that it never called takes none.
+        specs: the layers that may be decomposed, by name.
+        total: the MACs of the whole network.
+        calls: how a forward pass called its layers; a layer without a call costs none.
     """
 
     def price(spec: LayerSpec, choices: IntArray) -> IntArray:
@@ -138,12 +138,12 @@ def multiply_accumulates(
 def nanoseconds(
     total: int, kept: Mapping[str, int], pairs: Mapping[str, Mapping[Choice, int]]
 ) -> Resource:
-    """Time of one forward pass, as the sum of its layers' measured times.
+    """Return the resource of time of one forward pass, as the sum of the layers' measured times.
 
     Args:
-        total: of the whole network.
-        kept: of each layer that may be decomposed.
-        pairs: of the choices that were measured; no others are on offer.
+        total: the time of the whole network, in nanoseconds.
+        kept: the times of the layers that may be decomposed.
+        pairs: the times of the choices that were measured; no others are offered.
     """
 
     def price(spec: LayerSpec, choices: IntArray) -> IntArray:
@@ -155,10 +155,10 @@ def nanoseconds(
 
 
 TARGETS = ("params", "macs", "bytes", "latency")
-"""What a ratio can be a fraction of."""
+"""The resources that a ratio can refer to."""
 
 _UNLIMITED = 2**62
-"""No network comes near it, and arithmetic with whole numbers of 64 bits ends beyond."""
+"""A limit beyond any network that keeps sums within 64-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +166,12 @@ class Target:
     """What is asked of a compressed network: a ratio of a resource, absolute limits, or both.
 
     Attributes:
-        ratio: the fraction of the target to remove; None where only limits count.
-        resource: what the ratio is a fraction of, one of `TARGETS`.
+        ratio: the fraction of the resource to remove; None where only limits count.
+        resource: the resource that the ratio refers to, one of `TARGETS`.
         limits: the most that is allowed, by resource; latency in nanoseconds.
-        never_slower: no layer may become one that measures slower.
-        batch_size: samples in a forward pass whose time counts.
-        device: where that time is measured; None is CUDA where present.
+        never_slower: whether no layer may be replaced by one that measures slower.
+        batch_size: samples in a forward pass that is timed.
+        device: where times are measured; None means CUDA where present.
     """
 
     ratio: Fraction | None
@@ -189,11 +189,11 @@ class Target:
 
     @property
     def timed(self) -> bool:
-        """Whether anything has to be measured."""
+        """Whether any times have to be measured."""
         return self.never_slower or "latency" in self.resources
 
     def where(self) -> torch.device:
-        """The device to measure on.
+        """Return the device to measure on.
 
         Raises:
             OptionError: there is no such device here.
@@ -202,7 +202,7 @@ class Target:
 
 
 def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
-    """Read what is asked at one ratio.
+    """Return the target that the options ask for at one ratio.
 
     Raises:
         OptionError: a value makes no sense.
@@ -228,14 +228,14 @@ def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
 
 
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
-"""`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, (n,)."""
+"""`offered(spec, choices)`: which of the pairs (n, 3) may be chosen, as (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """At most `allowed` of a resource; `ratio` is the fraction to remove, if that was asked.
 
-    `margin` is held back where the sum of the layers' prices is not quite what comes out.
+    `margin` is held back where the sum of the layers' prices is not exactly the result's cost.
     """
 
     resource: Resource
@@ -245,17 +245,17 @@ class Budget:
 
     @classmethod
     def of_ratio(cls, resource: Resource, ratio: Fraction) -> Budget:
-        """What is left when a fraction is removed, towards zero: never less than asked."""
+        """Return the budget that a ratio leaves, rounded down: no less is removed than asked."""
         return cls(resource, int((1 - ratio) * resource.before), ratio)
 
     @property
     def for_options(self) -> int:
-        """What the layers that may be decomposed can take together."""
+        """The amount that the layers which may be decomposed can cost together."""
         return self.allowed - self.margin - self.resource.fixed
 
 
 def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | None:
-    """What options take of every budget's resource; None where parameters are all there is."""
+    """Return the cost of options in every budget's resource; None where only parameters count."""
     if offered is None and [budget.resource.name for budget in budgets] == ["params"]:
         return None
 
@@ -269,7 +269,7 @@ def prices_of(budgets: Sequence[Budget], offered: Offered | None) -> Prices | No
 
 
 def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
-    """What a rank takes of the budgets; of several, the shares of them added up."""
+    """Return the cost of a rank in the budget's resource; of several budgets, the sum of shares."""
     if [budget.resource.name for budget in budgets] == ["params"]:
         return None
     if len(budgets) == 1:
