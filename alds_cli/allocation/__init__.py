@@ -1,4 +1,4 @@
-"""The optimisers: pure functions over option tables."""
+"""The optimisers that allocate budgets to layers: pure functions over option tables."""
 
 from alds_cli.allocation.alternating import alternating
 from alds_cli.allocation.knapsack.solve import knapsack

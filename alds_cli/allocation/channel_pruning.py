@@ -1,4 +1,4 @@
-"""How many channels each group loses: the shortest run of steps that meets the budgets."""
+"""The number of channels to remove from each group: the fewest steps that meet the budgets."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from alds_cli.records import ArgumentValue, FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class PrunableGroup:
-    """A group of channels in numbers: each of its n channels can be removed.
+    """A group of n channels, each of which can be removed, as numbers.
 
     Attributes:
-        name: of the group.
+        name: the group's name.
         norms: the ℓ2 norm of all filters of a channel together, (n,).
         sensitivities: see `calibration.sensitivities`, (n,); None without data.
-        fan_out: the most filters that any layer has which takes these channels.
+        fan_out: the largest number of filters of any layer that takes these channels.
     """
 
     name: str
@@ -29,20 +29,20 @@ class PrunableGroup:
 
     @property
     def size(self) -> int:
-        """Its number of channels."""
+        """The number of channels."""
         return len(self.norms)
 
 
 @dataclass(frozen=True, slots=True)
 class PruningCost:
-    """What a network takes of one resource, exactly, when n (groups,) channels are left.
+    """The exact cost of a network in one resource, as a function of the channels left, n (groups,).
 
-    fixed + Σ_m weights[m] · (A n + a)[m] · (B n + b)[m]: a layer's share is proportional to its
-    outputs and to its inputs, both of which may come from several groups.
+    The cost is fixed + Σ_m weights[m] · (A n + a)[m] · (B n + b)[m]: the cost of a layer is
+    proportional to its outputs and to its inputs, both of which may come from several groups.
 
     Attributes:
-        fixed: what does not change.
-        weights: (m,), whole units.
+        fixed: the part that does not change.
+        weights: whole units, (m,).
         outputs: A, (m, groups).
         constant_outputs: a, (m,).
         inputs: B, (m, groups).
@@ -57,7 +57,7 @@ class PruningCost:
     constant_inputs: IntArray
 
     def __call__(self, counts: IntArray) -> int:
-        """With so many channels left in each group."""
+        """Return the cost with `counts` (groups,) channels left."""
         made = self.outputs @ counts + self.constant_outputs
         taken = self.inputs @ counts + self.constant_inputs
         return self.fixed + int((self.weights * made * taken).sum())
@@ -65,7 +65,7 @@ class PruningCost:
 
 @dataclass(frozen=True, slots=True)
 class PruningProblem:
-    """What a method that removes filters is asked: groups, and D budgets with their costs.
+    """The task of a method that removes filters: groups, and D budgets with their costs.
 
     One channel of every group stays, since no layer works without any.
     """
@@ -77,7 +77,7 @@ class PruningProblem:
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
 
     def met(self, counts: IntArray) -> bool:
-        """Whether so many channels left in each group keep within all budgets."""
+        """Return whether `counts` (groups,) channels keep within all budgets."""
         return all(
             cost(counts) <= budget for cost, budget in zip(self.costs, self.budgets, strict=True)
         )
@@ -85,7 +85,7 @@ class PruningProblem:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """Which channels go, ascending, by the group's name, and the objective that was reached."""
+    """The removed channels, ascending, by the group's name, and the objective that was reached."""
 
     removed: Mapping[str, IntArray]
     objective: float | None = None
@@ -94,28 +94,28 @@ class Removal:
 def remove_in_order(
     problem: PruningProblem, scores: Sequence[FloatArray], prices: Sequence[FloatArray]
 ) -> Removal:
-    """Remove channels, the cheapest step of all groups first, until the budgets are met.
+    """Remove channels, always by the cheapest step of all groups, until the budgets are met.
 
     Args:
-        problem: its costs fall with every channel that goes, so that the shortest run of
-            steps is found by bisection.
-        scores: of every group, (n,): its channels go in their order, the lowest first and of
-            equal ones the first.
-        prices: of every group, (n − 1,): what the r-th step in it is worth, not falling.
-            Of equal steps that comes first whose channel scores least for its group.
+        problem: its costs fall with every removed channel, so that the fewest steps can be found
+            by bisection.
+        scores: for every group (n,), the order in which its channels are removed: the lowest
+            score first, the first channel of equal scores.
+        prices: for every group (n − 1,), the price of the r-th step in it, not falling. Of equal
+            prices, the step comes first whose channel has the lowest share of its group's scores.
 
     Returns:
-        The channels that go; the objective is the last step's price. Where that step saved
-        more than was missing, some groups have got one channel back.
+        The removed channels; the objective is the price of the last step. Where that step saved
+        more than was missing, some groups have been given one channel back.
 
     Raises:
-        InfeasibleError: one channel in every group is still too much.
+        InfeasibleError: even one channel in every group is too much.
     """
-    orders = [np.argsort(own, kind="stable") for own in scores]
+    orders = [np.argsort(group_scores, kind="stable") for group_scores in scores]
     steps = sorted(
         (float(price), _share(scores[group], orders[group][taken]), group)
-        for group, own in enumerate(prices)
-        for taken, price in enumerate(own)
+        for group, group_prices in enumerate(prices)
+        for taken, price in enumerate(group_prices)
     )
     groups = np.array([group for _, _, group in steps], dtype=np.int64)
     sizes = np.array([group.size for group in problem.groups], dtype=np.int64)
@@ -142,10 +142,10 @@ def remove_in_order(
 
 
 def _with_channels_given_back(problem: PruningProblem, gone: IntArray, taken: IntArray) -> IntArray:
-    """How many channels go, after what is left of the budgets has been spent.
+    """Return how many channels to remove once the remaining budgets have been spent.
 
-    The last step may save much more than was missing. Every group, the last to lose a channel
-    first, gets its last one back where the budgets allow that.
+    The last step may save much more than was missing. Each group, starting with the last to lose
+    a channel, gets its last one back if the budgets allow that.
     """
     sizes = np.array([group.size for group in problem.groups], dtype=np.int64)
     for group in dict.fromkeys(taken[::-1].tolist()):
@@ -157,6 +157,6 @@ def _with_channels_given_back(problem: PruningProblem, gone: IntArray, taken: In
 
 
 def _share(scores: FloatArray, channel: int) -> float:
-    """A channel's score for the sum over its group."""
+    """Return a channel's share of the sum of its group's scores."""
     total = float(scores.sum())
     return float(scores[channel]) / total if total > 0 else 0.0

@@ -1,6 +1,6 @@
-"""What may become of each layer, as plain arrays: the ground all optimisers stand on.
+"""The options of each layer as plain arrays, on which all optimisers work.
 
-A frontier holds the options worth having where one resource is spent: costs rise, errors fall.
+A frontier holds the undominated options where one resource is budgeted: costs rise, errors fall.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from alds_cli.records import (
 
 
 class InfeasibleError(ValueError):
-    """No choice of options keeps within the budgets; `layers` is what was on offer, if known."""
+    """No choice of options keeps within the budgets; `layers` holds the options, if known."""
 
     layers: Sequence[LayerOptions] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LayerOptions:
-    """Every option of one layer; the one that keeps it, with error 0, is always among them.
+    """All options of one layer; the one that keeps the layer, with error 0, is always among them.
 
-    `costs` (n, D) is what each takes of D resources, parameters alone as a rule, `errors`
-    (n,) is what is minimised, `choices` (n, 3) holds (scheme, k, j), or zeros for keeping
-    the layer.
+    `costs` (n, D) are the costs in D resources (usually parameters alone), `errors` (n,) are
+    minimised, and `choices` (n, 3) holds (scheme, k, j), or zeros for keeping the layer.
     """
 
     name: str
@@ -40,22 +39,22 @@ class LayerOptions:
     choices: IntArray
 
     def choice(self, index: int) -> Choice | None:
-        """The choice behind an option; None for keeping the layer."""
+        """Return the choice of an option; None for keeping the layer."""
         scheme, k, j = (int(value) for value in self.choices[index])
         return Choice(scheme, k, j) if k else None
 
     def subset(self, mask: NDArray[np.bool_]) -> LayerOptions:
-        """The options for which the mask holds."""
+        """Return the options where the mask (n,) holds."""
         return LayerOptions(self.name, self.costs[mask], self.errors[mask], self.choices[mask])
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """One option for every layer, and how good that provably is.
+    """One option for every layer, with a bound on the optimum.
 
-    `chosen` holds the index of each layer's option; `objective` is what was minimised, the
-    largest error or the sum of the errors; no allocation within the budgets lies below
-    `lower_bound`, which equals the objective where that is proven to be the optimum.
+    `chosen` holds the index of each layer's option. `objective` is the minimised quantity: the
+    largest error, or the sum of the errors. No allocation within the budgets has an objective
+    below `lower_bound`, which equals `objective` where that is proven to be the optimum.
     """
 
     chosen: list[int]
@@ -64,15 +63,15 @@ class Allocation:
 
     @property
     def gap(self) -> float:
-        """How far above the optimum the objective is at most."""
+        """The most by which the objective can exceed the optimum."""
         return self.objective - self.lower_bound
 
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """The options of a layer that no other dominates: costs rise, errors strictly fall.
+    """The undominated options of a layer: costs rise, errors strictly fall.
 
-    `indices` points into the `LayerOptions` it was made from.
+    `indices` points into the `LayerOptions` that the frontier was made from.
     """
 
     costs: IntArray
@@ -80,14 +79,14 @@ class Frontier:
     indices: IntArray
 
     def cheapest(self, level: float) -> int:
-        """Position of the cheapest option whose error is at most `level`, which one must have."""
+        """Return the position of the cheapest option within the error `level`; one must be."""
         return int(np.searchsorted(-self.errors, -level))
 
 
 def frontier(options: LayerOptions) -> Frontier:
-    """Drop the options that another one beats in cost or error and equals in the other.
+    """Return the options that no other beats in cost or error and equals in the other.
 
-    Of options alike in both, the first stays.
+    Of options equal in both, the first stays.
     """
     costs, errors = options.costs[:, 0], options.errors
     order = None
@@ -97,7 +96,7 @@ def frontier(options: LayerOptions) -> Frontier:
     least = np.minimum.accumulate(errors)
     (kept,) = np.nonzero(np.concatenate([_TRUE, least[1:] < least[:-1]]))
     costs = costs[kept]
-    rising = np.concatenate([costs[1:] > costs[:-1], _TRUE])  # of equal costs the last is best
+    rising = np.concatenate([costs[1:] > costs[:-1], _TRUE])  # of equal costs, the last is best
     kept, costs = kept[rising], costs[rising]
     return Frontier(costs, errors[kept], kept if order is None else order[kept])
 
@@ -106,10 +105,10 @@ _TRUE = np.ones(1, dtype=np.bool_)
 
 
 def by_cost(costs: IntArray) -> IntArray:
-    """The stable order of costs ≥ 0.
+    """Return the stable order of costs ≥ 0.
 
-    Cost and position in one integer: sorting values is several times faster than sorting
-    indices.
+    Cost and position are packed into one integer, because sorting values is several times faster
+    than sorting indices.
     """
     bits = len(costs).bit_length()
     if int(costs.max()) >> (62 - bits):
@@ -121,9 +120,9 @@ def by_cost(costs: IntArray) -> IntArray:
 
 @dataclass(frozen=True, slots=True)
 class Frontiers:
-    """The frontiers of all layers, one behind the other.
+    """The frontiers of all layers, concatenated.
 
-    `starts` (layers) holds where each begins, `ends` where it ends.
+    `starts` and `ends` (layers,) hold where each frontier begins and ends.
     """
 
     costs: IntArray
@@ -134,36 +133,38 @@ class Frontiers:
 
     @classmethod
     def join(cls, frontiers: Sequence[Frontier]) -> Frontiers:
-        """Lay frontiers, of which there must be at least one, end to end."""
-        ends = np.array(list(accumulate(len(own.costs) for own in frontiers)), dtype=np.int64)
+        """Concatenate frontiers, of which there must be at least one."""
+        ends = np.array(
+            list(accumulate(len(layer_frontier.costs) for layer_frontier in frontiers)),
+            dtype=np.int64,
+        )
         return cls(
-            np.concatenate([own.costs for own in frontiers]),
-            np.concatenate([own.errors for own in frontiers]),
-            np.concatenate([own.indices for own in frontiers]),
+            np.concatenate([layer_frontier.costs for layer_frontier in frontiers]),
+            np.concatenate([layer_frontier.errors for layer_frontier in frontiers]),
+            np.concatenate([layer_frontier.indices for layer_frontier in frontiers]),
             np.concatenate([[0], ends[:-1]]),
             ends,
         )
 
     def of(self, layer: int) -> Frontier:
-        """The frontier of one layer."""
-        own = slice(int(self.starts[layer]), int(self.ends[layer]))
-        return Frontier(self.costs[own], self.errors[own], self.indices[own])
+        """Return the frontier of one layer."""
+        rows = slice(int(self.starts[layer]), int(self.ends[layer]))
+        return Frontier(self.costs[rows], self.errors[rows], self.indices[rows])
 
     def cheapest(self, level: float) -> IntArray:
-        """For every layer the position of its cheapest option with error at most `level`."""
+        """Return the position of every layer's cheapest option with error at most `level`."""
         above: NDArray[np.int64] = np.add.reduceat(self.errors > level, self.starts, dtype=np.int64)
         return self.starts + above
 
     def lowest_level(self, budget: int) -> float:
-        """The smallest error that every layer can stay within at that budget.
+        """Return the smallest error that every layer can keep within at that budget.
 
-        A layer takes the step from one option to the next once the level is below the
-        error of the first. So what a level costs is a sum over the steps above it, and the
-        lowest level is found as a weighted median is: by throwing away, again and again,
-        the part of the steps that is settled.
+        A layer moves from one option to the next, dearer one once the level is below the error of
+        the first. So the cost of a level is a sum over the steps above it, and the lowest level is
+        found as a weighted median is: by repeatedly discarding the steps that are already decided.
 
         Raises:
-            ValueError: even the cheapest options exceed the budget.
+            InfeasibleError: even the cheapest options exceed the budget.
         """
         slack = budget - int(self.costs[self.starts].sum())
         if slack < 0:
@@ -195,7 +196,7 @@ _SAMPLES = 256
 
 
 def first_of_equals(options: LayerOptions, index: int) -> int:
-    """The first by (scheme, k, j) of the options alike in costs and error."""
+    """Return the first option by (scheme, k, j) with the costs and error of the one at `index`."""
     (equal,) = np.nonzero(options.errors == options.errors[index])
     if len(equal) > 1:
         equal = equal[np.all(options.costs[equal] == options.costs[index], axis=1)]
@@ -208,18 +209,18 @@ _BLOCK = 256
 
 
 def undominated(values: IntArray, costs: IntArray, slack: int = 0) -> IntArray:
-    """Indices of the rows for which no other has value and costs at most as large.
+    """Return the indices of the rows that no other row equals or beats in value and all costs.
 
-    Of rows alike the first stays.
+    Of equal rows, the first stays.
 
     Args:
         values: (n,).
         costs: (n, D).
-        slack: by so much a row's value must be above another's to be dominated by it;
-            for values known to that accuracy only.
+        slack: a row is dominated only if its value exceeds the other's by at least this much;
+            for values that are known only to that accuracy.
 
     Returns:
-        The kept rows in the order of their values for D > 1, of their costs for D = 1.
+        The kept rows, in the order of their values for D > 1 and of their costs for D = 1.
     """
     if costs.shape[1] == 1:
         order = np.lexsort((values, costs[:, 0]))
@@ -231,19 +232,19 @@ def undominated(values: IntArray, costs: IntArray, slack: int = 0) -> IntArray:
     rows = np.column_stack([values, costs])[order]
     found, standing = [np.zeros(0, np.int64)], rows[:0]
     for start in range(0, len(rows), _BLOCK):
-        block, own = rows[start : start + _BLOCK], order[start : start + _BLOCK]
+        block, block_order = rows[start : start + _BLOCK], order[start : start + _BLOCK]
         alive = ~_beaten(standing, block, slack).any(axis=0)
-        block, own = block[alive], own[alive]
-        # Within the block only those that come before can dominate: the others have a
-        # larger value or cost, or are alike and later.
+        block, block_order = block[alive], block_order[alive]
+        # Within the block only earlier rows can dominate: later ones have a larger value or cost,
+        # or are equal.
         alive = ~np.triu(_beaten(block, block, slack), 1).any(axis=0)
         standing = np.concatenate([standing, block[alive]])
-        found.append(own[alive])
+        found.append(block_order[alive])
     return np.concatenate(found)
 
 
 def _beaten(by: IntArray, rows: IntArray, slack: int) -> NDArray[np.bool_]:
-    """Entry (i, j): whether row i of `by` is nowhere above row j of `rows`."""
+    """Return a matrix whose entry (i, j) tells if row i of `by` nowhere exceeds row j of `rows`."""
     beaten = by[:, :1] + slack <= rows[:, 0]
     for column in range(1, rows.shape[1]):
         beaten &= by[:, column, None] <= rows[:, column]
@@ -251,6 +252,6 @@ def _beaten(by: IntArray, rows: IntArray, slack: int) -> NDArray[np.bool_]:
 
 
 def undominated_options(errors: FloatArray, costs: IntArray) -> IntArray:
-    """Indices of the options (n,) that no other equals or beats in error and all costs (n, D)."""
+    """Return the indices of options that no other matches in error (n,) and all costs (n, D)."""
     _, ranks = np.unique(errors, return_inverse=True)
     return undominated(ranks.astype(np.int64), costs)

@@ -1,9 +1,9 @@
-"""The optimum of errors that are expensive to know, from lower bounds on them.
+"""The optimum for errors that are expensive to compute, found from lower bounds on them.
 
-A solver that is given lower bounds in place of errors finds something no worse than the
-optimum; where it chooses only options whose true error is known, that is the optimum. So
-errors are asked for until that happens. Which to ask for is guessed by solving with
-estimates, so that few are needed and most are asked for side by side.
+A solver that is given lower bounds in place of errors finds something no worse than the optimum;
+where it chooses only options whose true error is known, that is the optimum. So true errors are
+requested until that happens. Which ones to request is guessed by solving with estimates, so that
+few are needed and most are computed side by side.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from alds_cli.allocation.layer_options import Allocation, LayerOptions
 from alds_cli.records import FloatArray, IntArray
 
 Solve = Callable[[Sequence[LayerOptions], Sequence[int]], Allocation]
-"""A solver whose result is no worse for smaller errors: `minimax`, `knapsack`."""
+"""A solver whose result is no worse for smaller errors: `minimax` or `knapsack`."""
 
 Request = tuple[int, int]
 """A layer's position and the index of one of its options."""
@@ -32,35 +32,37 @@ def refined(
     refine: Callable[[Sequence[Request]], Sequence[float]],
     guesses: Sequence[FloatArray] | None = None,
 ) -> tuple[Allocation, list[LayerOptions]]:
-    """Solve with true errors, asking for as few of them as possible.
+    """Solve with true errors while computing as few of them as possible.
 
-    The result is what `solve` would find if all errors were known. For let a solution of
-    the lower bounds contain only known errors. Any other allocation has true errors no
-    smaller than its lower bounds, one by one, hence also once sorted from worst to best or
-    added up; and those are no better than the solution's, which are its true errors. This
-    holds of the lexicographic minimum, of any maximum and of any sum that rises with the
-    errors. A `lower_bound` holds for the true errors for the same reason.
+    The result is what `solve` would find if all errors were known. Proof: let a solution of the
+    lower bounds contain only known errors. Any other allocation has true errors no smaller than
+    its lower bounds, one by one, hence also once they are sorted from worst to best or added up;
+    and those bounds are no better than the errors of the solution, which are true. This holds for
+    the lexicographic minimum, for any maximum and for any sum that rises with the errors. A
+    `lower_bound` holds for the true errors for the same reason.
 
     Args:
-        solve: minimises something that no smaller error can raise.
-        layers: options whose errors are true where known, else lower bounds.
-        known: by layer which errors are true (n,).
+        solve: minimises an objective that no smaller error can raise.
+        layers: options whose errors are true where they are known, else lower bounds.
+        known: for every layer, which errors are true (n,).
         budgets: as `solve` takes them.
-        refine: the true errors of (layer position, option index) pairs, of which none is
-            asked for twice. Those of one (scheme, k) must not rise with j.
-        guesses: by layer what the true errors may be (n,), from which the search starts;
-            None takes the lower bounds. Better ones save work, bad ones do no harm.
+        refine: computes the true errors of (layer position, option index) pairs; none is
+            requested twice. Those of one (scheme, k) must not rise with j.
+        guesses: for every layer, estimates of the true errors (n,), from which the search starts;
+            None takes the lower bounds. Good ones save work, bad ones do no harm.
 
     Returns:
-        The allocation, and the layers with everything that was learnt: true errors and
-        raised lower bounds.
+        The allocation, and the layers with everything that was learnt: true errors and raised
+        lower bounds.
 
     Raises:
-        InfeasibleError: the solver's.
+        InfeasibleError: raised by the solver.
     """
     states = [
-        _Layer(*own)
-        for own in zip(layers, known, guesses or [own.errors for own in layers], strict=True)
+        _Layer(*fields)
+        for fields in zip(
+            layers, known, guesses or [options.errors for options in layers], strict=True
+        )
     ]
     while True:
         guess = solve([state.estimated() for state in states], budgets)
@@ -87,10 +89,10 @@ def refined(
 
 @dataclass(slots=True)
 class _Layer:
-    """What is known of a layer's errors.
+    """The knowledge about a layer's errors.
 
-    `errors` (n,) are true or lower bounds, `guesses` (n,) those at the start and `estimates`
-    (n,) those of now. `curve` (n,) numbers the options' (scheme, k).
+    `errors` (n,) are true errors or lower bounds, `guesses` (n,) the estimates at the start and
+    `estimates` (n,) the current ones. `curve` (n,) numbers the (scheme, k) of the options.
     """
 
     options: LayerOptions
@@ -109,28 +111,28 @@ class _Layer:
         self.curve = curve.astype(np.int64)
 
     def bounded(self) -> LayerOptions:
-        """The options with the lower bounds there are by now."""
+        """Return the options with the current lower bounds."""
         return replace(self.options, errors=self.errors.copy())
 
     def estimated(self) -> LayerOptions:
-        """The options with the best guesses at their errors."""
+        """Return the options with the current estimates of their errors."""
         return replace(self.options, errors=self.estimates)
 
     def learn(self, index: int, error: float) -> None:
-        """Take up a true error; smaller ranks of the same slices have none below it."""
+        """Record a true error; it is also a lower bound for smaller ranks of the same slices."""
         self.errors[index], self.known[index] = error, True
         j = self.options.choices[:, 2]
-        (own,) = np.nonzero(self.curve == self.curve[index])
-        own = own[np.argsort(j[own])]
-        smaller = own[(j[own] < j[index]) & ~self.known[own]]
+        (ranks,) = np.nonzero(self.curve == self.curve[index])
+        ranks = ranks[np.argsort(j[ranks])]
+        smaller = ranks[(j[ranks] < j[index]) & ~self.known[ranks]]
         self.errors[smaller] = np.maximum(self.errors[smaller], error)
-        self.estimates[own] = self._corrected(own)
+        self.estimates[ranks] = self._corrected(ranks)
 
-    def _corrected(self, own: IntArray) -> FloatArray:
-        """Estimates along one curve: the ratio of true errors to guesses varies slowly with j."""
-        j, known, errors = self.options.choices[own, 2], self.known[own], self.errors[own]
-        positive = known & (self.guesses[own] > 0) & (errors > 0)
-        estimates = self.guesses[own]
+    def _corrected(self, ranks: IntArray) -> FloatArray:
+        """Estimate errors along a curve, where their ratio to the guesses varies slowly with j."""
+        j, known, errors = self.options.choices[ranks, 2], self.known[ranks], self.errors[ranks]
+        positive = known & (self.guesses[ranks] > 0) & (errors > 0)
+        estimates = self.guesses[ranks]
         if positive.any():
             logs = np.log(errors[positive] / estimates[positive])
             estimates = estimates * np.exp(np.interp(j, j[positive], logs))
@@ -138,21 +140,21 @@ class _Layer:
         return np.where(known, errors, np.maximum(np.minimum(estimates, ceiling), errors))
 
     def to_ask(self, chosen: int) -> list[int]:
-        """What must be known for a choice to stand in this layer.
+        """Return the options whose errors must be known before a choice can stand in this layer.
 
-        Its own error; and of every (scheme, k) that might have as small an error at no
-        higher cost but is not thought to, the largest such rank: if its error is indeed
+        These are the choice itself and, of every (scheme, k) that might have as small an error at
+        no higher cost but is not estimated to, the largest such rank: if its error is indeed
         larger, so are those of all smaller ranks.
         """
         asked = [] if self.known[chosen] else [chosen]
         return [*asked, *self._rivals(chosen, float(self.estimates[chosen]))]
 
     def to_refute(self, chosen: int, guessed: int) -> list[int]:
-        """What to ask so that a choice made for its lower bound alone is not made again.
+        """Return what to compute so that a choice made only for its lower bound is not made again.
 
-        Of every (scheme, k) one rank: the largest that costs no more than the choice, if that
-        costs more than the guess, for its like will be tried next; else the largest up to
-        the cost at which so small an error is thought to be had.
+        That is one rank of every (scheme, k). Where the choice costs more than the guess, it is the
+        largest rank that costs no more than the choice, since similar ones would be chosen next;
+        otherwise the largest up to the cost at which so small an error is estimated to be possible.
         """
         if self.known[chosen]:
             return []
@@ -170,7 +172,7 @@ class _Layer:
         return rivals or [chosen]
 
     def _rivals(self, chosen: int, error: float) -> list[int]:
-        """Of every (scheme, k) the largest unknown rank that may beat a choice with that error."""
+        """Return, for every (scheme, k), the largest unknown rank that may beat this error."""
         costs = self.options.costs
         dearer = np.any(costs > costs[chosen], axis=1)
         cheaper = np.any(costs < costs[chosen], axis=1)

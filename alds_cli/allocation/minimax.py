@@ -1,10 +1,10 @@
 """The exact solution of the paper's allocation problem, by bisection.
 
 Minimise max_ℓ ε^ℓ over all choices subject to a budget (Liebenwein et al., NeurIPS 2021,
-Eq. 8). Given a level, layers separate: each takes its cheapest option whose error is at
-most the level, and the total cost falls as the level rises. So a search over the
-distinct errors finds the global optimum. What budget is left goes to the next worst
-layers: the result is the lexicographic minimum of the errors sorted from worst to best.
+Eq. 8). At a given level the layers separate: each takes its cheapest option whose error is at
+most the level, and the total cost falls as the level rises. So a search over the distinct errors
+finds the global optimum. The rest of the budget goes to the next worst layers: the result is the
+lexicographic minimum of the errors sorted from worst to best.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from alds_cli.records import IntArray
 
 
 def minimax(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
-    """The least maximum of the layers' errors that the budgets allow.
+    """Minimise the maximum of the layers' errors within the budgets.
 
-    One budget: the lexicographic minimum of the errors sorted from worst to best. Several
-    budgets, which must all hold: see `minimax_within_all`.
+    For one budget, the result is the lexicographic minimum of the errors sorted from worst to
+    best. For several, which must all hold, see `minimax_within_all`.
 
     Args:
         layers: the options of every layer, with costs (n, D).
-        budgets: for each of the D resources, what the chosen options may take together.
+        budgets: for each of the D resources, the most that the chosen options may cost together.
 
     Raises:
-        InfeasibleError: no allocation within the budgets exists, or of several budgets none was
-            found.
+        InfeasibleError: no allocation within the budgets exists, or none was found for several
+            budgets.
     """
     if not layers:
         return Allocation([], 0.0, 0.0)
@@ -55,10 +55,10 @@ def minimax(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocatio
 
 
 def _spend_the_rest(joined: Frontiers, start: IntArray, budget: int) -> list[int]:
-    """Improve the worst layer again and again; one that cannot improve is settled.
+    """Improve the worst layer repeatedly; a layer that cannot improve is settled.
 
-    Where several layers share the worst error and the budget improves only some of them,
-    which to leave depends on all that follows: that is `settle_ties`' business.
+    Where several layers share the worst error and the budget improves only some of them, the
+    right ones depend on all later steps, and `settle_ties` finds them.
     """
     slack = budget - int(joined.costs[start].sum())
     positions: list[int] = start.tolist()
@@ -81,12 +81,12 @@ def _spend_the_rest(joined: Frontiers, start: IntArray, budget: int) -> list[int
 
 
 def _step_cost(joined: Frontiers, layer: int, at: int) -> float:
-    """What the next better option costs more; infinite where there is none."""
+    """Return the additional cost of the next better option; infinite where there is none."""
     return float(joined.costs[at + 1] - joined.costs[at]) if at + 1 < joined.ends[layer] else np.inf
 
 
 def _settled(joined: Frontiers, positions: list[int], layers: list[int], slack: int) -> list[int]:
-    """The positions once the ties among the layers still open are settled."""
+    """Return the positions after the ties among the open layers are settled."""
     layers = sorted(layers)
     starts = [int(joined.starts[layer]) for layer in layers]
     standing = [positions[layer] - start for layer, start in zip(layers, starts, strict=True)]

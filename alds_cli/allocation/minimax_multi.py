@@ -1,10 +1,10 @@
 """The least maximum of the errors where several budgets must hold at once.
 
-At a level each layer offers the options whose error is at most the level; whether some
-choice of them keeps all budgets is a knapsack again: minimise what one resource is taken
-under the budgets of the others, and compare with the budget of that one. Both answers
-come with a proof: a selection, or a bound by multipliers on the budgets (Lagrange). Where
-neither is found a level stays open, and the gap says so.
+At a level each layer offers the options whose error is at most the level. Whether some choice of
+them keeps within all budgets is a knapsack problem again: minimise the cost in one resource under
+the budgets of the others, and compare it with the budget of that one. Either answer comes with a
+proof: a selection, or a bound by multipliers on the budgets (Lagrange). Where neither is found the
+level stays open, and the gap shows it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from alds_cli.records import FloatArray, IntArray
 
 
 def minimax_within_all(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
-    """The least maximum of the layers' errors within several budgets, and a bound on it.
+    """Minimise the maximum of the layers' errors within several budgets, with a lower bound.
 
-    What the budgets leave is spent on the worst layer again and again, on the better
-    option that takes the smallest shares of the budgets.
+    The rest of the budgets is spent on the worst layer, repeatedly, on the better option that
+    takes the smallest shares of the budgets.
 
     Args:
         layers: the options of every layer, at least one, with costs (n, D).
-        budgets: for each of the D resources, what the chosen options may take together.
+        budgets: for each of the D resources, the most that the chosen options may cost together.
 
     Raises:
         InfeasibleError: no allocation within the budgets exists, or none was found.
@@ -47,8 +47,8 @@ def minimax_within_all(layers: Sequence[LayerOptions], budgets: Sequence[int]) -
     kept = [undominated_options(options.errors, options.costs) for options in layers]
     search = _LevelSearch(
         [
-            (options.errors[own], options.costs[own], own)
-            for options, own in zip(layers, kept, strict=True)
+            (options.errors[indices], options.costs[indices], indices)
+            for options, indices in zip(layers, kept, strict=True)
         ],
         budgets,
     )
@@ -57,8 +57,8 @@ def minimax_within_all(layers: Sequence[LayerOptions], budgets: Sequence[int]) -
     positions = _spend_the_rest(search.pieces, found, search.budgets)
     picked = list(zip(search.pieces, positions, strict=True))
     chosen = [
-        first_of_equals(options, int(own[at]))
-        for options, ((_, _, own), at) in zip(layers, picked, strict=True)
+        first_of_equals(options, int(indices[at]))
+        for options, ((_, _, indices), at) in zip(layers, picked, strict=True)
     ]
     objective = max(float(errors[at]) for (errors, _, _), at in picked)
     return Allocation(chosen, objective, min(float(levels[first_open]), objective))
@@ -69,7 +69,7 @@ Piece = tuple[FloatArray, IntArray, IntArray]
 
 
 def _levels(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> FloatArray:
-    """The distinct errors, ascending, from the level that the budgets one by one allow.
+    """Return the distinct errors, ascending, from the lowest level that each budget alone allows.
 
     Raises:
         InfeasibleError: even the cheapest options exceed one of the budgets.
@@ -77,20 +77,20 @@ def _levels(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> FloatArra
     floor = 0.0
     for resource, budget in enumerate(budgets):
         alone = [
-            LayerOptions(own.name, own.costs[:, [resource]], own.errors, own.choices)
-            for own in layers
+            LayerOptions(layer.name, layer.costs[:, [resource]], layer.errors, layer.choices)
+            for layer in layers
         ]
         joined = Frontiers.join([frontier(options) for options in alone])
         floor = max(floor, joined.lowest_level(int(budget)))
-    levels = np.unique(np.concatenate([own.errors for own in layers]))
+    levels = np.unique(np.concatenate([options.errors for options in layers]))
     return levels[levels >= floor]
 
 
 @dataclass(slots=True)
 class _LevelSearch:
-    """What is known of the levels: selections for some, proof that there is none for others.
+    """The knowledge about the levels: selections for some, proofs that there is none for others.
 
-    `found` holds by level the position of every layer's option, or None, and `refuted`
+    `found` holds, by level, the position of every layer's option, or None; `refuted` tells
     whether it is proven that there is no selection.
     """
 
@@ -100,10 +100,10 @@ class _LevelSearch:
     refuted: dict[int, bool] = field(default_factory=dict)
 
     def narrow(self, levels: FloatArray) -> tuple[int, list[int]]:
-        """The first level that is not refuted, and the selection at the first one that has one.
+        """Return the first level that is not refuted, and the selection at the first that has one.
 
         Raises:
-            ValueError: not even the last level has one.
+            InfeasibleError: not even the last level has one.
         """
         low, high = 0, len(levels) - 1
         self._try(high, levels)
@@ -145,17 +145,17 @@ class _LevelSearch:
 
 
 def _offered(piece: Piece, level: float) -> Piece:
-    """The options worth having within a level, with the first resource as their value."""
+    """Return the undominated options within a level, with the first resource as their value."""
     errors, costs, _ = piece
     (within,) = np.nonzero(errors <= level)
-    own = within[undominated(costs[within, 0], costs[within, 1:])]
-    return costs[own, 0].astype(np.float64), costs[own, 1:], own
+    kept = within[undominated(costs[within, 0], costs[within, 1:])]
+    return costs[kept, 0].astype(np.float64), costs[kept, 1:], kept
 
 
 def _spend_the_rest(
     pieces: Sequence[Piece], positions: Sequence[int], budgets: Sequence[int]
 ) -> list[int]:
-    """Improve the worst layer again and again; one that cannot improve is settled."""
+    """Improve the worst layer repeatedly; a layer that cannot improve is settled."""
     positions = list(positions)
     scale = np.maximum(np.array(budgets, dtype=np.int64), 1)
     taken = np.array([costs[at] for (_, costs, _), at in zip(pieces, positions, strict=True)])
@@ -177,25 +177,32 @@ def _spend_the_rest(
 
 
 def settle_ties(group: Sequence[Frontier], positions: Sequence[int], slack: int) -> list[int]:
-    """Finish the lexicographic minimum of layers that are still open.
+    """Find the lexicographic minimum over the layers that are still open.
 
-    From the worst error down it is settled which errors there must be and how often each.
-    `slots` are those of which it is not yet known which layers have them. With those, a
-    level is feasible if the slots can be given to layers such that the rest stays within
-    the level and the budget: an assignment problem, solved exactly. Where an error is
-    needed as often as there are layers that can have it, these have it.
+    The errors that must occur, and how often each, are settled from the worst one down. `slots`
+    are errors of which it is not yet known which layers have them. Given the slots, a level is
+    feasible if the slots can be assigned to layers such that the others stay within the level and
+    all stay within the budget; this assignment problem is solved exactly. Where an error must
+    occur as often as there are layers that can have it, these layers get it.
 
     Args:
         group: the frontiers of the open layers.
-        positions: where each stands; none needs to be worse in the end than the worst now.
-        slack: what is left of the budget at these positions.
+        positions: the current position of each; none has to become worse than the worst now.
+        slack: the budget that is left at these positions.
 
     Returns:
         The positions of the lexicographic minimum.
     """
     search = _TieSearch.at(group, positions, slack)
-    errors = np.array([float(own.errors[at]) for own, at in zip(group, positions, strict=True)])
-    levels = np.unique(np.concatenate([own.errors for own in group]))[::-1].tolist()
+    errors = np.array(
+        [
+            float(layer_frontier.errors[at])
+            for layer_frontier, at in zip(group, positions, strict=True)
+        ]
+    )
+    levels = np.unique(np.concatenate([layer_frontier.errors for layer_frontier in group]))[
+        ::-1
+    ].tolist()
     levels = [level for level in levels if level <= errors.max()]
     while len(search.slots) < len(search.open):
         first = search.first_beyond(levels)
@@ -207,7 +214,7 @@ def settle_ties(group: Sequence[Frontier], positions: Sequence[int], slack: int)
 
 
 def _first(count: int, holds: Callable[[int], bool]) -> int:
-    """The first of 1 … count - 1 for which a condition that stays true holds; else count."""
+    """Return the first of 1 … count - 1 at which a monotone condition holds; else count."""
     low, high = 1, count
     while low < high:
         middle = (low + high) // 2
@@ -220,7 +227,7 @@ def _first(count: int, holds: Callable[[int], bool]) -> int:
 
 @dataclass(slots=True)
 class _TieSearch:
-    """What is settled: `open` layers are to share the `budget`, some of them by `slots`."""
+    """The state of a tie: the `open` layers share the `budget`, some of them by `slots`."""
 
     group: Sequence[Frontier]
     joined: Frontiers
@@ -232,25 +239,28 @@ class _TieSearch:
 
     @classmethod
     def at(cls, group: Sequence[Frontier], positions: Sequence[int], slack: int) -> _TieSearch:
-        """Before anything is settled."""
-        spent = sum(int(own.costs[at]) for own, at in zip(group, positions, strict=True))
+        """Return the state before anything is settled."""
+        spent = sum(
+            int(layer_frontier.costs[at])
+            for layer_frontier, at in zip(group, positions, strict=True)
+        )
         layers = np.arange(len(group))
         return cls(group, Frontiers.join(group), layers, slack + spent, list(positions))
 
     def fits(self, level: float, extra: Sequence[float] = ()) -> bool:
-        """Whether the rest can stay within a level, given the slots and some more."""
+        """Return whether the other layers can keep within a level, given the slots and `extra`."""
         return self._assigned([*self.slots, *extra], level)[0] <= self.budget
 
     def first_beyond(self, levels: Sequence[float]) -> int:
-        """The number of descending levels that are feasible, of which the first one is."""
+        """Return how many of the descending levels are feasible; the first must be."""
         return _first(len(levels), lambda at: not self.fits(levels[at]))
 
     def settle(self, level: float, below: float | None) -> None:
-        """Find how many layers must have an error, given that the rest needs no larger one.
+        """Find how many layers must have an error, given that no other needs a larger one.
 
         Args:
             level: the error.
-            below: the next smaller one that any layer has, if there is one.
+            below: the next smaller error that any layer has, or None.
         """
         rest = len(self.open) - len(self.slots)
         needed = rest
@@ -266,14 +276,14 @@ class _TieSearch:
         self.open = np.setdiff1d(self.open, takers)
 
     def shares(self) -> list[tuple[int, float]]:
-        """The open layers, each with the slot that it is given."""
+        """Return the open layers, each with the slot assigned to it."""
         if not self.slots:
             return []
         _, limits = self._assigned(self.slots, self.slots[-1])
         return list(zip(self.open.tolist(), limits, strict=True))
 
     def _costs(self, level: float) -> IntArray:
-        """What it costs the open layers to stay within a level, more than all if they cannot."""
+        """Return the open layers' costs within a level, above the budget where it is impossible."""
         if level not in self.costs:
             at = self.joined.cheapest(level)
             reached: NDArray[np.bool_] = at < self.joined.ends
@@ -282,12 +292,12 @@ class _TieSearch:
         return self.costs[level][self.open]
 
     def _assigned(self, slots: Sequence[float], level: float) -> tuple[int, list[float]]:
-        """The least total cost with each slot given to one layer and the others at `level`."""
+        """Return the least cost with each slot assigned to one layer and the others at `level`."""
         at_level = self._costs(level)
         limits = [level] * len(at_level)
         if not slots:
             return int(at_level.sum()), limits
-        if slots[0] == slots[-1]:  # they all are the same: to the layers that save most
+        if slots[0] == slots[-1]:  # all slots are equal and go to the layers that save most
             changes = self._costs(slots[0]) - at_level
             rows, columns = np.zeros(len(slots), np.int64), np.argsort(changes, kind="stable")
             columns = columns[: len(slots)]

@@ -1,4 +1,4 @@
-"""What a method is asked to solve: options of layers within budgets, by a measure of error."""
+"""The problem that a method solves: options of layers within budgets, by a measure of error."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from alds_cli.records import (
 
 
 def _sum_bound(table: LayerTable) -> FloatArray:
-    """sqrt(Σ_i σ²_{i,j+1}): the norm of a row of blocks is at most that of their norms."""
+    """Return sqrt(Σ_i σ²_{i,j+1}): blocks side by side have at most the norm of their norms."""
     return _relative(np.sqrt(table.sum_squares), _by_row(table, table.norms))
 
 
 def _theorem1_bound(table: LayerTable) -> FloatArray:
-    """√k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
+    """Return √k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
     k = table.choices[:, 1]
     return _relative(np.sqrt(k) * table.largest, _by_row(table, table.norms))
 
 
 def _published_code(table: LayerTable) -> FloatArray:
-    """max_i σ_{i,j+1}, as the paper's published code has it: not a bound for k > 1."""
+    """Return max_i σ_{i,j+1}, as in the paper's published code; not a bound for k > 1."""
     return _relative(table.largest, _by_row(table, table.norms))
 
 
 def _exact(table: LayerTable) -> FloatArray:
-    """‖W − Ŵ‖₂ where it is known, else a bound from below.
+    """Return ‖W − Ŵ‖₂ where it is known, else a lower bound.
 
-    A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}, less what that was
-    raised by to be an upper bound (`numerics.spectra`). None is above 1.
+    A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}, less the amount by
+    which that was raised to be an upper bound (`numerics.spectra`). No error is above 1.
     """
     raised = _by_row(table, table.slack)
     below = np.sqrt(np.maximum(np.square(table.largest) - 2 * raised, 0.0))
@@ -52,36 +52,36 @@ def _exact(table: LayerTable) -> FloatArray:
 
 
 def exactly_known(table: LayerTable) -> NDArray[np.bool_]:
-    """For which rows (n,) the definition `exact` gives the error itself, to 1e-9 of it."""
+    """Return for which rows (n,) the definition `exact` gives the error itself, to 1e-9 of it."""
     found = _told_by_spectrum(table)
     found |= ~np.isnan(table.exact)
     return found
 
 
 def _told_by_spectrum(table: LayerTable) -> NDArray[np.bool_]:
-    """One slice without its first singular values has the next one as its norm."""
+    """Return the rows with one slice, whose norm is the first singular value left out."""
     told: NDArray[np.bool_] = np.square(table.largest) * _NEGLIGIBLE >= _by_row(table, table.slack)
     told &= table.choices[:, 1] == 1
     return told
 
 
 def _frobenius(table: LayerTable) -> FloatArray:
-    """‖W − Ŵ‖_F / ‖W‖_F, which the singular values give exactly."""
+    """Return ‖W − Ŵ‖_F / ‖W‖_F, which the singular values give exactly."""
     return np.sqrt(_relative(table.tail_energy, _by_row(table, table.energies)))
 
 
 def density(table: LayerTable, rank_prices: FloatArray) -> FloatArray:
-    """sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · price)): what the next unit that is spent would save.
+    """Return sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · price)): the saving of the next unit that is spent.
 
     One more rank in every slice takes Σ_i σ²_{i,j+1} from the squared Frobenius error and has
-    its price: k·rows + columns parameters, or so many MACs. Where the sum over the layers of
+    its price: k·rows + columns parameters, or a number of MACs. Where the sum over the layers of
     their relative squared errors is least for what is spent, no layer's parameters save more
     than another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
     its maximum brings that about. It is not a bound on any error.
 
     Args:
-        table: of the layer.
-        rank_prices: (n,), of one rank more in every slice, positive.
+        table: the layer's option table, with n rows.
+        rank_prices: the positive price of one more rank in every slice, (n,).
     """
     return np.sqrt(_relative(table.saved / rank_prices, _by_row(table, table.energies)))
 
@@ -91,7 +91,7 @@ def _density_of_parameters(table: LayerTable) -> FloatArray:
 
 
 def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | float:
-    """What belongs to each row's scheme, (n,); the value itself if there is only one."""
+    """Return the value of each row's scheme, (n,); the value itself if there is only one."""
     if len(values) == 1:
         return next(iter(values.values()))
     of_scheme = np.zeros(max(values, default=0) + 1)
@@ -101,14 +101,14 @@ def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | floa
 
 
 def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
-    """A layer that is zero altogether loses nothing."""
+    """Return values / whole; a layer that is zero everywhere loses nothing."""
     if np.all(np.asarray(whole) > 0):
         return values / whole
     return np.zeros_like(values)
 
 
 _NEGLIGIBLE = 1e-9
-"""A share of the square of an error that makes no difference."""
+"""The share of a squared error that is negligible."""
 
 ErrorDefinition = Callable[[LayerTable], FloatArray]
 
@@ -122,19 +122,19 @@ ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
         "frobenius": _frobenius,
     }
 )
-"""What an allocation may minimise, for every row of a layer's table."""
+"""The errors that an allocation may minimise, computed for every row of a layer's table."""
 
 DEFAULT_DEFINITION = "density"
 
 Prices = Callable[[LayerSpec, IntArray], IntArray]
-"""`prices(spec, choices)`: what choices (n, 3) cost of each of D resources, (n, D).
+"""`prices(spec, choices)`: the costs (n, D) of choices (n, 3) in each of D resources.
 
-A row of zeros keeps the layer. A negative cost means that the option is not on offer.
+A row of zeros keeps the layer. A negative cost means that the option is not offered.
 """
 
 RankPrices = Callable[[LayerSpec, IntArray], FloatArray]
-"""`rank_prices(spec, choices)`: what one rank more in every slice costs, (n,), of whatever is
-budgeted; pairs only."""
+"""`rank_prices(spec, choices)`: the cost (n,), in whatever is budgeted, of one more rank in every
+slice of pairs (n, 3)."""
 
 
 def layer_options(
@@ -146,16 +146,16 @@ def layer_options(
     prices: Prices | None = None,
     rank_prices: RankPrices | None = None,
 ) -> LayerOptions:
-    """All options of a layer that shrink it, and the one that keeps it (error 0), cheapest first.
+    """Return all options that shrink a layer and the one that keeps it (error 0), cheapest first.
 
     Args:
         table: the layer's option table.
         bound: the error definition, a key of `ERROR_DEFINITIONS`.
-        schemes: folding schemes to offer; those the table lacks are passed over.
-        rank_multiple: only ranks j that are a multiple of this are offered.
-        prices: what options cost; None counts parameters. With other resources an option
-            may cost more than keeping the layer, and the order is that of the parameters.
-        rank_prices: what the definition `density` divides by; None counts parameters.
+        schemes: folding schemes to offer; those that the table lacks are ignored.
+        rank_multiple: only ranks j that are multiples of this are offered.
+        prices: the costs of options; None counts parameters. In other resources an option may
+            cost more than keeping the layer, and the order is still that of the parameters.
+        rank_prices: the divisor of the definition `density`; None counts parameters.
     """
     if bound == "density" and rank_prices is not None:
         errors = density(table, rank_prices(table.spec, table.choices))
@@ -168,8 +168,8 @@ def layer_options(
     errors = np.append(errors, 0.0)
     choices = np.concatenate([choices, _KEEP])
     if prices is None:
-        own = np.append(costs, table.spec.weight_params)[:, None]
-        return LayerOptions(table.spec.name, own, errors, choices)
+        params = np.append(costs, table.spec.weight_params)[:, None]
+        return LayerOptions(table.spec.name, params, errors, choices)
     priced = prices(table.spec, choices)
     available: NDArray[np.bool_] = np.all(priced >= 0, axis=1)
     return LayerOptions(table.spec.name, priced, errors, choices).subset(available)
@@ -181,7 +181,7 @@ _KEEP = np.zeros((1, 3), np.int64)
 def _offered(
     table: LayerTable, schemes: Sequence[int], rank_multiple: int
 ) -> NDArray[np.bool_] | None:
-    """Which rows of the table may be chosen; None for all of them."""
+    """Return which rows of the table may be chosen; None for all of them."""
     masks: list[NDArray[np.bool_]] = []
     if not set(table.norms) <= set(schemes):
         masks.append(np.isin(table.choices[:, 0], schemes))
@@ -193,7 +193,7 @@ def _offered(
 
 
 def smallest_cost(spec: LayerSpec, schemes: Sequence[int], rank_multiple: int = 1) -> int:
-    """The least parameters an option leaves: a pair of one slice and least rank, or the layer.
+    """Return the fewest parameters of any option: a pair of one slice and least rank, or the layer.
 
     More slices or ranks only cost more.
     """
@@ -209,27 +209,27 @@ Refine = Callable[[Sequence[tuple[str, Choice]]], Sequence[float]]
 """`refine([(layer, choice), …])`: the true relative errors ‖W − Ŵ‖₂ / ‖W‖₂ of choices."""
 
 Spending = Callable[[str, LayerSpec, IntArray], IntArray]
-"""`spending(resource, spec, choices)`: what choices (n, 3) take of `params` or `macs`, (n,)."""
+"""`spending(resource, spec, choices)`: the cost (n,) of choices (n, 3) in `params` or `macs`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """All that a method sees: tables, budgets, prices and what it was asked to do.
+    """Everything that a method gets: tables, budgets, prices and what it was asked to do.
 
     Attributes:
-        tables: of the layers that may be decomposed.
-        budgets: how much of each of D resources these layers may take together.
-        prices: what their options take; None counts parameters.
-        rank_prices: what a rank more takes of all the resources together.
-        rank_multiple: only ranks that are multiples of this are on offer.
-        refine: gives true errors to whoever minimises them.
-        solver: which of the method's optimisers to use; None where it has but one.
-        bound: the error definition that the optimiser minimises, likewise.
-        seed: for what draws random numbers.
-        arguments: the method's own options, all of them.
-        spending: what choices take of a resource, budgeted or not.
-        statistics: what the method needs to know of the layers' behaviour on images, by the
-            names of its `Method.needs` and then by layer, as they are summarised for planners.
+        tables: the option tables of the layers that may be decomposed.
+        budgets: for each of D resources, the most that these layers may cost together.
+        prices: the costs of their options; None counts parameters.
+        rank_prices: the cost of one more rank in all the resources together.
+        rank_multiple: only ranks that are multiples of this are offered.
+        refine: computes true errors, for methods that minimise them.
+        solver: which of the method's optimisers to use; None where it has only one.
+        bound: the error definition that the optimiser minimises; None where it has only one.
+        seed: the seed of a method that draws random numbers.
+        arguments: all of the method's own arguments.
+        spending: computes the cost of choices in any resource, budgeted or not.
+        statistics: the summaries for planners of the layers' behaviour on images that the method
+            needs, by the names in its `Method.needs`, then by layer.
     """
 
     tables: Sequence[LayerTable]
@@ -246,16 +246,16 @@ class Problem:
     statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def options(self, bound: str, schemes: Sequence[int] = (0,)) -> list[LayerOptions]:
-        """The options of every layer, with their errors by that definition.
+        """Return the options of every layer, with their errors by that definition.
 
-        `density` compares no folding schemes: what a pair of another scheme beats in price and
-        energy is left out of what it is said of.
+        `density` does not compare folding schemes: pairs that one of another scheme beats in cost
+        and energy are left out.
         """
         layers = self._all_options(bound, schemes)
         if bound != "density" or len(schemes) == 1:
             return layers
         lost = self._all_options("frobenius", schemes)
-        return [economical(own, by.errors) for own, by in zip(layers, lost, strict=True)]
+        return [economical(options, by.errors) for options, by in zip(layers, lost, strict=True)]
 
     def _all_options(self, bound: str, schemes: Sequence[int]) -> list[LayerOptions]:
         return [
@@ -271,31 +271,33 @@ class Problem:
         ]
 
 
-def economical(own: LayerOptions, lost: FloatArray) -> LayerOptions:
-    """The options but those that a pair of another scheme beats in price and energy lost.
+def economical(options: LayerOptions, lost: FloatArray) -> LayerOptions:
+    """Return the options without those that a pair of another scheme beats in cost and lost energy.
 
-    What prices of several resources say is compared by the first.
+    Of several resources, the first is compared.
 
     Args:
-        own: the options of a layer.
-        lost: (n,), what of its energy each loses.
+        options: the options of a layer, n in all.
+        lost: the share of the layer's energy that each option loses, (n,).
     """
-    scheme = np.where(own.choices[:, 1] > 0, own.choices[:, 0], -1)
-    costs = own.costs[:, 0]
+    scheme = np.where(options.choices[:, 1] > 0, options.choices[:, 0], -1)
+    costs = options.costs[:, 0]
     beaten = np.zeros(len(costs), dtype=np.bool_)
     present = np.unique(scheme[scheme >= 0])
     if len(present) < 2:
-        return own
+        return options
     for one in present:
-        mine = scheme == one
-        beaten |= (scheme >= 0) & ~mine & _beaten_by(costs[mine], lost[mine], costs, lost)
-    return own.subset(~beaten)
+        of_scheme = scheme == one
+        beaten |= (
+            (scheme >= 0) & ~of_scheme & _beaten_by(costs[of_scheme], lost[of_scheme], costs, lost)
+        )
+    return options.subset(~beaten)
 
 
 def _beaten_by(
     costs: IntArray, lost: FloatArray, other_costs: IntArray, other_lost: FloatArray
 ) -> NDArray[np.bool_]:
-    """Which of the others cost no less and lose more than one of these."""
+    """Return which of the others cost no less and lose more than one of these, as a mask."""
     order = np.argsort(costs, kind="stable")
     least = np.minimum.accumulate(lost[order])
     within = np.searchsorted(costs[order], other_costs, side="right")

@@ -1,4 +1,4 @@
-"""Proven bounds on the errors of pairs, from the tables; what rounding may add is counted in."""
+"""Proven bounds on the errors of pairs, from the tables, with an allowance for rounding."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ PROVEN_BOUNDS = ("sum", "theorem1")
 
 
 def error_bound(table: LayerTable, choice: Choice, definition: str, rounding: float = 0.0) -> float:
-    """A proven bound on the error of a tabled choice: the definition's own, or `sum`.
+    """Return a proven bound on the error of a tabled choice: by the definition, or by `sum`.
 
-    The error is that in the choice's own fold, relative to the norm of the weight so folded.
-    Not the error where it was computed: among several best approximations of a slice another
-    one may be written. Never above 1, rounding aside: Ŵ is W times a projection, so what is left
-    has no larger norm than W.
+    The error is that in the choice's own fold, relative to the norm of the weight so folded. A
+    computed true error is not used, since another of several equally good approximations of a
+    slice may be stored. The bound is at most 1, apart from rounding: Ŵ is W times a projection,
+    so W − Ŵ has no larger norm than W.
 
     Args:
-        table: of the layer.
-        choice: one of the table's.
-        definition: the error definition to use if it is a proven bound.
-        rounding: by how much rounding the pair's halves may add to the error.
+        table: the layer's table.
+        choice: a choice in the table.
+        definition: the error definition, which is used if it is one of `PROVEN_BOUNDS`.
+        rounding: the most that rounding the pair's factors may add to the error.
 
     Raises:
         KeyError: the table has no such choice.
@@ -44,19 +44,20 @@ def error_bound(table: LayerTable, choice: Choice, definition: str, rounding: fl
 def operator_bound(
     table: LayerTable, choice: Choice, definition: str, norm: float, rounding: float = 0.0
 ) -> float:
-    """A proven bound on the error of a tabled choice in the paper's fold, whatever its own is.
+    """Return a proven bound on the error of a tabled choice in the paper's fold.
 
-    With D what the pair leaves of the weight, scheme 0 puts m blocks of rows of another scheme's
-    D side by side, m being how many times more rows that has. So ‖D‖₂ is at most √m times what
-    it is in the choice's own fold; at most ‖D‖_F, which is the same in all folds; and at most
-    ‖W‖₂, because D is in every fold the weight times a projection of its columns.
+    Let D be the difference between the weight and the pair. Scheme 0 places m blocks of rows of
+    D as folded by the choice's scheme side by side, where m is how many times more rows that
+    fold has. So ‖D‖₂ is at most √m times its value in the choice's own fold; at most ‖D‖_F,
+    which is the same in all folds; and at most ‖W‖₂, because D is in every fold the weight times
+    a projection of its columns.
 
     Args:
-        table: of the layer.
-        choice: one of the table's.
-        definition: the error definition to use if it is a proven bound, else `sum`.
+        table: the layer's table.
+        choice: a choice in the table.
+        definition: the error definition, which is used if it is one of `PROVEN_BOUNDS`.
         norm: ‖W‖₂ in the paper's fold, in the units of the table.
-        rounding: as `error_bound` takes it, for the choice's own fold.
+        rounding: as for `error_bound`, in the choice's own fold.
 
     Returns:
         A bound on ‖W − Ŵ‖₂ / ‖W‖₂, folded by scheme 0.
@@ -64,9 +65,9 @@ def operator_bound(
     Raises:
         KeyError: the table has no such choice.
     """
-    own = error_bound(table, choice, definition)
+    in_own_fold = error_bound(table, choice, definition)
     if choice.scheme == OPERATOR:
-        return own + rounding
+        return in_own_fold + rounding
     row = table.row(choice)
     if norm <= 0 or row is None:
         return 0.0
@@ -74,18 +75,19 @@ def operator_bound(
     rows, _ = folded_shape(spec.weight_shape, scheme)
     across = sqrt(rows // spec.out_channels) * table.norms[scheme] / norm
     left_out = full_rank(spec.weight_shape, scheme, choice.k, spec.groups) - choice.j
-    # Of so many squares, each of which rounding may have moved by the table's slack.
+    # The number of squares, each of which rounding may have changed by the table's slack.
     squares = float(table.tail_energy[row])
     squares += spec.groups * choice.k * left_out * table.slack[scheme]
-    return min(across * own, sqrt(squares) / norm, 1.0) + across * rounding
+    return min(across * in_own_fold, sqrt(squares) / norm, 1.0) + across * rounding
 
 
 def rounding_of_factors(table: LayerTable, choice: Choice, dtype: torch.dtype) -> float:
-    """By what share of ‖W‖₂ the product of a pair's halves may be off for their being rounded.
+    """Return the share of ‖W‖₂ by which rounding its factors may change the product of a pair.
 
-    With u the unit roundoff and η the least number of their type, an entry x of a half is off by
-    at most u·|x| + η, and so the half of r rows, whose columns are √σ_l times unit vectors, by
-    √j·(u·√σ_1 + √r·η). Neither half has a norm above √σ_1, and the k products stand side by side.
+    Let u be the unit roundoff and η the least number of the factors' type. An entry x of a factor
+    changes by at most u·|x| + η. So the factor of r rows, whose columns are √σ_l times unit
+    vectors, changes by at most √j·(u·√σ_1 + √r·η). Neither factor has a norm above √σ_1, and the
+    k products stand side by side.
     """
     spec, k, j = table.spec, choice.k, choice.j
     norm = table.norms[choice.scheme]

@@ -1,10 +1,10 @@
 """Closing the gap: lists of partial selections, merged layer by layer.
 
-The method of Nemhauser and Ullmann (1969): of partial selections over the same layers only
-the undominated ones are kept. What provably cannot become better than the best solution
-known is dropped as well, by the bounds of the relaxation. Where a list would still grow too
-long, the least promising partial selections are given up and the bound on what they could
-have become is remembered: the search is then no longer exact, but what it proves stands.
+In the method of Nemhauser and Ullmann (1969), only the undominated partial selections over the
+same layers are kept. Those that provably cannot become better than the best known solution are
+dropped as well, by the bounds of the relaxation. Where a list would still grow too long, the
+least promising partial selections are given up and the bound on what they could have become is
+recorded: the search is then no longer exact, but the bound that it proves remains valid.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from alds_cli.allocation.layer_options import undominated
 from alds_cli.records import FloatArray, IntArray
 
 _ONE_BUDGET, _SEVERAL = 4096, 512
-"""How many partial selections are kept: comparing them is slower for several budgets."""
+"""The number of partial selections kept; comparing them is slower for several budgets."""
 
 _AT_ONCE = 1 << 20
-"""How many a layer's options are allowed to make of them, to bound memory."""
+"""The most partial selections that adding a layer's options may create, to bound memory."""
 
 _COMPARED_AT_ONCE = {True: 1 << 18, False: 1 << 12}
-"""How many are compared with each other at most, by whether there is one budget."""
+"""The most partial selections compared with each other, by whether there is one budget."""
 
 _COMPARED = 1000
-"""How many last candidates that differ by rounding alone are added up exactly."""
+"""The number of last candidates, equal up to rounding, that are added up exactly."""
 
 
 @dataclass(slots=True)
 class DynamicProgram:
-    """The state of the search, with the best solution known and its value (`most`).
+    """The state of the search, with the best known solution and its value, `most`.
 
-    With `enough` it is only asked whether a value of at most so much can be had.
-    `given_up` is the least that anything dropped without proof could have come to, and
-    `proven` what no selection that could still have been of use lies below.
+    With `enough`, the question is only whether a value of at most `enough` is possible.
+    `given_up` is the least value that anything dropped without proof could have reached.
+    `proven` is a lower bound on every selection that could still have been useful.
     """
 
     instance: KnapsackInstance
@@ -62,17 +62,17 @@ class DynamicProgram:
 
     @property
     def cutoff(self) -> float:
-        """What is not below this is of no use."""
+        """The least value that is of no use: the best known one, or one beyond `enough`."""
         wanted = np.inf if self.enough is None else float(np.nextafter(self.enough, np.inf))
         return min(self.most, wanted)
 
     @property
     def lower_bound(self) -> float:
-        """What no selection within the budgets lies below."""
+        """A lower bound on the value of every selection within the budgets."""
         return min(self.cutoff, self.proven)
 
     def run(self) -> None:
-        """Search, to the end or until the best is enough."""
+        """Search to the end, or until the best value is at most `enough`."""
         options = _Options.of(self)
         partial = Partial.empty(len(self.instance.budgets))
         for step in range(len(options.layers)):
@@ -84,15 +84,20 @@ class DynamicProgram:
         self.proven = max(self.proven, self.given_up)
 
     def _merged(self, partial: Partial, options: _Options, step: int) -> Partial:
-        """Every partial selection with every option of the next layer, as far as needed."""
+        """Return the useful combinations of partial selections and options of the next layer."""
         instance, relaxation = self.instance, self.relaxation
-        own = options.positions[step]
+        positions = options.positions[step]
         limit = self.cutoff - relaxation.bound + relaxation.margin
         lightest = partial.reduced.min()
-        own = own[relaxation.reduced[own] + lightest < limit]
+        positions = positions[relaxation.reduced[positions] + lightest < limit]
         filled = options.filling_costs[-1][step]
-        partial = self._shortened(partial, _AT_ONCE // max(len(own), 1), filled)
-        grown = partial.times(own, self.numbers[own], instance.costs[own], relaxation.reduced[own])
+        partial = self._shortened(partial, _AT_ONCE // max(len(positions), 1), filled)
+        grown = partial.times(
+            positions,
+            self.numbers[positions],
+            instance.costs[positions],
+            relaxation.reduced[positions],
+        )
         alive = (grown.reduced < limit) & np.all(
             grown.costs + options.least_costs[step + 1] <= instance.budgets, axis=1
         )
@@ -108,17 +113,17 @@ class DynamicProgram:
         return grown
 
     def _ceiling(self) -> int:
-        """The cutoff in fixed point, rounded up: what reaches it is of no use."""
+        """Return the cutoff in fixed point, rounded up; values that reach it are of no use."""
         if self.cutoff == np.inf:
             return 1 << 62
         return min(math.ceil(Fraction(self.cutoff) * Fraction(2) ** self.shift), 1 << 62)
 
     def _shortened(self, partial: Partial, count: int, filled: IntArray) -> Partial:
-        """The most promising of the partial selections.
+        """Return the most promising partial selections, at most `count`.
 
-        Half of them are those with the best bounds; the others are those that come closest
-        to what the bounds promise if the open layers take what is `filled` in for them, for
-        there is a price on leaving budget unspent as on exceeding it.
+        Half of them are those with the best bounds. The others are those whose outcome comes
+        closest to their bound if the open layers cost what is `filled` in for them: leaving budget
+        unspent has a price, as exceeding it has.
         """
         if len(partial.numbers) <= count:
             return partial
@@ -134,7 +139,7 @@ class DynamicProgram:
         return partial.at(np.concatenate([order[: count // 2], kept]))
 
     def _complete(self, partial: Partial, options: _Options, step: int) -> None:
-        """Fill the open layers in the ways at hand, and keep what is better than the best."""
+        """Fill the open layers in each known way, and keep a result that beats the best."""
         last = step + 1 == len(options.layers)
         for way in range(len(options.fillings)):
             numbers = partial.numbers + options.filling_numbers[way][step + 1]
@@ -153,17 +158,17 @@ class DynamicProgram:
                 if value < self.most:
                     self.best, self.most = positions, value
             if last:
-                return  # nothing is open any more: all ways are the same
+                return  # no layer is open any more, so all ways are the same
 
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The layers in the order in which they are merged, and what may still be chosen.
+    """The layers in the order in which they are merged, and what can still be chosen for them.
 
-    `positions` are the options that could be part of a better solution than the best one
-    known, by step. `least_numbers` and `least_costs` are the sums of the least values and
-    costs over the layers from a step on; `fillings` are complete selections to fill open
-    layers with, and their sums from a step on.
+    `positions` holds, by step, the options that could be part of a solution better than the best
+    known one. `least_numbers` and `least_costs` are the sums of the least values and costs over
+    the layers from a step on. `fillings` are complete selections with which open layers are
+    filled; `filling_numbers` and `filling_costs` are their sums from a step on.
     """
 
     layers: IntArray
@@ -176,7 +181,7 @@ class _Options:
 
     @classmethod
     def of(cls, search: DynamicProgram) -> _Options:
-        """Drop the options whose imposition brings the bound to the best value known."""
+        """Drop the options that raise the bound to the best known value when imposed."""
         instance, relaxation = search.instance, search.relaxation
         limit = search.cutoff - relaxation.bound + relaxation.margin
         kept: NDArray[np.bool_] = relaxation.reduced < limit
@@ -186,13 +191,15 @@ class _Options:
             start + np.nonzero(kept[start:end])[0]
             for start, end in zip(instance.starts, instance.ends, strict=True)
         ]
-        # The layers of which two options compete most closely go first, so that of later
-        # ones little more than the best option can be afforded.
-        second = [np.sort(relaxation.reduced[own])[1] if len(own) > 1 else -1.0 for own in pieces]
+        # The layers whose two best options compete most closely go first, so that little more than
+        # the best option of later layers can be afforded.
+        second = [
+            np.sort(relaxation.reduced[piece])[1] if len(piece) > 1 else -1.0 for piece in pieces
+        ]
         layers = np.argsort(second, kind="stable")
         pieces = [pieces[layer] for layer in layers]
-        least = np.array([search.numbers[own].min() for own in pieces])
-        costs = np.array([instance.costs[own].min(axis=0) for own in pieces])
+        least = np.array([search.numbers[piece].min() for piece in pieces])
+        costs = np.array([instance.costs[piece].min(axis=0) for piece in pieces])
         fillings = [] if search.best is None else [search.best]
         fillings += [relaxation.selections[-1], instance.first_of_least(relaxation.reduced)]
         return cls(
@@ -207,16 +214,16 @@ class _Options:
 
 
 def _from_here(terms: IntArray) -> IntArray:
-    """Sums over the terms from each on, with a last one of 0: (n + 1, …)."""
+    """Return the sums over the terms from each on, followed by 0: (n + 1, …)."""
     sums: IntArray = np.cumsum(terms[::-1], axis=0)[::-1]
     return np.concatenate([sums, np.zeros_like(terms[:1])])
 
 
 @dataclass(frozen=True, slots=True)
 class Partial:
-    """Partial selections: values in fixed point, costs, reduced values, and how they arose.
+    """Partial selections: their values in fixed point, costs, reduced values and history.
 
-    `history` holds for every layer merged the parents' rows and the positions chosen.
+    `history` holds the parents' rows and the chosen positions of every layer merged.
     """
 
     numbers: IntArray
@@ -226,13 +233,13 @@ class Partial:
 
     @classmethod
     def empty(cls, resources: int) -> Partial:
-        """The one selection of nothing."""
+        """Return the one selection over no layers."""
         return cls(np.zeros(1, np.int64), np.zeros((1, resources), np.int64), np.zeros(1), ())
 
     def times(
         self, positions: IntArray, numbers: IntArray, costs: IntArray, reduced: FloatArray
     ) -> Partial:
-        """Every partial selection with every one of a layer's options."""
+        """Combine every partial selection with every option of a layer."""
         rows = np.repeat(np.arange(len(self.numbers)), len(positions))
         return Partial(
             (self.numbers[:, None] + numbers).ravel(),
@@ -242,13 +249,13 @@ class Partial:
         )
 
     def at(self, rows: IntArray) -> Partial:
-        """Some of the partial selections."""
+        """Return the partial selections in these rows."""
         *before, (parents, positions) = self.history
         latest = (parents[rows], positions[rows])
         return Partial(self.numbers[rows], self.costs[rows], self.reduced[rows], (*before, latest))
 
     def traced(self, row: int) -> list[int]:
-        """The positions that a partial selection consists of, by step."""
+        """Return the positions that a partial selection consists of, by step."""
         found = []
         for parents, positions in reversed(self.history):
             found.append(int(positions[row]))

@@ -13,16 +13,16 @@ from alds_cli.allocation.layer_options import LayerOptions, frontier, undominate
 from alds_cli.records import FloatArray, IntArray
 
 BITS = 60
-"""Sums of values in fixed point stay below 2 to this."""
+"""Sums of values in fixed point stay below two to this power."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnapsackInstance:
-    """The undominated options of all layers, one layer's behind the other's.
+    """The undominated options of all layers, concatenated layer by layer.
 
-    `values` (N,), not negative, are what is summed; `costs` (N, D) what options take of
-    the `budgets` (D,). `starts` and `ends` (layers) tell where each layer's options are,
-    `indices` (N,) which of its `LayerOptions` each is.
+    `values` (N,), which are not negative, are summed. `costs` (N, D) are the options' costs in
+    the resources of the `budgets` (D,). `starts` and `ends` (layers,) delimit each layer's
+    options, and `indices` (N,) points into its `LayerOptions`.
     """
 
     values: FloatArray
@@ -34,10 +34,13 @@ class KnapsackInstance:
 
     @classmethod
     def of(cls, layers: Sequence[LayerOptions], budgets: Sequence[int]) -> KnapsackInstance:
-        """The instance of at least one layer, whose errors are the values."""
+        """Return the instance of at least one layer, whose values are the errors."""
         kept = [_worth_having(options) for options in layers]
         return cls.join(
-            [(own.errors[at], own.costs[at], at) for own, at in zip(layers, kept, strict=True)],
+            [
+                (options.errors[at], options.costs[at], at)
+                for options, at in zip(layers, kept, strict=True)
+            ],
             budgets,
         )
 
@@ -45,7 +48,7 @@ class KnapsackInstance:
     def join(
         cls, pieces: Sequence[tuple[FloatArray, IntArray, IntArray]], budgets: Sequence[int]
     ) -> KnapsackInstance:
-        """Lay the layers' values, costs and indices end to end."""
+        """Concatenate the layers' values, costs and indices."""
         ends = np.array(list(accumulate(len(values) for values, _, _ in pieces)), dtype=np.int64)
         values, costs, indices = (np.concatenate(column) for column in zip(*pieces, strict=True))
         starts = np.concatenate([[0], ends[:-1]])
@@ -57,28 +60,28 @@ class KnapsackInstance:
         return np.repeat(np.arange(len(self.starts)), self.ends - self.starts)
 
     def value(self, positions: IntArray) -> float:
-        """The sum of a selection's values, rounded once."""
+        """Return the sum of a selection's values, rounded once."""
         return math.fsum(self.values[positions].tolist())
 
     def cost(self, positions: IntArray) -> IntArray:
-        """What a selection takes of every resource, (D,)."""
+        """Return the cost of a selection in every resource, (D,)."""
         total: IntArray = self.costs[positions].sum(axis=0)
         return total
 
     def fits(self, positions: IntArray) -> bool:
-        """Whether a selection keeps all budgets."""
+        """Return whether a selection keeps within all budgets."""
         return bool(np.all(self.cost(positions) <= self.budgets))
 
     def first_of_least(self, weights: FloatArray) -> IntArray:
-        """For every layer the position of its first option of least weight."""
+        """Return the position of the first option of least weight (N,) in every layer."""
         least = np.repeat(np.minimum.reduceat(weights, self.starts), self.ends - self.starts)
         (equal,) = np.nonzero(weights == least)
         return equal[np.searchsorted(equal, self.starts)]
 
     def fixed_point(self) -> tuple[IntArray, int, bool]:
-        """The values as whole numbers of 2^-shift, rounded down: (numbers, shift, exact).
+        """Return the values as whole multiples of 2^-shift, rounded down: (numbers, shift, exact).
 
-        Sums of these are exact, one option per layer staying below 2^60.
+        Sums of these numbers with one option per layer are exact, since they stay below 2^60.
         """
         most = float(np.maximum.reduceat(self.values, self.starts).sum())
         shift = BITS - math.frexp(most)[1] if most > 0 else 0
@@ -88,7 +91,7 @@ class KnapsackInstance:
 
 
 def priced(costs: IntArray, prices: FloatArray) -> FloatArray:
-    """Costs (n, D) at prices (D,): column by column, so that no number of threads matters."""
+    """Return costs (n, D) at prices (D,), summed by column and thus the same for any threads."""
     total: FloatArray = costs[:, 0] * prices[0]
     for resource in range(1, len(prices)):
         total += costs[:, resource] * prices[resource]

@@ -1,10 +1,10 @@
-"""Lower bounds by Lagrange: budgets become prices, and the layers separate.
+"""Lower bounds by Lagrangian relaxation: budgets become prices, and the layers separate.
 
-For prices λ ≥ 0, Σ_ℓ min_o (v_o + λ·c_o) − λ·B is below the value of every selection
-within the budgets B. One budget: the best price is found by intersecting the lines of two
-selections again and again, which ends at it after a few steps. Several: by cutting planes
-(Kelley, 1960). A selection's line, v + λ·(c − B) as a function of λ, is at the same time
-what the search gives the primal side: those with c ≤ B are solutions.
+For prices λ ≥ 0, Σ_ℓ min_o (v_o + λ·c_o) − λ·B is a lower bound on the value of every selection
+within the budgets B. For one budget, the best price is found by intersecting the lines of two
+selections repeatedly, which takes a few steps; for several, by cutting planes (Kelley, 1960). The
+line of a selection is v + λ·(c − B) as a function of λ. The selections met on the way also supply
+the primal side: those with c ≤ B are solutions.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STEPS = 100
-"""So many prices are tried at most: some ten are usual."""
+"""The most prices that are tried; about ten are usual."""
 
 _TOLERANCE = 1e-9
-"""What the linear programs are not accurate to, relative to the largest values."""
+"""The inaccuracy of the linear programs, relative to the largest values."""
 
 _EPSILON = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, slots=True)
 class Relaxation:
-    """Prices (D,) and what they prove.
+    """Prices (D,) and the bound that they prove.
 
-    `bound` is below the value of every selection within the budgets, rounding considered;
-    infinite where there is provably none. `reduced` (N,) is by how much an option raises
-    the bound if it is imposed, to within `margin` for a whole selection. `selections` are
-    those met on the way.
+    `bound` is a lower bound on the value of every selection within the budgets, rounding
+    included; it is infinite where there is provably no such selection. `reduced` (N,) is by how
+    much imposing an option raises the bound, to within `margin` for a whole selection.
+    `selections` are those met on the way.
     """
 
     prices: FloatArray
@@ -43,7 +43,7 @@ class Relaxation:
 
 
 def relax(instance: KnapsackInstance, enough: float = np.inf) -> Relaxation:
-    """Find the prices with the highest bound, or some whose bound is above `enough`."""
+    """Return the relaxation at the prices of the highest bound, or of some bound above `enough`."""
     search = _Search(instance, enough)
     if np.any(np.minimum.reduceat(instance.costs, instance.starts).sum(axis=0) > instance.budgets):
         return search.infeasible()
@@ -58,7 +58,7 @@ def relax(instance: KnapsackInstance, enough: float = np.inf) -> Relaxation:
 
 @dataclass(slots=True)
 class _Search:
-    """The bounds seen so far; `lines` holds (v, c / B − 1) of every selection met."""
+    """The bounds seen so far; `values` and `excess` hold (v, c / B − 1) of every selection met."""
 
     instance: KnapsackInstance
     enough: float
@@ -74,7 +74,7 @@ class _Search:
         self.prices = np.zeros(len(self.scale))
 
     def visit(self, prices: FloatArray) -> bool:
-        """Evaluate the bound at prices per share of the budgets; True once it is enough."""
+        """Evaluate the bound at prices per share of the budgets; return True once it is enough."""
         per_unit = prices / self.scale
         weights = self.instance.values + priced(self.instance.costs, per_unit)
         self.add(self.instance.first_of_least(weights))
@@ -84,7 +84,7 @@ class _Search:
         return self.bound > self.enough
 
     def add(self, positions: IntArray) -> bool:
-        """Take up a selection and its line; False if it is not new."""
+        """Add a selection and its line; return False if it is not new."""
         if any(np.array_equal(positions, known) for known in self.selections):
             return False
         self.selections.append(positions)
@@ -93,7 +93,7 @@ class _Search:
         return True
 
     def best(self) -> Relaxation:
-        """The highest bound, worked out option by option."""
+        """Return the relaxation at the highest bound, with the reduced values of all options."""
         weights = self.instance.values + priced(self.instance.costs, self.prices)
         least = np.minimum.reduceat(weights, self.instance.starts)
         reduced = weights - np.repeat(least, self.instance.ends - self.instance.starts)
@@ -101,7 +101,7 @@ class _Search:
         return Relaxation(self.prices, self.bound, reduced, margin, self.selections)
 
     def infeasible(self) -> Relaxation:
-        """There is no selection within the budgets."""
+        """Return a relaxation which says that no selection keeps within the budgets."""
         self.bound = np.inf
         return self.best()
 
@@ -109,10 +109,10 @@ class _Search:
 def _bound(
     instance: KnapsackInstance, weights: FloatArray, prices: FloatArray
 ) -> tuple[float, float]:
-    """The bound at prices per unit, and how far rounding may have carried it.
+    """Return the bound at prices per unit, and the most by which rounding may have changed it.
 
-    Every term has at most D + 2 roundings and every sum at most one for each layer; all
-    terms are at least 0, so the error is at most that many ε of their sum.
+    Every term has at most D + 2 roundings and every sum at most one for each layer. All terms
+    are at least 0, so the error is at most that many ε of their sum.
     """
     least = np.minimum.reduceat(weights, instance.starts).sum()
     spent = float(priced(instance.budgets[None], prices)[0])
@@ -121,7 +121,7 @@ def _bound(
 
 
 def _intersect(search: _Search) -> None:
-    """One budget: the prices at which the lines around the budget cross."""
+    """Visit, for one budget, the prices at which the lines around the budget cross."""
     dear = 0  # the selection at price 0, which exceeds the budget
     search.add(search.instance.first_of_least(search.instance.costs[:, 0].astype(np.float64)))
     cheap = 1
@@ -142,10 +142,10 @@ def _intersect(search: _Search) -> None:
 
 
 def _conflicting(search: _Search) -> bool:
-    """Several budgets: whether some mix of them is provably more than any selection keeps.
+    """Return whether, of several budgets, some mix is provably exceeded by every selection.
 
-    Weights μ on the budgets, adding up to 1, for which every selection's mean excess is
-    positive. Where there are none, the lines met suffice to bound the prices.
+    A mix has weights μ on the budgets that add up to 1; it is exceeded where every selection's
+    mean excess is positive. Where there is none, the lines met suffice to bound the prices.
     """
     count = len(search.scale)
     weights = np.full(count, 1 / count)
@@ -166,7 +166,7 @@ def _conflicting(search: _Search) -> bool:
 
 
 def _cut(search: _Search) -> None:
-    """Several budgets: prices where the lowest of all lines met so far is highest."""
+    """Visit, for several budgets, the prices at which the lowest of all lines met is highest."""
     most = float(np.maximum.reduceat(search.instance.values, search.instance.starts).sum()) or 1.0
     for _ in range(_STEPS):
         ceiling, prices = _maximise(np.array(search.values) / most, np.array(search.excess), None)
@@ -180,12 +180,12 @@ def _cut(search: _Search) -> None:
 def _maximise(
     values: FloatArray, excess: FloatArray, total: float | None
 ) -> tuple[float, FloatArray]:
-    """The x ≥ 0 (D,) with the highest min_s (values_s + excess_s · x), and that minimum.
+    """Return the highest min_s (values_s + excess_s · x) over x ≥ 0 (D,), and that x.
 
     Args:
-        values: (s,), the lines at 0.
-        excess: (s, D), their slopes.
-        total: what x adds up to; None leaves it free, within a wide box.
+        values: the lines at 0, (s,).
+        excess: their slopes, (s, D).
+        total: the sum of x; None leaves it free, within a wide box.
     """
     from scipy.optimize import linprog  # noqa: PLC0415 - slow to import, rarely needed
 

@@ -1,4 +1,4 @@
-"""Solutions within the budgets, made from selections that miss them or leave some over."""
+"""Solutions within the budgets, made from selections that exceed them or leave some unspent."""
 
 from __future__ import annotations
 
@@ -11,32 +11,34 @@ from alds_cli.allocation.knapsack.instance import KnapsackInstance, priced
 from alds_cli.records import FloatArray, IntArray
 
 _STARTS = 3
-"""How many selections within the budgets are improved, and how many others mended."""
+"""The number of selections within the budgets to improve, and of others to mend."""
 
 
 def best_of(
     instance: KnapsackInstance, selections: Sequence[IntArray], prices: FloatArray
 ) -> IntArray | None:
-    """The best of what the most promising selections become; None if none can be mended.
+    """Return the best solution made from the most promising selections; None if there is none.
 
     Args:
-        instance: what to choose from.
-        selections: with a position for each layer, whether within the budgets or not, the
-            last ones nearest to the best prices.
-        prices: what a unit of each resource is worth, (D,).
+        instance: the options and budgets.
+        selections: each with a position for every layer, within the budgets or not; the last
+            ones are nearest to the best prices.
+        prices: the price of a unit of each resource, (D,).
     """
-    within = [own for own in selections if instance.fits(own)]
+    within = [selection for selection in selections if instance.fits(selection)]
     within = sorted(within, key=instance.value)[:_STARTS]
     if not within or len(instance.budgets) > 1:
-        beyond = [own for own in reversed(selections) if not instance.fits(own)]
-        mended = (_mended(instance, own) for own in beyond)
-        within += list(islice((own for own in mended if own is not None), _STARTS))
-    improved = [_improved(instance, own, prices) for own in within]
+        beyond = [selection for selection in reversed(selections) if not instance.fits(selection)]
+        mended = (_mended(instance, selection) for selection in beyond)
+        within += list(
+            islice((selection for selection in mended if selection is not None), _STARTS)
+        )
+    improved = [_improved(instance, selection, prices) for selection in within]
     return min(improved, key=instance.value, default=None)
 
 
 def _mended(instance: KnapsackInstance, selection: IntArray) -> IntArray | None:
-    """Change one layer after the other, for the least value per excess taken away."""
+    """Change one layer after another, at the least value per excess removed, until all fits."""
     layer_of, scale = instance.layer_of, np.maximum(instance.budgets, 1)
     positions = selection.copy()
     for _ in range(4 * len(positions)):
@@ -50,7 +52,7 @@ def _mended(instance: KnapsackInstance, selection: IntArray) -> IntArray | None:
         if not len(useful):
             return None
         price: FloatArray = instance.values[useful] - instance.values[current[useful]]
-        # What costs nothing goes first, the most helpful of it foremost.
+        # Changes that cost nothing go first, the most helpful of them foremost.
         rate = np.where(price > 0, price / taken[useful], -taken[useful])
         best = int(useful[np.argmin(rate)])
         positions[layer_of[best]] = best
@@ -58,12 +60,12 @@ def _mended(instance: KnapsackInstance, selection: IntArray) -> IntArray | None:
 
 
 def _improved(instance: KnapsackInstance, selection: IntArray, prices: FloatArray) -> IntArray:
-    """Spend what is left on whatever lowers the value most for its price, again and again."""
+    """Spend the rest of the budgets, repeatedly on what lowers the value most per price."""
     layer_of, worth = instance.layer_of, priced(instance.costs, prices)
     positions = selection.copy()
     slack = instance.budgets - instance.cost(positions)
-    # What does not fit now may fit after a change that gives something back, but the
-    # search need not be complete: it only supplies a solution to start from.
+    # An option that does not fit now may fit after a change that frees something, but the search
+    # need not be complete: it only supplies a first solution.
     (open_options,) = np.nonzero(instance.values < instance.values[positions[layer_of]])
     while len(open_options):
         current = positions[layer_of[open_options]]
@@ -80,4 +82,4 @@ def _improved(instance: KnapsackInstance, selection: IntArray, prices: FloatArra
 
 
 _FREE = 1e-9
-"""What costs less than this share of its gain is as good as free."""
+"""A price below this share of its gain counts as this share."""

@@ -1,9 +1,8 @@
 """The least sum of the layers' errors under budgets, with a certified gap.
 
-A multiple-choice knapsack (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter
-11): dominated options are dropped; prices on the budgets give a lower bound and a first
-solution; options that the bound rules out are dropped; merging what is left closes the gap
-or narrows it.
+This is a multiple-choice knapsack (Kellerer, Pferschy, Pisinger: Knapsack Problems, 2004, chapter
+11). Dominated options are dropped; prices on the budgets give a lower bound and a first solution;
+options that the bound rules out are dropped; merging the rest closes the gap or narrows it.
 """
 
 from __future__ import annotations
@@ -26,19 +25,19 @@ from alds_cli.records import IntArray
 
 
 def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
-    """The least sum of the layers' errors, which must not be negative, within all budgets.
+    """Minimise the sum of the layers' errors, which must not be negative, within all budgets.
 
     Args:
         layers: the options of every layer, with costs (n, D).
-        budgets: for each of the D resources, what the chosen options may take together.
+        budgets: for each of the D resources, the most that the chosen options may cost together.
 
     Returns:
-        The best allocation found. `lower_bound` equals its sum where it is proven to be the
-        optimum, which it is for all but large and tightly balanced problems.
+        The best allocation found. Its `lower_bound` equals the sum where that is proven to be the
+        optimum, as it is for all but large and tightly balanced problems.
 
     Raises:
-        InfeasibleError: no allocation within the budgets exists, or of several budgets none was
-            found.
+        InfeasibleError: no allocation within the budgets exists, or none was found for several
+            budgets.
     """
     if not layers:
         return Allocation([], 0.0, 0.0)
@@ -54,12 +53,12 @@ def knapsack(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocati
 
 
 def solve(instance: KnapsackInstance, enough: float | None = None) -> tuple[IntArray | None, float]:
-    """The best selection found, if any, and what none lies below (infinite: there is none).
+    """Return the best selection found, or None, and a lower bound (infinite if there is none).
 
     Args:
-        instance: what to choose from.
-        enough: with this, it is only asked whether the sum can be at most so much: the
-            search ends with the first such selection, or bound above.
+        instance: the options and budgets.
+        enough: if given, the question is only whether the sum can be at most this much: the
+            search ends with the first such selection, or with a bound above it.
     """
     relaxation = relax(instance, np.inf if enough is None else enough)
     if relaxation.bound > (np.finfo(np.float64).max if enough is None else enough):
@@ -71,7 +70,7 @@ def solve(instance: KnapsackInstance, enough: float | None = None) -> tuple[IntA
 
 
 def unmet(lower_bound: float) -> str:
-    """Why there is no allocation."""
+    """Return the reason why there is no allocation, in words."""
     if lower_bound == np.inf:
         return "even the cheapest options exceed the budget"
     return "no allocation within all budgets was found"
