@@ -198,11 +198,17 @@ DRAWS = 100
 def relaxed_positions(frontiers: Sequence[Frontier], budget: int) -> list[float]:
     """Return each layer's position on its frontier at the optimum of the relaxation.
 
-    Position p + t, with 0 ≤ t < 1, lies the fraction t of the way from option p to p + 1.
+    In the continuous relaxation of OptimalRanks, a layer may lie anywhere between two neighbouring
+    options of its frontier: position p + t, with 0 ≤ t < 1, is the fraction t of the way from
+    option p to p + 1, and cost and error are interpolated. The level at which all layers have the
+    same error and together cost the budget is found exactly, since everything is linear between
+    two neighbouring errors.
 
     Args:
         frontiers: costs rise, errors fall; the cheapest options fit into the budget.
         budget: the most that the interpolated costs may add up to.
+
+    Source: Liebenwein et al., NeurIPS 2021, supplement A.5.
     """
     levels = np.unique(np.concatenate([layer_frontier.errors for layer_frontier in frontiers]))
     # The highest level costs least. Bisect for the two neighbouring levels around the budget.
@@ -228,6 +234,10 @@ def randomised_rounding(
 ) -> list[int]:
     """Return the best of several random roundings of the relaxation's optimum that fit the budget.
 
+    Each layer takes its next better option with the probability given by its real position, so
+    that the expected cost is the budget. Draws that exceed the budget are discarded; of the
+    others, the one with the least maximum is returned.
+
     Args:
         frontiers: the frontiers of all layers; their cheapest options fit into the budget.
         budget: the most that the chosen options' costs may add up to.
@@ -236,6 +246,8 @@ def randomised_rounding(
 
     Returns:
         A position on every frontier.
+
+    Source: Liebenwein et al., NeurIPS 2021, supplement A.5; Raghavan, Tompson, Combinatorica 1987.
     """
     real = relaxed_positions(frontiers, budget)
     lower = [int(position) for position in real]

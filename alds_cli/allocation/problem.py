@@ -272,13 +272,16 @@ class Problem:
 
 
 def economical(options: LayerOptions, lost: FloatArray) -> LayerOptions:
-    """Return the options without those that a pair of another scheme beats in cost and lost energy.
+    """Return the options that no pair of another scheme beats in cost and lost energy.
 
-    Of several resources, the first is compared.
+    The definition `density` is the saving of the next unit along one curve over the rank. It does
+    not compare curves: a pair of another scheme may lose more energy at a higher cost and still
+    save little by its next rank. Such a pair is never worth choosing. Where there are several
+    resources, the first is compared.
 
     Args:
         options: the options of a layer, n in all.
-        lost: the share of the layer's energy that each option loses, (n,).
+        lost: their errors by the definition `frobenius`, (n,).
     """
     scheme = np.where(options.choices[:, 1] > 0, options.choices[:, 0], -1)
     costs = options.costs[:, 0]

@@ -1,1 +1,1 @@
-"""Folding, spectra, low-rank factors, norms and costs: tensors in, tensors out."""
+"""Folding, spectra, low-rank factors, norms and costs of weights, on tensors alone."""

@@ -1,9 +1,9 @@
-"""Spectra on an accelerator: Gram matrices there, their eigenvalues batched there.
+"""Spectra on an accelerator, where Gram matrices are formed and their eigenvalues batched.
 
-The same Gram matrices as on the CPU, formed in float64 everywhere: consumer cards have little
-of it, but this is the smaller part of the work, and what it would lose in float32 could not be
-told from the weights. Eigenvalues are found in float64 where the card is good at it, else in
-float32 of Gram matrices near 1, and then every curve is raised by what that may have cost.
+The Gram matrices are those of the CPU, and are formed in float64 on every card. Consumer cards are
+slow at it, but this is the smaller part of the work, and the loss in float32 could not be told from
+the weights. Eigenvalues are computed in float64 where the card is fast at it, else in float32 from
+Gram matrices scaled to near 1; every curve is then raised by the most that this may have lost.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from alds_cli.numerics.shared_grams import (
 from alds_cli.records import Curve
 
 _DATACENTRE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}
-"""Compute capabilities of the cards whose float64 is half as fast as their float32."""
+"""Compute capabilities of the cards whose float64 runs at half the speed of their float32."""
 
 _UNIT_ROUNDOFF_32 = 2.0**-24
 
 
 def eigenvalue_dtype(device: torch.device) -> torch.dtype:
-    """In what eigenvalues are best found on a device."""
+    """Return the type in which a device computes eigenvalues best."""
     if device.type == "cpu":
         return torch.float64
     capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
@@ -49,17 +49,18 @@ def device_spectra(
     device: torch.device,
     dtype: torch.dtype | None = None,
 ) -> tuple[float, dict[int, Curve]]:
-    """σ_1 of a folded layer and its curve for every k, computed on a device.
+    """Return σ_1 of a folded layer and its curve for every k, computed on a device.
 
-    Memory on the device: the weights, and a few of the largest Gram matrices.
+    The memory taken on the device is that of the weights and of a few of the largest Gram
+    matrices.
 
     Args:
         matrix: (rows, c / groups, q) as `fold` gives it, the rows group by group, of any
-            floating dtype and wherever it lies.
+            floating dtype and on any device.
         ks: numbers of slices in each group, each a divisor of c / groups; 1 among them.
-        groups: of the layer, a divisor of the rows.
-        device: where to work.
-        dtype: of the eigenvalue problems, float64 or float32; what suits the device if None.
+        groups: the groups of the layer, a divisor of the rows.
+        device: the device to compute on.
+        dtype: float64 or float32, for the eigenvalue problems; None takes the device's best.
 
     Raises:
         torch.OutOfMemoryError: the device is too small.
@@ -84,21 +85,24 @@ def device_spectra(
     norm = sqrt(max(float(values[1][:, 0].max()), 0.0)) * 2.0**slicing.exponent
     curves = {
         k: curve_of(
-            own.reshape(groups, k, -1), terms, slicing.exponent, solving_share(own.shape[1], dtype)
+            squares.reshape(groups, k, -1),
+            terms,
+            slicing.exponent,
+            solving_share(squares.shape[1], dtype),
         )
-        for k, own in values.items()
+        for k, squares in values.items()
     }
     return norm, curves
 
 
 def solving_share(size: int, dtype: torch.dtype) -> float:
-    """By what share of ‖G‖₂ eigenvalues of (n, n) may be off that were found in float32.
+    """Return the share of ‖G‖₂ by which eigenvalues (n,) found in float32 may be off.
 
-    Two parts, by Weyl's inequality. Rounding the Gram matrix G to float32 changes each entry
-    by at most a unit roundoff u of it, and ‖ |G| ‖₂ ≤ √n·‖G‖₂. The routine finds the exact
+    There are two parts, by Weyl's inequality. Rounding the Gram matrix G to float32 changes each
+    entry by at most a unit roundoff u of it, and ‖ |G| ‖₂ ≤ √n·‖G‖₂. The routine finds the exact
     eigenvalues of G + E with ‖E‖₂ ≤ p(n)·u·‖G‖₂ (LAPACK Users' Guide, 4.7); p(n) is a modest
-    polynomial, in practice below √n, and 8·√n leaves room. What rounding G below the range of
-    float32 may lose is far less than u.
+    polynomial, in practice below √n, and 8·√n leaves room. The loss where entries of G fall below
+    the range of float32 is far less than u.
     """
     if dtype == torch.float64:
         return 0.0

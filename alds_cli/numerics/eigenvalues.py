@@ -1,4 +1,4 @@
-"""All eigenvalues of symmetric matrices of which only the lower triangle counts."""
+"""Eigenvalues of symmetric matrices, given by their lower triangles: all, or the largest alone."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LIBRARIES = {"Linux": "lib/libtorch_cpu.so", "Darwin": "lib/libtorch_cpu.dylib"
 
 
 def eigenvalues(grams: Tensor) -> FloatArray:
-    """Largest first, (b, n) of (b, n, n), in float64.
+    """Return the eigenvalues of matrices (b, n, n), largest first, as (b, n) in float64.
 
-    The upper triangle of the transpose is the same numbers, in the order that LAPACK works
-    in, and there MKL is a sixth faster than on the lower one.
+    The upper triangle of the transpose holds the same numbers in the order that LAPACK works in,
+    and MKL is a sixth faster on it than on the lower one.
     """
     single = grams.shape[-1] == 1
     values = grams[:, :, 0] if single else torch.linalg.eigvalsh(grams.mT, UPLO="U")
@@ -36,10 +36,10 @@ def eigenvalues(grams: Tensor) -> FloatArray:
 
 
 def eigenvalues_in_place(gram: Tensor) -> FloatArray:
-    """Largest first, (n,) of one contiguous float64 matrix, in whose memory the work is done."""
+    """Return the eigenvalues (n,), largest first, of a contiguous float64 matrix; overwrite it."""
     routine = _torch_lapack()
     if routine is None:
-        # Two to three times as slow, and no other thread can do anything meanwhile.
+        # This takes two to three times as long and blocks all other threads meanwhile.
         return np.asarray(solve_in_place(gram, driver="evd", eigvals_only=True, lower=False)[::-1])
     size = ctypes.c_int(len(gram))
     found = np.empty(len(gram))
@@ -64,7 +64,7 @@ def _call(
     integers: Any,
     integers_length: int,
 ) -> None:
-    """LAPACK's dsyevd without vectors; of a matrix stored by rows the lower triangle is read."""
+    """Call LAPACK's dsyevd without vectors; it reads the lower triangle of a matrix by rows."""
     info = ctypes.c_int()
     routine(
         b"N",
@@ -85,10 +85,10 @@ def _call(
 
 @cache
 def _torch_lapack() -> Any | None:
-    """The routine that torch itself calls, where its library shows it.
+    """Return the routine that torch itself calls, or None where its library does not export it.
 
-    `torch.linalg.eigvalsh` would take a copy of the matrix, SciPy keeps all other threads
-    waiting; a call through ctypes does neither.
+    `torch.linalg.eigvalsh` would copy the matrix, and SciPy would block all other threads; a call
+    through ctypes does neither.
     """
     name = _LIBRARIES.get(platform.system())
     if name is None:
@@ -102,13 +102,13 @@ def _torch_lapack() -> Any | None:
 
 
 _DENSE = 512
-"""Up to this side all eigenvalues are found at once, which is as quick."""
+"""The largest side for which all eigenvalues are computed, which is as fast there."""
 
 _STEPS = 160
-"""Lanczos steps before all eigenvalues are computed after all."""
+"""Lanczos steps after which all eigenvalues are computed instead."""
 
 _BETWEEN = 6
-"""Lanczos steps from one look at the Ritz values to the next."""
+"""Lanczos steps between two computations of the Ritz values."""
 
 _SETTLED = 5e-11
 """Estimated relative distance of θ from an eigenvalue at which the proof is tried."""
@@ -118,9 +118,17 @@ _PROVEN = 4e-10
 
 
 def largest_eigenvalue(gram: Tensor) -> float:
-    """λ_max of a positive semidefinite matrix (n, n) in float64, to 4e-10 of itself.
+    """Return λ_max of a positive semidefinite matrix (n, n) in float64, to 4e-10 of itself, proven.
 
-    The squares of its entries must be in range. Repeatable to the bit given one BLAS thread.
+    Lanczos steps give a Rayleigh quotient θ, so λ_max ≥ θ whatever the start vector missed. If
+    μI − A has a Cholesky factor, no eigenvalue exceeds μ. With μ a little above θ, the two together
+    enclose λ_max; where they do not meet, all eigenvalues are computed.
+
+    The squares of the entries must be in range. The result is repeatable to the bit on one BLAS
+    thread.
+
+    Source: Parlett, The Symmetric Eigenvalue Problem, 1998, chapters 11 and 13 (Rayleigh-Ritz
+    bounds, full reorthogonalisation); Sylvester's law of inertia for the proof.
     """
     size = len(gram)
     if size == 1:
@@ -134,7 +142,10 @@ def largest_eigenvalue(gram: Tensor) -> float:
 
 
 def eigenvalue_bytes(size: int) -> int:
-    """Bytes that `largest_eigenvalue` takes beside the matrix (n, n): two copies, some vectors."""
+    """Return the bytes that `largest_eigenvalue` takes beside the matrix (n, n).
+
+    They are two copies of the matrix and the Lanczos vectors.
+    """
     return 8 * (2 * size**2 + (_STEPS + 1) * size)
 
 
@@ -143,7 +154,7 @@ def _largest_of_all(gram: Tensor) -> float:
 
 
 def _lanczos(gram: Tensor) -> float | None:
-    """A proven θ, or None where `_STEPS` steps do not settle or what they settle on is less."""
+    """Return a proven θ, or None where `_STEPS` steps do not converge or the proof fails."""
     size = len(gram)
     basis = gram.new_empty(min(_STEPS, size) + 1, size)
     basis[0] = _start(size)
@@ -153,7 +164,7 @@ def _lanczos(gram: Tensor) -> float | None:
         product = gram @ basis[step]
         diagonal.append(float(product @ basis[step]))
         known = basis[: step + 1]
-        for _ in range(2):  # once leaves the vectors as little orthogonal as they are close
+        for _ in range(2):  # a single pass leaves nearly parallel vectors far from orthogonal
             product.addmv_(known.T, known @ product, alpha=-1)
         beside.append(float(torch.linalg.vector_norm(product)))
         exhausted = beside[-1] <= 1e-14 * max(diagonal)
@@ -166,17 +177,17 @@ def _lanczos(gram: Tensor) -> float | None:
 
 
 def _start(size: int) -> Tensor:
-    """A unit vector without the symmetries that weights may have: multiples of √2, modulo 1."""
+    """Return a unit vector without symmetries that weights may have: multiples of √2, modulo 1."""
     steps = torch.arange(1, size + 1, dtype=torch.float64)
     vector = (steps * 2**0.5).frac_().sub_(0.5)
     return vector / float(torch.linalg.vector_norm(vector))
 
 
 def _ritz(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
-    """The largest Ritz value and about how far below an eigenvalue it lies.
+    """Return the largest Ritz value and about how far below an eigenvalue it lies.
 
-    With the residual r of its Ritz vector that is at most ‖r‖, and at most ‖r‖² over the distance
-    to the next eigenvalue, for which the next Ritz value stands.
+    With the residual r of its Ritz vector, the distance is at most ‖r‖, and at most ‖r‖² over the
+    gap to the next eigenvalue, which the next Ritz value approximates.
     """
     count = len(diagonal)
     if count == 1:
@@ -190,9 +201,9 @@ def _ritz(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
 
 
 def _none_above(gram: Tensor, limit: float) -> bool:
-    """Whether limit·I − A has a Cholesky factor: then no eigenvalue of A exceeds the limit.
+    """Return whether limit·I − A has a Cholesky factor: then no eigenvalue of A exceeds the limit.
 
-    In floating point that is so up to about n² unit roundoffs, far less than `_PROVEN`.
+    In floating point this holds up to about n² unit roundoffs, which is far less than `_PROVEN`.
     """
     shifted = gram.neg()
     shifted.diagonal().add_(limit)

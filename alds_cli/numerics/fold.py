@@ -22,19 +22,19 @@ from alds_cli.schemes import SCHEMES, SLICED
 
 
 def _row_axes(scheme: int, dimensions: int) -> tuple[int, ...]:
-    """The axes of a kernel that go to the rows."""
+    """Return the axes of a kernel that go to the rows."""
     axes = SCHEMES[scheme].row_axes
     return tuple(range(dimensions)) if axes is None else axes
 
 
 def _column_axes(scheme: int, dimensions: int) -> tuple[int, ...]:
-    """The axes of a kernel that go to the columns."""
+    """Return the axes of a kernel that go to the columns."""
     rows = _row_axes(scheme, dimensions)
     return tuple(axis for axis in range(dimensions) if axis not in rows)
 
 
 def distinct_schemes(kernel: tuple[int, ...]) -> tuple[int, ...]:
-    """The schemes of slices that apply to a kernel and fold it differently from one another.
+    """Return the schemes that apply to a kernel and fold it differently from one another.
 
     A linear layer or a 1×1 kernel has only scheme 0; a 1×3 kernel has 0 and 2.
     """
@@ -48,7 +48,7 @@ def distinct_schemes(kernel: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def folded_shape(shape: tuple[int, ...], scheme: int) -> tuple[int, int]:
-    """(rows, columns) of the whole layer's folded matrix, from the weight's (f, c, κ…)."""
+    """Return (rows, columns) of the whole layer's folded matrix, from the weight's (f, c, κ…)."""
     out_channels, in_channels, *kernel = shape
     rows = out_channels * prod(kernel[axis] for axis in _row_axes(scheme, len(kernel)))
     columns = in_channels * prod(kernel[axis] for axis in _column_axes(scheme, len(kernel)))
@@ -56,10 +56,12 @@ def folded_shape(shape: tuple[int, ...], scheme: int) -> tuple[int, int]:
 
 
 def fold(weight: Tensor, scheme: int) -> Tensor:
-    """Fold (f, c, κ…) to (rows, c, q), q the product of the column kernel axes.
+    """Fold a weight (f, c, κ…) to (rows, c, q), where q is the product of the column kernel axes.
 
-    Channels stay an axis of their own, so that slicing them afterwards equals slicing
-    the weight first: `fold(W, s)[:, i*c//k:(i+1)*c//k].flatten(1)` is slice i, folded.
+    Channels stay an axis of their own, so that slicing them afterwards equals slicing the weight
+    first: `fold(W, s)[:, i*c//k:(i+1)*c//k].flatten(1)` is slice i, folded.
+
+    Source: Liebenwein et al., NeurIPS 2021, supplement A.1.
     """
     dimensions = weight.ndim - 2
     row_axes = [2 + axis for axis in _row_axes(scheme, dimensions)]
@@ -84,7 +86,7 @@ def unfold(matrix: Tensor, shape: tuple[int, ...], scheme: int) -> Tensor:
 
 
 def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Kernels of the first and the second half: each axis is carried by one of them."""
+    """Return the kernels of the first and the second half; each axis is carried by one of them."""
     rows = _row_axes(scheme, len(kernel))
     first = tuple(1 if axis in rows else extent for axis, extent in enumerate(kernel))
     second = tuple(extent if axis in rows else 1 for axis, extent in enumerate(kernel))
@@ -92,10 +94,10 @@ def half_kernels(kernel: tuple[int, ...], scheme: int) -> tuple[tuple[int, ...],
 
 
 def carried_by_second(dimensions: int, scheme: int) -> tuple[bool, ...]:
-    """For each of a kernel's axes, whether the second half carries it.
+    """Return, for each axis of a kernel, whether the second half carries it.
 
-    With it go the axis's stride, padding and dilation. An axis of extent 1 belongs to the
-    half that the scheme gives it to all the same: its stride must be applied once.
+    The axis's stride, padding and dilation go with it. An axis of extent 1 also belongs to the
+    half that the scheme gives it to, since its stride must be applied once.
     """
     rows = _row_axes(scheme, dimensions)
     return tuple(axis in rows for axis in range(dimensions))
@@ -104,9 +106,9 @@ def carried_by_second(dimensions: int, scheme: int) -> tuple[bool, ...]:
 def pair_shapes(
     shape: tuple[int, ...], scheme: int, k: int, j: int, groups: int = 1
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Weight shapes of the two halves of a layer (f, c/g, κ…) with g groups.
+    """Return the weight shapes of the two halves of a layer (f, c/g, κ…) with g groups.
 
-    (g·k·j, c/(g·k), …) with g·k groups, then (f, k·j, …) with g groups.
+    They are (g·k·j, c/(g·k), …) with g·k groups, then (f, k·j, …) with g groups.
     """
     first, second = half_kernels(shape[2:], scheme)
     return (groups * k * j, shape[1] // k, *first), (shape[0], k * j, *second)
@@ -115,18 +117,18 @@ def pair_shapes(
 def factors_to_weights(
     left: Tensor, right: Tensor, shape: tuple[int, ...], scheme: int, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Low-rank factors of all slices as the weights of the pair.
+    """Return the low-rank factors of all slices as the weights of the pair.
 
     Args:
         left: (g·k, rows / g, j), the slices of the first group first, so that slice i is
             approximated by left[i] @ right[i].
         right: (g·k, j, columns / k).
-        shape: (f, c/g, κ…) of the layer.
+        shape: the shape of the layer's weight, (f, c/g, κ…).
         scheme: the folding scheme of the factors.
         groups: g, the groups of the layer.
 
     Returns:
-        The weights of the first and of the second half, as `pair_shapes` gives them.
+        The weights of the first and of the second half, with the shapes of `pair_shapes`.
     """
     slices, rows, j = left.shape
     k = slices // groups
@@ -135,23 +137,23 @@ def factors_to_weights(
     row_extents = [kernel[axis] for axis in _row_axes(scheme, len(kernel))]
     first = right.reshape(first_shape)
     # (g·k, rows / g, j) -> (g, rows / g, k, j) -> (f, row axes, k·j) -> (f, k·j, row axes)
-    own = left.reshape(groups, k, rows, j).transpose(1, 2)
-    second = own.reshape(shape[0], *row_extents, k * j).movedim(-1, 1)
+    grouped = left.reshape(groups, k, rows, j).transpose(1, 2)
+    second = grouped.reshape(shape[0], *row_extents, k * j).movedim(-1, 1)
     return first, second.reshape(second_shape)
 
 
 def weights_to_factors(
     first: Tensor, second: Tensor, k: int, groups: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Undo `factors_to_weights`: back to (g·k, rows / g, j) and (g·k, j, columns / k)."""
+    """Undo `factors_to_weights`: return left (g·k, rows / g, j) and right (g·k, j, columns / k)."""
     j = first.shape[0] // (groups * k)
     right = first.reshape(groups * k, j, -1)
-    own = second.movedim(1, -1).reshape(groups, -1, k, j)
-    return own.transpose(1, 2).reshape(groups * k, -1, j), right
+    grouped = second.movedim(1, -1).reshape(groups, -1, k, j)
+    return grouped.transpose(1, 2).reshape(groups * k, -1, j), right
 
 
 _BLOCK = 1 << 22
-"""Numbers of a product that are formed at a time."""
+"""The number of entries of a product that are formed at a time."""
 
 
 def multiply_back(
@@ -162,11 +164,11 @@ def multiply_back(
     k: int,
     groups: int = 1,
 ) -> Tensor:
-    """The dense weight of `shape` (f, c/g, κ…) that a pair stands for.
+    """Return the dense weight of `shape` (f, c/g, κ…) that a pair stands for.
 
     In every group Ŵ = [L_1 R_1 … L_k R_k]; the groups' rows follow one another. Products are
-    formed in float64, a block at a time, and kept in the pair's own type: of a large layer they
-    would take twice its memory.
+    formed in float64, a block at a time, and stored in the pair's own type, since a large layer
+    would otherwise take twice its memory.
     """
     left, right = weights_to_factors(first, second, k, groups)
     rows, columns = left.shape[1], right.shape[2]

@@ -1,4 +1,9 @@
-"""Gram matrices of slices in float64, from weights of any type, a piece at a time."""
+"""Gram matrices of slices in float64, from weights of any type, a piece at a time.
+
+Matrices are scaled by powers of two to near 1, so that their squares stay in range. Multiplying by
+a power of two rounds nothing: sums, products and eigenvectors of the scaled matrix are those of the
+matrix itself, bit for bit, as long as nothing leaves the range.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +16,14 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 16 << 20
-"""Weights are turned to float64 so many bytes at a time."""
+"""Bytes of weights that are converted to float64 at a time."""
 
 _STRIPE = 512
 """Rows of a large Gram matrix that are multiplied together, up to the diagonal only."""
 
 
 def slice_ranges(k: int, nbytes: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) over k slices, so many together as fit into a chunk at `nbytes` each."""
+    """Yield (start, stop) over k slices of `nbytes` each, as many together as fit into a chunk."""
     together = max(1, CHUNK_BYTES // nbytes)
     for start in range(0, k, together):
         yield start, min(start + together, k)
@@ -27,17 +32,17 @@ def slice_ranges(k: int, nbytes: int) -> Iterator[tuple[int, int]]:
 def slice_blocks(
     matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0
 ) -> Iterator[tuple[slice, Tensor]]:
-    """Slices start … stop - 1 out of k in float64, in blocks that fit into a chunk.
+    """Yield the slices start … stop - 1 out of k in float64, in blocks that fit into a chunk.
 
-    A slice that is wider than high is cut along its columns, another along its rows, so
-    that the smaller Gram matrix of the slice is the sum of those of its blocks.
+    A slice that is wider than high is cut along its columns, any other along its rows, so that
+    the smaller Gram matrix of the slice is the sum of those of its blocks.
 
     Args:
         matrix: (rows, c, q) as `fold.fold` gives it, of any floating dtype.
         k: number of slices, a divisor of c.
-        start: first slice.
+        start: the first slice.
         stop: one past the last slice.
-        exponent: of the power of two that the entries are divided by.
+        exponent: exponent of the power of two that the entries are divided by.
 
     Yields:
         The range of the longer axis, and (stop - start, rows, columns / k) within it.
@@ -60,19 +65,20 @@ def slice_blocks(
 
 
 def _prepared(block: Tensor, exponent: int) -> Tensor:
-    """(rows, count, channels, q) as scaled float64 of shape (count, rows, channels · q)."""
+    """Return (rows, count, channels, q) as scaled float64 of shape (count, rows, channels · q)."""
     moved = block.to(torch.float64).flatten(2).transpose(0, 1)
     if not exponent:
         return moved
     power = 2.0**-exponent
-    # float64 weights were not copied
+    # Weights in float64 have not been copied, and must not be changed.
     return moved * power if moved.data_ptr() == block.data_ptr() else moved.mul_(power)
 
 
 def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0) -> Tensor:
-    """The smaller Gram matrix of each slice: (stop - start, n, n), n = min(rows, columns / k).
+    """Return the smaller Gram matrix of each slice: (b, n, n), n = min(rows, columns / k).
 
-    M Mᵀ where a slice is at least as wide as high, else Mᵀ M. Arguments as `slice_blocks`.
+    It is M Mᵀ where a slice is at least as wide as high, else Mᵀ M. The arguments are those of
+    `slice_blocks`.
     """
     rows, channels, width = matrix.shape
     wide = rows <= channels // k * width
@@ -90,9 +96,9 @@ def slice_grams(matrix: Tensor, k: int, start: int, stop: int, exponent: int = 0
 
 
 def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
-    """Σ B Bᵀ over blocks B of `size` rows: what lies below the diagonal, then its mirror image.
+    """Return Σ B Bᵀ over blocks B of `size` rows, from little more than half of the products.
 
-    That is little more than half of the products.
+    The part below the diagonal is computed and mirrored.
     """
     gram = torch.zeros(size, size, dtype=torch.float64)
     for block in blocks:
@@ -101,14 +107,14 @@ def gram_of_blocks(blocks: Iterable[Tensor], size: int) -> Tensor:
 
 
 def add_gram(total: Tensor, factor: Tensor, stripe: int, *, sign: int = 1) -> Tensor:
-    """Add ± X Xᵀ to (n, n), in place: what lies below the diagonal, and little more.
+    """Add ± X Xᵀ to (n, n) in place, below the diagonal and little more.
 
     Args:
-        total: of the factor's type and on its device.
+        total: the matrix, of the factor's type and on its device.
         factor: X, (n, m).
-        stripe: rows of the product that are formed together. It does not matter to the sum, but
-            may to how its last bits are rounded.
-        sign: 1, or -1 to take the product away.
+        stripe: rows of the product that are formed together. The sum does not depend on it, but
+            the rounding of its last bits may.
+        sign: 1 to add the product, -1 to subtract it.
     """
     for first in range(0, len(total), stripe):
         last = min(first + stripe, len(total))
@@ -117,7 +123,7 @@ def add_gram(total: Tensor, factor: Tensor, stripe: int, *, sign: int = 1) -> Te
 
 
 def mirrored(gram: Tensor) -> Tensor:
-    """What lies below the diagonal of (n, n), also above it; in place.
+    """Mirror the part of (n, n) below the diagonal to above it, in place.
 
     On some processors the two halves of a product X Xᵀ do not even round alike.
     """
@@ -130,14 +136,14 @@ def mirrored(gram: Tensor) -> Tensor:
 
 
 def solve_in_place(gram: Tensor, *, driver: str, **wanted: Any) -> Any:
-    """`scipy.linalg.eigh` in the memory of one matrix (n, n), which is overwritten.
+    """Call `scipy.linalg.eigh` in the memory of one matrix (n, n), which is overwritten.
 
-    A symmetric matrix is its own transpose, which is the order that LAPACK works in.
+    A symmetric matrix equals its transpose, which has the order that LAPACK works in.
 
     Args:
         gram: float64, on the CPU.
         driver: the LAPACK routine.
-        wanted: which eigenvalues and vectors, as `eigh` takes it.
+        wanted: which eigenvalues and vectors to compute, as arguments of `eigh`.
     """
     return scipy.linalg.eigh(
         gram.numpy().T, driver=driver, overwrite_a=True, check_finite=False, **wanted
@@ -145,17 +151,17 @@ def solve_in_place(gram: Tensor, *, driver: str, **wanted: Any) -> Any:
 
 
 _LEAST = -1020
-"""Beyond it the inverse power of two would itself leave the range of float64."""
+"""Below this exponent the inverse power of two would itself leave the range of float64."""
 
 _USUAL = 100
-"""Squares of what is below 2**this and above 2**-this, and their sums, are in range as they are,
-and so is what rounding leaves of them."""
+"""Squares of numbers between 2**-this and 2**this, their sums, and the rounding errors of these are
+all in range without scaling."""
 
 
 def even_exponent(*tensors: Tensor) -> int:
-    """The even e with a product of the tensors' largest magnitudes of at most 2**e, nearly least.
+    """Return the nearly least even e such that the product of the largest magnitudes is ≤ 2**e.
 
-    Even, so that the square root of 2**e is a power of two as well.
+    It is even, so that the square root of 2**e is a power of two as well.
     """
     exponent = 0
     for tensor in tensors:
@@ -168,10 +174,10 @@ def even_exponent(*tensors: Tensor) -> int:
 
 
 def unit_exponent(*tensors: Tensor) -> int:
-    """The even e such that 2**-e times the tensors can be squared; 0 for all of usual size.
+    """Return the even e such that 2**-e times the tensors can be squared; 0 for usual magnitudes.
 
-    What belongs to a layer (norms, singular values, errors) is held in units of 2**e, e that of
-    its weight. Squares are then as exact for weights near the ends of float64 as for any.
+    Norms, singular values and errors of a layer are stored in units of 2**e, with the e of its
+    weight. Squares are then as exact for weights near the ends of float64 as for any others.
     """
     exponent = max((even_exponent(tensor) for tensor in tensors if tensor.numel()), default=0)
     if abs(exponent) <= _USUAL or not any(tensor.any() for tensor in tensors):
@@ -180,12 +186,12 @@ def unit_exponent(*tensors: Tensor) -> int:
 
 
 def in_units(tensor: Tensor, exponent: int) -> Tensor:
-    """2**-exponent times a tensor, in float64; the tensor itself if the exponent is 0."""
+    """Return 2**-exponent times a tensor, in float64; the tensor itself if the exponent is 0."""
     return scaled(tensor, exponent) if exponent else tensor
 
 
 def scaled(tensor: Tensor, exponent: int) -> Tensor:
-    """2**-exponent times a tensor, in float64; float64 is copied only for an exponent but 0."""
+    """Return 2**-exponent times a tensor, in float64; a float64 tensor itself if that is 0."""
     exact = tensor.to(torch.float64)
     if not exponent:
         return exact
@@ -194,7 +200,7 @@ def scaled(tensor: Tensor, exponent: int) -> Tensor:
 
 
 class ScaledFactors(NamedTuple):
-    """Factors, and the exponents of what each is divided by before they are multiplied."""
+    """Factors, and the exponents of the powers of two to divide each by before multiplying."""
 
     left: Tensor
     right: Tensor
@@ -203,9 +209,9 @@ class ScaledFactors(NamedTuple):
 
 
 def scaled_factors(left: Tensor, right: Tensor, exponent: int) -> ScaledFactors:
-    """Divide two factors by powers of two whose product is 2**exponent.
+    """Return two factors with exponents that add up to `exponent`, one to divide each by.
 
-    Their product itself may be too small to be held. The exponent is at least about that of
+    Their product itself may be too small to be represented. `exponent` is at least about that of
     the product of their largest magnitudes.
     """
     first = min(even_exponent(left), exponent - _LEAST)

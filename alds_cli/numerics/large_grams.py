@@ -1,8 +1,8 @@
-"""Eigenvalues of Gram matrices that are too large to have several of: one square at a time.
+"""Eigenvalues of Gram matrices that are too large to hold several of: one square at a time.
 
-The square is formed tile by tile by as many workers as are free; each tile is one worker's,
-so that its bits do not depend on how many there are. Its eigenvalues are found in its own
-memory.
+The square is formed tile by tile, by as many workers as are free. Each tile is formed by one
+worker, so that its bits do not depend on their number. The eigenvalues are computed in the memory
+of the square itself.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from alds_cli.runtime.devices import give_back
 from alds_cli.runtime.pool import Spawn
 
 LARGE = 1024
-"""Beyond this side a Gram matrix is formed and solved by itself."""
+"""The side beyond which a Gram matrix is formed and solved by itself."""
 
 _TILE = 1024
 _PANEL_BYTES = 5 << 20
 
 Store = Callable[[int, int, FloatArray], None]
-"""`store(k, first, eigenvalues)`: take the (b, n) of the slices from `first` on."""
+"""`store(k, first, eigenvalues)` takes the (b, n) of the slices from `first` on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class LargeSlice:
     Attributes:
         slicing: the layer.
         k: number of slices in a group.
-        index: of the slice, counted group by group.
+        index: the slice's number, counted group by group.
         finer: multiples of k.
         store: receives the eigenvalues.
     """
@@ -55,7 +55,7 @@ class LargeSlice:
 
     @property
     def nbytes(self) -> int:
-        """The square, and the copy of the largest block or the panels of a tile."""
+        """Bytes of the square, and of the copy of the largest block or the panels of a tile."""
         size = self.slicing.side(self.k)
         return 8 * size * size + max(2 * _PANEL_BYTES, self._largest_copy())
 
@@ -64,8 +64,8 @@ class LargeSlice:
         return max((8 * (size * self.k // k) ** 2 for k in self.finer), default=0)
 
     def __call__(self, spawn: Spawn) -> None:
-        """Form the square, then find the eigenvalues of its blocks, then its own."""
-        give_back()  # what smaller ones have left behind would come on top of the square
+        """Form the square, then compute the eigenvalues of its blocks, then its own."""
+        give_back()  # memory left over from smaller slices would add to that of the square
         gram = self._formed(spawn)
         give_back()
         blocks = [task for k in self.finer for task in self._block_tasks(gram, k)]
@@ -94,7 +94,7 @@ class LargeSlice:
         units, width = (piece.shape[1], piece.shape[2]) if tall else (size, 1)
         cuts = _cuts(units, width)
         tiles = [(at, before) for at in cuts for before in cuts if before.start <= at.start]
-        # Those on the diagonal are half the work: they come last.
+        # Tiles on the diagonal are half the work, so they come last.
         tiles.sort(key=lambda tile: tile[0] == tile[1])
         add = partial(self._add_tile, gram, piece, width)
         spawn.together([partial(add, *tile) for tile in tiles], 2 * _PANEL_BYTES)
@@ -103,7 +103,7 @@ class LargeSlice:
     def _add_tile(self, gram: Tensor, piece: Tensor, width: int, at: slice, before: slice) -> None:
         """Add the products of two ranges of channels of a tall piece, or of rows of a wide one."""
         tall = self.slicing.tall(self.k)
-        rows, columns = (slice(own.start * width, own.stop * width) for own in (at, before))
+        rows, columns = (slice(units.start * width, units.stop * width) for units in (at, before))
         tile = gram[rows, columns]
         share = len(gram) // (rows.stop - rows.start)
         for part in cut(piece, _PANEL_BYTES * share, axis=0 if tall else 1):
@@ -113,10 +113,10 @@ class LargeSlice:
             else:
                 tile.addmm_(left, self._panel(part, before).mT)
 
-    def _panel(self, part: Tensor, own: slice) -> Tensor:
+    def _panel(self, part: Tensor, units: slice) -> Tensor:
         if self.slicing.tall(self.k):
-            return self.slicing.prepared(part[:, own]).flatten(1).mT
-        return self.slicing.prepared(part[own]).flatten(1)
+            return self.slicing.prepared(part[:, units]).flatten(1).mT
+        return self.slicing.prepared(part[units]).flatten(1)
 
 
 def _cuts(extent: int, width: int) -> list[slice]:

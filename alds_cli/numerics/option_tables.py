@@ -1,4 +1,4 @@
-"""From curves over the rank to a layer's table of options, cheapest first."""
+"""A layer's table of options, cheapest first, made from curves over the rank."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from alds_cli.records import (
 )
 
 MEASURES = ("sum_squares", "largest", "tail_energy", "saved")
-"""The columns of a table that a curve gives."""
+"""The columns of a table that are taken from a curve."""
 
 _COLUMNS = ("choices", "costs", *MEASURES, "exact")
 
 
 def empty_table(spec: LayerSpec, exponent: int = 0) -> LayerTable:
-    """A table without options, of no scheme, for 2**-exponent times the weight."""
+    """Return a table without options and schemes, for 2**-exponent times the weight."""
     choices, costs, none = np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros(0)
     return LayerTable(spec, {}, {}, {}, choices, costs, none, none, none, none, none, exponent)
 
@@ -35,15 +35,15 @@ def empty_table(spec: LayerSpec, exponent: int = 0) -> LayerTable:
 def with_scheme(
     table: LayerTable, scheme: int, norm: float, curves: Mapping[int, Curve], slack: float
 ) -> LayerTable:
-    """The table with the options of one folding scheme added.
+    """Return the table with the options of one more folding scheme.
 
     Args:
-        table: of the layer, without that scheme.
+        table: the layer's table, without that scheme.
         scheme: the folding scheme.
         norm: σ_1 of the weight so folded.
-        curves: by number of slices k; 1 must be among them, unless there are none because no
-            pair is smaller than the layer.
-        slack: by how much rounding may have moved a squared singular value.
+        curves: the curves by number of slices k. 1 must be among them, unless there are none
+            because no pair is smaller than the layer.
+        slack: the most by which rounding may have moved a squared singular value.
     """
     if not curves:
         energy, columns = 0.0, {}
@@ -60,7 +60,7 @@ def with_scheme(
 
 
 def _columns_of(table: LayerTable, scheme: int, curves: Mapping[int, Curve]) -> dict[str, Any]:
-    """The columns of a table with the options of one scheme added."""
+    """Return the columns of a table with the options of one more scheme."""
     grid = _grid(table.spec.weight_shape, table.spec.groups, scheme, tuple(sorted(curves)))
     fresh: dict[str, FloatArray | IntArray] = {
         "choices": grid.choices,
@@ -76,7 +76,7 @@ def _columns_of(table: LayerTable, scheme: int, curves: Mapping[int, Curve]) -> 
 def _merged(
     table: LayerTable, fresh: Mapping[str, FloatArray | IntArray]
 ) -> dict[str, FloatArray | IntArray]:
-    """The columns of a table with further rows, in order."""
+    """Return the columns of a table with further rows, in order."""
     columns = {name: np.concatenate([getattr(table, name), fresh[name]]) for name in _COLUMNS}
     scheme, k, j = columns["choices"].T
     order = np.lexsort((j, k, scheme, columns["costs"]))
@@ -84,7 +84,7 @@ def _merged(
 
 
 def with_exact(table: LayerTable, rows: Iterable[int], errors: Iterable[float]) -> LayerTable:
-    """The table with true errors ‖W − Ŵ‖₂ filled in at some rows."""
+    """Return the table with true errors ‖W − Ŵ‖₂ filled in at some rows."""
     exact = table.exact.copy()
     exact[list(rows)] = list(errors)
     return replace(table, exact=exact)
@@ -92,7 +92,7 @@ def with_exact(table: LayerTable, rows: Iterable[int], errors: Iterable[float]) 
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """The options of a shape and scheme: what to pick from its curves laid end to end."""
+    """The options of a shape and scheme, and their positions in its curves laid end to end."""
 
     choices: IntArray
     costs: IntArray
@@ -101,7 +101,7 @@ class _Grid:
 
 @lru_cache(maxsize=512)
 def _grid(shape: tuple[int, ...], groups: int, scheme: int, ks: tuple[int, ...]) -> _Grid:
-    """The options that shrink a layer, cheapest first; equal layers share the arrays."""
+    """Return the options that shrink a layer, cheapest first; equal layers share the arrays."""
     lengths = np.array([full_rank(shape, scheme, k, groups) + 1 for k in ks])
     ends = np.cumsum(lengths)
     j = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
@@ -119,24 +119,24 @@ UNIT_ROUNDOFF = 2.0**-53
 
 
 def rounding_share(terms: int) -> float:
-    """By what share of the trace the eigenvalues of a Gram matrix in float64 may be off.
+    """Return the share of the trace by which eigenvalues of a Gram matrix in float64 may be off.
 
-    About √terms unit roundoffs: sums of `terms` products are rounded, and the eigenvalue
+    It is about √terms unit roundoffs: sums of `terms` products are rounded, and the eigenvalue
     routine is backward stable.
     """
     return 8 * sqrt(terms) * UNIT_ROUNDOFF
 
 
 def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float = 0.0) -> Curve:
-    """Eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
+    """Return eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
 
-    What rounding may have taken is added, so that what is called an upper bound stays one.
+    The most that rounding may have taken is added, so that upper bounds remain upper bounds.
 
     Args:
         eigenvalues: (groups, k, n).
-        terms: what a sum may have been rounded over.
-        exponent: of the power of two that the matrix was divided by.
-        solved: by what share of the largest eigenvalue a routine of less than double
+        terms: the number of terms over which a sum may have been rounded.
+        exponent: exponent of the power of two that the matrix was divided by.
+        solved: the share of the largest eigenvalue by which a routine of less than double
             precision may have moved them all.
     """
     exact = np.maximum(eigenvalues, 0.0)
@@ -144,7 +144,7 @@ def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float =
     if solved:
         raised += solved * exact[:, :, :1]
     sums = raised.sum(axis=1)
-    # One entry more for full rank, where nothing is lost.
+    # One more entry for full rank, where nothing is lost.
     squares, largest, tails, saved = np.zeros((4, sums.shape[1] + 1))
     sums.max(axis=0, out=squares[:-1])
     np.sqrt(raised.max(axis=(0, 1)), out=largest[:-1])

@@ -1,12 +1,12 @@
-"""Low-rank factors that keep what a layer gives, not what its weight is.
+"""Low-rank factors that preserve the outputs of a layer rather than its weight.
 
 With U_j the leading eigenvectors of the covariance of a layer's responses y = W x + b, no affine
-map of rank j of the responses is closer to them, on the average over the images, than
+map of rank j of the responses is closer to them, on average over the images, than
 
     y ≈ U_j U_jᵀ (y − ȳ) + ȳ = U_j (U_jᵀ W) x + b + (I − U_j U_jᵀ)(ȳ − b).
 
 The two factors are U_j and U_jᵀ W, balanced as in `factors`; the last term is a constant. Where
-no constant can be added, the second moments E[(y − b)(y − b)ᵀ] take the covariance's place:
+no constant can be added, the second moments E[(y − b)(y − b)ᵀ] replace the covariance:
 y ≈ U_j U_jᵀ (y − b) + b is then the closest.
 
 Source: Zhang, Zou, He, Sun, TPAMI 2016, Sec. 3.1, Eqs. 2 to 5.
@@ -23,14 +23,14 @@ from alds_cli.records import FloatArray
 
 
 def weight_frame(matrix: Tensor, groups: int) -> Tensor | None:
-    """An orthonormal basis for what a weight can give, (g, f/g, n), n = c·q < f/g.
+    """Return an orthonormal basis of the range of a weight: (g, f/g, n), n = c·q < f/g; or None.
 
-    Responses vary within it alone, and so n² numbers tell their covariance. None where a
-    group has no more outputs than inputs: there it is the whole space.
+    Responses vary within this range alone, so that n² numbers determine their covariance. None is
+    returned where a group has no more outputs than inputs: there the range is the whole space.
 
     Args:
         matrix: (f, c, q), the weight as `fold.fold` gives it by scheme 0, group by group.
-        groups: g.
+        groups: g, the groups of the layer.
     """
     weight = matrix.reshape(groups, len(matrix) // groups, -1)
     if weight.shape[1] <= weight.shape[2]:
@@ -40,11 +40,11 @@ def weight_frame(matrix: Tensor, groups: int) -> Tensor | None:
 
 
 def response_spectrum(moments: Tensor) -> FloatArray:
-    """The energy of each principal component, (n,), largest first, in float64.
+    """Return the energy of each principal component, (n,), largest first, in float64.
 
     Args:
         moments: (g, n, n), the covariance of every group's responses. Groups have the same
-            rank, so that of their components those of equal place are added up.
+            rank, so that components at the same position are added up over the groups.
     """
     energies: FloatArray = eigenvalues(moments).clip(min=0).sum(axis=0)
     return energies
@@ -57,17 +57,17 @@ def response_factors(
     j: int,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Factors of the weight's projection on the j leading components of each group's responses.
+    """Return factors of the weight's projection on the j leading components of each group.
 
-    Deterministic given one BLAS thread; signs are fixed as in `factors`. Components without
-    energy, as of channels that are always 0, come last and may be any.
+    They are deterministic on one BLAS thread; signs are fixed as in `factors`. Components without
+    energy, as of channels that are always 0, come last and are arbitrary.
 
     Args:
         matrix: (f, c, q), the weight as `fold.fold` gives it by scheme 0, group by group.
-        moments: (g, n, n) in float64, in the coordinates of the frame; left as they are.
-        frame: as `weight_frame` gives it.
+        moments: (g, n, n) in float64, in the coordinates of the frame; not changed.
+        frame: the result of `weight_frame`.
         j: rank, 1 ≤ j ≤ n.
-        dtype: of the factors.
+        dtype: the type of the factors.
 
     Returns:
         left (g, f/g, j) and right (g, j, c·q), whose product approximates the weight, and the
@@ -83,6 +83,6 @@ def response_factors(
 
 
 def constant_left(basis: Tensor, constant: Tensor) -> Tensor:
-    """(I − U_j U_jᵀ) v: what the projection on the components (g, f/g, j) takes from v (f,)."""
+    """Return (I − U_j U_jᵀ) v for v (f,), the part outside the components (g, f/g, j)."""
     parted = constant.reshape(len(basis), -1, 1)
     return (parted - basis @ (basis.mT @ parted)).flatten()

@@ -1,7 +1,7 @@
-"""Gram matrices of all slices for several numbers of slices, each formed as seldom as may be.
+"""Gram matrices of all slices for several numbers of slices, formed as few times as possible.
 
-M Mᵀ of a coarse slice is the sum of those of the finer slices in it, and Mᵀ M of a fine slice
-is a diagonal block of a coarser one's.
+M Mᵀ of a coarse slice is the sum of those of the finer slices in it, and Mᵀ M of a fine slice is a
+diagonal block of a coarser one's.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from alds_cli.numerics.grams import add_gram
 
 @dataclass(frozen=True, slots=True)
 class Portions:
-    """How much is handled at a time.
+    """The amounts that are handled at a time.
 
     Attributes:
-        block: bytes of weights that are turned to float64 together.
-        batch: slices are handled together as long as their Gram matrices take no more bytes.
-        family: Gram matrices are shared between numbers of slices only as far as so many bytes
-            hold the sums in the making; beyond it the coarser ones are formed afresh.
+        block: bytes of weights that are converted to float64 together.
+        batch: the most bytes of Gram matrices of slices that are handled together.
+        family: the most bytes of unfinished sums that share Gram matrices between numbers of
+            slices; beyond it the coarser ones are formed afresh.
         stripe: rows of a Gram matrix that are multiplied together, up to the diagonal only.
     """
 
@@ -34,10 +34,10 @@ class Portions:
 
 
 CORE = Portions(block=2 << 20, batch=2 << 20, family=64 << 20, stripe=128)
-"""What suits a processor's core and its own cache."""
+"""Portions that suit a processor's core and its own cache."""
 
 CARD = Portions(block=256 << 20, batch=256 << 20, family=1 << 30, stripe=1 << 30)
-"""What keeps a graphics card busy: few and large products, whole matrices."""
+"""Portions that keep a graphics card busy: few and large products, whole matrices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Slicing:
     """A folded layer, cut into groups and each group into k slices.
 
     Attributes:
-        matrix: (groups, rows, c, q), rows and channels c those of one group.
-        exponent: of the power of two that entries are divided by before they are multiplied.
-        portions: how much is handled at a time.
+        matrix: (groups, rows, c, q), with the rows and channels c of one group.
+        exponent: exponent of the power of two that entries are divided by before multiplying.
+        portions: the amounts that are handled at a time.
     """
 
     matrix: Tensor
@@ -56,26 +56,26 @@ class Slicing:
 
     @classmethod
     def of(cls, matrix: Tensor, groups: int = 1) -> Slicing:
-        """Of (groups · rows, c, q) as `fold.fold` gives it, the rows group by group."""
+        """Return the slicing of (groups · rows, c, q), as `fold.fold` gives it, group by group."""
         return cls(matrix.view(groups, -1, *matrix.shape[1:]))
 
     def tall(self, k: int) -> bool:
-        """Whether Mᵀ M is the smaller Gram matrix of a slice, or as small."""
+        """Return whether Mᵀ M is the smaller Gram matrix of a slice, or equally small."""
         _, rows, channels, width = self.matrix.shape
         return rows >= channels // k * width
 
     def side(self, k: int) -> int:
-        """Of the smaller Gram matrix of each of k slices."""
+        """Return the side of the smaller Gram matrix of each of k slices."""
         _, rows, channels, width = self.matrix.shape
         return min(rows, channels // k * width)
 
     def slices(self, k: int) -> Tensor:
-        """(groups, rows, k, c / k, q)."""
+        """Return a view as (groups, rows, k, c / k, q)."""
         groups, rows, channels, width = self.matrix.shape
         return self.matrix.view(groups, rows, k, channels // k, width)
 
     def prepared(self, block: Tensor) -> Tensor:
-        """In float64, contiguous and scaled."""
+        """Return a block in float64, contiguous and scaled."""
         dense = block.to(torch.float64, memory_format=torch.contiguous_format)
         return dense * 2.0**-self.exponent if self.exponent else dense
 
@@ -84,7 +84,7 @@ class Slicing:
 class GramBatch:
     """Gram matrices (b, n, n) of the slices `first` … `first + b - 1` out of groups · k.
 
-    Counted group by group. Only the lower triangles hold anything sensible.
+    Slices are counted group by group. Only the lower triangles are valid.
     """
 
     k: int
@@ -97,7 +97,7 @@ Family = tuple[int, list[int]]
 
 
 def families(slicing: Slicing, ks: Sequence[int]) -> list[Family]:
-    """Partition ks into families, each led by the k from whose Gram matrices the rest follow.
+    """Partition ks into families, each led by the k from whose Gram matrices the others follow.
 
     The leader is the finest of those that are wide, or the coarsest of those that are tall.
     """
@@ -105,24 +105,26 @@ def families(slicing: Slicing, ks: Sequence[int]) -> list[Family]:
     tall = sorted(k for k in ks if slicing.tall(k))
     found: list[Family] = []
     for ordered in (wide, tall):
-        own: list[Family] = []
+        families_of_kind: list[Family] = []
         for k in ordered:
-            related = (rest for leader, rest in own if max(leader, k) % min(leader, k) == 0)
+            related = (
+                rest for leader, rest in families_of_kind if max(leader, k) % min(leader, k) == 0
+            )
             home = next(related, None)
             if home is None:
-                own.append((k, []))
+                families_of_kind.append((k, []))
             else:
                 home.append(k)
-        found += own
+        found += families_of_kind
     return found
 
 
 def family_grams(slicing: Slicing, leader: int, others: Sequence[int]) -> Iterator[GramBatch]:
-    """Gram matrices in float64 of every slice of a family, of 2**-exponent times the matrix.
+    """Yield Gram matrices in float64 of every slice of a family, of 2**-exponent times the matrix.
 
     Yields:
-        Batches in no particular order of k; each k's slices are covered once. The tensor
-        is the receiver's to keep.
+        Batches in no particular order of k, which cover each k's slices once. The receiver may
+        keep the tensor.
     """
     if slicing.tall(leader):
         yield from _blocked_grams(slicing, leader, others)
@@ -131,7 +133,7 @@ def family_grams(slicing: Slicing, leader: int, others: Sequence[int]) -> Iterat
 
 
 def family_bytes(slicing: Slicing, leader: int, others: Sequence[int]) -> int:
-    """What `family_grams` takes at a time, the batches that it has yielded left out."""
+    """Return the bytes that `family_grams` takes at a time, without the batches it has yielded."""
     square = 8 * slicing.side(leader) ** 2
     portions = slicing.portions
     together = min(portions.batch, square * leader * len(slicing.matrix))
@@ -140,7 +142,7 @@ def family_bytes(slicing: Slicing, leader: int, others: Sequence[int]) -> int:
 
 
 def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Iterator[GramBatch]:
-    """M Mᵀ of the finest slices; coarser k by adding up neighbours."""
+    """Yield M Mᵀ of the finest slices, and those of coarser k by adding up neighbours."""
     groups, rows = slicing.matrix.shape[:2]
     square = 8 * rows * rows
     if groups * finest * square <= slicing.portions.batch:
@@ -152,15 +154,15 @@ def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Itera
     room = slicing.portions.family // square
     alone, shared = others[room:], others[:room]
     for group in range(groups):
-        own = slice(group, group + 1)
+        one_group = slice(group, group + 1)
         for k in alone:
             for index in range(k):
-                gram = _grams(slicing, k, own, slice(index, index + 1))
+                gram = _grams(slicing, k, one_group, slice(index, index + 1))
                 yield GramBatch(k, group * k + index, gram)
                 del gram
         sums: dict[int, Tensor] = {}
         for index in range(finest):
-            gram = _grams(slicing, finest, own, slice(index, index + 1))
+            gram = _grams(slicing, finest, one_group, slice(index, index + 1))
             for k in shared:
                 sums[k] = sums[k].add_(gram) if k in sums else gram.clone()
                 if (index + 1) % (finest // k) == 0:
@@ -170,7 +172,7 @@ def _summed_grams(slicing: Slicing, finest: int, others: Sequence[int]) -> Itera
 
 
 def _blocked_grams(slicing: Slicing, coarsest: int, others: Sequence[int]) -> Iterator[GramBatch]:
-    """Mᵀ M of the coarsest slices; finer k are blocks on their diagonals."""
+    """Yield Mᵀ M of the coarsest slices, and those of finer k as blocks on their diagonals."""
     groups, square = len(slicing.matrix), 8 * slicing.side(coarsest) ** 2
     if groups * coarsest * square <= slicing.portions.batch:
         parts = [(slice(0, groups), slice(0, coarsest))]
@@ -179,9 +181,9 @@ def _blocked_grams(slicing: Slicing, coarsest: int, others: Sequence[int]) -> It
         starts = range(0, coarsest, step)
         spans = [slice(start, min(start + step, coarsest)) for start in starts]
         parts = [(slice(group, group + 1), span) for group in range(groups) for span in spans]
-    for own, span in parts:
-        grams = _grams(slicing, coarsest, own, span)
-        first = own.start * coarsest + span.start
+    for group_range, span in parts:
+        grams = _grams(slicing, coarsest, group_range, span)
+        first = group_range.start * coarsest + span.start
         for k in others:
             finer = k // coarsest
             yield GramBatch(k, first * finer, diagonal_blocks(grams, finer).contiguous())
@@ -190,10 +192,10 @@ def _blocked_grams(slicing: Slicing, coarsest: int, others: Sequence[int]) -> It
 
 
 def diagonal_blocks(grams: Tensor, parts: int) -> Tensor:
-    """(b·parts, n / parts, n / parts) on the diagonals of (b, n, n); a view where b is 1."""
+    """Return the diagonal blocks (b·parts, n / parts, n / parts) of (b, n, n); a view if b is 1."""
     count, side, _ = grams.shape
     size = side // parts
-    # One view instead of four: of many small matrices such steps would take the most time.
+    # One view instead of four, since such steps dominate the time for many small matrices.
     blocks = grams.as_strided(
         (count, parts, size, size), (side * side, size * side + size, side, 1)
     )
@@ -201,7 +203,7 @@ def diagonal_blocks(grams: Tensor, parts: int) -> Tensor:
 
 
 def _grams(slicing: Slicing, k: int, groups: slice, slices: slice) -> Tensor:
-    """The smaller Gram matrices (b, n, n) of some slices of some groups, lower triangles only."""
+    """Return the smaller Gram matrices (b, n, n) of some slices, lower triangles only."""
     size = slicing.side(k)
     grams: Tensor | None = None
     for operands in _operands(slicing, k, groups, slices):
@@ -218,7 +220,7 @@ def _grams(slicing: Slicing, k: int, groups: slice, slices: slice) -> Tensor:
 
 
 def _operands(slicing: Slicing, k: int, groups: slice, slices: slice) -> Iterator[Tensor]:
-    """Blocks A (b, n, m) in float64 of some slices, whose Gram matrices are the sums of A Aᵀ.
+    """Yield blocks A (b, n, m) in float64 of some slices; their Gram matrices are the sums of A Aᵀ.
 
     Wide slices are cut along their channels, tall ones along their rows.
     """
@@ -232,7 +234,7 @@ def _operands(slicing: Slicing, k: int, groups: slice, slices: slice) -> Iterato
 
 
 def cut(piece: Tensor, nbytes: int, axis: int) -> Iterator[Tensor]:
-    """Cut along an axis into parts that take at most so many bytes in float64, or are single."""
+    """Yield parts along an axis that take at most `nbytes` in float64, or have extent 1."""
     extent = piece.shape[axis]
     step = max(1, nbytes * extent // (8 * max(1, piece.numel())))
     for start in range(0, extent, step):

@@ -1,13 +1,13 @@
-"""Which numbers of slices need no spectrum, because none of their options can be the best.
+"""The numbers of slices that need no spectrum, because none of their options can be the best.
 
-Two proofs, both about costs j·(k·rows + groups·columns), which rise with k and j:
+Two proofs are used, both about costs j·(k·rows + groups·columns), which rise with k and j:
 
-- An option that is not smaller than the layer is never made.
-- If the matrix (each group's, where there are groups) has rank R, the pair of one slice and
+- An option that is not smaller than the layer is never chosen.
+- If the matrix (of each group, where there are groups) has rank R, the pair of one slice and
   rank R loses nothing. No option that costs as much can do better, by any measure of error.
 
-More cannot be had from the spectrum of one slice. A pair of k slices and rank j has rank k·j at
-most, so that ‖W − Ŵ‖₂ ≥ σ_{kj+1}(W) (Weyl); but one slice for the same cost has rank
+More cannot be derived from the spectrum of one slice. A pair of k slices and rank j has rank k·j
+at most, so that ‖W − Ŵ‖₂ ≥ σ_{kj+1}(W) (Weyl); but one slice for the same cost has rank
 j' = ⌊j·(k·rows + columns) / (rows + columns)⌋ ≤ k·j and loses σ_{j'+1} ≥ σ_{kj+1}: it is proven
 as good only where the two are equal, which is where both are zero.
 """
@@ -27,19 +27,19 @@ from alds_cli.records import FloatArray
 
 _SAMPLE = 32
 _LEAST_WORK = 2e9
-"""Sums of cubed sides below which even a look at a sample takes too long."""
+"""Sum of cubed sides below which even a look at a sample takes too long."""
 
 _WORTH_A_PROOF = 0.1
-"""Share of the work that must be at stake before one slice is done ahead of the others."""
+"""The share of the work that must be at stake before one slice is done ahead of the others."""
 
 
 def shrinking_ks(shape: tuple[int, ...], scheme: int, groups: int = 1) -> tuple[int, ...]:
-    """The numbers of slices with an option that is smaller than the layer, and 1 for the norm.
+    """Return the numbers of slices with an option smaller than the layer, and 1 for the norm.
 
     Args:
-        shape: (f, c / groups, κ…) of the weight.
+        shape: the shape of the weight, (f, c / groups, κ…).
         scheme: the folding scheme.
-        groups: of the layer.
+        groups: the groups of the layer.
     """
     size = int(np.prod(shape))
     return tuple(
@@ -48,22 +48,22 @@ def shrinking_ks(shape: tuple[int, ...], scheme: int, groups: int = 1) -> tuple[
 
 
 def ks_that_can_win(slicing: Slicing, ks: Sequence[int], rank: int) -> list[int]:
-    """Those with an option cheaper than one slice of that rank, and 1 itself."""
+    """Return the ks with an option cheaper than one slice of that rank, and 1 itself."""
     exact = max(rank, 1) * _unit(slicing, 1)
     return [k for k in ks if k == 1 or _unit(slicing, k) < exact]
 
 
 def numerical_rank(eigenvalues: FloatArray, terms: int) -> int:
-    """The rank of the group that has most of it, from squared singular values (groups, 1, n).
+    """Return the highest rank of any group, from squared singular values (groups, 1, n).
 
-    Those that rounding may have made count for nothing.
+    Values that rounding may have produced do not count.
     """
     floor = rounding_share(terms) * np.maximum(eigenvalues, 0.0).sum(axis=2, keepdims=True)
     return int((eigenvalues > floor).sum(axis=2).max())
 
 
 def worth_a_proof(slicing: Slicing, ks: Sequence[int]) -> bool:
-    """Whether a low rank may spare much work; False for nearly all layers, at little cost.
+    """Return whether a low rank may save much work; False for nearly all layers, at little cost.
 
     The rank of a few rows and columns of the first group is no larger than the matrix's.
     """
@@ -76,20 +76,20 @@ def worth_a_proof(slicing: Slicing, ks: Sequence[int]) -> bool:
 
 
 def _unit(slicing: Slicing, k: int) -> int:
-    """What one rank in every slice costs."""
+    """Return the cost of one rank in every slice."""
     groups, rows, channels, width = slicing.matrix.shape
     return rank_params(groups * rows, channels * width, k, groups)
 
 
 def _rank_of_a_sample(slicing: Slicing) -> int:
-    """A lower bound on the rank of the first group's matrix."""
+    """Return a lower bound on the rank of the first group's matrix."""
     first = slicing.matrix[0]
     rows, channels, width = first.shape
     every = max(1, channels * width // _SAMPLE)
     some = first[:: max(1, rows // _SAMPLE), :: max(1, every // width)]
     sample = slicing.prepared(some).flatten(1)[:, : 2 * _SAMPLE]
-    # Squared singular values of the whole are told from rounding by its trace, of which this
-    # is an upper bound: where it is far above, too few are counted, which costs only time.
+    # The trace separates squared singular values of the whole from rounding, and this is an
+    # upper bound on it. Where it is far above, too few are counted, which costs only time.
     trace = first.numel() * 4.0 ** (even_exponent(first) - slicing.exponent)
     floor = rounding_share(rows + channels * width) * trace
     return int((torch.linalg.svdvals(sample).square() > floor).sum())

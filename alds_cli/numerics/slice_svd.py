@@ -1,8 +1,15 @@
-"""Singular values and vectors of the slices of one group, kept so that every rank can use them.
+"""Singular values and vectors of the slices of one group, kept so that they serve every rank.
 
-`layout` says how much that is and which form it takes. It is computed in pieces that any threads
-may run, and gives the norm of what any rank leaves (`exactness` tells why that is a norm of
-scaled singular vectors).
+With M_i = U_i Σ_i V_iᵀ the singular value decomposition of slice i, and M̂ the best rank-j
+approximation of every slice, the difference M − M̂ is [U_i Σ_i V_iᵀ] over the singular values beyond
+the j-th. The V_i have orthonormal columns and stand side by side, so its norm is that of
+
+    B_j = [σ_{i,l} u_{i,l}]  over all slices i and all l > j.
+
+One decomposition per slice therefore serves every rank: B_j is the end of B_{j-1}, which is why the
+error falls with j. The norm is the root of the largest eigenvalue of the smaller of B_j B_jᵀ and
+B_jᵀ B_j; for k = 1 it is σ_{j+1}. `Layout` determines how much is kept, and in which form. The
+decomposition is computed in pieces that any threads may run.
 """
 
 from __future__ import annotations
@@ -30,18 +37,18 @@ _STRIPE = 128
 """Rows of a product X Xᵀ that are multiplied together, up to the diagonal only."""
 
 Piece = tuple[Callable[[], None], int]
-"""Something to be done, and the bytes of working memory that it takes."""
+"""A piece of work, and the bytes of working memory that it takes."""
 
 
 class GroupDecomposition:
-    """The slices of one group: 2**-exponent times which are decomposed.
+    """The decomposed slices of one group, of 2**-exponent times the matrix.
 
     Args:
-        matrix: (rows, c, q) of the group. Not kept: every piece holds it until it is run.
-        layout: of the layer.
-        fine: from triangular factors, with errors of about 1e-15 σ_1, instead of from Gram
-            matrices, with errors of about 1e-15 σ_1² in the squares.
-        ranks: that errors will be asked of; of no matter unless `layout.large`.
+        matrix: (rows, c, q) of the group. It is not kept: every piece holds it until it is run.
+        layout: the layout of the layer.
+        ranks: the ranks whose errors will be needed; relevant only for `layout.large`.
+        fine: whether to decompose triangular factors, with errors of about 1e-15 σ_1, instead of
+            Gram matrices, with errors of about 1e-15 σ_1² in the squares.
     """
 
     def __init__(self, matrix: Tensor, layout: Layout, ranks: Sequence[int], *, fine: bool) -> None:
@@ -50,7 +57,7 @@ class GroupDecomposition:
         self._exponent = even_exponent(matrix)
         k, rows, size = layout.k, layout.rows, layout.size
         self._values = np.zeros((k, size))
-        # What `Layout` says; the bases are those of the slices, until `finish`.
+        # See `Layout`; the bases are those of the slices, until `finish`.
         self._bases = torch.empty(0)
         self._gram_of_all = torch.empty(0)
         self._vectors = torch.empty(0)
@@ -65,9 +72,9 @@ class GroupDecomposition:
             self._vectors = torch.empty(count, k, rows, dtype=torch.float64)
 
     def pieces(self, matrix: Tensor) -> list[Piece]:
-        """What is to be done first, in any order and on any threads."""
+        """Return the work to do first, in any order and on any threads."""
         nbytes = self._layout.piece_bytes(fine=self._fine)
-        if self._layout.large and self._fine:  # sums depend on their order
+        if self._layout.large and self._fine:  # the sums depend on the order of their terms
             return [(partial(self._solve_all, matrix), nbytes)]
         pieces: list[Piece] = [
             (partial(self._solve, matrix, start, stop), nbytes)
@@ -78,13 +85,13 @@ class GroupDecomposition:
         return pieces
 
     def serves(self, j: int) -> bool:
-        """Whether the error of rank j can be asked."""
+        """Return whether the error of rank j is available."""
         if not self._layout.large:
             return True
         return j in self._sums if self._fine else j <= len(self._vectors)
 
     def finish(self, matrix: Tensor) -> None:
-        """What remains when all pieces are done."""
+        """Complete the decomposition once all pieces are done."""
         layout = self._layout
         if not layout.corner:
             return
@@ -97,21 +104,21 @@ class GroupDecomposition:
         self._bases = torch.empty(0)
 
     def largest(self) -> FloatArray:
-        """The largest of the slices' σ_{j+1} for every rank j below full: (size,)."""
+        """Return the largest σ_{i,j+1} of all slices i for every rank j below full: (size,)."""
         return np.asarray(np.ldexp(self._values.max(axis=0), self._exponent))
 
     def bound(self, j: int) -> float:
-        """sqrt(Σ_i σ²_{i,j+1}), at least the error."""
+        """Return sqrt(Σ_i σ²_{i,j+1}), an upper bound on the error."""
         return ldexp(sqrt(float(np.square(self._values[:, j]).sum())), self._exponent)
 
     def error(self, j: int) -> float:
-        """‖M − M̂_j‖₂ for a rank below full."""
+        """Return ‖M − M̂_j‖₂ for a rank below full."""
         if self._layout.k == 1:  # a single value
             return self.bound(j)
         return ldexp(sqrt(largest_eigenvalue(self._gram(j))), self._exponent)
 
     def _gram(self, j: int) -> Tensor:
-        """The smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
+        """Return the smaller of B_j B_jᵀ and B_jᵀ B_j, as far as there is a choice."""
         if self._layout.corner:
             return self._gram_of_all[j * self._layout.k :, j * self._layout.k :].contiguous()
         if j in self._sums:
@@ -126,7 +133,7 @@ class GroupDecomposition:
         return mirrored(add_gram(gram, factor, _STRIPE))
 
     def _sum_all(self, matrix: Tensor) -> None:
-        """B_0 B_0ᵀ, which is the group's M Mᵀ; its rows are fewer than its columns."""
+        """Compute B_0 B_0ᵀ, which is the group's M Mᵀ; it has fewer rows than columns."""
         rows = self._layout.rows
         self._gram_of_all = torch.zeros(rows, rows, dtype=torch.float64)
         for _, block in slice_blocks(matrix, 1, 0, 1, self._exponent):
@@ -137,7 +144,7 @@ class GroupDecomposition:
             self._solve(matrix, start, stop)
 
     def _solve(self, matrix: Tensor, start: int, stop: int) -> None:
-        """Decompose slices start … stop - 1 and keep what the layout says."""
+        """Decompose slices start … stop - 1 and keep what the layout requires."""
         layout = self._layout
         if layout.k == 1:
             self._values[:] = self._singular_values(matrix)
@@ -156,7 +163,7 @@ class GroupDecomposition:
             self._scale(matrix, start, stop, values, bases, self._vectors[:, start:stop])
 
     def _singular_values(self, matrix: Tensor) -> FloatArray:
-        """(1, size) of the group as one slice, largest first."""
+        """Return the singular values (1, size) of the group as one slice, largest first."""
         if self._fine:
             factor = triangular_factor(matrix, 1, 0, self._exponent)
             return np.asarray(torch.linalg.svdvals(factor)[None].numpy())
@@ -170,17 +177,22 @@ class GroupDecomposition:
         if self._layout.wide:  # the bases are the u
             out.copy_((bases * values[:, None, :])[:, :, : len(out)].permute(2, 0, 1))
             return
-        # Always the same columns at a time: what a product rounds to may depend on their number.
+        # The same columns at a time always: the rounding of a product may depend on their number.
         for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
             for first in range(0, len(out), LEADING):
-                own = bases[:, :, first : first + LEADING]
-                out[first : first + LEADING, :, part] = (block @ own).permute(2, 0, 1)
+                leading = bases[:, :, first : first + LEADING]
+                out[first : first + LEADING, :, part] = (block @ leading).permute(2, 0, 1)
 
 
 def coarse_bases(
     matrix: Tensor, k: int, start: int, stop: int, exponent: int
 ) -> tuple[Tensor, Tensor]:
-    """From Gram matrices: squares of the values are right to about 1e-15 σ_1²."""
+    """Return values (b, n) and bases (b, n, n) of slices, from their Gram matrices.
+
+    The bases are the singular vectors on the smaller side: the left ones of a slice no higher than
+    wide, else the right ones. Squares of the values, largest first, are accurate to about
+    1e-15 σ_1². The arguments are those of `grams.slice_grams`.
+    """
     squares, vectors = torch.linalg.eigh(slice_grams(matrix, k, start, stop, exponent))
     return squares.flip(-1).clamp_(min=0).sqrt_(), vectors.flip(-1)
 
@@ -188,7 +200,10 @@ def coarse_bases(
 def fine_bases(
     matrix: Tensor, k: int, start: int, stop: int, exponent: int
 ) -> tuple[Tensor, Tensor]:
-    """From triangular factors, no square being formed: values are right to about 1e-15 σ_1."""
+    """Return the same as `coarse_bases`, from triangular factors and so without forming squares.
+
+    Values are accurate to about 1e-15 σ_1.
+    """
     found = [
         torch.linalg.svd(triangular_factor(matrix, k, index, exponent))
         for index in range(start, stop)
@@ -197,9 +212,9 @@ def fine_bases(
 
 
 def triangular_factor(matrix: Tensor, k: int, index: int, exponent: int) -> Tensor:
-    """R (n, n) with Rᵀ R the smaller Gram matrix of one slice, without forming that.
+    """Return R (n, n) such that Rᵀ R is the smaller Gram matrix of one slice, without forming that.
 
-    It is that of the QR decomposition of the slice, stood upright, found block by block.
+    It is the R of a QR decomposition of the slice, stood upright, computed block by block.
     """
     rows, channels, width = matrix.shape
     columns = channels // k * width
@@ -211,31 +226,31 @@ def triangular_factor(matrix: Tensor, k: int, index: int, exponent: int) -> Tens
 
 
 KEEP_BYTES = 128 << 20
-"""Beyond it not all scaled vectors of a group are kept."""
+"""The bytes beyond which not all scaled vectors of a group are kept."""
 
 LEADING = 256
-"""Where only leading vectors are kept, their number is a multiple of this."""
+"""The number of leading vectors that are kept is a multiple of this."""
 
 _PIECE_WORK = 1 << 28
-"""Slices are decomposed together up to this sum of the cubes of their smaller sides."""
+"""The sum of the cubes of their smaller sides up to which slices are decomposed together."""
 
 
 class Layout:
-    """Sizes of the slices of a layer's groups, and what is kept of their decomposition.
+    """Sizes of the slices of a layer's groups, and the parts of their decomposition to keep.
 
-    With B_j the columns σ_{i,l} u_{i,l} of all slices i and all l > j:
+    With B_j the columns σ_{i,l} u_{i,l} of all slices i and all l > j, these are:
 
-    - `values` alone: for one slice the singular values are all there is to know;
-    - `corner`: B_0ᵀ B_0, whose lower right corner is B_jᵀ B_j, where the columns of the whole
-      group are no more than its rows;
-    - B_0 itself else, unless it is `large`. Then a coarse decomposition keeps the leading vectors,
-      which B_0 B_0ᵀ is to be freed from, for ranks up to the largest known beforehand; a fine
-      one, for which that would cancel too much, keeps B_j B_jᵀ for the known ranks alone.
+    - for one slice, the singular values alone;
+    - for a `corner`, where the columns of the whole group are no more than its rows: B_0ᵀ B_0,
+      whose lower right corner is B_jᵀ B_j;
+    - otherwise B_0 itself, unless it is `large`. Then a coarse decomposition keeps B_0 B_0ᵀ and the
+      leading vectors, which are subtracted from it, for ranks up to the largest known beforehand. A
+      fine one, for which that would cancel too much, keeps B_j B_jᵀ for the known ranks alone.
 
     Args:
-        shape: of the folded layer, (rows, c, q).
+        shape: the shape of the folded layer, (rows, c, q).
         k: number of slices in a group.
-        groups: of the layer.
+        groups: the groups of the layer.
     """
 
     def __init__(self, shape: Sequence[int], k: int, groups: int = 1) -> None:
@@ -251,19 +266,19 @@ class Layout:
         self.large = k > 1 and not self.corner and all_vectors > KEEP_BYTES
 
     def ranges(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of the slices that are decomposed together."""
+        """Yield (start, stop) of the slices that are decomposed together."""
         by_memory = CHUNK_BYTES // (8 * self.rows * self.columns)
         together = max(1, min(by_memory, _PIECE_WORK // self.size**3))
         for start in range(0, self.k, together):
             yield start, min(start + together, self.k)
 
     def leading(self, ranks: Sequence[int]) -> int:
-        """How many vectors of each slice are kept where it is large, to serve these ranks."""
+        """Return how many vectors of each slice are kept to serve these ranks, if it is large."""
         most = max((rank for rank in ranks if rank < self.size), default=0)
         return min(self.size, -(-most // LEADING) * LEADING)
 
     def kept_bytes(self, ranks: Sequence[int] = (), *, fine: bool = False) -> int:
-        """Bytes that stay until no more is asked; the ranks are those known beforehand."""
+        """Return the bytes that are kept, given the ranks that are known beforehand."""
         each = self.k * self.size
         if self.corner:
             each += self.k * self.columns**2 * (1 + self.k)
@@ -276,20 +291,20 @@ class Layout:
         return 8 * self.groups * each
 
     def piece_bytes(self, *, fine: bool) -> int:
-        """Bytes that decomposing some slices together takes beyond what is kept."""
+        """Return the bytes that decomposing some slices together takes beside those kept."""
         _, together = next(self.ranges())
         copies = (3 if self.k == 1 else 6) + (2 if fine else 0)
-        own = together * self.size**2 * copies
+        entries = together * self.size**2 * copies
         if self.large:
-            own += 2 * together * self.rows * self.size
+            entries += 2 * together * self.rows * self.size
         longer = max(self.rows, self.columns)
-        return 8 * own + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
+        return 8 * entries + 3 * max(min(CHUNK_BYTES, 8 * longer * self.size), 8 * self.size)
 
     def finish_bytes(self) -> int:
-        """Bytes that finishing takes: scaled vectors, some rows at a time."""
+        """Return the bytes that finishing takes: scaled vectors, some rows at a time."""
         return 3 * CHUNK_BYTES if self.corner else 0
 
     def error_bytes(self) -> int:
-        """Bytes that the error of one rank takes: a Gram matrix, and what its norm takes."""
+        """Return the bytes that the error of one rank takes: a Gram matrix and its norm."""
         side = min(self.rows, self.k * self.size)
         return 0 if self.k == 1 else 8 * side**2 + eigenvalue_bytes(side)

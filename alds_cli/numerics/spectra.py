@@ -1,10 +1,9 @@
 """Singular values of every slice, from Gram matrices, without an SVD.
 
-σ(M)² are the eigenvalues of the smaller of M Mᵀ and Mᵀ M. Formed in float64 the
-products of float32 numbers are exact, so only the sums round.
+σ(M)² are the eigenvalues of the smaller of M Mᵀ and Mᵀ M. In float64 the products of float32
+numbers are exact, so that only the sums are rounded.
 
-What the curves are used for: Liebenwein et al., NeurIPS 2021, Theorem 1 and
-supplement A.4.
+Source: Liebenwein et al., NeurIPS 2021, Theorem 1 and supplement A.4, where the curves are used.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from alds_cli.runtime.pool import Spawn
 
 _WORTH_A_TASK = 1e-3
 _LONGEST_TASK = 1e-2
-"""Seconds of work, estimated, from which a batch is split off, and after which it is cut."""
+"""Estimated seconds of work from which a batch is split off, and after which it is cut."""
 
 _EXPONENT_OF_MATTER = 100
 """Squares and sums of entries between 2**±this are in range without scaling."""
@@ -46,11 +45,11 @@ class SpectraJob:
 
     Args:
         matrix: (rows, c / groups, q) as `fold` gives it, the rows group by group, of any
-            floating dtype; never copied whole.
+            floating dtype; never copied as a whole.
         ks: numbers of slices in each group, each a divisor of c / groups.
-        groups: of the layer, a divisor of the rows.
-        prove: leave out the ks of which the spectrum of one slice proves that no option can
-            be better than one slice of a rank that loses nothing.
+        groups: the groups of the layer, a divisor of the rows.
+        prove: whether to leave out the ks for which the spectrum of one slice proves that no
+            option can be better than one slice of a rank that loses nothing.
     """
 
     def __init__(
@@ -68,13 +67,13 @@ class SpectraJob:
 
     @property
     def nbytes(self) -> int:
-        """What forming the Gram matrices takes at a time; large ones are pieces by themselves."""
+        """Bytes that forming the Gram matrices takes at a time, without those of large pieces."""
         _, small = self._by_size(self._ks)
         return max((family_bytes(self._slicing, *family) for family in small), default=0)
 
     @property
     def largest_block(self) -> int:
-        """Bytes of the largest Gram matrix, be it the job's own or that of a piece."""
+        """Bytes of the largest Gram matrix, whether the job's own or that of a piece."""
         return max(8 * self._slicing.side(k) ** 2 for k in self._ks)
 
     def __call__(self, spawn: Spawn) -> None:
@@ -110,16 +109,16 @@ class SpectraJob:
         for leader, others in small:
             for batch in family_grams(self._slicing, leader, others):
                 self._split(batch, spawn)
-                del batch  # or it would live on while the next one is formed
+                del batch  # otherwise it would live on while the next one is formed
 
     def _by_size(self, ks: Sequence[int]) -> tuple[list[Family], list[Family]]:
-        """Families of large Gram matrices, and those of the others."""
+        """Return the families of large Gram matrices, and the others."""
         found = families(self._slicing, ks)
         large = [family for family in found if self._slicing.side(family[0]) > LARGE]
         return large, [family for family in found if family not in large]
 
     def _large(self, leader: int, others: list[int]) -> list[LargeSlice]:
-        """The large slices of a family; wide ones share nothing, not even the memory."""
+        """Return the large slices of a family; wide ones share nothing, not even the memory."""
         tall = self._slicing.tall(leader)
         members = [(leader, others)] if tall else [(k, []) for k in sorted([leader, *others])]
         return [
@@ -147,18 +146,18 @@ class SpectraJob:
 
     @property
     def _terms(self) -> int:
-        """Over how many terms sums may have been rounded."""
+        """The number of terms over which sums may have been rounded."""
         _, rows, channels, width = self._slicing.matrix.shape
         return rows + channels * width
 
     @property
     def norm(self) -> float:
-        """σ_1 of the whole matrix, once done; needs 1 among the ks."""
+        """σ_1 of the whole matrix, available once the job is done; requires 1 among the ks."""
         largest = float(self._values[1][:, 0, 0].max())
         return sqrt(max(largest, 0.0)) * 2.0**self._slicing.exponent
 
     def curves(self) -> dict[int, Curve]:
-        """The curve of every k that was not left out; when the job and its tasks are done."""
+        """Return the curve of every k not left out, once the job and its tasks are done."""
         return {
             k: curve_of(values, self._terms, self._slicing.exponent)
             for k, values in self._values.items()
@@ -166,5 +165,5 @@ class SpectraJob:
 
 
 def _seconds(size: int) -> float:
-    """About how long the eigenvalues of one matrix take."""
+    """Return the approximate seconds that the eigenvalues of one matrix take."""
     return 3e-8 * size**2 + 6e-11 * size**3

@@ -1,7 +1,14 @@
-"""True errors of many options, when an allocation asks for them: in batches, and never twice.
+"""True errors ‖M − M̂‖₂ of many options, computed on request: in batches, and never twice.
 
-What was decomposed for one rank of a (layer, scheme, k) is kept for its other ranks, as far as a
-bound on memory allows.
+The decomposition for one rank of a (layer, scheme, k) is kept for its other ranks, within a bound
+on memory; `slice_svd` tells why one decomposition serves them all.
+
+Where σ_{i,j} = σ_{i,j+1} there are several best approximations, and the errors of several slices
+together may differ between them: the value is that of one of them.
+
+Accuracy: the decompositions come from eigenvectors of Gram matrices, whose rounding is relative to
+σ_1². Errors below `_FINE` of σ_1 would suffer, so they come from triangular factors of the slices
+and their singular vectors instead, at about three times the cost.
 """
 
 from __future__ import annotations
@@ -26,7 +33,7 @@ KEPT_MEMORY = 512 << 20
 
 
 class Subject(NamedTuple):
-    """What one decomposition serves: a layer, folded by a scheme and cut into k slices."""
+    """The subject of one decomposition: a layer, folded by a scheme and cut into k slices."""
 
     layer: str
     scheme: int
@@ -58,7 +65,7 @@ class _Wave:
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """A `pool.Job` that does one thing."""
+    """A `pool.Job` that runs one action."""
 
     action: Callable[[], None]
     nbytes: int
@@ -69,16 +76,16 @@ class _Task:
 
 
 class ExactErrors:
-    """‖M − M̂‖₂ of options, each computed when it is first asked for (see `exactness`).
+    """The errors ‖M − M̂‖₂ of options, each computed when it is first requested.
 
-    May be used from several threads, which wait for each other, but not from within a pool's
-    job. A value depends neither on what was asked before it nor on the number of threads.
+    Several threads may use it, and wait for each other, but not from within a job of the pool. A
+    value depends neither on earlier requests nor on the number of threads.
 
     Args:
-        matrix_of: gives the folded weight (rows, c, q) of a layer by a scheme.
-        groups: of the layers that have more than one.
-        memory: bytes of decompositions to keep. Those that are made at a time, and the matrices
-            they are made from, take no more either, unless a single one does.
+        matrix_of: returns the folded weight (rows, c, q) of a layer by a scheme.
+        groups: the groups of the layers that have more than one, by layer.
+        memory: the most bytes of decompositions to keep. Those in the making, with the matrices
+            that they are made from, stay within it too, unless a single one does not.
     """
 
     def __init__(
@@ -93,7 +100,7 @@ class ExactErrors:
         self._memory = memory
         self._lock = threading.Lock()
         self._errors: dict[Option, float] = {}
-        self._small: dict[Subject, range] = {}  # ranks with errors too small for coarse ones
+        self._small: dict[Subject, range] = {}  # ranks with errors too small for a coarse one
         self._kept: OrderedDict[tuple[Subject, bool], Decomposition] = OrderedDict()
 
     @property
@@ -102,11 +109,11 @@ class ExactErrors:
         return sum(found.nbytes for found in self._kept.values())
 
     def __call__(self, layer: str, scheme: int, k: int, j: int) -> float:
-        """The error of one option, not relative to anything."""
+        """Return the absolute error of one option."""
         return self.batch([(layer, scheme, k, j)])[0]
 
     def batch(self, options: Iterable[tuple[str, int, int, int]]) -> list[float]:
-        """The errors of (layer, scheme, k, j), all that is new computed side by side."""
+        """Return the errors of (layer, scheme, k, j); new ones are computed side by side."""
         asked = [Option(*option) for option in options]
         with self._lock:
             new = [option for option in dict.fromkeys(asked) if option not in self._errors]
@@ -115,11 +122,11 @@ class ExactErrors:
             return [self._errors[option] for option in asked]
 
     def _too_coarse(self, option: Option) -> bool:
-        """Whether it is known that a coarse decomposition will not do."""
+        """Return whether a coarse decomposition is known to be insufficient."""
         return option.j in self._small.get(option.subject, range(0))
 
     def _find(self, options: Sequence[Option], *, fine: bool) -> None:
-        """Compute errors; from coarse decompositions all but those too small for them."""
+        """Compute errors; coarse decompositions skip those that are too small for them."""
         ranks: dict[Subject, list[int]] = {}
         for option in options:
             ranks.setdefault(option.subject, []).append(option.j)
@@ -129,7 +136,7 @@ class ExactErrors:
             self._measure(wave, [o for o in sought if fine or not self._too_coarse(o)])
 
     def _waves(self, ranks: Mapping[Subject, list[int]], *, fine: bool) -> Iterator[_Wave]:
-        """All subjects, so many together as memory allows."""
+        """Yield all subjects, as many together as memory allows."""
         wave = _Wave()
         for subject, asked in ranks.items():
             found = self._kept.get((subject, fine))
@@ -151,7 +158,7 @@ class ExactErrors:
             yield wave
 
     def _decompose(self, wave: _Wave, *, fine: bool) -> None:
-        """Do what is new in a wave, and keep it."""
+        """Decompose the new subjects of a wave, and keep the results."""
         self._make_room(wave.nbytes)
         made = [wave.subjects[subject] for subject in wave.new]
         pieces = [piece for decomposition in made for piece in decomposition.pieces()]
@@ -166,12 +173,12 @@ class ExactErrors:
         self._make_room(0)
 
     def _make_room(self, nbytes: int) -> None:
-        """Let go of what was used longest ago, until so many bytes may come."""
+        """Release the least recently used decompositions until `nbytes` more fit."""
         while self._kept and self.kept_bytes + nbytes > self._memory:
             self._kept.popitem(last=False)
 
     def _measure(self, wave: _Wave, options: Sequence[Option]) -> None:
-        """The errors of options whose subjects are decomposed."""
+        """Compute the errors of options whose subjects are decomposed."""
         found: dict[Option, float] = {}
 
         def measure(option: Option) -> None:
@@ -185,7 +192,7 @@ class ExactErrors:
 
 
 def _run(tasks: Sequence[_Task]) -> None:
-    """Run tasks on the pool, those first that take the most memory, and so the longest."""
+    """Run tasks on the pool; those that take the most memory, and so the longest, come first."""
     if tasks:
         run_jobs(sorted(tasks, key=lambda task: -task.nbytes))
 
@@ -196,19 +203,19 @@ their rounding, some 1e-15 σ_1², is then beyond 1e-10 of the square of the err
 
 
 def exact_errors(matrix: Tensor, k: int, ranks: Sequence[int], groups: int = 1) -> FloatArray:
-    """‖M − M̂_j‖₂ for every rank j, to 1e-9 of itself and 1e-14 σ_1 (float64).
+    """Return ‖M − M̂_j‖₂ for every rank j, to 1e-9 of itself and 1e-14 σ_1 (float64).
 
-    Repeatable to the bit given one BLAS thread, and the same whichever other ranks are asked.
+    The result is repeatable to the bit on one BLAS thread, and does not depend on the other ranks.
 
     Args:
-        matrix: (rows, c, q) as `fold.fold` gives it, of any floating dtype, the rows group by
+        matrix: M, (rows, c, q) as `fold.fold` gives it, of any floating dtype, the rows group by
             group.
         k: number of slices in a group, a divisor of c.
         ranks: each at least 0; from full rank on the error is 0.
-        groups: of the layer, a divisor of the rows.
+        groups: the groups of the layer, a divisor of the rows.
 
     Returns:
-        (len(ranks),), not relative to anything.
+        The absolute errors, (len(ranks),).
     """
     coarse = Decomposition(matrix, k, groups, ranks=ranks)
     coarse.run()
@@ -223,14 +230,14 @@ def exact_errors(matrix: Tensor, k: int, ranks: Sequence[int], groups: int = 1) 
 def working_bytes(
     shape: Sequence[int], k: int, ranks: Sequence[int], groups: int = 1, *, fine: bool = False
 ) -> int:
-    """Bytes that `Decomposition.run` and one `error` after it take, what is kept included.
+    """Return the bytes that `Decomposition.run` and one `error` after it take, with those kept.
 
     Args:
-        shape: of the matrix, (rows, c, q).
+        shape: the shape of the matrix, (rows, c, q).
         k: number of slices in a group.
-        ranks: that are known beforehand.
-        groups: of the layer.
-        fine: whether from triangular factors.
+        ranks: the ranks that are known beforehand.
+        groups: the groups of the layer.
+        fine: whether triangular factors are decomposed instead of Gram matrices.
     """
     layout = Layout(shape, k, groups)
     once = max(layout.piece_bytes(fine=fine), layout.finish_bytes(), layout.error_bytes())
@@ -240,19 +247,24 @@ def working_bytes(
 def error_interval(
     curve: Curve, whole: Curve, k: int, j: int, terms: int, solved: float = 0.0
 ) -> tuple[float, float]:
-    """Proven bounds of the exact error of (k, j), from the curves of the table alone.
+    """Return proven bounds on the exact error of (k, j), from the curves of the table alone.
+
+    A slice is a submatrix, and a pair with k slices of rank j has rank k·j at most, so the error is
+    at least max_i σ_{i,j+1} and σ_{kj+1}(M). The blocks of different slices add up to at most
+    sqrt(Σ_i σ²_{i,j+1}) (Liebenwein et al., NeurIPS 2021, Theorem 1, whose √k·max_i σ_{i,j+1} is no
+    less).
 
     Args:
-        curve: of the (scheme, k) concerned.
-        whole: of the same scheme for k = 1.
+        curve: the curve of the (scheme, k) concerned.
+        whole: the curve of the same scheme for k = 1.
         k: number of slices.
-        j: rank in each of them.
-        terms: rows + columns of a group's matrix, and
-        solved: what the curves were made with (`curves.curve_of`).
+        j: rank of each of them.
+        terms: rows + columns of a group's matrix, as given to `option_tables.curve_of`.
+        solved: the share that was given to `option_tables.curve_of`.
 
     Returns:
-        (max(largest, σ_{kj+1}), sqrt(sum_squares)), the former less twice what the curves were
-        raised by to stay above the singular values.
+        (max(largest, σ_{kj+1}), sqrt(sum_squares)), the former reduced by twice the amount by
+        which the curves were raised to stay above the singular values.
     """
     below = max(float(curve.largest[j]), float(whole.largest[min(k * j, len(whole.largest) - 1)]))
     raised = 8 * sqrt(terms) * 2.0**-53 * float(curve.tail_energy[0])
@@ -261,19 +273,19 @@ def error_interval(
 
 
 class Decomposition:
-    """All slices of a layer for one k, decomposed: the exact error of any rank.
+    """All slices of a layer for one k, decomposed; gives the exact error of any rank.
 
-    Errors may be asked once all `pieces` have been run, and then `finish`.
+    Errors are available once all `pieces` have been run, and then `finish`.
 
     Args:
-        matrix: (rows, c, q), the rows group by group; let go of by `finish`.
+        matrix: (rows, c, q), the rows group by group; released by `finish`.
         k: number of slices in a group.
-        groups: of the layer.
-        ranks: that errors will be asked of; of no matter unless `Layout.large`.
-        fine: from triangular factors instead of Gram matrices.
+        groups: the groups of the layer.
+        ranks: the ranks whose errors will be needed; relevant only for `Layout.large`.
+        fine: whether to decompose triangular factors instead of Gram matrices.
 
     Attributes:
-        nbytes: what stays in memory.
+        nbytes: the bytes that stay in memory.
     """
 
     def __init__(
@@ -293,44 +305,45 @@ class Decomposition:
         ]
 
     def pieces(self) -> list[Piece]:
-        """What is to be done before anything is asked, in any order and on any threads."""
+        """Return the work to do before anything else, in any order and on any threads."""
         pairs = zip(self._groups, self._matrices, strict=True)
         return [piece for group, matrix in pairs for piece in group.pieces(matrix)]
 
     def finish(self) -> None:
-        """What needs all pieces."""
+        """Complete the decomposition once all pieces are done."""
         for group, matrix in zip(self._groups, self._matrices, strict=True):
             group.finish(matrix)
         self._matrices = []
 
     def run(self) -> None:
-        """All of it, on this thread."""
+        """Run all pieces and finish, on this thread."""
         for task, _ in self.pieces():
             task()
         self.finish()
 
     def coarse_from(self) -> int:
-        """The least rank, full rank at most, whose error a coarse decomposition cannot tell."""
+        """Return the least rank, at most full, whose error a coarse decomposition cannot give."""
         largest = np.max([group.largest() for group in self._groups], axis=0)
-        # At most σ_1 of the whole, where its squares are what others are taken from.
+        # For large layers, squares are subtracted from those of the whole, whose σ_1 is at most
+        # this.
         norm = largest[0] * (sqrt(self.layout.k) if self.layout.large else 1.0)
         return int(np.count_nonzero(largest >= _FINE * norm)) if norm > 0 else self.layout.size
 
     def too_coarse(self, j: int) -> bool:
-        """Whether rank j needs a fine decomposition; of a coarse one."""
+        """Return whether rank j needs a fine decomposition, where this one is coarse."""
         return self.coarse_from() <= j < self.layout.size
 
     def serves(self, ranks: Sequence[int]) -> bool:
-        """Whether the errors of these ranks can be asked: of large layers only of some."""
+        """Return whether the errors of these ranks are available; large layers have only some."""
         below = [j for j in ranks if j < self.layout.size]
         return all(group.serves(j) for group in self._groups for j in below)
 
     def error(self, j: int) -> float:
-        """‖M − M̂_j‖₂, the largest of the groups'."""
+        """Return ‖M − M̂_j‖₂, the largest error of any group."""
         if j >= self.layout.size:
             return 0.0
         largest = 0.0
-        # A group whose upper bound another has reached need not be looked at.
+        # A group whose upper bound another has reached cannot matter.
         for group in sorted(self._groups, key=lambda group: -group.bound(j)):
             if group.bound(j) <= largest:
                 break

@@ -1,8 +1,8 @@
-"""Clustered columns as factors: an order that gathers them, their clusters' sizes, two matrices.
+"""Factors of clustered columns: an order that gathers them, the clusters' sizes and two matrices.
 
 The columns `order` of a matrix, cut into runs of `sizes`, are approximated run by run: run i by
-second[:, i·j : (i+1)·j] @ first[:, run i]. That takes j·(k·rows + columns) weights, as slices do,
-and the order beside them.
+second[:, i·j : (i+1)·j] @ first[:, run i]. This takes j·(k·rows + columns) weights, as slices do,
+and the order in addition.
 
 Source: Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b.
 """
@@ -29,7 +29,7 @@ from alds_cli.numerics.grams import (
 )
 
 INDEX_BYTES = torch.int32.itemsize
-"""Of one entry of the order and of the sizes."""
+"""Bytes of one entry of the order or of the sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,17 @@ def cluster_factors(
 ) -> ClusteredFactors:
     """Cluster the columns, and project each on the subspace of its cluster.
 
-    In float64; the same bits for the same seed, given one BLAS thread. Clusters are numbered
-    by their first column, and hold their columns in ascending order.
+    Everything is computed in float64; the same seed gives the same bits on one BLAS thread.
+    Clusters are numbered by their first column and hold their columns in ascending order.
 
     Args:
         matrix: (rows, c, q) as `fold.fold` gives it, of any floating dtype.
         k: number of clusters, 1 ≤ k ≤ c·q.
         j: rank of each, 1 ≤ j ≤ min(rows, c·q). A cluster of fewer columns is held exactly.
-        seed: of everything random.
-        distance: what is summed over the columns, one of `clustering.DISTANCES`.
-        starts: of the search for clusters, at least 1.
-        dtype: of the factors.
+        seed: the seed of everything random.
+        distance: the distance summed over the columns, one of `subspaces.DISTANCES`.
+        starts: number of starts of the search for clusters, at least 1.
+        dtype: the type of the factors.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -94,22 +94,22 @@ def cluster_factors(
 
 
 def largest_rank(rows: int, columns: int, k: int) -> int:
-    """The rank that k clusters can have at most.
+    """Return the highest rank that k clusters can have.
 
-    No cluster has more than columns − k + 1 of them, and with so many each other has one.
+    No cluster has more than columns − k + 1 columns, because every other cluster has one.
     """
     return min(rows, columns - k + 1)
 
 
 def clustering_bytes(rows: int, columns: int, k: int, j: int) -> int:
-    """About what `cluster_factors` takes beside its result."""
+    """Return the approximate bytes that `cluster_factors` takes beside its result."""
     size = min(rows, columns)
     square = 3 * 8 * size * size
     return columns_bytes(rows, columns) + max(square, eigenvalue_bytes(size)) + 16 * k * size * j
 
 
 def multiply_clusters(first: Tensor, second: Tensor, order: Tensor, sizes: Sequence[int]) -> Tensor:
-    """The matrix (rows, columns) that clustered factors stand for, in the columns' own order."""
+    """Return the matrix (rows, columns) of clustered factors, its columns in their own order."""
     product = torch.empty(len(second), first.shape[1], dtype=first.dtype)
     parts = zip(_cut(second, first, sizes), torch.split(order.long(), list(sizes)), strict=True)
     for (left, right), index in parts:
@@ -118,12 +118,12 @@ def multiply_clusters(first: Tensor, second: Tensor, order: Tensor, sizes: Seque
 
 
 def clustered_residual(matrix: Tensor, factors: ClusteredFactors, unit: int = 0) -> float:
-    """‖M − M̂‖₂ / 2**unit in float64, from the Gram matrix of the difference.
+    """Return ‖M − M̂‖₂ / 2**unit in float64, from the Gram matrix of the difference.
 
     Args:
-        matrix: (rows, c, q) as `fold.fold` gives it.
-        factors: of it, of any floating dtype.
-        unit: of the power of two that the norm is told in (`scaling.unit_exponent`).
+        matrix: M, (rows, c, q) as `fold.fold` gives it.
+        factors: factors of M̂, of any floating dtype.
+        unit: exponent of the power of two in which the norm is given (`grams.unit_exponent`).
     """
     flat = matrix.flatten(1)
     rows, columns = flat.shape
@@ -136,7 +136,7 @@ def clustered_residual(matrix: Tensor, factors: ClusteredFactors, unit: int = 0)
 
 
 def require_clusters(order: Tensor, sizes: Tensor) -> None:
-    """Refuse what is no partition of columns.
+    """Check that `order` and `sizes` partition the columns.
 
     Raises:
         ValueError: `order` does not name every column once, or `sizes` does not cut it into
@@ -156,7 +156,7 @@ def require_clusters(order: Tensor, sizes: Tensor) -> None:
 
 
 def _runs(labels: Tensor, k: int) -> list[tuple[int, Tensor]]:
-    """Clusters with their columns' numbers, by the first of these."""
+    """Return clusters with their columns' numbers, sorted by the first of these."""
     found = [(cluster, torch.nonzero(labels == cluster)[:, 0]) for cluster in range(k)]
     return sorted(found, key=lambda run: int(run[1][0]))
 
@@ -164,9 +164,9 @@ def _runs(labels: Tensor, k: int) -> list[tuple[int, Tensor]]:
 def _projection(
     columns: Columns, found: Clusters, cluster: int, index: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The projection of a cluster's columns on its subspace as balanced factors.
+    """Return the projection of a cluster's columns on its subspace, as balanced factors.
 
-    (rows, j) and (j, n): singular vectors of the projection, each times √σ.
+    They are (rows, j) and (j, n): singular vectors of the projection, each times √σ.
     """
     basis = found.bases[cluster]
     core = torch.empty(basis.shape[1], len(index), dtype=torch.float64)
@@ -180,12 +180,12 @@ def _projection(
 
 
 def _cut(second: Tensor, first: Tensor, sizes: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Cluster by cluster, its left and right factor."""
+    """Yield the left and the right factor of each cluster."""
     yield from zip(second.chunk(len(sizes), 1), torch.split(first, list(sizes), 1), strict=True)
 
 
 def _column_blocks(matrix: Tensor, factors: ClusteredFactors, exponent: int) -> Iterator[Tensor]:
-    """The scaled difference, its sign reversed, some columns of a cluster at a time: (rows, b)."""
+    """Yield the scaled difference with its sign reversed, some columns at a time: (rows, b)."""
     together = max(1, CHUNK_BYTES // (8 * len(matrix)))
     sizes = factors.sizes.tolist()
     indices = torch.split(factors.order.long(), sizes)
@@ -193,15 +193,15 @@ def _column_blocks(matrix: Tensor, factors: ClusteredFactors, exponent: int) -> 
     for (left, right), index in zip(
         _cut(factors.second, factors.first, sizes), indices, strict=True
     ):
-        own_left = scaled(left, second_exponent)
+        cluster_left = scaled(left, second_exponent)
         for start in range(0, len(index), together):
             part = slice(start, start + together)
-            product = own_left @ scaled(right[:, part], first_exponent)
+            product = cluster_left @ scaled(right[:, part], first_exponent)
             yield product.sub_(scaled(matrix[:, index[part]], exponent))
 
 
 def _row_blocks(matrix: Tensor, factors: ClusteredFactors, exponent: int) -> Iterator[Tensor]:
-    """The same with the columns in order, some rows at a time: (b, d)."""
+    """Yield the same difference with the columns in `order`, some rows at a time: (b, columns)."""
     rows, columns = matrix.shape
     together = max(1, CHUNK_BYTES // (8 * columns))
     order, sizes = factors.order.long(), factors.sizes.tolist()

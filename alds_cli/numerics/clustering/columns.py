@@ -10,14 +10,14 @@ from torch import Tensor
 from alds_cli.numerics.grams import CHUNK_BYTES, even_exponent, scaled
 
 _COPIED = 64 << 20
-"""Up to so many bytes the whole matrix is turned to float64 once, not a chunk at a time."""
+"""The most bytes of a matrix that is converted to float64 at once, not a chunk at a time."""
 
 
 class Columns:
     """The columns of 2**-`exponent` times a matrix, as points of a space of `size` dimensions.
 
-    All that projective clustering asks of points are inner products. A matrix M that is
-    higher than wide is replaced by R of M = Q R, whose columns have the same ones in fewer
+    Projective clustering needs only inner products of points. A matrix M that is higher than wide
+    is therefore replaced by R of M = Q R, whose columns have the same inner products in fewer
     dimensions; `lifted` leads back.
     """
 
@@ -40,21 +40,21 @@ class Columns:
             self.squares[part] = block.square().sum(0)
 
     def blocks(self) -> Iterator[tuple[slice, Tensor]]:
-        """All columns in their order: ranges, and blocks (size, b) that are not to be changed."""
+        """Yield all columns in order: ranges, and blocks (size, b) that must not be changed."""
         together = self._together()
         for first in range(0, self.count, together):
             part = slice(first, min(first + together, self.count))
             yield part, self._prepared(self._matrix[:, part])
 
     def gathered(self, index: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """The columns of these numbers (n,): ranges of `index`, and blocks (size, b)."""
+        """Yield the columns with these numbers (n,): ranges of `index`, and blocks (size, b)."""
         together = self._together()
         for first in range(0, len(index), together):
             part = slice(first, min(first + together, len(index)))
             yield part, self._prepared(self._matrix[:, index[part]])
 
     def lifted(self, vectors: Tensor) -> Tensor:
-        """Vectors (size, n) as vectors (rows, n) of the matrix's own space."""
+        """Return vectors (size, n) as vectors (rows, n) of the matrix's own space."""
         return vectors if self._basis is None else self._basis @ vectors
 
     def _together(self) -> int:
@@ -67,7 +67,7 @@ class Columns:
 
 
 def columns_bytes(rows: int, columns: int) -> int:
-    """About what a `Columns` of a matrix holds, and takes to go through."""
+    """Return the approximate bytes that a `Columns` holds, and that reading through it takes."""
     whole = 8 * rows * columns
     held = 3 * whole if rows > columns else whole if whole <= _COPIED else 0
     return held + 3 * CHUNK_BYTES

@@ -15,16 +15,16 @@ from torch import Tensor
 from alds_cli.numerics.clustering.columns import Columns
 
 _ROUNDS = 10
-"""Rounds of k-means: the start need not be settled, the subspaces will move on from there."""
+"""Rounds of k-means; the start need not converge, since the subspaces move on from there."""
 
 _PARALLEL = 1e-14
 """Squared sine below which two directions are the same up to rounding."""
 
 
 def consecutive(count: int, k: int) -> Tensor:
-    """Labels (count,) of k runs of columns, as equal in length as can be, the longer first.
+    """Return labels (count,) of k runs of columns of nearly equal length, the longer ones first.
 
-    Where k divides the channels these are ALDS's slices.
+    Where k divides the channels, these runs are the slices of ALDS.
     """
     share, more = divmod(count, k)
     lengths = torch.tensor([share + 1] * more + [share] * (k - more))
@@ -32,12 +32,12 @@ def consecutive(count: int, k: int) -> Tensor:
 
 
 def k_means(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
-    """Labels (count,) from k-means of the columns' directions; a cluster may be empty.
+    """Return labels (count,) from k-means of the columns' directions; a cluster may be empty.
 
     Args:
         columns: the points.
         k: number of clusters.
-        random: draws the seeds.
+        random: the generator that draws the seeds.
     """
     centres = _seeds(columns, k, random)
     labels = torch.full((columns.count,), -1)
@@ -47,13 +47,13 @@ def k_means(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
         if torch.equal(labels, before):
             break
         lengths = torch.linalg.vector_norm(sums, dim=0)
-        # A cluster that has lost all columns keeps its place.
+        # A cluster that has lost all columns keeps its centre.
         centres = torch.where(lengths > 0, sums / lengths.clamp(min=1e-300), centres)
     return labels
 
 
 def _round(columns: Columns, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest of the centres (size, k) for every column, and the sums of the directions."""
+    """Return the nearest centre (size, k) of every column, and the sums of the directions."""
     labels = torch.empty(columns.count, dtype=torch.int64)
     sums = torch.zeros_like(centres)
     for part, block in columns.blocks():
@@ -68,7 +68,7 @@ def _round(columns: Columns, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _seeds(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
-    """Directions (size, k), each drawn by the squared sine of its angle to those before."""
+    """Return directions (size, k), each drawn by its squared sine to the nearest one before."""
     squares = (columns.squares > 0).to(torch.float64)
     seeds = torch.empty(columns.size, k, dtype=torch.float64)
     for index in range(k):
@@ -83,7 +83,7 @@ def _seeds(columns: Columns, k: int, random: np.random.Generator) -> Tensor:
 
 
 def _drawn(weights: Tensor, random: np.random.Generator) -> int:
-    """A number below len(weights), drawn by weight; by none where all of them vanish."""
+    """Return an index drawn by weight, or uniformly where all weights are 0."""
     totals = np.cumsum(weights.numpy())
     point = random.random()
     if not totals[-1] > 0:
@@ -93,5 +93,5 @@ def _drawn(weights: Tensor, random: np.random.Generator) -> int:
 
 
 def _directions(block: Tensor, squares: Tensor) -> Tensor:
-    """Columns (size, b) of length 1; those that vanish stay as they are."""
+    """Return columns (size, b) scaled to length 1; columns that are 0 stay as they are."""
     return block / torch.where(squares > 0, squares, 1.0).sqrt()

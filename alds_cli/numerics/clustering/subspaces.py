@@ -1,18 +1,19 @@
-"""Projective clustering: k subspaces of dimension j, as near to a matrix's columns as can be.
+"""Projective clustering: k subspaces of dimension j, as near to a matrix's columns as possible.
 
-Expectation-maximisation. In turn every column joins the subspace nearest to it, and every subspace
-is fitted anew to the columns that have joined it. Neither step raises the loss, the sum over the
+The algorithm is expectation-maximisation. In turn, every column joins the nearest subspace, and
+every subspace is fitted anew to its columns. Neither step raises the loss, which is a sum over the
 columns of
 
-- `squared`: r², r the distance to the own subspace. The fit is a truncated singular value
-  decomposition. For k = 1 that is the whole solution.
-- `absolute`: r, which follows columns far away less. To find the nearest subspace is hard then
+- `squared`: r², where r is the distance to the column's subspace. The fit is a truncated singular
+  value decomposition. For k = 1 that is the whole solution.
+- `absolute`: r, which distant columns influence less. Finding the nearest subspace is then hard
   even for k = 1, so the fit is one step of iteratively reweighted least squares, with weights 1 / r
-  from the step before. That lowers the sum of h(r) with h(r) = r for r ≥ δ and (r² / δ + δ) / 2
-  below, smooth where r has a kink; `Clusters.loss` is this sum. The first fit weighs columns by
-  1 / length, or long ones would keep what they then have; from the first start also alike.
+  from the step before. It lowers the sum of h(r) with h(r) = r for r ≥ δ and (r² / δ + δ) / 2
+  below, which is smooth where r has a kink; `Clusters.loss` is this sum. The first fit weighs
+  columns by 1 / length, or long ones would keep the subspaces that they get at first; the first
+  start is also tried with equal weights.
 
-What is found is a local optimum, the least of several. The global one is NP-hard to find.
+The result is a local optimum, the best of several. Finding the global one is NP-hard.
 
 Source: Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b, Sec. 2;
 Liebenwein et al., NeurIPS 2021, supplement A.2. On non-squared distances: Clarkson & Woodruff, FOCS
@@ -38,18 +39,18 @@ DISTANCES = ("squared", "absolute")
 DEFAULT_STARTS = 6
 
 _STEPS = 200
-"""Steps from one start at most; most need about ten."""
+"""The most steps from one start; most starts need about ten."""
 
 _OPERATIONS = 1e12
-"""Multiply-accumulates for all starts of a layer together, about: tens of seconds on one core."""
+"""Approximate multiply-accumulates of all starts of a layer: tens of seconds on one core."""
 
 _USUAL_STEPS = {"squared": 8, "absolute": 24}
 
 _TIE = 1e-12
-"""A column moves only for more than this of its squared length: less may be rounding."""
+"""A column moves only for more than this share of its squared length; less may be rounding."""
 
 _SETTLED = 1e-5
-"""Relative fall of a sum of distances below which its reweighting is done."""
+"""Relative fall of a sum of distances below which its reweighting has converged."""
 
 _LEAST_DISTANCE = 1e-6
 """δ as a fraction of the columns' root mean square length."""
@@ -57,12 +58,12 @@ _LEAST_DISTANCE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """A partition of columns, and the subspaces that they are near to.
+    """A partition of columns, and the subspaces near them.
 
     Attributes:
-        labels: (count,), the cluster of every column; none of the k is empty.
+        labels: the cluster of every column, (count,); none of the k clusters is empty.
         bases: (k, size, j) with orthonormal columns, in the space of the `Columns`.
-        loss: the sum that was minimised, of the columns as `Columns` scales them.
+        loss: the minimised sum, over the columns as `Columns` scales them.
         history: that sum after every step.
     """
 
@@ -81,7 +82,7 @@ def projective_clusters(
     distance: str = "squared",
     starts: int = DEFAULT_STARTS,
 ) -> Clusters:
-    """The best of several local optima.
+    """Return the best of several local optima.
 
     The first start is the partition into consecutive columns with its singular vectors, so that
     the result is never worse than slices; the others are k-means of directions. A layer so large
@@ -91,9 +92,9 @@ def projective_clusters(
         columns: the points.
         k: number of clusters, 1 ≤ k ≤ columns.count.
         j: dimension of each subspace, 1 ≤ j ≤ columns.size.
-        seed: of the k-means.
+        seed: the seed of the k-means.
         distance: one of `DISTANCES`.
-        starts: how many, at least 1.
+        starts: number of starts, at least 1.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -109,11 +110,14 @@ def projective_clusters(
         for number, labels in enumerate(_starts(columns, k, starts, seed))
         for alike in ((True, False) if distance == "absolute" and number == 0 else (False,))
     )
-    return min(found, key=lambda own: own.loss)
+    return min(found, key=lambda clusters: clusters.loss)
 
 
 def _affordable_steps(columns: Columns, k: int, j: int) -> int:
-    """How many steps stay within `_OPERATIONS`, at least one: Gram matrices, vectors, distances."""
+    """Return the number of steps, at least one, that stay within `_OPERATIONS`.
+
+    A step takes Gram matrices, eigenvectors and distances.
+    """
     size, count = columns.size, columns.count
     step = size * size * count / 2 + 9 * k * size**3 + k * j * size * count
     return max(1, int(_OPERATIONS / step))
@@ -136,19 +140,19 @@ def settled(
     alike: bool = False,
     steps: int = _STEPS,
 ) -> Clusters:
-    """The local optimum that one partition leads to.
+    """Return the local optimum that one partition leads to.
 
     Args:
         columns: the points.
-        labels: (count,), which cluster each is in at first.
-        k: number of clusters; those that are empty are given columns.
+        labels: the first cluster of each column, (count,).
+        k: number of clusters; empty ones are given columns.
         j: dimension of each subspace.
         distance: one of `DISTANCES`.
-        alike: with absolute distances, whether all columns weigh the same at first.
-        steps: the most to take.
+        alike: with absolute distances, whether all columns have the same weight at first.
+        steps: the most steps to take.
     """
     loss = _Loss.of(columns, distance)
-    # Before there are subspaces, distances are those from the origin.
+    # Before there are subspaces, distances are measured from the origin.
     labels = _without_empty(labels.clone(), columns.squares, k)
     weights = None if alike else loss.weights(columns.squares)
     history: list[float] = []
@@ -156,23 +160,23 @@ def settled(
         bases = fitted(columns, labels, k, j, weights)
         squares = squared_distances(columns, bases)
         nearest = _nearest(squares, labels, columns.squares)
-        own = squares.gather(0, nearest[None])[0]
-        history.append(loss.total(own))
-        nearest = _without_empty(nearest, own, k)
+        distances = squares.gather(0, nearest[None])[0]
+        history.append(loss.total(distances))
+        nearest = _without_empty(nearest, distances, k)
         moved = not torch.equal(nearest, labels)
         if not moved and loss.is_settled(history):
             break
-        labels, weights = nearest, loss.weights(own)
+        labels, weights = nearest, loss.weights(distances)
     else:
         bases = fitted(columns, labels, k, j, weights)
-        own = squared_distances(columns, bases).gather(0, labels[None])[0]
-        history.append(loss.total(own))
+        distances = squared_distances(columns, bases).gather(0, labels[None])[0]
+        history.append(loss.total(distances))
     return Clusters(labels, bases, history[-1], tuple(history))
 
 
 @dataclass(frozen=True, slots=True)
 class _Loss:
-    """What is summed over columns, and the weights with which squares stand in for it."""
+    """The loss that is summed over columns, and the weights of squares that replace it."""
 
     squared: bool
     least: float
@@ -183,18 +187,18 @@ class _Loss:
         return cls(distance == "squared", max(_LEAST_DISTANCE * mean**0.5, 1e-150))
 
     def total(self, squares: Tensor) -> float:
-        """The loss of squared distances (count,)."""
+        """Return the loss of squared distances (count,)."""
         if self.squared:
             return float(squares.sum())
         far = squares.sqrt().clamp(min=self.least)
         return float(((squares / far + far) / 2).sum())
 
     def weights(self, squares: Tensor) -> Tensor | None:
-        """Of the squares in the sum that touches the loss from above where they are now."""
+        """Return the weights for which the sum of weighted squares touches the loss from above."""
         return None if self.squared else 1 / squares.sqrt().clamp(min=self.least)
 
     def is_settled(self, history: list[float]) -> bool:
-        """Whether more steps with the same partition would change nothing to speak of."""
+        """Return whether more steps with the same partition would change nothing significant."""
         if self.squared:
             return True
         return len(history) > 1 and history[-2] - history[-1] <= _SETTLED * history[-1]
@@ -203,14 +207,14 @@ class _Loss:
 def fitted(
     columns: Columns, labels: Tensor, k: int, j: int, weights: Tensor | None = None
 ) -> Tensor:
-    """The subspaces that minimise Σ w r² cluster by cluster: bases (k, size, j).
+    """Return the subspaces that minimise Σ w r² in each cluster, as bases (k, size, j).
 
     Args:
         columns: the points.
-        labels: (count,), their clusters.
+        labels: their clusters, (count,).
         k: number of clusters.
         j: dimension of each subspace.
-        weights: (count,); None weighs all alike.
+        weights: w, (count,); None gives all the same weight.
     """
     bases = torch.empty(k, columns.size, j, dtype=torch.float64)
     for cluster in range(k):
@@ -226,7 +230,7 @@ def fitted(
 
 
 def squared_distances(columns: Columns, bases: Tensor) -> Tensor:
-    """Of every column from every subspace (k, size, j): (k, count)."""
+    """Return the squared distance of every column from every subspace (k, size, j): (k, count)."""
     squares = columns.squares.repeat(len(bases), 1)
     for part, block in columns.blocks():
         for cluster, basis in enumerate(bases):
@@ -235,18 +239,18 @@ def squared_distances(columns: Columns, bases: Tensor) -> Tensor:
 
 
 def _nearest(squares: Tensor, labels: Tensor, lengths: Tensor) -> Tensor:
-    """The nearest subspace of every column; its own one where that is as near up to rounding."""
+    """Return the nearest subspace of every column; its current one where that is equally near."""
     least, nearest = squares.min(0)
-    own = squares.gather(0, labels[None])[0]
-    return torch.where(own - least > _TIE * lengths, nearest, labels)
+    current = squares.gather(0, labels[None])[0]
+    return torch.where(current - least > _TIE * lengths, nearest, labels)
 
 
 def _without_empty(labels: Tensor, squares: Tensor, k: int) -> Tensor:
-    """Every empty cluster is given the column that is worst off, which it then holds exactly.
+    """Give every empty cluster the column farthest from its subspace, which it then holds exactly.
 
     Args:
         labels: (count,), changed in place; there are at least k columns.
-        squares: (count,), their squared distances.
+        squares: the squared distances of the columns, (count,).
         k: number of clusters.
     """
     sizes = torch.bincount(labels, minlength=k)
