@@ -1,8 +1,8 @@
 """The one table of every method.
 
-A method sees error tables and a budget and gives a plan; it never sees a network. Each has a
-module of its own here with an entry, `METHOD`, that says what it is and where it comes from, what
-it must know of images, and how the factors of its pairs are made.
+A method maps error tables and a budget to a plan; it never sees a network. Each one has a module
+here with an entry, `METHOD`, that states what it is and where it comes from, what it must know of
+images, and how the factors of its pairs are made.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class MethodTable(Mapping[str, Method]):
-    """Methods by name. A method's module is imported when its entry is asked for.
+    """Methods by name; a method's module is imported when its entry is requested.
 
     Args:
         modules: the module of each name, in this package.
@@ -42,20 +42,20 @@ class MethodTable(Mapping[str, Method]):
         self._modules = dict(modules)
 
     def __getitem__(self, name: str) -> Method:
-        """The entry of a method."""
+        """Return the entry of a method."""
         entry: Method = import_module(f"{__name__}.{self._modules[name]}").METHOD
         return entry
 
     def __contains__(self, name: object) -> bool:
-        """Whether there is such a method; nothing is imported to find out."""
+        """Return whether there is such a method, without importing anything."""
         return name in self._modules
 
     def __iter__(self) -> Iterator[str]:
-        """All names."""
+        """Iterate over all names."""
         return iter(self._modules)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of methods."""
         return len(self._modules)
 
 
@@ -78,10 +78,10 @@ METHODS = MethodTable(
 
 
 def method_named(name: str) -> Method:
-    """Look a method up; `package.module:object` is one of the user's own.
+    """Look a method up; `package.module:object` names a user-defined one.
 
     Raises:
-        OptionError: there is none of that name.
+        OptionError: there is no method of that name.
     """
     if name in METHODS:
         return METHODS[name]
@@ -94,7 +94,7 @@ def method_named(name: str) -> Method:
 
 
 def schemes_of(method: Method, arguments: Mapping[str, ArgumentValue]) -> tuple[int, ...]:
-    """The folding schemes to tabulate: with an argument `scheme`, that and scheme 0."""
+    """Return the folding schemes to tabulate: with an argument `scheme`, that one and scheme 0."""
     scheme = arguments.get("scheme")
     if scheme in method.schemes:
         return tuple(sorted({0, int(scheme)}))
@@ -102,10 +102,10 @@ def schemes_of(method: Method, arguments: Mapping[str, ArgumentValue]) -> tuple[
 
 
 def parse_method_spec(text: str) -> tuple[str, dict[str, ArgumentValue]]:
-    """A method and its arguments in one word: `name`, `name:key=value:key=value`.
+    """Parse a method and its arguments from one word: `name` or `name:key=value:key=value`.
 
     Raises:
-        OptionError: an argument has no such form, or is given twice.
+        OptionError: an argument is malformed or given twice.
     """
     parts = text.split(":")
     given = [part for part in parts if "=" in part]
@@ -117,18 +117,18 @@ def parse_method_spec(text: str) -> tuple[str, dict[str, ArgumentValue]]:
 
 
 def factorisation_for(method: Method | None, scheme: int) -> Factorisation:
-    """What makes the factors of a pair: the method's own where it knows pairs of that scheme.
+    """Return the method's own factorisation where it makes pairs of that scheme.
 
-    Else that of the first method in the table which does, and looks at no images.
+    Otherwise return that of the first method in the table that does and needs no images.
 
     Args:
         method: the entry of the method that made the plan; None where it has none.
-        scheme: of the choice.
+        scheme: the scheme of the choice.
     """
     if method is not None and scheme in method.factorisation.schemes:
         return method.factorisation
     return next(
-        own.factorisation
-        for own in METHODS.values()
-        if not own.needs and scheme in own.factorisation.schemes
+        known.factorisation
+        for known in METHODS.values()
+        if not known.needs and scheme in known.factorisation.schemes
     )

@@ -1,7 +1,7 @@
-"""ALDS-Error: the number of slices is fixed, the ranks have equal error.
+"""ALDS-Error: the number of slices is fixed, and the ranks have equal error.
 
-Line 4 of Algorithm 1 alone: an ablation that shows what choosing k is worth. A layer whose
-channels k does not divide takes the nearest divisor.
+This is line 4 of Algorithm 1 alone, an ablation that shows how much choosing k gains. In a layer
+whose channels k does not divide, the nearest divisor is used.
 
 Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement C.3, items 1 and 2.
 """
@@ -26,7 +26,7 @@ def plan(problem: Problem) -> Plan:
 
 
 def fixed_slices(problem: Problem, k: int, method: str) -> Plan:
-    """The same for a method of another name."""
+    """Return the plan of `plan` for a given k, under the name of another method."""
 
     def options(bound: str) -> list[LayerOptions]:
         return sliced_options(problem, bound, k)

@@ -1,7 +1,7 @@
 """ALDS+: the local step also searches the four folding schemes.
 
-A layer's options are all (scheme, k, j). Channels are cut into slices before they are folded,
-in the error tables as in the layers made from them.
+A layer's options are all (scheme, k, j). Channels are sliced before they are folded, in the error
+tables as well as in the layers made from them.
 
 Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement A.6 and C.4.
 """

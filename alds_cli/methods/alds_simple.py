@@ -1,6 +1,6 @@
-"""ALDS-Simple: the number of slices is fixed, and so is every layer's compression ratio.
+"""ALDS-Simple: the number of slices and every layer's compression ratio are fixed.
 
-An ablation that shows what allocating by error is worth.
+This is an ablation that shows how much allocating by error gains.
 
 Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement C.3, item 3.
 """

@@ -1,4 +1,4 @@
-"""Methods of the user's own, written `package.module:object`."""
+"""User-defined methods, written `package.module:object`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _TIP = (
 
 
 def custom_method(name: str) -> Method:
-    """The method that the user's own code defines.
+    """Return the method that the user's own code defines.
 
-    The current directory can be imported from while this runs, and only then.
+    Modules in the current directory can be imported while this runs, and only then.
 
     Raises:
-        OptionError: the import fails, or what it gives is no method.
+        OptionError: the import fails, or the object is not a method.
     """
     with current_directory_importable():
         found = imported_object(name, OptionError, _TIP)
@@ -44,7 +44,7 @@ def custom_method(name: str) -> Method:
 
 
 def _keywords(name: str, function: Callable[..., Any]) -> Mapping[str, ArgumentValue]:
-    """The function's keyword arguments with their defaults: what --method-arg may set."""
+    """Return the function's keyword arguments with their defaults, which --method-arg may set."""
     first, *others = signature(function).parameters.values() or (None,)
     if first is None or first.kind is Parameter.KEYWORD_ONLY:
         raise OptionError(f"{name} takes no Problem", tip=_TIP)
@@ -60,13 +60,13 @@ def _keywords(name: str, function: Callable[..., Any]) -> Mapping[str, ArgumentV
 
 
 def _planned(name: str, function: Callable[..., Any], problem: Problem) -> Plan:
-    """Call the function and see that what it gives is a plan."""
+    """Call the function and check that it returns a plan."""
     try:
         with current_directory_importable():
             found = function(problem, **problem.arguments)
     except (AldsError, InfeasibleError):
         raise
-    # The user's code may raise anything, and none of it is this tool's traceback.
+    # The user's code may raise anything, and its traceback would not be this tool's.
     except Exception as error:
         raise OptionError(f"{name} failed: {type(error).__name__}: {error}") from error
     plan = found if isinstance(found, Plan) else _as_plan(name, found)

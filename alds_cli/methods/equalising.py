@@ -1,9 +1,9 @@
-"""Plans that make one figure equal in all layers.
+"""Plans that make one quantity equal in all layers.
 
-Ranks are whole numbers, so no figure comes out equal to the last digit. What the heuristics
-ask for is then the least maximum of that figure over the layers: below it each layer takes
-the cheapest option that reaches it, and what budget is left goes to the layers that are worst
-off. The exact minimax solver finds that; only what counts as "error" differs.
+Ranks are whole numbers, so the quantity cannot be equal to the last digit. What the heuristics ask
+for is then the least maximum of it over the layers: each layer takes the cheapest option that
+keeps within the maximum, and the rest of the budget goes to the worst layers. The exact minimax
+solver finds that; only the meaning of "error" differs.
 """
 
 from __future__ import annotations
@@ -31,58 +31,60 @@ def equalised(problem: Problem, layers: Sequence[LayerOptions], method: str) -> 
 
 
 def constant_ratio(problem: Problem, layers: Sequence[LayerOptions], method: str) -> Plan:
-    """Remove the same fraction of every layer, as near as ranks allow.
+    """Remove the same fraction of every layer, as nearly as ranks allow.
 
-    The fraction is one of the first resource that is budgeted. A layer that none of its
-    options shrinks is kept.
+    The fraction refers to the first resource that is budgeted. A layer that none of its options
+    shrinks is kept.
 
     Args:
-        problem: its budgets count.
-        layers: what is on offer; the errors are of no matter.
+        problem: the problem, for its budgets.
+        layers: the options of every layer; their errors are ignored.
         method: the method's name.
 
     Raises:
         ValueError: the budgets cannot be met.
     """
-    return equalised(problem, [_with_fraction_removed(own) for own in layers], method)
+    return equalised(problem, [_with_fraction_removed(options) for options in layers], method)
 
 
-def _with_fraction_removed(own: LayerOptions) -> LayerOptions:
-    costs = own.costs[:, 0]
-    (kept,) = np.nonzero(own.choices[:, 1] == 0)
+def _with_fraction_removed(options: LayerOptions) -> LayerOptions:
+    costs = options.costs[:, 0]
+    (kept,) = np.nonzero(options.choices[:, 1] == 0)
     whole = int(costs[kept[0]])
-    # Of MACs a pair may take more than its layer does: that removes nothing.
+    # A pair may take more MACs than its layer: that removes nothing.
     removed = np.maximum(1 - costs / whole, 0.0) if whole > 0 else np.zeros(len(costs))
-    return replace(own, errors=removed)
+    return replace(options, errors=removed)
 
 
 _MOST_SLICES = 2**20
-"""More channels than any layer has."""
+"""A number of channels that no layer reaches."""
 
 
 def nearest_slices(spec: LayerSpec, k: int) -> int:
-    """The number of slices nearest to k that a layer can have; of two, the smaller.
+    """Return the number of slices nearest to k that a layer can have; of two, the smaller.
 
-    Slices are equally wide, so it divides the channels of a group.
+    Slices are equally wide, so the number divides the channels of a group.
     """
     most = spec.max_slices or spec.in_channels
-    possible = [own for own in divisors(spec.in_channels // spec.groups) if own <= most]
-    return min(possible, key=lambda own: (abs(own - k), own))
+    possible = [slices for slices in divisors(spec.in_channels // spec.groups) if slices <= most]
+    return min(possible, key=lambda slices: (abs(slices - k), slices))
 
 
 def sliced_options(problem: Problem, bound: str, k: int) -> list[LayerOptions]:
-    """What becomes of every layer in k slices, or the nearest number of them: scheme 0."""
+    """Return every layer's options by scheme 0 in k slices, or the nearest number that divides."""
     return [
-        own.subset((own.choices[:, 1] == 0) | (own.choices[:, 1] == nearest_slices(table.spec, k)))
-        for own, table in zip(problem.options(bound), problem.tables, strict=True)
+        options.subset(
+            (options.choices[:, 1] == 0) | (options.choices[:, 1] == nearest_slices(table.spec, k))
+        )
+        for options, table in zip(problem.options(bound), problem.tables, strict=True)
     ]
 
 
 def slices_asked(arguments: Mapping[str, ArgumentValue]) -> int:
-    """The argument `k`.
+    """Return the argument `k`.
 
     Raises:
-        OptionError: it is no positive whole number.
+        OptionError: it is not a positive whole number.
     """
     k = arguments["k"]
     if type(k) is not int or not 1 <= k <= _MOST_SLICES:

@@ -1,4 +1,4 @@
-"""How the factors of a layer's pair are made."""
+"""The task and the protocol of making the factors of a layer's pair."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from alds_cli.schemes import SLICED
 
 @dataclass(frozen=True, slots=True)
 class FactorTask:
-    """One layer that becomes a pair, and all that its factors may be made from.
+    """One layer that becomes a pair, with everything that its factors may be made from.
 
     Attributes:
         spec: the layer.
         choice: scheme, k and j of the pair.
-        weight: (f, c/g, κ…) of the layer, in its own type; not to be changed.
-        bias: (f,), or None.
-        seed: the plan's, of everything random.
-        arguments: the method's own, where they are not the usual ones.
-        statistics: what the method needs to know of the layer's behaviour on images, by the
-            names of its `Method.needs`.
+        weight: the layer's weight, (f, c/g, κ…), in its own type; not to be changed.
+        bias: the layer's bias, (f,), or None.
+        seed: the plan's seed, for everything random.
+        arguments: the method's arguments, where they differ from the defaults.
+        statistics: the statistics of the layer's behaviour on images that the method needs, by
+            the names in its `Method.needs`.
     """
 
     spec: LayerSpec
@@ -40,14 +40,14 @@ class FactorTask:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """What takes a layer's place.
+    """The tensors and the constant that replace a layer.
 
     Attributes:
-        tensors: the halves' weights, shaped as `numerics.fold.pair_shapes` says and rounded to
-            the layer's type, and what the pair's form holds beside them.
-        constant: (f,) in float64, to be added to what the layer gives in evaluation mode; None
-            where nothing is.
-        absorber: the module that the constant goes to: the layer itself into its bias, or a batch
+        tensors: the halves' weights, with the shapes of `numerics.fold.pair_shapes` and rounded to
+            the layer's type, then whatever else the pair's form holds.
+        constant: a constant in float64 to add to the layer's output in evaluation mode, (f,); None
+            where there is none.
+        absorber: the module that takes the constant: the layer itself into its bias, or a batch
             normalisation into its running mean.
     """
 
@@ -57,28 +57,28 @@ class Factors:
 
 
 class Factorisation(Protocol):
-    """Makes the factors of one pair after another, on several threads."""
+    """A way to make the factors of pairs, called for one pair after another on several threads."""
 
     @property
     def schemes(self) -> Sequence[int]:
-        """Those of the pairs that it makes."""
+        """The schemes of the pairs that it makes."""
         ...
 
     @property
     def tabled(self) -> bool:
-        """Whether its factors are those of the error tables, whose bounds hold of them then."""
+        """Whether its factors are those of the error tables, so that the tables' bounds hold."""
         ...
 
     def complaint(self, choice: Choice) -> str | None:
-        """Why it makes no such pair; None where it does."""
+        """Return why it cannot make such a pair; None where it can."""
         ...
 
     def nbytes(self, task: FactorTask) -> int:
-        """About how much memory making the factors takes."""
+        """Return the approximate bytes of memory that making the factors takes."""
         ...
 
     def __call__(self, task: FactorTask) -> Factors:
-        """Make them, on the CPU: the same bits for the same task, given one BLAS thread."""
+        """Make the factors on the CPU: the same bits for the same task, on one BLAS thread."""
         ...
 
 
@@ -94,12 +94,12 @@ class SvdOfSlices:
         return None
 
     def nbytes(self, task: FactorTask) -> int:
-        """About what a Gram matrix of the layer and its eigenvectors take."""
+        """Return the approximate bytes of a Gram matrix of the layer and its eigenvectors."""
         rows, channels, width = fold(task.weight, task.choice.scheme).shape
         return 3 * 8 * min(rows // task.spec.groups, channels * width) ** 2
 
     def __call__(self, task: FactorTask) -> Factors:
-        """Fold, and decompose slice by slice."""
+        """Fold the weight and decompose it slice by slice."""
         weight, choice, groups = task.weight, task.choice, task.spec.groups
         matrix = fold(weight, choice.scheme)
         left, right = low_rank_factors(matrix, choice.k, choice.j, weight.dtype, groups)

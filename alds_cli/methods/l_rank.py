@@ -1,12 +1,12 @@
-"""L-Rank: the least energy lost plus λ times what it costs, one λ for all layers.
+"""L-Rank: the least energy lost plus λ times the cost, with one λ for all layers.
 
-Given λ the layers separate: each takes the option with the least ‖W − Ŵ‖_F² + λ·cost. As λ
-rises from 0, each layer moves along the lower convex hull of its (cost, energy) pairs, from
-being kept towards its cheapest option. The λ that a budget asks for is found by walking
-through all these moves in order: the first plan within the budget is the answer.
+Given λ the layers separate: each takes the option with the least ‖W − Ŵ‖_F² + λ·cost. As λ rises
+from 0, each layer moves along the lower convex hull of its (cost, energy) pairs, from being kept
+towards its cheapest option. The λ for a budget is found by making all these moves in order: the
+first plan within the budget is the answer.
 
-The method proper learns ranks and weights in turns. Without training this is its step for
-the ranks, as in the comparison of Liebenwein et al., NeurIPS 2021, supplement B.4, item 4.
+The original method learns ranks and weights in turns. Without training, this is its step for the
+ranks, as in the comparison of Liebenwein et al., NeurIPS 2021, supplement B.4, item 4.
 
 Source: Idelbayev, Carreira-Perpiñán, CVPR 2020, Eq. 5 and Sec. 4.2; folding schemes: Sec. 4.3.
 """
@@ -40,11 +40,11 @@ from alds_cli.records import (
 from alds_cli.schemes import SLICED
 
 COSTS = ("target", "params", "macs")
-"""What λ is the price of: what the budget is in, or one of these whatever that is."""
+"""The costs that λ can be the price of: the budgeted resource, or a fixed one of these."""
 
 
 def settings(arguments: Mapping[str, ArgumentValue]) -> tuple[int, str]:
-    """The arguments `scheme` and `cost`.
+    """Return the arguments `scheme` and `cost`.
 
     Raises:
         OptionError: one of them makes no sense.
@@ -60,72 +60,78 @@ def settings(arguments: Mapping[str, ArgumentValue]) -> tuple[int, str]:
 def plan(problem: Problem) -> Plan:
     """Minimise Σ ‖W − Ŵ‖_F² + λ·cost over the ranks of one slice per layer.
 
-    Arguments: `scheme`, the folding of the layers that it applies to; `cost`, one of `COSTS`.
+    The argument `scheme` is the folding scheme of the layers that it applies to; `cost` is one of
+    `COSTS`.
 
     Raises:
         OptionError: an argument makes no sense.
         ValueError: the budgets cannot be met.
     """
     scheme, cost = settings(problem.arguments)
-    # Energies of all layers add up, so they are told in the same units.
+    # Energies of all layers are added up, so they must be in the same units.
     lossy = [table for table in problem.tables if any(table.energies.values())]
     largest = max((table.exponent for table in lossy), default=0)
     layers = [
-        _options(own, table, scheme, largest)
-        for own, table in zip(
+        _options(options, table, scheme, largest)
+        for options, table in zip(
             problem.options("frobenius", (0, scheme)), problem.tables, strict=True
         )
     ]
     costs = [
-        _lagrangian_costs(problem, own, table.spec, str(cost))
-        for own, table in zip(layers, problem.tables, strict=True)
+        _lagrangian_costs(problem, options, table.spec, str(cost))
+        for options, table in zip(layers, problem.tables, strict=True)
     ]
     with offering(layers):
         chosen = least_lagrangian(layers, costs, problem.budgets)
     return plan_of(layers, Allocation(chosen, 0.0, 0.0), problem, "l-rank")
 
 
-def _options(own: LayerOptions, table: LayerTable, scheme: int, unit: int) -> LayerOptions:
-    """One slice of the scheme that applies, and the energy each rank loses for an error."""
+def _options(options: LayerOptions, table: LayerTable, scheme: int, unit: int) -> LayerOptions:
+    """Return the ranks of one slice by the scheme that applies, with lost energies as errors."""
     applied = scheme if scheme in distinct_schemes(table.spec.kernel) else 0
-    kept = own.choices[:, 1] == 0
-    mask: NDArray[np.bool_] = kept | ((own.choices[:, 1] == 1) & (own.choices[:, 0] == applied))
-    own = own.subset(mask)
+    kept = options.choices[:, 1] == 0
+    mask: NDArray[np.bool_] = kept | (
+        (options.choices[:, 1] == 1) & (options.choices[:, 0] == applied)
+    )
+    options = options.subset(mask)
     energy = ldexp(table.energies[applied], 2 * (table.exponent - unit))
-    lost = np.square(own.errors) * energy
-    return LayerOptions(own.name, own.costs, lost, own.choices)
+    lost = np.square(options.errors) * energy
+    return LayerOptions(options.name, options.costs, lost, options.choices)
 
 
 def _lagrangian_costs(
-    problem: Problem, own: LayerOptions, spec: LayerSpec, cost: str
+    problem: Problem, options: LayerOptions, spec: LayerSpec, cost: str
 ) -> FloatArray:
-    """What λ is the price of, for every option (n,)."""
+    """Return the cost that λ is the price of, for every option (n,)."""
     if cost == "target":
-        return own.costs[:, 0].astype(np.float64)
+        return options.costs[:, 0].astype(np.float64)
     if problem.spending is None:
         raise OptionError("what options cost is not known", tip="leave out cost=")
-    return problem.spending(cost, spec, own.choices).astype(np.float64)
+    return problem.spending(cost, spec, options.choices).astype(np.float64)
 
 
 def least_lagrangian(
     layers: Sequence[LayerOptions], costs: Sequence[FloatArray], budgets: Sequence[int]
 ) -> list[int]:
-    """The options with the least Σ error + λ·cost for the smallest λ that meets the budgets.
+    """Return the options with the least Σ error + λ·cost for the smallest λ that meets the budgets.
 
-    Where several layers move at the same λ, they do so in their order and only as far as needed:
+    Where several layers move at the same λ, they do so in their order and only as far as needed;
     every such plan is a minimiser.
 
     Args:
-        layers: the options of every layer; errors add up.
-        costs: (n,) for each layer, what λ is the price of.
-        budgets: what the options' own `costs` may add up to.
+        layers: the options of every layer; their errors are added up.
+        costs: for every layer, the costs (n,) that λ is the price of.
+        budgets: the most that the options' own `costs` may add up to.
+
+    Returns:
+        The index of an option for every layer.
 
     Raises:
-        InfeasibleError: no λ meets them.
+        InfeasibleError: no λ meets the budgets.
     """
-    paths = [_hull(own.errors, cost) for own, cost in zip(layers, costs, strict=True)]
+    paths = [_hull(options.errors, cost) for options, cost in zip(layers, costs, strict=True)]
     chosen = [int(path.indices[0]) for path in paths]
-    spent = np.sum([own.costs[at] for own, at in zip(layers, chosen, strict=True)], axis=0)
+    spent = np.sum([options.costs[at] for options, at in zip(layers, chosen, strict=True)], axis=0)
     allowed = np.asarray(budgets)
     moves = sorted(
         (float(price), layer, step)
@@ -147,7 +153,7 @@ def least_lagrangian(
 class _Hull:
     """The options on the lower convex hull, from the least error to the least cost.
 
-    `prices` (n - 1) are the λ, rising, at which one gives way to the next.
+    `prices` (n - 1,) are the rising λ at which one option gives way to the next.
     """
 
     indices: NDArray[np.int64]
@@ -155,8 +161,8 @@ class _Hull:
 
 
 def _hull(errors: FloatArray, costs: FloatArray) -> _Hull:
-    """The lower left hull of points (cost, error)."""
-    # Least error first, of equals the cheapest; then only what is cheaper than all before.
+    """Return the lower left hull of points (cost, error)."""
+    # Least error first, the cheapest of equals; then only options cheaper than all before.
     order = np.lexsort((costs, errors))
     cheapest = np.minimum.accumulate(costs[order])
     fresh = np.concatenate([[True], costs[order][1:] < cheapest[:-1]])
@@ -175,7 +181,7 @@ def _hull(errors: FloatArray, costs: FloatArray) -> _Hull:
 
 
 def _price(errors: FloatArray, costs: FloatArray, corners: Sequence[int], point: int) -> float:
-    """The λ at which the last corner and a cheaper point are equally good."""
+    """Return the λ at which the last corner and a cheaper point are equally good."""
     if not corners:
         return 0.0
     last = corners[-1]

@@ -1,8 +1,8 @@
-"""MESSI: the columns of every layer in k clusters, the same compression ratio in all.
+"""MESSI: the columns of every layer in k clusters, with the same compression ratio in all.
 
-As ALDS-Simple, but with the columns clustered by the subspaces they are near to instead of cut
-into slices of neighbouring channels. Which columns those are is settled when the plan is carried
-out; it changes nothing of the cost.
+This is ALDS-Simple with the columns clustered by the subspaces near them, instead of cut into
+slices of neighbouring channels. The clusters are determined when the plan is carried out; the cost
+does not depend on them.
 
 Source: Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b; in the
 form of the comparison in Liebenwein et al., NeurIPS 2021, supplement A.2 and C.3.
@@ -41,8 +41,8 @@ from alds_cli.surgery import form_of
 ARGUMENTS: Mapping[str, ArgumentValue] = MappingProxyType(
     {"k": 3, "distance": DISTANCES[0], "starts": DEFAULT_STARTS}
 )
-"""`distance`: what is summed over the columns; `starts`: how often the search for clusters
-begins anew, the best of them being kept."""
+"""`k`: number of clusters; `distance`: the distance summed over the columns; `starts`: number of
+starts of the search for clusters, of which the best result is kept."""
 
 _MOST_STARTS = 1000
 
@@ -50,7 +50,7 @@ _MOST_STARTS = 1000
 def plan(problem: Problem) -> Plan:
     """Remove the same fraction of every layer, in `k` clusters.
 
-    Layers whose columns cannot be clustered, or are no more than k, are kept.
+    Layers whose columns cannot be clustered, or number no more than k, are kept.
 
     Raises:
         OptionError: an argument makes no sense.
@@ -63,7 +63,7 @@ def plan(problem: Problem) -> Plan:
 
 
 def clustering_options(arguments: Mapping[str, ArgumentValue]) -> tuple[str, int]:
-    """The arguments `distance` and `starts`, the usual ones where they are not given.
+    """Return the arguments `distance` and `starts`, with defaults where they are not given.
 
     Raises:
         OptionError: one of them makes no sense.
@@ -82,9 +82,9 @@ def clustering_options(arguments: Mapping[str, ArgumentValue]) -> tuple[str, int
 
 
 def _options(problem: Problem, spec: LayerSpec, k: int) -> LayerOptions:
-    """Every rank of k clusters that makes a layer smaller, and keeping it, cheapest first."""
+    """Return the ranks of k clusters that shrink a layer, and keeping it, cheapest first."""
     choices = _choices(spec, k, problem.rank_multiple)
-    errors = np.zeros(len(choices))  # nobody asks
+    errors = np.zeros(len(choices))  # not used by `constant_ratio`
     if problem.prices is None:
         costs = option_costs(spec, choices)
         costs[choices[:, 1] == 0] = spec.weight_params
@@ -94,9 +94,9 @@ def _options(problem: Problem, spec: LayerSpec, k: int) -> LayerOptions:
 
 
 def _choices(spec: LayerSpec, k: int, rank_multiple: int) -> IntArray:
-    """(n, 3), the last of them zeros for keeping the layer."""
+    """Return the choices (n, 3), the last of which is zeros for keeping the layer."""
     rows, columns = folded_shape(spec.weight_shape, CLUSTERED)
-    # As many clusters as columns shrink nothing.
+    # With as many clusters as columns, no pair is smaller than the layer.
     shrinking = (spec.weight_params - 1) // rank_params(rows, columns, k)
     most = min(largest_rank(rows, columns, k), shrinking)
     if spec.reason is not None or form_of(CLUSTERED).reason_against(spec) is not None:
@@ -107,7 +107,7 @@ def _choices(spec: LayerSpec, k: int, rank_multiple: int) -> IntArray:
 
 
 class ProjectiveClustering:
-    """Clusters the columns by subspaces and projects each cluster on its own.
+    """Clustering of the columns by subspaces, and projection of each cluster on its own.
 
     See `factorisation.Factorisation`.
     """
@@ -116,17 +116,17 @@ class ProjectiveClustering:
     tabled = False
 
     def complaint(self, choice: Choice) -> str | None:
-        """Return None: all clusters can be had."""
+        """Return None: every number of clusters is possible."""
         del choice
         return None
 
     def nbytes(self, task: FactorTask) -> int:
-        """About what the points, a Gram matrix and the subspaces take."""
+        """Return the approximate bytes of the points, a Gram matrix and the subspaces."""
         rows, channels, width = fold(task.weight, CLUSTERED).shape
         return clustering_bytes(rows, channels * width, task.choice.k, task.choice.j)
 
     def __call__(self, task: FactorTask) -> Factors:
-        """Cluster from the plan's seed."""
+        """Cluster with the plan's seed, and project."""
         distance, starts = clustering_options(task.arguments)
         found = cluster_factors(
             fold(task.weight, CLUSTERED),

@@ -1,4 +1,4 @@
-"""What a method is."""
+"""The definition of a method: its entry in the table."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:  # only methods that look at images import how that is done
     from alds_cli.calibration import Statistic
 
 Planner = Callable[[Problem], Plan]
-"""From error tables, prices and budgets to a plan; raises ValueError where the budgets cannot
-be met."""
+"""Maps error tables, prices and budgets to a plan; raises ValueError where the budgets cannot be
+met."""
 
 Pruner = Callable[[PruningProblem], Removal]
-"""From groups of channels and budgets to those that go; raises InfeasibleError likewise."""
+"""Maps groups of channels and budgets to those to remove; raises InfeasibleError likewise."""
 
 ALDS_PAPER = "Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, https://arxiv.org/abs/2107.11442"
-"""Where the methods of the family come from."""
+"""The source of the ALDS methods."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +31,23 @@ class Method:
     """A way to make networks smaller: what it is, its paper, and what it needs.
 
     Attributes:
-        summary: in a line.
-        paper: where it comes from, with a link and the equation.
-        plan: chooses for every layer; None for one that removes filters.
-        solvers: the error definition that each of its optimisers takes by itself; the first
-            is its own. Empty where it has but one way.
+        summary: the method in one line.
+        paper: its source, with a link and the equation.
+        plan: chooses for every layer; None for a method that removes filters.
+        solvers: its optimisers, each with its default error definition; the first is the default.
+            Empty for a method with only one way to plan.
         schemes: the folding schemes that its error tables must cover.
-        arguments: its own options with their usual values.
-        needs: what it must know of the network's behaviour on images.
-        factorisation: how the factors of its pairs are made.
-        seeded: whether it draws random numbers, so that repeating it is worth while.
-        targets: what it can plan for.
-        prune: chooses the filters that go; None for one that decomposes layers.
-        checks: functions of all its options that raise OptionError where a value makes no
-            sense, so that it is found out before any work is done.
+        arguments: its own arguments with their defaults.
+        needs: the statistics of the network's behaviour on images that it needs.
+        factorisation: makes the factors of its pairs.
+        seeded: whether it draws random numbers, so that repeating it is useful.
+        targets: the resources that it can plan for.
+        prune: chooses the filters to remove; None for a method that decomposes layers.
+        checks: functions of all its arguments that raise OptionError where a value makes no
+            sense, so that this is found before any work is done.
+
+    Raises:
+        TypeError: `needs` holds something other than statistics.
     """
 
     summary: str
@@ -61,7 +64,7 @@ class Method:
     checks: tuple[Callable[[Mapping[str, ArgumentValue]], object], ...] = ()
 
     def __post_init__(self) -> None:
-        """Refuse names in the place of statistics: a method of the user's own may have them."""
+        """Refuse names in place of statistics, which a user-defined method may give."""
         for need in self.needs:
             if not hasattr(need, "gather"):
                 raise TypeError(
@@ -71,14 +74,14 @@ class Method:
     def settled_arguments(
         self, name: str, given: Mapping[str, ArgumentValue]
     ) -> dict[str, ArgumentValue]:
-        """All arguments, those given in the place of the usual ones.
+        """Return all arguments, with the defaults where none is given.
 
         Args:
-            name: the method's, for messages.
-            given: by name.
+            name: the method's name, for messages.
+            given: the given arguments, by name.
 
         Raises:
-            OptionError: the method has no such argument, none of that type or of that value.
+            OptionError: the method has no such argument, or its type or value is wrong.
         """
         for key, value in given.items():
             if key not in self.arguments:
@@ -99,5 +102,5 @@ class Method:
 
 
 def _alike(value: ArgumentValue, usual: ArgumentValue) -> bool:
-    """Whether a value has the type that the usual one shows; whole numbers are numbers too."""
+    """Return whether a value has the type of the default; whole numbers count as numbers too."""
     return type(value) is type(usual) or (type(usual) is float and type(value) is int)

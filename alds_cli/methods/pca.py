@@ -1,15 +1,15 @@
-"""PCA: pairs from the principal components of responses, ranks by the product of their energies.
+"""PCA: pairs from the principal components of responses, with ranks by the product of energies.
 
-The energy that a layer keeps at rank j is the sum of the j largest eigenvalues of the covariance
-of its responses. The paper maximises the product of the layers' energies greedily (its Eq. 14
-and the algorithm below it): all layers start whole, and again and again that eigenvalue goes
-whose removal costs the least relative energy ΔE / E per complexity ΔC that it saves.
+The energy that a layer keeps at rank j is the sum of the j largest eigenvalues of the covariance of
+its responses. The paper maximises the product of the layers' energies greedily (its Eq. 14 and the
+algorithm below it): all layers start whole, and repeatedly the eigenvalue is removed that costs the
+least relative energy ΔE / E per complexity ΔC that it saves.
 
-The first eigenvalues to go from a layer save nothing, since a pair near full rank is larger than
-the layer, and such a pair is never made. So a step may take several eigenvalues at once here:
-from each state a layer goes to the rank with the least ΔE / E per ΔC. Between pairs, where each
-eigenvalue saves as much as any other, that is the next smaller rank, as in the paper. The last
-step goes no further than the budgets ask.
+The first eigenvalues to be removed from a layer save nothing, since a pair near full rank is larger
+than the layer, and such a pair is never made. So a step may remove several eigenvalues at once
+here: from each state a layer goes to the rank with the least ΔE / E per ΔC. Between pairs, where
+each eigenvalue saves as much as any other, that is the next smaller rank, as in the paper. The last
+step goes no further than the budgets require.
 
 Source: Zhang, Zou, He, Sun, TPAMI 2016, https://arxiv.org/abs/1505.06798, Secs. 3.1 and 3.3,
 Eq. 14, in the symmetric and linear version (Liebenwein et al., NeurIPS 2021, supplement B.4).
@@ -42,7 +42,7 @@ from alds_cli.schemes import OPERATOR
 
 
 def plan(problem: Problem) -> Plan:
-    """Keep the largest product of energies, as far as the greedy algorithm finds it.
+    """Keep the largest product of energies that the greedy algorithm finds.
 
     Layers whose responses are not known are kept. Where several resources are budgeted,
     complexity is the sum of their shares in the budgets.
@@ -54,46 +54,48 @@ def plan(problem: Problem) -> Plan:
     known = problem.statistics.get(RESPONSES.name)
     if known is None:
         raise OptionError(
-            "the method pca needs images to see the layers' responses to",
+            "the method pca needs images, because it observes the layers' responses to them",
             tip="--data tensors:FILE, or imagefolder:DIR",
         )
     layers = []
-    for own in problem.options("frobenius"):
-        whole = own.choices[:, 1] == 0
-        energies = known.get(own.name)
+    for options in problem.options("frobenius"):
+        whole = options.choices[:, 1] == 0
+        energies = known.get(options.name)
         if energies is None:
-            layers.append(own.subset(whole))
+            layers.append(options.subset(whole))
             continue
-        single = own.subset(whole | ((own.choices[:, 0] == 0) & (own.choices[:, 1] == 1)))
+        single = options.subset(
+            whole | ((options.choices[:, 0] == 0) & (options.choices[:, 1] == 1))
+        )
         lost = energy_lost(energies)[single.choices[:, 2]]
         lost[single.choices[:, 1] == 0] = 0.0
-        layers.append(LayerOptions(own.name, single.costs, lost, single.choices))
+        layers.append(LayerOptions(options.name, single.costs, lost, single.choices))
     with offering(layers):
         chosen = greedy_product(layers, problem.budgets)
     return plan_of(layers, Allocation(chosen, 0.0, 0.0), problem, "pca")
 
 
 def energy_lost(energies: FloatArray) -> FloatArray:
-    """The share of the energy that rank j = 0 … J leaves out, (J + 1,); 0 where there is none."""
+    """Return the share of the energy that rank j = 0 … J leaves out, (J + 1,); 0 if all is 0."""
     tail = np.append(np.cumsum(energies[::-1])[::-1], 0.0)
     return np.asarray(tail / tail[0] if tail[0] > 0 else np.zeros_like(tail))
 
 
 def greedy_product(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> list[int]:
-    """The option of each layer when the greedy algorithm has met the budgets.
+    """Return the option of each layer at which the greedy algorithm meets the budgets.
 
     Args:
-        layers: every layer's options; an option's error is the share of energy it loses, and
-            the one that keeps the layer, of error 0, is among them.
-        budgets: what the options' costs may add up to.
+        layers: the options of every layer. An option's error is the share of energy it loses, and
+            the option that keeps the layer, with error 0, is among them.
+        budgets: the most that the options' costs may add up to.
 
     Raises:
-        InfeasibleError: all steps together do not meet them.
+        InfeasibleError: all steps together do not meet the budgets.
     """
     allowed = np.asarray(budgets)
-    states = [_State.whole(own, allowed) for own in layers]
+    states = [_State.whole(options, allowed) for options in layers]
     spent: IntArray = np.sum(
-        [own.costs[state.at] for own, state in zip(layers, states, strict=True)], axis=0
+        [options.costs[state.at] for options, state in zip(layers, states, strict=True)], axis=0
     )
     queue = [
         (step.price, index, step) for index, state in enumerate(states) if (step := state.next())
@@ -119,7 +121,7 @@ def greedy_product(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> li
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Step:
-    """To another option of a layer, at a price: ΔE / E per ΔC."""
+    """A step to another option of a layer, at a price: ΔE / E per ΔC."""
 
     price: float
     to: int
@@ -127,7 +129,7 @@ class _Step:
 
 @dataclass(slots=True)
 class _State:
-    """Which option of a layer the algorithm has come to; `complexity` (n,) is of all options."""
+    """The option that a layer has reached, and the `complexity` (n,) of all its options."""
 
     options: LayerOptions
     complexity: FloatArray
@@ -135,13 +137,13 @@ class _State:
 
     @classmethod
     def whole(cls, options: LayerOptions, allowed: IntArray) -> _State:
-        """The layer as it is."""
+        """Return the state that keeps the layer."""
         shares = options.costs / np.maximum(allowed, 1)
         (kept,) = np.nonzero(options.choices[:, 1] == 0)
         return cls(options, shares.sum(axis=1), int(kept[0]))
 
     def next(self) -> _Step | None:
-        """The step with the lowest price; of equal ones that which loses and saves least."""
+        """Return the step with the lowest price; of equals, the one that loses and saves least."""
         (simpler,) = np.nonzero(self.complexity < self.complexity[self.at])
         if not len(simpler):
             return None
@@ -152,7 +154,7 @@ class _State:
         return _Step(float(prices[best]), int(simpler[best]))
 
     def least_that_fits(self, to: int, left: IntArray) -> int:
-        """On the way to an option that fits into what is left, the one that loses least."""
+        """Return the option that loses least on the way to `to` and fits into what is `left`."""
         between = (self.complexity >= self.complexity[to]) & np.all(
             self.options.costs <= left, axis=1
         )
@@ -161,7 +163,7 @@ class _State:
 
 
 class PrincipalComponents:
-    """Keeps the principal components of the responses, and the constant that this leaves out.
+    """Projection on the principal components of the responses, with a constant for the rest.
 
     See `factorisation.Factorisation`.
     """
@@ -170,13 +172,13 @@ class PrincipalComponents:
     tabled = False
 
     def complaint(self, choice: Choice) -> str | None:
-        """Components belong to the whole layer: it has one slice."""
+        """Return a complaint unless there is one slice: components belong to the whole layer."""
         if choice.k == 1:
             return None
         return f"principal components of responses are those of one slice, not of {choice.k}"
 
     def nbytes(self, task: FactorTask) -> int:
-        """About what the moments' eigenvectors take, and the weight in float64."""
+        """Return the approximate bytes of the moments' eigenvectors and the weight in float64."""
         responses: Responses = task.statistics[RESPONSES.name]
         return 8 * (3 * responses.moments.numel() + 2 * task.weight.numel())
 

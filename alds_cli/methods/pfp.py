@@ -3,18 +3,18 @@
 Source: Liebenwein, Baykal, Lang, Feldman, Rus, "Provable Filter Pruning for Efficient Neural
 Networks", ICLR 2020, https://openreview.net/forum?id=BJxk01SYDH (https://arxiv.org/abs/1911.07412).
 
-A layer that keeps channels drawn with probabilities s_j / S (s the sensitivities, S their sum)
-changes what the next layers make of them by at most a factor 1 ± ε, with probability 1 − δ,
-if it draws
+A layer keeps channels drawn with probabilities s_j / S, where s are the sensitivities and S is
+their sum. This changes the outputs of the next layers by at most a factor 1 ± ε, with probability
+1 − δ, if the number of draws is
 
     m(ε) = K (6 + 2ε) S log(2η / δ) / ε²
 
-times (the paper's sample complexity, Sec. 3 and Alg. 1; η counts the filters that take the
-channels). This follows from Bernstein's inequality: the share of channel j in any response is at
-most s_j, so that no draw contributes more than S times the response. Of m draws
-Σ_j 1 − (1 − s_j / S)^m are expected to be distinct channels, and that many are kept. As in the
-ALDS paper's comparison (supplement B.4, item 6) the same ε holds for all layers, found for
-the budget, and it is the channels of least sensitivity that go: nothing is drawn.
+(the paper's sample complexity, Sec. 3 and Alg. 1; η counts the filters that take the channels).
+This follows from Bernstein's inequality: the share of channel j in any response is at most s_j, so
+that no draw contributes more than S times the response. Of m draws, Σ_j 1 − (1 − s_j / S)^m are
+expected to be distinct channels, and that many are kept. As in the ALDS paper's comparison
+(supplement B.4, item 6), the same ε, determined by the budget, holds for all layers, and the
+channels of least sensitivity are removed instead of drawing any.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ ARGUMENTS = {"delta": 1e-16}
 """δ, the probability with which the guarantee may fail."""
 
 _K = 3.0
-"""By how much sensitivities on a sample may fall short of those on all data: the same for all
-layers, so it scales ε and changes no plan."""
+"""The factor by which sensitivities on a sample may fall short of those on all data. It is the same
+for all layers, so it scales ε and changes no plan."""
 
 _TOGETHER = 256
-"""Equations that are solved at once, which bounds the memory."""
+"""The number of equations that are solved at once, which bounds the memory."""
 
 _MOST_STEPS = 500
 
 _PRECISION = 1e-12
-"""Relative change at which a solution has been found."""
+"""Relative change at which a solution has converged."""
 
 
 def failure_probability(arguments: Mapping[str, ArgumentValue]) -> float:
-    """The argument `delta`.
+    """Return the argument `delta`.
 
     Raises:
-        OptionError: it is no probability.
+        OptionError: it is not a probability.
     """
     delta = arguments.get("delta", ARGUMENTS["delta"])
     if not isinstance(delta, (int, float)) or not 0 < delta < 1:
@@ -67,18 +67,18 @@ def prune(problem: PruningProblem) -> Removal:
     """Remove channels so that the largest ε of all groups is as small as the budgets allow.
 
     Returns:
-        The channels that go; the objective is ε.
+        The removed channels; the objective is ε.
 
     Raises:
-        OptionError: δ is no probability.
+        OptionError: δ is not a probability.
         ValueError: a group has no sensitivities.
-        InfeasibleError: one channel in every group is still too much.
+        InfeasibleError: even one channel in every group is too much.
     """
     delta = failure_probability(problem.arguments)
     scores = [_sensitivities(group) for group in problem.groups]
     prices = [
-        guarantees(own, group.fan_out, delta)[:-1][::-1]
-        for own, group in zip(scores, problem.groups, strict=True)
+        guarantees(sensitivities, group.fan_out, delta)[:-1][::-1]
+        for sensitivities, group in zip(scores, problem.groups, strict=True)
     ]
     return remove_in_order(problem, scores, prices)
 
@@ -90,12 +90,12 @@ def _sensitivities(group: PrunableGroup) -> FloatArray:
 
 
 def guarantees(sensitivities: FloatArray, fan_out: int, delta: float) -> FloatArray:
-    """The smallest ε that is guaranteed with 1, 2, …, n channels: (n,), not rising.
+    """Return the smallest ε that is guaranteed with 1, 2, …, n channels: (n,), not rising.
 
     Args:
         sensitivities: s, (n,), not negative.
-        fan_out: η.
-        delta: δ.
+        fan_out: η, the number of filters that take the channels.
+        delta: δ, the probability with which the guarantee may fail.
     """
     total = float(sensitivities.sum())
     needed = int(np.count_nonzero(sensitivities))
@@ -111,10 +111,10 @@ def guarantees(sensitivities: FloatArray, fan_out: int, delta: float) -> FloatAr
 
 
 def _draws_for(distinct: FloatArray, probabilities: FloatArray) -> FloatArray:
-    """How many draws are expected to give so many distinct channels, (n,), not falling.
+    """Return how many draws are expected to give so many distinct channels, (n,), not falling.
 
-    By Newton's method from too few draws: what is expected is concave in the draws, so that
-    every step stays below the solution.
+    Newton's method starts from too few draws: the expected number is concave in the draws, so
+    that every step stays below the solution.
     """
     rates = np.log1p(-np.minimum(probabilities, 1 - 1e-16))
     found = [_solved(distinct[rows], rates) for rows in _in_blocks(len(distinct))]
@@ -127,8 +127,8 @@ def _in_blocks(count: int) -> list[slice]:
 
 
 def _solved(distinct: FloatArray, rates: FloatArray) -> FloatArray:
-    """The draws m with Σ_j 1 − (1 − p_j)^m equal to each of (n,), from log(1 − p_j)."""
-    draws = distinct.astype(np.float64)  # of which some are the same channel
+    """Return the draws m with Σ_j 1 − (1 − p_j)^m equal to each of (n,), from log(1 − p_j)."""
+    draws = distinct.astype(np.float64)  # too few, since some draws give the same channel
     active = np.arange(len(draws))
     for _ in range(_MOST_STEPS):
         missed = np.exp(draws[active, None] * rates)

@@ -1,4 +1,4 @@
-"""The optimisers that allocate by error, and how a method of the ALDS family calls them.
+"""The optimisers that allocate by error, and their use by the ALDS methods.
 
 Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, Sec. 2.2, Eq. 8, Algorithm 1.
 """
@@ -31,10 +31,11 @@ from alds_cli.errors import OptionError
 from alds_cli.records import ArgumentValue, IntArray, LayerTable, Plan
 
 Options = Callable[[str], list[LayerOptions]]
-"""`options(bound)`: what a method offers of every layer, with its errors by that definition."""
+"""`options(bound)`: the options of every layer for a method, with errors by that definition."""
 
 ROUNDINGS = ("none", "randomised")
-"""How the alternating solver gets whole ranks: it never leaves them, or rounds real ones."""
+"""The ways in which the alternating solver gets whole ranks: it searches among whole ones alone, or
+rounds real ones."""
 
 ROUNDING_ARGUMENT: Mapping[str, ArgumentValue] = MappingProxyType({"rounding": ROUNDINGS[0]})
 """The argument of every method with these solvers."""
@@ -46,13 +47,16 @@ class Solve(Protocol):
     def __call__(
         self, layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Problem
     ) -> Allocation:
-        """Raises ValueError where the budgets cannot be met."""
+        """Return the allocation; raise ValueError where the budgets cannot be met."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """An optimiser, the error definition it takes by itself, and what it cannot do."""
+    """An optimiser, its default error definition, and its limits.
+
+    `excluded` are the definitions it cannot minimise, `budgets` the most budgets it can hold.
+    """
 
     solve: Solve
     bound: str
@@ -61,7 +65,7 @@ class Solver:
 
 
 def _exact(layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Problem) -> Allocation:
-    """The least maximum of the errors."""
+    """Minimise the maximum of the errors."""
     del problem
     return minimax(layers, budgets)
 
@@ -69,15 +73,17 @@ def _exact(layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Prob
 def _least_sum(
     layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Problem
 ) -> Allocation:
-    """The least sum of squared errors."""
+    """Minimise the sum of squared errors."""
     del problem
-    return knapsack([replace(own, errors=np.square(own.errors)) for own in layers], budgets)
+    return knapsack(
+        [replace(options, errors=np.square(options.errors)) for options in layers], budgets
+    )
 
 
 def _alternating(
     layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Problem
 ) -> Allocation:
-    """The paper's Algorithm 1."""
+    """Run the paper's Algorithm 1."""
     randomised = problem.arguments.get("rounding") == "randomised"
     return alternating(layers, budgets, seed=problem.seed, randomised=randomised)
 
@@ -94,21 +100,21 @@ SOLVERS: Mapping[str, Solver] = MappingProxyType(
 
 
 def default_bounds() -> dict[str, str]:
-    """The solvers, and the error definition that each takes by itself."""
+    """Return the names of the solvers with their default error definitions."""
     return {name: solver.bound for name, solver in SOLVERS.items()}
 
 
 def allocated(problem: Problem, options: Options, method: str) -> Plan:
-    """The allocation with the least error within the budgets (paper, Eq. 8).
+    """Return the allocation with the least error within the budgets (paper, Eq. 8), as a plan.
 
     Args:
-        problem: budgets, and the solver and definition to use.
-        options: what is on offer.
+        problem: the budgets, and the solver and error definition to use.
+        options: the options of every layer.
         method: the method's name.
 
     Raises:
-        OptionError: the solver cannot minimise that, or not within so many budgets.
-        ValueError: the budgets are below what the cheapest options need.
+        OptionError: the solver cannot minimise that definition, or cannot hold so many budgets.
+        ValueError: the budgets are below the cost of the cheapest options.
     """
     solver, bound = problem.solver or next(iter(SOLVERS)), problem.bound or DEFAULT_DEFINITION
     _require_able(problem, solver, bound)
@@ -130,7 +136,7 @@ def allocated(problem: Problem, options: Options, method: str) -> Plan:
 
 @contextmanager
 def offering(layers: Sequence[LayerOptions]) -> Iterator[None]:
-    """Have an `InfeasibleError` tell what was on offer, and so how small a network can be."""
+    """Add the options to an `InfeasibleError`, since they show how small a network can be."""
     try:
         yield
     except InfeasibleError as error:
@@ -141,7 +147,7 @@ def offering(layers: Sequence[LayerOptions]) -> Iterator[None]:
 def plan_of(
     layers: Sequence[LayerOptions], allocation: Allocation, problem: Problem, method: str
 ) -> Plan:
-    """What an allocation chooses, as a plan of that method."""
+    """Return the choices of an allocation as a plan of that method."""
     picked = zip(layers, allocation.chosen, strict=True)
     return Plan(
         {options.name: options.choice(index) for options, index in picked},
@@ -156,35 +162,37 @@ def _refined(
     layers: list[LayerOptions],
     bounded: Sequence[LayerOptions],
 ) -> tuple[Allocation, list[LayerOptions]]:
-    """Minimise errors that are computed as the solver asks for them.
+    """Minimise true errors, which are computed as the solver needs them.
 
-    `bounded` are the same options with proven upper bounds for errors.
+    `bounded` are the same options with proven upper bounds as errors.
     """
     refine = problem.refine
     if refine is None:
-        raise OptionError("true errors need the weights, which nobody gave", tip="--bound sum")
+        raise OptionError(
+            "true errors need the weights, and this problem comes without", tip="--bound sum"
+        )
 
     def errors_of(requests: Sequence[tuple[int, int]]) -> Sequence[float]:
         options = [(layers[at].name, layers[at].choice(index)) for at, index in requests]
         return refine([(name, choice) for name, choice in options if choice is not None])
 
-    known = [_known(own, table) for own, table in zip(layers, problem.tables, strict=True)]
-    # The truth lies between the bounds; their geometric mean is close as a rule.
-    above = [np.minimum(own.errors, 1.0) for own in bounded]
-    guesses = [np.sqrt(own.errors * high) for own, high in zip(layers, above, strict=True)]
+    known = [_known(options, table) for options, table in zip(layers, problem.tables, strict=True)]
+    # The true errors lie between the bounds; their geometric mean is usually close.
+    above = [np.minimum(options.errors, 1.0) for options in bounded]
+    guesses = [np.sqrt(options.errors * high) for options, high in zip(layers, above, strict=True)]
     return refined(solve, layers, known, problem.budgets, errors_of, guesses)
 
 
-def _known(own: LayerOptions, table: LayerTable) -> NDArray[np.bool_]:
-    """Which options' true errors are known already; that of keeping the layer is 0."""
-    width = int(own.choices.max()) + 1
+def _known(options: LayerOptions, table: LayerTable) -> NDArray[np.bool_]:
+    """Return which options' true errors are known already; that of keeping the layer is 0."""
+    width = int(options.choices.max()) + 1
 
     def numbered(choices: IntArray) -> IntArray:
         return np.asarray((choices[:, 0] * width + choices[:, 1]) * width + choices[:, 2])
 
     tabled = numbered(table.choices[exactly_known(table)])
-    found: NDArray[np.bool_] = np.isin(numbered(own.choices), tabled)
-    found[own.choices[:, 1] == 0] = True
+    found: NDArray[np.bool_] = np.isin(numbered(options.choices), tabled)
+    found[options.choices[:, 1] == 0] = True
     return found
 
 

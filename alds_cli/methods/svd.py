@@ -1,4 +1,4 @@
-"""SVD: one truncated singular value decomposition per layer, the same ratio in all.
+"""SVD: one truncated singular value decomposition per layer, with the same ratio in all.
 
 Source: Denton, Zaremba, Bruna, LeCun, Fergus, NeurIPS 2014, Sec. 3.2, in the form of the
 comparison in Liebenwein et al., NeurIPS 2021, supplement B.4, item 3.

@@ -22,10 +22,10 @@ def plan(problem: Problem) -> Plan:
     Raises:
         ValueError: the budgets cannot be met.
     """
-    # What ‖W − Ŵ‖_F / ‖W‖_F leaves out, squared, is that share.
+    # The square of ‖W − Ŵ‖_F / ‖W‖_F is that share.
     layers = [
-        replace(own, errors=np.square(own.errors))
-        for own in sliced_options(problem, "frobenius", 1)
+        replace(options, errors=np.square(options.errors))
+        for options in sliced_options(problem, "frobenius", 1)
     ]
     return equalised(problem, layers, "svd-energy")
 

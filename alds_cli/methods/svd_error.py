@@ -1,4 +1,4 @@
-"""SVD-Error: one slice, the ranks have equal error.
+"""SVD-Error: one slice per layer, and ranks of equal error.
 
 Source: Liebenwein, Maalouf, Feldman, Rus, NeurIPS 2021, supplement C.3, item 2.
 """

@@ -1,1 +1,1 @@
-"""One forward pass of a network, and all that is learnt from it: layers, costs, reads."""
+"""One forward pass of a network, and what it shows: layers, costs, reads."""

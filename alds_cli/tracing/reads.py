@@ -1,7 +1,7 @@
-"""What a network's code reads of its layers, apart from calling them.
+"""Attributes of its layers that a network's code reads, apart from calling the layers.
 
-A pair in a layer's place can be called as the layer was, but has no weight, no number of
-features and another type. Code that asks for any of these must find the layer itself.
+A pair can be called as the layer that it replaces, but has no weight, no number of features and
+another type. Code that reads any of these needs the layer itself.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _WATCHED: tuple[type[nn.Module], ...] = (
 )
 
 _IN_ATTENTION_TOO = frozenset({"embed_dim", "num_heads", "dropout", "batch_first", "out_proj"})
-"""What an attention that has pairs tells as before."""
+"""Attributes that an attention with pairs has as before."""
 
 _TELLING = frozenset(
     {"__class__", "__dict__", "_parameters", "state_dict", "named_parameters", "get_parameter"}
 )
-"""What a pair has as well, but with other contents. `parameters()` is asked for types and
-devices, which are the same."""
+"""Attributes that a pair has as well, but with other contents. `parameters()` is not among them: it
+is read for types and devices, which are the same."""
 
 _SILENT = ("torch.nn.modules", "torch.utils", "torch._", "alds_cli")
-"""Whose reading does not count: the layers' own code and PyTorch's machinery, which a pair
+"""Modules whose reading does not count: the layers' own code and PyTorch's machinery, which a pair
 serves as well. Of PyTorch's modules only those around attention read the layers in them, for
 kernels that `surgery` turns off where a pair stands."""
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """An attribute of a layer that was read, and the code that did, as `Net.forward`."""
+    """An attribute of a layer that was read, and the code that read it, such as `Net.forward`."""
 
     attribute: str
     reader: str
@@ -52,10 +52,10 @@ class Read:
 
 @contextmanager
 def watch_reads(network: nn.Module, reads: MutableMapping[str, Read]) -> Iterator[None]:
-    """Enter in `reads`, by the layer's (first) dotted name, what is first read of each.
+    """Record in `reads`, by each layer's (first) dotted name, the first attribute read of it.
 
-    Meanwhile the layers are of another class that computes the same; `isinstance` still says
-    yes, and is noticed. Only layers of PyTorch's own types are watched.
+    In the context, the layers belong to another class that computes the same; `isinstance` still
+    holds, and is recorded. Only layers of PyTorch's own types are watched.
     """
     classes = {kind: _watching(kind, reads) for kind in _WATCHED}
     watched: list[tuple[nn.Module, type[nn.Module]]] = []
@@ -77,10 +77,10 @@ _NAME = "_alds_watched_name"
 
 
 def _watching(kind: type[nn.Module], reads: MutableMapping[str, Read]) -> type[nn.Module]:
-    """A class that does what `kind` does and enters what is read of its instances.
+    """Return a class that does what `kind` does and records what is read of its instances.
 
-    It does not inherit from `kind`, because `isinstance` asks an object for its `__class__`,
-    which can be noticed, only where its type alone is not answer enough.
+    It does not inherit from `kind`: `isinstance` asks an object for its `__class__`, which can be
+    recorded, only where the object's type does not answer already.
     """
     harmless = frozenset(dir(nn.Sequential())) - _TELLING
     if kind is nn.MultiheadAttention:
@@ -95,20 +95,20 @@ def _watching(kind: type[nn.Module], reads: MutableMapping[str, Read]) -> type[n
             except AttributeError:
                 value = nn.Module.__getattr__(self, name)
         if name not in harmless and (reader := _reader(sys._getframe(1), name)):  # noqa: SLF001
-            own = object.__getattribute__(self, _NAME)
-            reads.setdefault(own, Read(name, reader))
+            layer_name = object.__getattribute__(self, _NAME)
+            reads.setdefault(layer_name, Read(name, reader))
         return value
 
     body: dict[str, Any] = {}
     for base in reversed(kind.__mro__[: kind.__mro__.index(nn.Module)]):
         body |= vars(base)
-    for own in ("__dict__", "__weakref__"):
-        body.pop(own, None)
+    for slot in ("__dict__", "__weakref__"):
+        body.pop(slot, None)
     return type(kind.__name__, (nn.Module,), {**body, "__getattribute__": get})
 
 
 _ON_BEHALF = frozenset({"get_parameter", "get_buffer"})
-"""Of PyTorch's module class, what reads an attribute because somebody asks for it by name."""
+"""Methods of PyTorch's module class that read an attribute on behalf of their caller."""
 
 
 def _module_of(frame: FrameType) -> str:
@@ -116,7 +116,7 @@ def _module_of(frame: FrameType) -> str:
 
 
 def _reader(frame: FrameType, name: str) -> str | None:
-    """The code that reads an attribute; None where its reading does not count."""
+    """Return the code that reads an attribute; None where its reading does not count."""
     module = _module_of(frame)
     while (
         module == "torch.nn.modules.module"

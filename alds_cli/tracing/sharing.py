@@ -1,4 +1,4 @@
-"""Tensors that a network holds under several names, and how they stay one and the same."""
+"""Tensors that a network holds under several names, and how they remain one tensor."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 Groups = Sequence[tuple[str, ...]]
-"""Names of one tensor each, in the network's order."""
+"""The names of one tensor each, in the network's order."""
 
 
 def shared_groups(network: nn.Module) -> list[tuple[str, ...]]:
-    """Names that stand for one parameter or one buffer, in groups of two or more.
+    """Return the names that stand for one parameter or one buffer, in groups of two or more.
 
-    A module that is registered twice, a parameter that two modules hold, and two parameters
-    that are the whole of the same memory are shared. A part of another's memory, or the same
+    A module that is registered twice, a parameter that two modules hold, and two parameters that
+    are the whole of the same memory are shared. A part of another tensor's memory, or the same
     memory in another shape, is a tensor of its own.
     """
     names: dict[Hashable, list[str]] = {}
@@ -26,13 +26,13 @@ def shared_groups(network: nn.Module) -> list[tuple[str, ...]]:
 
 
 def identity(tensor: Tensor) -> Hashable:
-    """Equal for tensors that are the same numbers in the same memory, on any device."""
+    """Return a key that is equal for tensors with the same numbers in the same memory."""
     if tensor.layout is not torch.strided or tensor.numel() == 0:
         return id(tensor)
     try:
-        # There are no addresses on the meta device, but storages there are.
+        # The meta device has no addresses, but it has storages.
         storage = tensor.untyped_storage()._cdata  # noqa: SLF001
-    except (RuntimeError, NotImplementedError, ValueError):  # it has no storage yet, or none at all
+    except (RuntimeError, NotImplementedError, ValueError):  # there is no storage (yet)
         return id(tensor)
     return (
         storage,
@@ -40,7 +40,7 @@ def identity(tensor: Tensor) -> Hashable:
         tuple(tensor.shape),
         tensor.stride(),
         tensor.dtype,
-        # A view of a complex tensor's memory may only look like it.
+        # A view of a complex tensor's memory may differ from it in this alone.
         tensor.is_conj() or tensor.is_neg(),
     )
 
@@ -50,15 +50,15 @@ def share(network: nn.Module, groups: Iterable[Sequence[str]]) -> None:
     for first, *others in groups:
         tensor = _at(network, first)
         for name in others:
-            owner, _, own = name.rpartition(".")
+            owner, _, attribute = name.rpartition(".")
             holder = network.get_submodule(owner)
-            if getattr(holder, own) is not tensor:
-                setattr(holder, own, tensor)
+            if getattr(holder, attribute) is not tensor:
+                setattr(holder, attribute, tensor)
 
 
 def _at(network: nn.Module, name: str) -> Tensor:
-    owner, _, own = name.rpartition(".")
-    found: Tensor = getattr(network.get_submodule(owner), own)
+    owner, _, attribute = name.rpartition(".")
+    found: Tensor = getattr(network.get_submodule(owner), attribute)
     return found
 
 

@@ -1,7 +1,7 @@
-"""What a network costs, counted on its real graph: parameters and multiply-accumulates.
+"""The cost of a network, counted in a real forward pass: parameters and multiply-accumulates.
 
-The forward pass runs on the meta device, where tensors have shapes but no storage, on a
-copy that never held any: a VGG16 is counted in milliseconds and kilobytes.
+The forward pass runs on the meta device, where tensors have shapes but no storage, on a copy
+without storage: a VGG16 is counted in milliseconds and kilobytes.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ _log = logging.getLogger(__name__)
 
 
 _MOST_REAL_MACS = 1 << 36
-"""Beyond it a network that the meta device cannot run is not run for real: it might take
-minutes and fail as well."""
+"""The MACs beyond which a network that the meta device cannot run is not run for real, since that
+might take minutes and fail as well."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One forward pass observed.
+    """The record of one forward pass.
 
     Attributes:
-        macs: multiply-accumulates of one sample in convolutions, matrix products and
-            attention, wherever they happen; None if no forward pass succeeded, or none while
-            they were counted.
-        calls: every leaf module that was called as a module, by name, and the two
-            projections of every `nn.MultiheadAttention` that was. A layer whose weight the
-            network uses without calling it is not among them.
-        failure: why no forward pass succeeded, None where one did.
-        reads: what the network's code read of a layer that a pair in its place would not
-            have, by the layer's name.
+        macs: multiply-accumulates of one sample in convolutions, matrix products and attention,
+            wherever they happen; None if no forward pass succeeded, or none while they were
+            counted.
+        calls: every leaf module that was called as a module, by name, and the two projections of
+            every `nn.MultiheadAttention` that was called. A layer whose weight the network uses
+            without calling the layer is not among them.
+        failure: why no forward pass succeeded; None where one did.
+        reads: the first attribute of each layer that the network's code read and that a pair in
+            its place would not have, by the layer's name.
     """
 
     macs: int | None
@@ -59,24 +59,24 @@ class Trace:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of scalars in the parameters, tied ones once; buffers are not counted."""
+    """Return the number of scalars in the parameters, tied ones once, without buffers."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def count_macs(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> int | None:
-    """Multiply-accumulates of one sample; see `trace`."""
+    """Return the multiply-accumulates of one sample; see `trace`."""
     return trace(module, inputs).macs
 
 
 def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
-    """Observe one forward pass in evaluation mode, without touching the network.
+    """Record one forward pass in evaluation mode, without changing the network.
 
-    Where the network cannot run on the meta device, it runs for real on its own device;
-    where it cannot run at all, the trace is empty and the reason is logged.
+    A network that cannot run on the meta device runs for real on its own device. If it cannot run
+    at all, the trace is empty and the reason is logged.
 
     Args:
-        module: the network; its flags, weights and hooks are left as they are.
-        inputs: what it takes, or the shape of one sample, no batch axis in front, e.g.
+        module: the network; its flags, weights and hooks are left unchanged.
+        inputs: what it takes, or the shape of one sample without a batch axis, e.g.
             (3, 224, 224).
     """
     spec = as_inputs(inputs)
@@ -101,7 +101,7 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
 
 
 class _NotCounting(FlopCounterMode):
-    """Stands in for the counter where a network runs, but not while it is counted."""
+    """A stand-in for the counter, for networks that run, but not while they are counted."""
 
     def __enter__(self) -> Self:
         return self
@@ -111,8 +111,8 @@ class _NotCounting(FlopCounterMode):
 
 
 _REAL_WAYS = ((True, True), (False, True), (True, False))
-"""Whether to count, and whether to watch what is read: code that compares its layers' types may
-not stand being watched."""
+"""(counting, watched): whether to count, and whether to watch what is read. Code that compares its
+layers' types may not work while it is watched."""
 
 
 def _trace_for_real(
@@ -135,10 +135,10 @@ def _trace_for_real(
 
 @contextmanager
 def _without_gradients(module: nn.Module) -> Iterator[None]:
-    """Let no parameter ask for a gradient, and have them ask as before afterwards.
+    """Turn the parameters' gradients off, and back on afterwards.
 
-    The counter follows gradients from what a module is given, and fails where that is a
-    parameter itself and gradients are off.
+    The counter follows gradients from a module's arguments, and fails where an argument is itself
+    a parameter and gradients are off.
     """
     asking = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
@@ -152,7 +152,7 @@ def _without_gradients(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule in evaluation mode, and back to its own mode afterwards."""
+    """Put every submodule in evaluation mode, and back into its own mode afterwards."""
     with _modes_kept(module):
         module.eval()
         yield
@@ -160,7 +160,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def training_mode(module: nn.Module) -> Iterator[None]:
-    """Put every submodule in training mode, and back to its own mode afterwards."""
+    """Put every submodule in training mode, and back into its own mode afterwards."""
     with _modes_kept(module):
         module.train()
         yield
@@ -177,7 +177,7 @@ def _modes_kept(module: nn.Module) -> Iterator[None]:
 
 
 class _ToMeta(TorchFunctionMode):
-    """While active, `copy.deepcopy` gives tensors without storage."""
+    """A mode in which `copy.deepcopy` returns tensors without storage."""
 
     def __torch_function__(
         self,
@@ -193,7 +193,7 @@ class _ToMeta(TorchFunctionMode):
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """A copy with shapes and no storage, in evaluation mode, that asks for no gradients."""
+    """Return a copy with shapes and no storage, in evaluation mode and without gradients."""
     with _ToMeta():
         copied = copy.deepcopy(module).eval()
     return copied.requires_grad_(requires_grad=False)
@@ -233,16 +233,15 @@ class LayerCall:
 
     Attributes:
         name: its (first) dotted name in the network.
-        input_shape: shape of its first tensor argument at the first call, a batch of one
+        input_shape: the shape of its first tensor argument at the first call, with a batch of one
             in front; None if it was given no tensor.
-        output_shape: shape of its result at the first call; None if that is no tensor.
-        calls: how often it was called.
-        macs: multiply-accumulates of all its calls together, for one sample.
-        shapes: for every tensor that its weight was applied to, the shape of the tensor
-            and of what came out. A packed projection of queries, keys and values is
-            applied row by row where they are different tensors: the channels that came
-            out say to how many rows.
-        alone: whether every call had one argument, the tensor; a pair takes no other.
+        output_shape: the shape of its result at the first call; None if that is not a tensor.
+        calls: the number of its calls.
+        macs: the multiply-accumulates of all its calls together, for one sample.
+        shapes: for every tensor that its weight was applied to, the shapes of the tensor and of
+            the result. A packed projection of queries, keys and values is applied row by row
+            where they are different tensors: the channels of the result show to how many rows.
+        alone: whether the tensor was the only argument of every call; a pair takes no other.
     """
 
     name: str
@@ -254,7 +253,7 @@ class LayerCall:
     alone: bool = True
 
     def then(self, other: LayerCall) -> LayerCall:
-        """This call and a later one of the same layer."""
+        """Return this call and a later one of the same layer as one record."""
         return replace(
             self,
             calls=self.calls + other.calls,
@@ -267,14 +266,14 @@ class LayerCall:
 def watch_calls(
     network: nn.Module, counter: FlopCounterMode, calls: dict[str, LayerCall]
 ) -> list[RemovableHandle]:
-    """Hang hooks into the network that enter in `calls` what is called.
+    """Register hooks in the network that record its calls in `calls`.
 
-    Leaf modules are called themselves. An `nn.MultiheadAttention` applies its packed
-    projection and `out_proj` without calling anything: they are entered as
-    `NAME.in_proj` and `NAME.out_proj` when it is called.
+    Leaf modules are recorded themselves. An `nn.MultiheadAttention` applies its packed projection
+    and `out_proj` without calling anything: they are recorded as `NAME.in_proj` and
+    `NAME.out_proj` when it is called.
 
     Returns:
-        The hooks' handles; the caller removes them.
+        The handles of the hooks, which the caller must remove.
     """
 
     def enter(call: LayerCall) -> None:
@@ -291,7 +290,7 @@ def watch_calls(
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    """No parts of its own; `torch.nn.utils.parametrize` hangs helpers into a layer."""
+    """Return whether a module has no parts, apart from helpers of `torch.nn.utils.parametrize`."""
     return all(name == "parametrizations" for name, _ in module.named_children())
 
 
@@ -343,10 +342,10 @@ def _watch_attention(
 
 
 def distinct_inputs(query: Tensor, key: Tensor, value: Tensor) -> list[tuple[Tensor, int]]:
-    """The different tensors among an attention's inputs.
+    """Return the different tensors among an attention's inputs.
 
-    Each with the number of parts of the packed projection that it needs, in their order:
-    one tensor is projected once, whatever it is used as. TorchScript compiles it.
+    Each comes with the number of parts of the packed projection that it needs, in their order:
+    a tensor is projected once for all its uses. TorchScript compiles this function.
     """
     if key is not value:
         return [(query, 1), (key, 1), (value, 1)]
@@ -366,6 +365,6 @@ def _first_shape(values: tuple[object, ...]) -> Shape | None:
 
 
 def floating_type(module: nn.Module) -> torch.dtype:
-    """The type of the network's first floating-point parameter; PyTorch's where it has none."""
+    """Return the type of the network's first floating-point parameter; float32 if it has none."""
     found = (p.dtype for p in module.parameters() if p.is_floating_point())
     return next(found, torch.float32)
