@@ -1,4 +1,4 @@
-"""Error tables of a network: from the cache where they are, computed where they are not."""
+"""Error tables of a network: read from the cache, or computed where they are missing."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def error_tables(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> tuple[ErrorTable, bool]:
-    """Tables of all layers that may be decomposed.
+    """Return the tables of all layers that may be decomposed.
 
     Args:
         module: the network.
-        specs: its layers; those with a reason to be kept are left out.
+        specs: its layers, by name; those with a reason to be kept are left out.
         schemes: folding schemes to cover, where they apply.
         table: a table file to start from instead of the cache.
-        cache: read and keep tables in the user's cache folder.
+        cache: whether tables are read from and kept in the user's cache folder.
         device: where to compute spectra; None is the CPU.
-        progress: told of every layer finished; its task is `profile`.
+        progress: called after every layer, with the task `profile`.
 
     Returns:
         The tables, and whether any spectrum had to be computed.
@@ -96,7 +96,7 @@ def error_tables(
 
 
 def _covering(known: ErrorTable, wanted: Mapping[str, LayerSpec]) -> ErrorTable:
-    """Leave out tables that were made for fewer slices than a layer may have by now."""
+    """Leave out tables made for fewer slices than a layer may have by now."""
 
     def covers(name: str, tabled: int | None) -> bool:
         asked = wanted[name].max_slices if name in wanted else tabled
@@ -109,7 +109,7 @@ def _covering(known: ErrorTable, wanted: Mapping[str, LayerSpec]) -> ErrorTable:
 
 
 def layer_weights_hash(module: nn.Module, specs: Mapping[str, LayerSpec]) -> str:
-    """Hash of the weights of all layers, kept ones too; biases and other tensors do not count."""
+    """Return the hash of all layers' weights, kept ones included; biases do not count."""
     weights: dict[str, Any] = {}
     for name in specs:
         weights[name] = layer_at(module, name).weight
@@ -136,7 +136,7 @@ def _computed(
     device: torch.device,
     progress: ProgressCallback | None,
 ) -> ErrorTable:
-    """The known table with what was missing."""
+    """Return the known table completed by the missing spectra."""
     layers = dict(known.layers)
     done, total = 0, len(missing)
 
@@ -162,16 +162,16 @@ def _computed(
     if device.type != "cpu":
         missing = _on_device(module, wanted, missing, device, enter)
     _on_cpu(module, wanted, missing, enter)
-    # A scheme may apply to none of a layer's axes; what was known of others is worth keeping.
+    # A scheme may apply to none of a layer's axes; known tables of other schemes are kept.
     ordered = {name: layers[name] for name in [*wanted, *layers] if name in layers}
     return ErrorTable(known.weights_hash, ordered)
 
 
 Spectra = tuple[float, Mapping[int, Curve]]
-"""σ_1 and the curve of every k."""
+"""σ_1, and the curve of every k."""
 
 _NOTHING: Spectra = (0.0, {})
-"""Of a layer that no pair makes smaller: nobody will ask."""
+"""The spectra of a layer that no pair makes smaller; they are never used."""
 
 Enter = Callable[[str, int, Spectra, float], None]
 
@@ -182,7 +182,7 @@ def _on_cpu(
     missing: Sequence[tuple[str, int]],
     enter: Enter,
 ) -> None:
-    """Spectra by all cores; the largest layers are begun first."""
+    """Compute spectra on all cores, beginning with the largest layers."""
     jobs: list[tuple[str, int, SpectraJob]] = []
     for name, scheme in missing:
         spec = wanted[name]
@@ -206,7 +206,7 @@ def _on_device(
     device: torch.device,
     enter: Enter,
 ) -> list[tuple[str, int]]:
-    """Spectra by an accelerator; what does not fit into its memory is returned."""
+    """Compute spectra on an accelerator, and return those that do not fit into its memory."""
     dtype = eigenvalue_dtype(device)
     left: list[tuple[str, int]] = []
     for name, scheme in missing:
@@ -227,33 +227,33 @@ def _on_device(
 
 
 def _matrix(module: nn.Module, name: str, scheme: int) -> Tensor:
-    """The folded weight of a layer, in the units of its table."""
+    """Return the folded weight of a layer, in the units of its table."""
     weight = weight_at(module, name)
     return fold(in_units(weight, unit_exponent(weight)), scheme)
 
 
 def _slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
-    """By how much float64 may have moved a squared singular value of a layer."""
+    """Return the most by which float64 may have moved a squared singular value of a layer."""
     rows, columns = folded_shape(spec.weight_shape, scheme)
     return rounding_share(rows // spec.groups + columns) * float(whole.tail_energy[0])
 
 
 def _slicings(spec: LayerSpec, scheme: int) -> list[int]:
-    """The numbers of slices to find the spectra of."""
+    """Return the numbers of slices whose spectra are needed."""
     most = spec.max_slices or spec.in_channels
     return [k for k in shrinking_ks(spec.weight_shape, scheme, spec.groups) if k <= most]
 
 
 def tabled_norm(table: LayerTable) -> float | None:
-    """‖W‖₂ in the paper's fold, in the table's units; None where the table does not say.
+    """Return ‖W‖₂ in the paper's fold, in the table's units; None where the table lacks it.
 
-    It does not where that fold was not asked for, or allows no smaller pair.
+    It lacks it where that fold was not requested, or allows no smaller pair.
     """
     return table.norms.get(OPERATOR) or None
 
 
 def operator_norms(module: nn.Module, tables: ErrorTable, names: Iterable[str]) -> dict[str, float]:
-    """‖W‖₂ of layers in the paper's fold, in the units of their tables."""
+    """Return ‖W‖₂ of layers in the paper's fold, in the units of their tables."""
     norms: dict[str, float] = {}
     for name in names:
         known = tabled_norm(tables.layers[name])
@@ -265,12 +265,12 @@ def operator_norms(module: nn.Module, tables: ErrorTable, names: Iterable[str]) 
 
 
 class TrueErrors:
-    """‖W − Ŵ‖₂ / ‖W‖₂ of options, computed when first asked for and kept in the tables.
+    """‖W − Ŵ‖₂ / ‖W‖₂ of options, computed when first needed and kept in the tables.
 
     Args:
         module: the network.
         tables: error tables of its layers.
-        progress: told of every batch; its task is `refine`.
+        progress: called after every batch, with the task `refine`.
     """
 
     def __init__(
@@ -286,7 +286,7 @@ class TrueErrors:
         self._errors = ExactErrors(lambda name, scheme: _matrix(module, name, scheme), groups)
 
     def __call__(self, options: Sequence[tuple[str, Choice]]) -> list[float]:
-        """The relative errors of (layer, choice), each of which must be tabled."""
+        """Return the relative errors of (layer, choice); every choice must be in the tables."""
         rows = [self._row(name, choice) for name, choice in options]
         missing = [
             (option, row)
@@ -307,12 +307,12 @@ class TrueErrors:
         return row
 
     def _compute(self, missing: Sequence[tuple[tuple[str, Choice], int]]) -> None:
-        """Fill in all that is missing at once."""
+        """Compute all missing errors at once."""
         found = self._errors.batch((name, c.scheme, c.k, c.j) for (name, c), _ in missing)
         layers = dict(self.tables.layers)
         for name in {option[0] for option, _ in missing}:
-            own = [at for at, (option, _) in enumerate(missing) if option[0] == name]
-            rows, values = [missing[at][1] for at in own], [found[at] for at in own]
+            positions = [at for at, (option, _) in enumerate(missing) if option[0] == name]
+            rows, values = [missing[at][1] for at in positions], [found[at] for at in positions]
             layers[name] = with_exact(layers[name], rows, values)
         self.tables = replace(self.tables, layers=layers)
         self._computed += len(missing)
@@ -340,7 +340,7 @@ class ProfileResult:
     seconds: Mapping[str, float]
 
     def slicings(self, name: str) -> dict[tuple[int, int], int]:
-        """How many ranks are tabled for each (scheme, k) of a layer."""
+        """Return the number of tabled ranks for each (scheme, k) of a layer."""
         layer = self.table.layers.get(name)
         rows = [] if layer is None else layer.choices[:, :2].tolist()
         return dict(Counter((scheme, k) for scheme, k in rows))
@@ -350,7 +350,7 @@ def profile(options: ProfileOptions) -> ProfileResult:
     """Compute a network's error tables, or find them in the cache.
 
     Raises:
-        AldsError: the model cannot be read, or the table not be written, or only over it.
+        AldsError: the model cannot be read, or the table cannot be written or would replace it.
     """
     clock = Clock()
     schemes = method_named(options.method).schemes

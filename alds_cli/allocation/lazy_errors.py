@@ -122,17 +122,21 @@ class _Layer:
         """Record a true error; it is also a lower bound for smaller ranks of the same slices."""
         self.errors[index], self.known[index] = error, True
         j = self.options.choices[:, 2]
-        (ranks,) = np.nonzero(self.curve == self.curve[index])
-        ranks = ranks[np.argsort(j[ranks])]
-        smaller = ranks[(j[ranks] < j[index]) & ~self.known[ranks]]
+        (on_curve,) = np.nonzero(self.curve == self.curve[index])
+        on_curve = on_curve[np.argsort(j[on_curve])]
+        smaller = on_curve[(j[on_curve] < j[index]) & ~self.known[on_curve]]
         self.errors[smaller] = np.maximum(self.errors[smaller], error)
-        self.estimates[ranks] = self._corrected(ranks)
+        self.estimates[on_curve] = self._corrected(on_curve)
 
-    def _corrected(self, ranks: IntArray) -> FloatArray:
+    def _corrected(self, on_curve: IntArray) -> FloatArray:
         """Estimate errors along a curve, where their ratio to the guesses varies slowly with j."""
-        j, known, errors = self.options.choices[ranks, 2], self.known[ranks], self.errors[ranks]
-        positive = known & (self.guesses[ranks] > 0) & (errors > 0)
-        estimates = self.guesses[ranks]
+        j, known, errors = (
+            self.options.choices[on_curve, 2],
+            self.known[on_curve],
+            self.errors[on_curve],
+        )
+        positive = known & (self.guesses[on_curve] > 0) & (errors > 0)
+        estimates = self.guesses[on_curve]
         if positive.any():
             logs = np.log(errors[positive] / estimates[positive])
             estimates = estimates * np.exp(np.interp(j, j[positive], logs))

@@ -152,7 +152,8 @@ def prune_within(
         method: a key of `methods.METHODS`; the method must remove filters.
         arguments: the method's arguments, where they differ from the defaults.
         seed: the seed of a method that draws random numbers.
-        sensitivities: of every layer's inputs, from `calibration.channel_sensitivities`.
+        sensitivities: the sensitivities of every layer's inputs, from
+            `calibration.channel_sensitivities`.
 
     Raises:
         OptionError: the method removes no filters, an argument makes no sense, or a latency
@@ -166,8 +167,8 @@ def prune_within(
         raise OptionError(f"the method {method} removes no filters")
     if any(budget.resource.name == "latency" for budget in budgets):
         raise OptionError(
-            f"the method {method} cannot plan for a latency: what a layer takes with fewer "
-            "filters was not measured",
+            f"the method {method} cannot plan for a latency, because layers with fewer "
+            "filters are not timed",
             tip="--target macs comes closest",
         )
     problem = PruningProblem(

@@ -189,7 +189,7 @@ class LatencyModel:
         inputs = self._network.inputs
         if inputs is None or self._before.failure is not None:
             raise OptionError(
-                f"times can only be measured of a network that runs: {self._before.failure}",
+                f"a network that does not run cannot be timed: {self._before.failure}",
                 tip=inputs_tip(inputs),
             )
         inputs.require_batch(self._target.batch_size)

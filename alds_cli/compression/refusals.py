@@ -42,7 +42,7 @@ def refusal(
     asked = ", ".join(_asked(budget) for budget in budgets)
     return BudgetError(
         f"no plan was found within all of these together: {asked}",
-        tip="loosen one of them; each can be had alone",
+        tip="loosen one of them; each can be met alone",
     )
 
 

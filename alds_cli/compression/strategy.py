@@ -105,7 +105,7 @@ def batches_for(network: Network, options: CompressOptions, method: str) -> Batc
     """
     if options.data is None:
         raise OptionError(
-            f"the method {method} plans by what the network does with images, and none are named",
+            f"the method {method} observes the network on images, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images",
         )
     prepared = settled_preprocessing(options.preprocessing, network)

@@ -1,4 +1,4 @@
-"""How good a network is, how fast, and what its outputs stand for."""
+"""Measures of a network: quality, speed, and the classes that its outputs stand for."""
 
 from alds_cli.evaluation.measures import (
     assigned,

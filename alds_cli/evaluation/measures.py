@@ -1,4 +1,4 @@
-"""How good a network is, and how fast."""
+"""Measurement of a network's quality and speed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class _Tally:
         """Count a batch: logits (n, classes) in float64 and labels (n,), both on the CPU."""
         self.classes = logits.shape[1]
         check_labels(labels, self.classes)
-        # argmax would take NaN for the largest logit and could so be right by accident.
+        # argmax would take NaN for the largest logit, which could be right by accident.
         defined = ~logits.isnan().any(dim=1)
         self.images += len(labels)
         self.undefined += int((~defined).sum())
@@ -61,7 +61,7 @@ class _Tally:
         self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
 
     def evaluation(self) -> Evaluation:
-        """The sums as percentages and a mean."""
+        """Return the sums as percentages and a mean."""
         return Evaluation(
             top1=100 * self.top1 / self.images,
             top5=100 * self.top5 / self.images if self.classes > 5 else None,
@@ -77,21 +77,21 @@ def measure_quality(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> Evaluation:
-    """Top-1, top-5 and mean cross-entropy of a network on labelled images.
+    """Return top-1, top-5 and mean cross-entropy of a network on labelled images.
 
-    The network is left as it was found: a copy is made where it has to move to `device`,
-    or where it is in half precision and the CPU does the work, which it then does in
-    float32. An image whose logits hold a NaN counts as wrong, and the loss becomes NaN.
+    The network is left as it was: a copy is made where it has to be moved to `device`, or where it
+    is in half precision and `device` is the CPU, which then computes in float32. An image whose
+    logits contain a NaN counts as wrong, and the loss becomes NaN.
 
     Args:
         module: a network from (n, C, H, W) to logits (n, classes).
-        batches: inputs and labels; `alds_cli.datasets.Batches` as a rule.
-        device: where to compute; None is `pick_device()`.
-        progress: told after each batch, task "evaluate", in batches.
+        batches: inputs and labels, usually `alds_cli.datasets.Batches`.
+        device: where to compute; None means `pick_device()`.
+        progress: called after each batch with the task "evaluate", counting batches.
 
     Raises:
-        DataError: there are no images, the network does not take them, it does not give
-            one row of logits for each, or a label is outside its classes.
+        DataError: there are no images, the network does not take them, it does not give one row
+            of logits for each, or a label is outside its classes.
     """
     tally = _Tally()
     total = length_hint(batches)
@@ -113,20 +113,20 @@ def measure_quality(
 
 
 def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:
-    """The network's output (n, classes) in float64 on the CPU."""
+    """Return the network's output (n, classes) in float64 on the CPU."""
     logits = logits_of(accepted(run, inputs), labels, "evaluated")
-    return logits.cpu().to(torch.float64)  # not every device knows float64
+    return logits.cpu().to(torch.float64)  # not every device supports float64
 
 
 def count_classes(
     module: nn.Module, input_shape: tuple[int, ...], *, device: torch.device | None = None
 ) -> int:
-    """How many classes a network tells apart: the logits it has for one black image.
+    """Return how many classes a network tells apart: its number of logits for one black image.
 
     Args:
-        module: a network from (n, C, H, W) to logits (n, classes); left as it was found.
+        module: a network from (n, C, H, W) to logits (n, classes); left as it was.
         input_shape: (C, H, W).
-        device: where to compute; None is `pick_device()`.
+        device: where to compute; None means `pick_device()`.
 
     Raises:
         DataError: the network does not take such an image, or gives no logits.
@@ -144,19 +144,19 @@ def measure_latency(
     runs: int | None = None,
     warmup: int = 3,
 ) -> dict[str, Latency]:
-    """Time of one forward pass of each network, measured in turns (A B A B …).
+    """Return the time of one forward pass of each network, measured in turns (A B A B …).
 
-    Taking turns lets every network see the same clock speed and the same neighbours, so
-    that the medians may be compared. The networks are left as they were found.
+    In turns, all networks see the same clock speed and the same neighbours, so that the medians
+    are comparable. The networks are left as they were.
 
     Args:
         modules: networks by name.
-        input_shape: shape of one sample, e.g. (3, 224, 224).
+        input_shape: the shape of one sample, e.g. (3, 224, 224).
         batch_size: samples in one forward pass.
-        device: where to compute; None is `pick_device()`.
-        runs: timed passes of each; None takes as many as go into two seconds a network,
-            at least 10 and at most 1000.
-        warmup: passes of each before that, not timed.
+        device: where to compute; None means `pick_device()`.
+        runs: timed passes of each network; None takes as many as fit into two seconds per
+            network, at least 10 and at most 1000.
+        warmup: untimed passes of each network before those.
 
     Raises:
         OptionError: a number makes no sense.
@@ -177,17 +177,17 @@ def assigned(
     *,
     device: torch.device | None = None,
 ) -> tuple[LabelledImages, ClassAssignment]:
-    """Number the images' classes as the network does, before any work is done with them.
+    """Number the images' classes as the network does, before any other work is done.
 
     Args:
-        images: the set.
-        preprocessing: how its images become the network's input.
+        images: the images.
+        preprocessing: how an image becomes the network's input.
         module: the network.
-        classes: names of its classes in order, a file with one a line, or None.
-        device: where to ask the network for their number.
+        classes: the names of its classes in order, a file with one name per line, or None.
+        device: where the network is run to count its outputs.
 
     Returns:
-        The images, and how their labels were found; a warning about them has been given.
+        The images, and how their labels were found; a warning about this has been logged.
 
     Raises:
         DataError: the classes and the network do not go together; see `assign_classes`.

@@ -1,4 +1,4 @@
-"""Quality and footprint of a network, beside another one if asked for."""
+"""Quality and footprint of a network, and of a baseline where one is given."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from alds_cli.tracing.trace import count_parameters, trace
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One network: its quality on the data and what it costs."""
+    """The quality of one network on the data, and its cost."""
 
     quality: Evaluation
     footprint: Footprint
@@ -41,7 +41,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """A network measured, and perhaps another one beside it under the same conditions."""
+    """A measured network, and its baseline, measured under the same conditions, if any."""
 
     model: Measured
     baseline: Measured | None

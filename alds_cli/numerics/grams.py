@@ -191,7 +191,7 @@ def in_units(tensor: Tensor, exponent: int) -> Tensor:
 
 
 def scaled(tensor: Tensor, exponent: int) -> Tensor:
-    """Return 2**-exponent times a tensor, in float64; a float64 tensor itself if that is 0."""
+    """Return 2**-exponent times a tensor, in float64; with exponent 0 a float64 tensor itself."""
     exact = tensor.to(torch.float64)
     if not exponent:
         return exact

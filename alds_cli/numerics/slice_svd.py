@@ -177,7 +177,7 @@ class GroupDecomposition:
         if self._layout.wide:  # the bases are the u
             out.copy_((bases * values[:, None, :])[:, :, : len(out)].permute(2, 0, 1))
             return
-        # The same columns at a time always: the rounding of a product may depend on their number.
+        # Always as many columns at a time: the rounding of a product may depend on their number.
         for part, block in slice_blocks(matrix, self._layout.k, start, stop, self._exponent):
             for first in range(0, len(out), LEADING):
                 leading = bases[:, :, first : first + LEADING]

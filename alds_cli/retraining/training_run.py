@@ -1,4 +1,4 @@
-"""Retraining a network from file to file, to be taken up again after an interruption."""
+"""Retraining of a network from file to file, which can be resumed after an interruption."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """The retrained network and how it got there; `resumed_from` epochs were there already."""
+    """The retrained network and its history, of which `resumed_from` epochs existed already."""
 
     network: Network
     history: Sequence[EpochRecord]
@@ -60,14 +60,14 @@ class RetrainResult:
 
 
 def retrain(options: RetrainOptions) -> RetrainResult:
-    """Train a (compressed) network further; its pairs stay pairs.
+    """Train a (compressed) network further; its pairs remain pairs.
 
     With an output, the state after every epoch is kept beside it until the run is done.
 
     Raises:
-        ContractError: the training diverged; then no state is left of it either, for going on
-            with that would diverge again.
-        OptionError: options make no sense, or differ from the run's to resume.
+        ContractError: the training diverged. Its state is then removed, because continuing from it
+            would diverge again.
+        OptionError: options make no sense, or differ from those of the run to resume.
         AldsError: a file cannot be read or written.
     """
     start = time.perf_counter()
@@ -128,9 +128,9 @@ def retrain(options: RetrainOptions) -> RetrainResult:
 
 
 def _require_apart(output: str | Path, options: RetrainOptions) -> None:
-    """Neither the result nor the state beside it replaces what the run begins with.
+    """Check that neither the result nor the state beside it replaces an input of the run.
 
-    A network may replace its original, but no state of a run that was to do so.
+    A network may replace its original, but not the state of a run that was to replace it.
 
     Raises:
         OutputError: one would.
@@ -148,7 +148,7 @@ def _require_apart(output: str | Path, options: RetrainOptions) -> None:
 
 
 def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRecord]) -> Training:
-    """What an artefact says of its training; no times, so that equal runs give equal bytes."""
+    """Return an artefact's record of its training; without times, so that equal runs are equal."""
     return Training(settings, images, history[-1].loss, history[-1].accuracy)
 
 
@@ -156,7 +156,7 @@ def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRe
 class _Keeper:
     """The training state on disk, tied to the weights that the run began with.
 
-    `epoch` is the one after which the state on disk was taken, if that is this run's.
+    `epoch` is the one after which the state on disk was taken, if this run has written it.
     """
 
     path: Path | None
@@ -165,13 +165,13 @@ class _Keeper:
 
     @classmethod
     def of(cls, network: Network, output: str | Path | None) -> _Keeper:
-        """For runs that write a file; others have nowhere to keep a state."""
+        """Return the keeper of a run; one that writes no file has nowhere to keep a state."""
         if output is None or str(output) == "-":
             return cls(None, "")
         return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()))
 
     def warn_of_leftovers(self) -> None:
-        """A new run begins; what an earlier run left is overwritten after the first epoch."""
+        """Warn that the state of an earlier run will be overwritten after the first epoch."""
         if self.path is not None and self.path.exists():
             logger.warning(
                 "%s is left from an interrupted run and will be overwritten; "
@@ -180,7 +180,7 @@ class _Keeper:
             )
 
     def resumed(self) -> TrainingState | None:
-        """The state to go on from; None where no run was interrupted.
+        """Return the state to continue from; None where no run was interrupted.
 
         Raises:
             CheckpointError: it is damaged, or the run began with other weights.
@@ -205,10 +205,10 @@ class _Keeper:
 
     @contextmanager
     def minded(self, resumed: TrainingState | None) -> Iterator[None]:
-        """While the run goes on: see to it that no state is left of one that diverged.
+        """Remove the state of a run that diverges in this context.
 
-        The run goes the same way again from whatever epoch, so nobody could use it. After any
-        other failure the state stays, and a note says so.
+        The run would diverge again from any epoch, so the state is of no use. After any other
+        failure the state is kept, and a warning says so.
         """
         try:
             yield
@@ -217,12 +217,12 @@ class _Keeper:
             if self.path is not None and epoch:
                 self.forget()
                 logger.warning(
-                    "the state after epoch %d is removed, for going on with it would end alike",
+                    "the state after epoch %d is removed: continuing from it would diverge again",
                     epoch,
                 )
             raise
         except BaseException as error:
-            # Who was refused to go on with a state has been told about it.
+            # A user whose state was refused has already been told about it.
             epoch = self._kept(None if isinstance(error, AldsError) else resumed)
             if self.path is not None and epoch:
                 logger.warning(
@@ -233,11 +233,11 @@ class _Keeper:
             raise
 
     def _kept(self, resumed: TrainingState | None) -> int:
-        """The epoch after which the state on disk was taken; 0 where it is no run's of ours."""
+        """Return the epoch after which the state on disk was taken; 0 without one of this run."""
         return self.epoch or (0 if resumed is None else resumed.epoch)
 
     def forget(self) -> None:
-        """The run is done."""
+        """Remove the state, because the run is done."""
         if self.path is not None:
             with suppress(FileNotFoundError):
                 self.path.unlink()

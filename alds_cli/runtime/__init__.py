@@ -1,1 +1,1 @@
-"""Where and how work is done: threads, devices, time, the user's own code."""
+"""The environment of the work: threads, devices, time measurement, user-defined code."""

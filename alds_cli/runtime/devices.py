@@ -1,4 +1,4 @@
-"""Where a network computes, how it is made ready to run there, and how long it takes."""
+"""Devices: where a network computes, how it is prepared to run there, and how long it takes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device of that name; without one, CUDA where it is present, else the CPU.
+    """Return the device of that name; without one, CUDA where it is present, else the CPU.
 
     Raises:
         OptionError: there is no such device here.
@@ -49,12 +49,12 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def computing_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
-    """In what a network of that dtype computes on a device: no half precision on the CPU."""
+    """Return the type in which a network of that dtype computes: no half precision on the CPU."""
     return torch.float32 if device.type == "cpu" and dtype in _HALVES else dtype
 
 
 def placed(module: nn.Module, device: torch.device) -> nn.Module:
-    """The network where it can compute: itself, or a copy if it has to move or to be widened.
+    """Return the network itself, or a copy if it has to be moved or widened to compute there.
 
     The CPU does not compute in half precision; a copy for it is in float32.
     """
@@ -69,7 +69,7 @@ def placed(module: nn.Module, device: torch.device) -> nn.Module:
 
 @contextmanager
 def evaluating(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-    """The network on `device` in evaluation mode; it is left as it was found, see `placed`."""
+    """Yield the network on `device` in evaluation mode, and leave it as it was (see `placed`)."""
     module = placed(module, device)
     with evaluation_mode(module):
         yield module
@@ -77,9 +77,9 @@ def evaluating(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 
 @contextmanager
 def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], object]]:
-    """A function that runs the network on inputs from the CPU, on `device` in eval mode.
+    """Yield a function that runs the network on inputs from the CPU, on `device` in eval mode.
 
-    The network is left as it was found, see `placed`.
+    The network is left as it was (see `placed`).
     """
     with evaluating(module, device) as network:
         dtype = floating_type(network)
@@ -91,18 +91,18 @@ def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor]
 
 
 def accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
-    """The network's output; its refusal of the inputs becomes a `DataError`."""
+    """Return the network's output; turn its refusal of the inputs into a `DataError`."""
     with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs)):
         return run(inputs)
 
 
 @contextmanager
 def refusals_told(inputs: str, samples: int) -> Iterator[None]:
-    """Make a `DataError` of a network's refusal of its inputs.
+    """Turn a network's refusal of its inputs into a `DataError`.
 
     Args:
-        inputs: what they are, for the message.
-        samples: how many at a time.
+        inputs: a description of the inputs, for the message.
+        samples: the number of samples at a time.
     """
     try:
         yield
@@ -120,7 +120,7 @@ def refusals_told(inputs: str, samples: int) -> Iterator[None]:
 
 
 def device_name(device: torch.device) -> str:
-    """What the hardware calls itself: the model of the GPU or of the CPU."""
+    """Return the hardware's own name: the model of the GPU or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type != "cpu":
@@ -134,7 +134,7 @@ def device_name(device: torch.device) -> str:
 
 
 _APART = 4 << 20
-"""While jobs run, blocks of so many bytes return to the system when they are freed."""
+"""The size in bytes from which freed blocks return to the system while jobs run."""
 
 _GLIBC_LARGEST_THRESHOLD = 32 << 20
 
@@ -147,11 +147,11 @@ _M_MMAP_THRESHOLD = -3
 
 @contextmanager
 def large_blocks_apart() -> Iterator[None]:
-    """Keep glibc from hoarding: its pools, one a thread, hold on to blocks of up to 32 MiB.
+    """Prevent glibc from keeping freed memory: its pools, one a thread, hold blocks up to 32 MiB.
 
-    Its thresholds grow by themselves with the largest block ever freed; there they are left.
-    Were free memory at the top still trimmed at once, every large activation of a network
-    run later would be paid for in page faults.
+    By itself it raises its thresholds with the largest block ever freed; afterwards they are set
+    to the highest values that it would raise them to. If free memory at the top were still
+    trimmed at once, every large activation of a network run later would cost page faults.
     """
     mallopt = _libc("mallopt")
     mallopt(_M_MMAP_THRESHOLD, _APART)
@@ -165,12 +165,12 @@ def large_blocks_apart() -> Iterator[None]:
 
 
 def give_back() -> None:
-    """Return what is free to the system; smaller blocks that are freed stay in the pools."""
+    """Return free memory to the system; smaller blocks that are freed stay in the pools."""
     _libc("malloc_trim")(0)
 
 
 def _libc(name: str) -> Callable[..., object]:
-    """A function of the C library; one that does nothing where it is not glibc."""
+    """Return a function of the C library, or one that does nothing where there is no glibc."""
     found = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
     return found or (lambda *_: None)
 
@@ -190,20 +190,20 @@ def in_turns(
     warmup: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[Key, FloatArray]:
-    """Seconds of each function in each round, taken in turns (A B C A B C …).
+    """Return the seconds of each function in each round, run in turns (A B C A B C …).
 
-    Taking turns lets all of them see the same clock speed and the same neighbours, so that
-    the times of one round may be compared.
+    In turns, all functions see the same clock speed and the same neighbours, so that the times
+    of one round are comparable.
 
     Args:
-        runs: what to time, by name; the order is that of the turns.
-        device: what they compute on; it is waited for before and after each.
-        rounds: timed rounds, or a function from the seconds of one round to their number.
-        warmup: rounds before that, not timed.
-        clock: seconds.
+        runs: the functions to time, by name, in the order of the turns.
+        device: the device they compute on; it is synchronised before and after each.
+        rounds: the number of timed rounds, or a function from the seconds of one round to it.
+        warmup: the number of untimed rounds before those.
+        clock: returns the time in seconds.
 
     Returns:
-        An array (rounds,) for each.
+        An array (rounds,) for each function.
     """
 
     def turn() -> list[float]:
@@ -239,16 +239,16 @@ def time_networks(
     runs: int | None = None,
     warmup: int = 3,
 ) -> dict[str, FloatArray]:
-    """Seconds of each forward pass of each network, taken in turns.
+    """Return the seconds of each forward pass of each network, run in turns.
 
     Args:
-        modules: networks by name; they are left as they were found.
+        modules: networks by name; they are left as they were.
         inputs: what they take, or the shape of one sample, e.g. (3, 224, 224).
         batch_size: samples in one forward pass.
         device: where to compute.
-        runs: timed passes of each; None takes as many as go into two seconds a network,
-            at least 10 and at most 1000.
-        warmup: passes of each before that, not timed.
+        runs: timed passes of each network; None takes as many as fit into two seconds per
+            network, at least 10 and at most 1000.
+        warmup: untimed passes of each network before those.
 
     Raises:
         OptionError: a number makes no sense.
@@ -292,17 +292,17 @@ def _affordable_runs(seconds_per_run: float) -> int:
 
 
 def as_latency(seconds: FloatArray, batch_size: int, device: torch.device) -> Latency:
-    """Median and quartiles of the rounds, in milliseconds."""
+    """Return the median and quartiles of the rounds, in milliseconds."""
     lower, median, upper = np.percentile(seconds * 1e3, [25, 50, 75]).tolist()
     return Latency(median, lower, upper, len(seconds), batch_size, str(device))
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """One thing's time as a fraction of another's, round by round: below 1 it is faster.
+    """One time as a fraction of another, round by round: below 1 it is shorter.
 
-    `lower_quartile` and `upper_quartile` tell how far the rounds scatter; `at_most` is the
-    upper end of the median's 95 % confidence interval.
+    `lower_quartile` and `upper_quartile` show how far the rounds scatter; `at_most` is the upper
+    end of the median's 95 % confidence interval.
     """
 
     median: float
@@ -313,11 +313,11 @@ class Paired:
 
 
 def paired(seconds: FloatArray, reference: FloatArray) -> Paired:
-    """Compare times taken in the same rounds, (rounds,) each.
+    """Compare times of the same rounds, (rounds,) each.
 
-    What slows a whole round, such as a lower clock speed, cancels in the quotient. The
-    confidence bound is that of the sign test, which assumes no distribution: the least
-    order statistic that the true median exceeds with a probability of at most 5 %.
+    Whatever slows a whole round, such as a lower clock speed, cancels in the quotient. The
+    confidence bound is that of the sign test, which assumes no distribution: the least order
+    statistic that the true median exceeds with a probability of at most 5 %.
     """
     ratios = np.sort(seconds / reference)
     lower, median, upper = np.percentile(ratios, [25, 50, 75]).tolist()
@@ -325,9 +325,9 @@ def paired(seconds: FloatArray, reference: FloatArray) -> Paired:
 
 
 def _median_is_below(count: int) -> int:
-    """Index of the order statistic that the median exceeds in at most 5 % of samples.
+    """Return the index of the order statistic that the median exceeds in at most 5 % of samples.
 
-    The largest of all where there are fewer than five values, too few for any such claim.
+    With fewer than five values, which are too few for such a statement, it is the largest.
     """
     below = 0
     for index in range(count):
@@ -345,7 +345,7 @@ class Clock:
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        """Time the block as (more of) a stage."""
+        """Add the duration of the block to a stage."""
         start = time.perf_counter()
         try:
             yield

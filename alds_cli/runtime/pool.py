@@ -1,8 +1,8 @@
 """Threads that each run one-threaded linear algebra, within a bound on memory.
 
-Many small factorisations gain nothing from a parallel BLAS, and its results depend on
-the number of threads. Here every piece of work runs with one BLAS thread: as many pieces at
-a time as torch has threads, and the same bits however many those are.
+Many small factorisations gain nothing from a parallel BLAS, and its results depend on the number of
+threads. Here every piece of work runs with one BLAS thread, as many pieces at a time as torch has
+threads, and the bits of the results do not depend on their number.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ Task = Callable[[], None]
 
 
 class Spawn(Protocol):
-    """What a running job may do with the pieces that it splits off."""
+    """The ways in which a running job can split off pieces of its work."""
 
     def __call__(self, task: Task, nbytes: int) -> None:
-        """Run the task soon, on any thread; it holds nbytes, which are there already, until done.
+        """Run the task soon, on any thread; it holds nbytes, which exist already, until it is done.
 
-        Where so much is not free, it is run at once by the caller.
+        Where so much memory is not free, the caller runs it at once.
         """
         ...
 
     def later(self, tasks: Sequence[tuple[Task, int]]) -> None:
-        """Run each (task, nbytes) before any job that still waits, once so much is free."""
+        """Run each (task, nbytes) before any waiting job, as soon as so much memory is free."""
         ...
 
     def together(self, tasks: Sequence[Task], nbytes: int) -> None:
-        """Run all tasks and return when they are done; who is idle lends a hand.
+        """Run all tasks and return when they are done; idle workers help.
 
-        A helper takes nbytes for a task; what the caller takes itself is its own affair.
+        A helper takes nbytes for a task; the memory of the caller is not counted here.
         """
         ...
 
 
 class Job(Protocol):
-    """One layer's work; `nbytes` is what it holds itself while it runs."""
+    """The work on one layer; `nbytes` is the memory that it holds itself while it runs."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of working memory, spawned tasks left out."""
+        """Bytes of working memory, without spawned tasks."""
         ...
 
     def __call__(self, spawn: Spawn) -> None:
@@ -61,7 +61,7 @@ class Job(Protocol):
 
 @dataclass(slots=True, eq=False)
 class _Shared:
-    """Tasks that several workers do together, and how many of them are not done yet."""
+    """Tasks that several workers do together, and the number of those not yet done."""
 
     todo: deque[Task]
     nbytes: int
@@ -70,7 +70,7 @@ class _Shared:
 
 @dataclass(slots=True)
 class _Piece:
-    """CompressionRun for one worker: a job, a task of one, or a task of a shared lot."""
+    """Work for one worker: a job, a task of a job, or a task of a shared lot."""
 
     index: int
     task: Task | None
@@ -80,7 +80,7 @@ class _Piece:
 
 
 class _AbandonedError(Exception):
-    """The others have stopped; what they were to do will never be done."""
+    """The other workers have stopped, so that their tasks will never be done."""
 
 
 class Scheduler:
@@ -105,7 +105,7 @@ class Scheduler:
         self._reported = threading.Condition(lock)
 
     def work(self) -> None:
-        """Take pieces until none can come any more."""
+        """Take pieces until no more can come."""
         while (piece := self._next_piece()) is not None:
             try:
                 if piece.task is not None:
@@ -116,7 +116,7 @@ class Scheduler:
             self._complete(piece)
 
     def watch(self, on_done: Callable[[int], None] | None) -> None:
-        """Report finished jobs from the calling thread until all are, or one failed."""
+        """Report finished jobs on the calling thread until all are finished, or one has failed."""
         while True:
             with self._reported:
                 while not self._finished and self._unfinished and self.failure is None:
@@ -134,7 +134,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def spawn(self, index: int, task: Task, nbytes: int) -> None:
-        """Queue a task whose data is there already, or run it at once."""
+        """Queue a task whose data exists already, or run it at once."""
         with self._changed:
             queued = nbytes <= self._free_memory
             if queued:
@@ -155,7 +155,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def together(self, tasks: Sequence[Task], nbytes: int) -> None:
-        """Do all tasks, with the help of idle workers."""
+        """Run all tasks, with the help of idle workers."""
         lot = _Shared(deque(tasks), nbytes, len(tasks))
         with self._changed:
             self._lots.append(lot)
@@ -200,7 +200,7 @@ class Scheduler:
         return None
 
     def _admitted(self) -> _Piece | None:
-        """The first that waits, if it fits; else the first that may pass it."""
+        """Return the first waiting piece if it fits, else the first that may pass it, or None."""
         for position, piece in enumerate(self._waiting):
             if position == 0:
                 alone = self._free_memory == self._memory
@@ -241,7 +241,7 @@ class Scheduler:
 
 @dataclass(frozen=True, slots=True)
 class _Spawner:
-    """A scheduler's `Spawn` for one of its jobs."""
+    """The `Spawn` of a scheduler for one of its jobs."""
 
     scheduler: Scheduler
     index: int
@@ -257,21 +257,21 @@ class _Spawner:
 
 
 WORKING_MEMORY = 230 << 20
-"""Bytes for matrices in the making, at least: the largest Gram matrix of a VGG16 and the next
-beside it, so that what the work takes stays below what the weights of so large a network take."""
+"""The least bytes for matrices in progress: the largest Gram matrix of a VGG16 and the next one
+beside it, so that the work takes less memory than the weights of such a large network."""
 
 _TOGETHER = 758 << 20
-"""Bytes for weights and matrices in the making: beside smaller networks more of them find room."""
+"""Bytes for weights and matrices in progress; smaller networks leave room for more matrices."""
 
 _TURN_SECONDS = 5e-4
 
 _LARGE = 24 << 20
-"""Bytes of a block from which on what is freed should leave the process at once."""
+"""The size in bytes of a block from which freed memory should leave the process at once."""
 
 
 @contextmanager
 def single_threaded_blas() -> Iterator[int]:
-    """Give torch, NumPy and SciPy one thread per operation; yields how many torch had."""
+    """Give torch, NumPy and SciPy one thread per operation; yield the number torch had."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -282,7 +282,7 @@ def single_threaded_blas() -> Iterator[int]:
 
 
 def working_memory(weights: int) -> int:
-    """Bytes for matrices in the making beside so many bytes of weights."""
+    """Return the bytes for matrices in progress, beside the bytes of the weights."""
     return max(WORKING_MEMORY, _TOGETHER - weights)
 
 
@@ -292,20 +292,20 @@ def run_jobs(
     memory: int = WORKING_MEMORY,
     on_done: Callable[[int], None] | None = None,
 ) -> None:
-    """Run all jobs, in their order as workers come free; pieces they split off go first.
+    """Run all jobs, in their order as workers become free; pieces they split off go first.
 
     Args:
-        jobs: each is called with a `Spawn` for the pieces it splits off.
-        memory: bytes that jobs and their pieces may hold together. What would go beyond
-            waits for others to end, unless it is alone; meanwhile smaller ones may pass it,
-            as far as they will not stand in its way.
-        on_done: called with a job's index, on the calling thread, when the job itself and
-            all it split off are finished.
+        jobs: each is called with a `Spawn` for the pieces that it splits off.
+        memory: the most bytes that jobs and their pieces hold together. A piece that would
+            exceed it waits for others to end, unless it is alone; meanwhile smaller ones may pass
+            it, as far as they will not delay it.
+        on_done: called with a job's index, on the calling thread, when the job itself and all
+            that it split off are finished.
 
     Raises:
         Exception: the first that a job or task raised, after all threads have stopped.
     """
-    # Giving memory back and asking for it again costs page faults; it pays for large blocks.
+    # Returning memory and taking it again costs page faults, which pays for large blocks only.
     large = max((_largest_block(job) for job in jobs), default=0) > _LARGE
     heap = large_blocks_apart() if large else nullcontext()
     with single_threaded_blas() as threads, heap, _quick_turns():
@@ -329,15 +329,15 @@ def run_jobs(
 
 
 def _largest_block(job: Job) -> int:
-    """Bytes of the largest block that a job or its pieces may take, where a job tells."""
+    """Return the bytes of the largest block that a job or its pieces may take, if a job tells."""
     return int(getattr(job, "largest_block", job.nbytes))
 
 
 @contextmanager
 def _quick_turns() -> Iterator[None]:
-    """Let a thread that comes back from linear algebra wait less for the interpreter.
+    """Shorten the wait for the interpreter of a thread that returns from linear algebra.
 
-    By default another keeps it for 5 ms at a time, longer than most pieces of work take here.
+    By default another thread keeps it for 5 ms at a time, longer than most pieces of work here.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, _TURN_SECONDS))
@@ -348,7 +348,7 @@ def _quick_turns() -> Iterator[None]:
 
 
 def _work(scheduler: Scheduler) -> None:
-    # The number that the calling thread has set reaches LAPACK in this one only after
-    # something else has asked for it here; until then its bits would vary.
+    # The number set by the calling thread reaches LAPACK in this thread only after something
+    # else has asked for it here; until then the bits of results would vary.
     torch.set_num_threads(1)
     scheduler.work()

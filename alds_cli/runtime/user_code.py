@@ -14,28 +14,28 @@ from alds_cli.errors import AldsError
 
 @contextmanager
 def current_directory_importable() -> Iterator[None]:
-    """Let the current directory be imported from, here and only here."""
+    """Let modules be imported from the current directory, within the context only."""
     directory = str(Path.cwd())
     sys.path.insert(0, directory)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        # The imported code may have changed the path too: take out our entry only.
+        # The imported code may have changed the path too, so remove only our own entry.
         if directory in sys.path:
             sys.path.remove(directory)
 
 
 def imported_object(name: str, refusal: type[AldsError], tip: str) -> Any:
-    """Import what `name`, "package.module:object", says.
+    """Import the object that `name` denotes, "package.module:object".
 
     Args:
-        name: a module with dots, a colon, and an attribute of it.
-        refusal: the error to raise.
-        tip: what the object should be, for where it is not there.
+        name: a dotted module, a colon, and an attribute of it.
+        refusal: the type of the error to raise.
+        tip: what the object should be, for the error where it is missing.
 
     Raises:
-        AldsError: of the type `refusal`; the import fails, or there is no such object.
+        AldsError: the import fails, or there is no such object; of the type `refusal`.
     """
     module_name, _, attribute = name.partition(":")
     found = module = _import(name, module_name, refusal)

@@ -1,4 +1,4 @@
-"""Comparing methods over ratios and amounts of retraining, run by run into a folder."""
+"""A comparison of methods over ratios and amounts of retraining, run by run into a folder."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class SweepResult:
     """A finished sweep.
 
     Attributes:
-        folder: where its records are.
-        baseline: the network before.
-        records: of the runs asked for, in the order of the work.
-        made: how many of them this call made; the others were there, or made beside it.
+        folder: the folder with its records.
+        baseline: the network before compression.
+        records: the records of the requested runs, in the order of the work.
+        made: how many of them this call made; the others existed, or were made concurrently.
     """
 
     folder: Path
@@ -54,23 +54,23 @@ class SweepResult:
 
     @property
     def unreachable(self) -> int:
-        """How many runs ended because the method cannot remove so much."""
+        """The number of runs that ended because the method cannot remove so much."""
         return sum(not record.reached for record in self.records)
 
 
 def sweep(options: SweepOptions) -> SweepResult:
     """Compress a network by every method at every ratio, retrain and evaluate.
 
-    Every finished run is a small file in the folder, and none is made twice: an interrupted
-    sweep goes on, methods, ratios, repeats and amounts of retraining can be added to a
-    folder, and several processes may work on one. Repeat r draws all its random numbers, of
-    the method as of the retraining, by seed r.
+    Every finished run is a small file in the folder, and none is made twice. An interrupted sweep
+    continues; methods, ratios, repeats and amounts of retraining can be added to a folder; and
+    several processes may work on one. Repeat r uses seed r for all its random numbers, those of
+    the method and those of retraining.
 
     Raises:
         OptionError: options make no sense, or the folder's sweep was begun with others.
         RunFolderError: the folder holds something else, or a damaged record.
-        ArchitectureError: networks are to be kept that nobody could build again.
-        AldsError: the model or the data cannot be used. What was finished before is kept.
+        ArchitectureError: networks are to be kept but could not be built again.
+        AldsError: the model or the data cannot be used. Finished runs are kept.
     """
     pick_device(options.device)
     specs = _method_specs(options)
@@ -112,17 +112,19 @@ def sweep(options: SweepOptions) -> SweepResult:
     )
     known = _begun(folder, runner, keys, retrains=max(options.retrain_epochs) > 0)
     watcher = options.watcher or Watcher()
-    watcher.planned(folder.baseline(), keys, [own for own in known if RunKey.of(own) in set(keys)])
+    watcher.planned(
+        folder.baseline(), keys, [record for record in known if RunKey.of(record) in set(keys)]
+    )
     made = work_off(folder, keys, runner.run, watcher)
     records = [folder.record(key) for key in keys]
     return SweepResult(folder.path, folder.baseline(), records, made)
 
 
 def _method_specs(options: SweepOptions) -> list[MethodSpec]:
-    """The methods, each with the images that it needs.
+    """Return the methods, and check that images are named where they are needed.
 
     Raises:
-        OptionError: there are none, or something is not as it should be.
+        OptionError: there are no methods, or an option does not fit them.
     """
     target = options.target
     if target not in TARGETS:
@@ -130,7 +132,7 @@ def _method_specs(options: SweepOptions) -> list[MethodSpec]:
     specs = parse_method_specs(options.methods, target)
     if options.train_data is None:
         purpose = "retraining" if any(epochs > 0 for epochs in options.retrain_epochs) else None
-        looking = next((own.text for own in specs if own.method.needs), purpose)
+        looking = next((spec.text for spec in specs if spec.method.needs), purpose)
         if looking is not None:
             raise OptionError(
                 f"{looking} needs images to learn from, and none are named",
@@ -148,7 +150,7 @@ def _ratios(options: SweepOptions) -> list[str]:
 def _begun(
     folder: RunFolder, runner: SweepRunner, keys: Sequence[RunKey], *, retrains: bool
 ) -> list[SweepRecord]:
-    """Begin the sweep, or see that it goes on as it was begun; its records so far.
+    """Begin the sweep, or check that it continues as it was begun; return its records so far.
 
     Raises:
         OptionError: it was begun differently.
@@ -173,19 +175,23 @@ def _begun(
 
 
 def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
-    """What all runs of the folder have in common, as JSON holds it; None is what none needs."""
+    """Return what all runs of the folder share, as JSON holds it; None for what no run needs."""
     hyperparameters = {
         key: list(value) if isinstance(value, tuple) else value
         for key, value in asdict(runner.retraining).items()
         if key not in BY_RUN
     }
     looks = any(spec.method.needs for spec in runner.specs.values())
-    own = runner.preprocessing
+    preprocessing = runner.preprocessing
     return {
         "weights": runner.weights_hash,
         "data": image_fingerprint(runner.images),
         "train_data": None if runner.training is None else image_fingerprint(runner.training),
-        "preprocessing": {**asdict(own), "mean": list(own.mean), "std": list(own.std)},
+        "preprocessing": {
+            **asdict(preprocessing),
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+        },
         "target": runner.options.target,
         "samples": runner.options.samples if looks else None,
         "retraining": hyperparameters if retrains else None,
@@ -194,13 +200,13 @@ def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
 
 
 def _profile(runner: SweepRunner) -> None:
-    """Have the error tables of all methods in the cache, where every run finds them.
+    """Put the error tables of all methods into the cache, where every run finds them.
 
-    Methods that remove filters plan without any.
+    Methods that remove filters need none.
     """
     network = runner.network
-    planning = [own for own in runner.specs.values() if own.method.plan is not None]
-    schemes = {scheme for own in planning for scheme in own.schemes}
+    planning = [spec for spec in runner.specs.values() if spec.method.plan is not None]
+    schemes = {scheme for spec in planning for scheme in spec.schemes}
     if not schemes:
         return
     error_tables(

@@ -1,4 +1,4 @@
-"""One run of a sweep: compress, perhaps retrain, evaluate."""
+"""One run of a sweep: compress, retrain where asked, evaluate."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class SweepRunner:
 
     Attributes:
         network: the dense network.
-        images: to evaluate on.
-        training: to retrain on and to look at; None where no run does.
+        images: the images to evaluate on.
+        training: the images to retrain on, and that methods look at; None where no run needs any.
         specs: the methods, by their text.
-        retraining: hyperparameters, but for epochs and seed.
-        preprocessing: from an image to the input.
+        retraining: hyperparameters, except epochs and seed.
+        preprocessing: how an image becomes the network's input.
         artefacts: the folder to keep networks in, if they are kept.
         options: what was asked of the sweep.
     """
@@ -63,11 +63,11 @@ class SweepRunner:
 
     @property
     def weights_hash(self) -> str:
-        """Of all the network's tensors."""
+        """The hash of all the network's tensors."""
         return hash_tensors(self.network.module.state_dict())
 
     def baseline(self) -> SweepBaseline:
-        """The network before, evaluated."""
+        """Evaluate the network before compression."""
         network = self.network
         measured = self._measured(network)
         latency, _ = self._times(network, Clock())
@@ -84,10 +84,10 @@ class SweepRunner:
         )
 
     def run(self, key: RunKey) -> SweepRecord:
-        """Make a run; its seed is the number of its repeat.
+        """Perform a run; its seed is the number of its repeat.
 
         Raises:
-            AldsError: it failed otherwise than by the ratio's being out of reach.
+            AldsError: it failed for a reason other than a ratio out of reach.
         """
         clock = Clock()
         record = SweepRecord(
@@ -142,11 +142,11 @@ class SweepRunner:
                 progress=self.options.progress,
             )
         )
-        assert result.network is not None  # noqa: S101 - this was no dry run
+        assert result.network is not None  # noqa: S101 - this was not a dry run
         return result.network, result.report
 
     def _retrained(self, network: Network, key: RunKey) -> Network:
-        assert self.training is not None  # noqa: S101 - seen to before the first run
+        assert self.training is not None  # noqa: S101 - checked before the first run
         settings = replace(self.retraining, epochs=key.retrain_epochs, seed=key.repeat)
         return retrain(
             RetrainOptions(
@@ -174,7 +174,7 @@ class SweepRunner:
         ).model
 
     def _times(self, network: Network, clock: Clock) -> tuple[Latency | None, Latency | None]:
-        """The network's time and, in turns with it, that of the original."""
+        """Return the network's time and, measured in turns with it, that of the original."""
         if not self.options.latency:
             return None, None
         shape = Batches(self.images, self.preprocessing, batch_size=1).input_shape
@@ -185,14 +185,14 @@ class SweepRunner:
 
 
 def _size(network: Network) -> int | None:
-    """Bytes of the network's artefact; None where nobody could build it again."""
+    """Return the bytes of the network's artefact; None where it could not be built again."""
     if network.architecture is None:
         return None
     return artefact_size(network.module.state_dict(), network.document(), "artefact.pt")
 
 
 def image_fingerprint(images: LabelledImages) -> dict[str, Any]:
-    """What tells a set of images from others, wherever it lies: all its images and labels."""
+    """Return what identifies a set of images wherever it is stored: its images and labels."""
     found = images.fingerprint()
     digest = hashlib.sha256(f"{found.images}{found.labels}".encode())
     return {"images": len(images), "sha256": digest.hexdigest()}

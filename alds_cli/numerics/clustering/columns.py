@@ -22,7 +22,7 @@ class Columns:
     """
 
     def __init__(self, matrix: Tensor) -> None:
-        """Args: matrix (rows, columns), of any floating dtype; not changed, perhaps kept."""
+        """Take a matrix (rows, columns) of any floating dtype; it may be kept, but not changed."""
         rows, count = matrix.shape
         self.count = count
         self.size = min(rows, count)
