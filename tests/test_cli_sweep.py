@@ -186,7 +186,7 @@ def test_an_interruption_says_what_is_kept(run, arguments, tmp_path, monkeypatch
     code, out, err = run(*arguments)
     assert (code, out) == (130, "")
     folder = tmp_path / "run"
-    assert f"interrupted: 2 of 3 runs are kept in {folder}; the same command goes on" in err
+    assert f"interrupted: 2 of 3 runs are kept in {folder}; the same command continues" in err
     assert run(*arguments, "--quiet") == (130, "", "")
     monkeypatch.undo()
     assert "1 made now, 2 found" in run(*arguments)[1]

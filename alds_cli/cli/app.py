@@ -1,18 +1,18 @@
-"""Where the `alds` command begins."""
+"""The entry point of the `alds` command."""
 
 import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
 
 
 def main() -> None:
-    """Run the command; every error ends as a line, not a traceback."""
+    """Run the command, and end every error with a line, not a traceback."""
     stop_at_once()
     try:
-        # All other imports come once signals are answered: they take most of the time of a start.
+        # All other imports wait until signals are answered: they take most of the start-up time.
         from alds_cli.cli.boundary import answered  # noqa: PLC0415
 
         code = answered()
-    except KeyboardInterrupt:  # while an error was told
+    except KeyboardInterrupt:  # while an error message was being written
         code = 130
     finally:
         stop_silently()
@@ -23,15 +23,15 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def stop_at_once() -> None:
-    """Have signals end the process at once, as long as there is nothing to clear up."""
+    """Let signals end the process at once, as long as there is nothing to clean up."""
     for number in _answered():
         signal.signal(number, _leave)
 
 
 def stop_silently() -> None:
-    """Have the system end the process, once all is done.
+    """Let the system handle signals again, once all work is done.
 
-    Libraries clear up after that, and an exception in their midst would end in a traceback.
+    Libraries still clean up after that, and an exception in their code would print a traceback.
     """
     for number in _answered():
         signal.signal(number, signal.SIG_DFL)
@@ -42,7 +42,7 @@ def _leave(number: int, _: object) -> None:
 
 
 def stop_in_order() -> None:
-    """From now on signals end the process by an exception: what was begun is cleared up."""
+    """Let signals end the process by an exception, so that unfinished work is cleaned up."""
     for number in _answered():
         signal.signal(number, _raise)
 
@@ -54,6 +54,6 @@ def _raise(number: int, _: object) -> None:
 
 
 def _answered() -> list[int]:
-    """The signals that stop a command; not those that it was started to ignore (`nohup`)."""
+    """Return the signals that stop a command, without those it was started to ignore (`nohup`)."""
     known = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]

@@ -15,11 +15,11 @@ INTERNAL = 70
 """Exit code of errors that no user can cause (EX_SOFTWARE of sysexits.h)."""
 
 TRACEBACK = "ALDS_TRACEBACK"
-"""The environment variable that has such errors told in full."""
+"""The environment variable that makes such errors print their traceback."""
 
 
 def answered() -> int:
-    """Carry out the command that the arguments name; its exit code."""
+    """Run the command that the arguments name, and return its exit code."""
     with warnings.catch_warnings(), standard_streams() as streams:
         return _answer(streams)
 
@@ -35,26 +35,26 @@ def _answer(streams: Streams) -> int:
         return 128 + signal.SIGINT
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except Exception as error:  # noqa: BLE001 - nothing lies beyond that could answer
+    except Exception as error:  # noqa: BLE001 - the outermost handler
         return _told(error)
     return code
 
 
 def _carried_out() -> int:
     if not _times_networks(sys.argv[1:]):
-        # Idle OpenMP threads that spin take the cores from whatever else runs on a CI machine.
+        # Idle OpenMP threads that spin take cores from other processes on a CI machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Imported with signals answered and streams in order: it takes longer than many a command.
+    # Imported after signals and streams are set up: it takes longer than many a command.
     from alds_cli.cli import commands  # noqa: PLC0415
 
     return commands.run()
 
 
 def _times_networks(arguments: list[str]) -> bool:
-    """Whether networks run whose time counts.
+    """Return whether the command measures how long networks take.
 
-    Then OpenMP's threads must wait as they do in everybody else's process: where they sleep,
-    a small network takes twice as long. To be settled before OpenMP is loaded.
+    In that case OpenMP's threads must wait as they do by default: when they sleep instead, a
+    small network takes twice as long. This is decided before OpenMP is loaded.
     """
     return not {"evaluate", "retrain", "--never-slower"}.isdisjoint(arguments) or any(
         "latency" in argument for argument in arguments
@@ -62,8 +62,8 @@ def _times_networks(arguments: list[str]) -> bool:
 
 
 def _told(error: Exception) -> int:
-    """Say what went wrong; the exit code."""
-    from alds_cli.cli import interface  # noqa: PLC0415 - not needed where all goes well
+    """Print what went wrong, and return the exit code."""
+    from alds_cli.cli import interface  # noqa: PLC0415 - needed for errors only
 
     if isinstance(error, AldsError):
         interface.explain(error.message, error.tip)
@@ -89,7 +89,7 @@ def _told(error: Exception) -> int:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """Whether memory ran out; PyTorch says so in its own ways."""
+    """Return whether memory ran out, which PyTorch reports in several ways."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)

@@ -21,7 +21,7 @@ from alds_cli.cli import (
 )
 
 _CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
-"""What Click raises for wrong usage, be it the Click of old or the one within Typer."""
+"""The exception for wrong usage, of Click itself or of the copy within Typer."""
 
 app = typer.Typer(
     name="alds",
@@ -66,10 +66,10 @@ def _root(
 
 
 def run() -> int:
-    """Carry out the command that the arguments name; its exit code.
+    """Run the command that the arguments name, and return its exit code.
 
     Raises:
-        OptionError: the arguments are no command's.
+        OptionError: the arguments are not those of any command.
     """
     try:
         code = app(prog_name="alds", standalone_mode=False)
@@ -83,7 +83,7 @@ def run() -> int:
 
 
 def _usage(error: Exception) -> Exception:
-    """A usage error in the form that all errors have."""
+    """Turn a usage error of Click into the form that all errors have."""
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
     context = getattr(error, "ctx", None)
@@ -92,4 +92,4 @@ def _usage(error: Exception) -> Exception:
     message = re.sub(r"^Invalid value for '([^']+)': it is ", r"\1 is ", message)
     if message[:1].isupper():
         message = message[0].lower() + message[1:]
-    return OptionError(message.removesuffix("."), tip=f"{command} --help tells what it takes")
+    return OptionError(message.removesuffix("."), tip=f"{command} --help lists the options")

@@ -14,12 +14,12 @@ from alds_cli.options.reporting_options import ComputingReporting
 def command(options: CompressOptions, reporting: ComputingReporting) -> None:
     """Write a smaller network that runs.
 
-    Convolutions and linear layers become low-rank pairs where that pays; how many
-    parameters each may keep is settled for the whole network at once.
+    Convolutions and linear layers become low-rank pairs where that saves parameters; how many
+    each keeps is decided for the whole network at once.
 
     [bold]alds compress model.pt --ratio 0.5 -o small.pt[/]
 
-    Several budgets hold together; several ratios make a family from one profile:
+    Several budgets hold at the same time; several ratios make a family from one profile:
 
     [bold]alds compress model.pt --max-size 5MB --max-macs 300M -o small.pt[/]
 
@@ -60,7 +60,7 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
         interface.show(rendering.compression_summary(str(options.model), results[0]))
         interface.remark(f"time: {rendering.seconds(results[0].report.seconds)}")
         interface.show_json(documents.compression(results[0]))
-    if options.plan is None:  # one that is carried out had its budgets when it was made
-        advised = (rendering.advice(own.report) for own in results)
+    if options.plan is None:  # a given plan had its budgets when it was made
+        advised = (rendering.advice(result.report) for result in results)
         if told := next(filter(None, advised), None):
             interface.remark(told)

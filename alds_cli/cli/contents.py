@@ -1,4 +1,4 @@
-"""What a file holds whose network is not known, as a table."""
+"""The contents of a file whose network is not known, as a table."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from alds_cli.api import Contents, StoredTensor
 
 _NUMBER = re.compile(r"(?<![^.])[0-9]+(?![^.])")
-"""A component of a name that is a number, as the parts of a sequence have."""
+"""A component of a name that is a number, as in the names of a sequence's parts."""
 
 
 @dataclass(slots=True)
 class _Alike:
-    """Modules of the same entries, whose names differ in numbers alone."""
+    """Modules with the same entries, whose names differ in numbers only."""
 
     names: list[str] = field(default_factory=list)
     entries: Sequence[tuple[str, tuple[int, ...], str]] = ()
@@ -31,13 +31,13 @@ class _Alike:
 
 
 def contents_table(found: Contents) -> Group:
-    """One row for every module, or for modules that are alike but for their numbers."""
+    """Make a table with one row for all modules that differ only in the numbers in their names."""
     made = table(None, "name", "entries", "type", "times", "numbers", left=3)
     for alike in _grouped(found.tensors):
         dtypes = dict.fromkeys(dtype for _, _, dtype in alike.entries)
         made.add_row(
             _ranged(alike.names),
-            ", ".join(f"{own} {_shape(shape)}" for own, shape, _ in alike.entries),
+            ", ".join(f"{entry} {_shape(shape)}" for entry, shape, _ in alike.entries),
             ", ".join(dtypes),
             count(len(alike.names)),
             count(alike.scalars),
@@ -52,17 +52,17 @@ def _grouped(tensors: Sequence[StoredTensor]) -> Iterator[_Alike]:
     for tensor in tensors:
         modules.setdefault(tensor.name.rpartition(".")[0], []).append(tensor)
     alike: dict[object, _Alike] = {}
-    for module, own in modules.items():
-        entries = tuple((each.name.rpartition(".")[2], each.shape, each.dtype) for each in own)
+    for module, stored in modules.items():
+        entries = tuple((each.name.rpartition(".")[2], each.shape, each.dtype) for each in stored)
         group = alike.setdefault((_NUMBER.sub("#", module), entries), _Alike())
         group.names.append(module)
         group.entries = entries
-        group.scalars += sum(each.scalars for each in own)
+        group.scalars += sum(each.scalars for each in stored)
     yield from alike.values()
 
 
 def _ranged(names: Sequence[str]) -> str:
-    """One name for several: where their numbers differ, the least and the largest."""
+    """Merge several names into one: differing numbers become a range."""
     columns = list(zip(*(name.split(".") for name in names), strict=True))
     return ".".join(_span(column) for column in columns)
 
@@ -71,7 +71,7 @@ def _span(column: Sequence[str]) -> str:
     distinct = dict.fromkeys(column)
     if len(distinct) == 1:
         return column[0]
-    # Numbers of any length, which `int` would refuse.
+    # Numbers may be too long for `int`.
     ordered = sorted(distinct, key=lambda digits: (len(digits.lstrip("0")), digits.lstrip("0")))
     return f"{ordered[0]}–{ordered[-1]}"
 

@@ -26,7 +26,7 @@ _BATCH_SIZE = 64
 
 @verb(DemoOptions, ComputingReporting)
 def command(options: DemoOptions, reporting: ComputingReporting) -> None:
-    """Train a small network, compress it, retrain it: the whole chain in a minute.
+    """Train a small network, compress it and retrain it, all within a minute.
 
     Needs no file and no network connection; the images come with scikit-learn.
     """
@@ -38,14 +38,14 @@ def command(options: DemoOptions, reporting: ComputingReporting) -> None:
     chain = _Chain(interface, output, options.seed)
     chain.run()
     interface.show(chain.table())
-    interface.remark(f"The files are in {output}. Go on with, for example:")
+    interface.remark(f"The files are in {output}. Things to try next:")
     interface.remark(f"  alds inspect {output}/small-0.8.pt")
     interface.remark(f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt")
     interface.show_json(DemoForm(folder=str(output), networks=chain.rows))
 
 
 class _Chain:
-    """The steps of the demo, each by the function behind a command, and their figures."""
+    """The steps of the demo, each made by the function behind a command, and their results."""
 
     def __init__(self, interface: Interface, folder: Path, seed: int) -> None:
         self.interface = interface
@@ -86,7 +86,7 @@ class _Chain:
             self._record(f"ratio {ratio}, retrained", api.evaluate(better, data).model)
 
     def _train(self, target: Path, data: str) -> None:
-        """From random weights to a plain state dict, as any training script leaves one."""
+        """Train from random weights, and write a plain state dict as any training script does."""
         import torch  # noqa: PLC0415 - slow to import
 
         from alds_cli import api, architectures  # noqa: PLC0415
@@ -138,7 +138,7 @@ class _Chain:
         )
 
     def table(self) -> Rows:
-        """One row for each network."""
+        """Return a table with one row for each network."""
         from alds_cli.cli.tables import table  # noqa: PLC0415 - not needed for --help
 
         made = table(

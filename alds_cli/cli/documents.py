@@ -1,4 +1,4 @@
-"""Results as JSON for programs. Fields keep their names and meanings within a schema."""
+"""Results as JSON for programs. Within a schema, fields keep their names and meanings."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def compression(result: CompressionResult) -> CompressForm:
-    """Of `alds compress`."""
+    """Return the document of `alds compress`."""
     report = result.report
     return CompressForm(
         method=report.method,
@@ -76,12 +76,12 @@ def compression(result: CompressionResult) -> CompressForm:
 
 
 def family(results: Sequence[CompressionResult]) -> FamilyForm:
-    """Of `alds compress` with several ratios."""
+    """Return the document of `alds compress` with several ratios."""
     return FamilyForm(family=[compression(result) for result in results])
 
 
 def layers(reports: Sequence[LayerReport]) -> list[LayerForm]:
-    """What became of each layer; a kept one has no scheme, k and j, but a reason."""
+    """Return what became of each layer; a kept one has a reason in place of scheme, k and j."""
     return [
         LayerForm(
             name=layer.name,
@@ -107,7 +107,7 @@ def layers(reports: Sequence[LayerReport]) -> list[LayerForm]:
 
 
 def profile(result: ProfileResult) -> ProfileForm:
-    """Of `alds profile`."""
+    """Return the document of `alds profile`."""
     return ProfileForm(
         architecture=result.network.architecture,
         weights_hash=result.table.weights_hash,
@@ -130,7 +130,7 @@ def profile(result: ProfileResult) -> ProfileForm:
 
 
 def inspection(found: Inspection) -> InspectForm:
-    """Of `alds inspect`."""
+    """Return the document of `alds inspect`."""
     network = found.network
     plan = network.plan
     return InspectForm(
@@ -156,7 +156,7 @@ def inspection(found: Inspection) -> InspectForm:
 
 
 def contents(found: Contents) -> ContentsForm:
-    """Of `alds inspect`, where the network is not known."""
+    """Return the document of `alds inspect` for a file whose network is not known."""
     return ContentsForm(
         reason=found.reason,
         bytes=found.nbytes,
@@ -169,7 +169,7 @@ def contents(found: Contents) -> ContentsForm:
 
 
 def evaluation(result: EvaluationResult) -> EvaluateForm:
-    """Of `alds evaluate`; `baseline` has the same fields inside."""
+    """Return the document of `alds evaluate`; `baseline` has the fields of the model inside."""
     return EvaluateForm(
         **_measured(result.model),
         baseline=None if result.baseline is None else MeasuredForm(**_measured(result.baseline)),
@@ -196,7 +196,7 @@ def _measured(measured: Measured) -> dict[str, Any]:
 
 
 def retraining(result: RetrainResult) -> RetrainForm:
-    """Of `alds retrain`."""
+    """Return the document of `alds retrain`."""
     return RetrainForm(
         epochs=len(result.history),
         resumed_from=result.resumed_from,
@@ -210,7 +210,7 @@ def retraining(result: RetrainResult) -> RetrainForm:
 
 
 def sweep(result: SweepResult) -> SweepResultForm:
-    """Of `alds sweep`; what became of a run's layers is in its file."""
+    """Return the document of `alds sweep`; what became of a run's layers is in the run's file."""
     return SweepResultForm(
         folder=str(result.folder),
         runs=len(result.records),
@@ -223,7 +223,7 @@ def sweep(result: SweepResult) -> SweepResultForm:
 
 
 def report(result: ReportResult) -> ReportForm:
-    """Of `alds report`."""
+    """Return the document of `alds report`."""
     from alds_cli.reporting import cells, points  # noqa: PLC0415 - slow to import
 
     told = result.report

@@ -25,7 +25,7 @@ def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
         raise OptionError("only one model can come from standard input")
     interface = Interface(reporting)
     with interface.progress() as progress:
-        # An artefact knows its network; what is said of the model holds for the original.
+        # An artefact states its network, so the options on the model are meant for the original.
         asked = replace(options, baseline_source=options.source, progress=progress)
         result = api.evaluate(**arguments(asked))
     interface.show(rendering.evaluation(result))

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 @verb(InspectOptions, Reporting)
 def command(options: InspectOptions, reporting: Reporting) -> None:
-    """Show what is inside a model file, layer by layer, or name by name where it is not known."""
+    """Show what a model file holds: its layers, or its tensors if the network is not known."""
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.contents import contents_table  # noqa: PLC0415

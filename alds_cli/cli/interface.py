@@ -1,4 +1,4 @@
-"""How a command speaks: results on stdout, progress and notes on stderr."""
+"""The output of a command: results on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ if TYPE_CHECKING:
 
 
 _PIPE_WIDTH = 160
-"""Columns of tables that no terminal limits, nor COLUMNS in the environment."""
+"""The width of tables that neither a terminal nor COLUMNS in the environment limits."""
 
 
 _USUAL = Reporting()
 
 
 class _Notes(logging.Handler):
-    """Notes of the library as lines like those of errors, left whole for logs to hold."""
+    """Prints the library's log records as unbroken lines, in the form that errors have."""
 
     def __init__(self, console: PlainConsole) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class Interface:
     """One command's output.
 
     Args:
-        reporting: what is told, how, and with how many threads torch computes.
-        binary_stdout: standard output carries a file, so tables go to stderr.
+        reporting: what is printed, in which form, and how many threads torch computes with.
+        binary_stdout: whether standard output carries a file, so that tables go to stderr.
 
     Raises:
         OptionError: options contradict each other.
@@ -78,18 +78,18 @@ class Interface:
                 "the artefact and the JSON cannot both go to standard output",
                 tip="-o FILE --json",
             )
-        own = streams.current()
-        output = sys.stdout if own is None else own.results
+        current = streams.current()
+        output = sys.stdout if current is None else current.results
         if binary_stdout and output.isatty():
             raise OptionError(
-                "an artefact is not for a terminal to show", tip="-o FILE, or a pipe after -o -"
+                "a terminal cannot show an artefact", tip="-o FILE, or a pipe after -o -"
             )
         self.json_wanted = reporting.json
         self.quiet = reporting.quiet
         self.verbose = reporting.verbose
-        if own is not None:
-            own.require_output()
-            own.divert()
+        if current is not None:
+            current.require_output()
+            current.divert()
             app.stop_in_order()
         self._output = output
         self.notes = PlainConsole(sys.stderr)
@@ -111,14 +111,14 @@ class Interface:
         root.handlers = [_Notes(self.notes)]
         root.setLevel(level)
         root.propagate = False
-        # Pillow's remarks on odd metadata; what it cannot decode is an error.
+        # Pillow warns of odd metadata; what it cannot decode raises an error anyway.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.showwarning = self._show_warning
 
     def _show_warning(
         self, message: Warning | str, category: type[Warning], *_: object, **__: object
     ) -> None:
-        """What a library warns of, in a line like those of our own."""
+        """Print a library's warning in a line like those of this package."""
         del category
         if not self.quiet:
             told = first_line(message) if isinstance(message, Warning) else message
@@ -128,16 +128,16 @@ class Interface:
         """Print a table or a line of text, unless JSON was asked for."""
         if not self.json_wanted and not self._silent:
             shown = line(renderable) if isinstance(renderable, str) else renderable
-            # Within a group, or Rich would make a plain text of a line.
+            # Outside a group Rich would turn a line into plain text.
             self.results.print(Group(shown), crop=False)
 
     def remark(self, renderable: RenderableType) -> None:
-        """Print what is told beside a result, unless only results are wanted."""
+        """Print a remark on a result, unless only results are wanted."""
         if not self.quiet:
             self.show(renderable)
 
     def say(self, text: str) -> None:
-        """Print a line about the work as it goes on."""
+        """Print a line about the work in progress."""
         if not self.quiet:
             self.notes.print(line(text), soft_wrap=True)
 
@@ -146,12 +146,12 @@ class Interface:
         if self.json_wanted:
             document = result.model_dump()
             text = json.dumps(_portable(document), indent=2, allow_nan=False)
-            # The one control character that JSON does not escape.
+            # JSON escapes every other control character.
             self._output.write(text.replace("\x7f", "\\u007f") + "\n")
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback | None]:
-        """A callback that draws progress bars; None where nobody would see them."""
+        """Yield a callback that draws progress bars, or None where nobody would see them."""
         if self.quiet or not self.notes.is_terminal:
             yield None
             return
@@ -184,7 +184,7 @@ def _console(file: IO[str]) -> PlainConsole:
 
 
 def _portable(value: Any) -> Any:
-    """JSON knows neither NaN nor infinity: both become null."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, Mapping):
         return {key: _portable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -195,19 +195,19 @@ def _portable(value: Any) -> Any:
 
 
 _LONGEST = 800
-"""Characters of an error's message: some quote what they refuse."""
+"""The most characters shown of an error's message, because some quote what they refuse."""
 
 
 class PlainConsole(Console):
     """A console that shows strings as they are.
 
-    Nothing in them is taken for markup or for an emoji's code, and no character of theirs
-    reaches a terminal that would steer it. What the pieces of a table and the lines of a text
-    are made of should have passed through `visible` before, so that they are measured right.
+    Nothing in them is taken for markup or for an emoji's code, and no control character
+    reaches the terminal. The texts of tables and lines should have passed through `visible`
+    before, so that their width is measured correctly.
 
     Args:
-        file: where to.
-        width: in columns; None is the terminal's.
+        file: the stream to print to.
+        width: the width in columns; None is the terminal's.
     """
 
     def __init__(self, file: IO[str], width: int | None = None) -> None:
@@ -216,20 +216,20 @@ class PlainConsole(Console):
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
-        """Render as Rich does, every character visible."""
+        """Render as Rich does, with every character visible."""
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text, keep="\n"), style, control)
 
 
 class _Line(Text):
-    """Text that is broken between words, or by the terminal alone.
+    """Text that is broken between words only; longer words are left for the terminal to break.
 
-    So a file's name that is longer than the terminal is wide can still be copied from it. It
+    A file name that is wider than the terminal can therefore be copied in one piece. Such text
     has to be printed with `crop=False`.
     """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterable[Segment]:
-        """Render as Rich does, where no word is too long for that."""
+        """Render as Rich does, unless a word is wider than the terminal."""
         whole = options.max_width >= console.width  # and no cell of a table
         if whole and self.__rich_measure__(console, options).minimum > console.width:
             options = options.update(no_wrap=True, overflow="ignore")
@@ -237,16 +237,16 @@ class _Line(Text):
 
 
 def line(*parts: str | tuple[str, str], style: str = "") -> Text:
-    """Text of one line, whatever it is made of; a part may be a pair with its style."""
+    """Return text of one line; a part is a string or a pair of a string and its style."""
     made = _Line(style=style)
     for part in parts:
-        text, own = (part, "") if isinstance(part, str) else part
-        made.append(visible(text), own or None)
+        text, part_style = (part, "") if isinstance(part, str) else part
+        made.append(visible(text), part_style or None)
     return made
 
 
 def explain(message: str, tip: str | None) -> None:
-    """An error as a line, and what to do about it as another."""
+    """Print an error on one line, and on another what to do about it."""
     console = PlainConsole(sys.stderr)
     said = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
     console.print(line(("error: ", "bold red"), said), soft_wrap=True)
@@ -255,8 +255,8 @@ def explain(message: str, tip: str | None) -> None:
 
 
 def show_traceback(error: BaseException) -> None:
-    """Where an error happened, for its report."""
+    """Print an error's traceback, for its report."""
     lines = "".join(traceback.format_exception(error)).splitlines()
     console = PlainConsole(sys.stderr)
-    for own in lines:
-        console.print(line(own), soft_wrap=True)
+    for text in lines:
+        console.print(line(text), soft_wrap=True)

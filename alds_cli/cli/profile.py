@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     """Build the error tables of a network, and keep them for later compressions.
 
-    For every layer, every number of slices k and every rank j: how large the error of
-    that choice is. Later runs of [bold]alds compress[/] on the same weights use them.
+    A table holds the error of every choice, that is of every number of slices k and every
+    rank j, for every layer. Later runs of [bold]alds compress[/] on the same weights use it.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents  # noqa: PLC0415
@@ -39,7 +39,7 @@ def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
 
 
 def _table(result: ProfileResult) -> Rows:
-    """A row per layer: the bound on the relative error at some fractions of its size."""
+    """Return a row per layer: the bound on its relative error at some fractions of its size."""
     from alds_cli.allocation import layer_options  # noqa: PLC0415
     from alds_cli.cli.tables import table  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""The page of all commands and options, made of what they say of themselves.
+"""The page of all commands and options, made from their definitions.
 
 `python -m alds_cli.cli.reference > docs/cli.md` writes it.
 """
@@ -24,29 +24,29 @@ takes `-h` and `--help` too.
 
 
 def reference() -> str:
-    """Write the page, in Markdown."""
+    """Return the page, in Markdown."""
     parts = [_HEAD]
-    for own in app.registered_commands:
-        parts += _command(str(own.name), own.callback)
+    for verb in app.registered_commands:
+        parts += _command(str(verb.name), verb.callback)
     return "\n".join(parts)
 
 
 def _command(name: str, callback: Any) -> Iterator[str]:
     declared: list[Declared] = callback.declared
-    arguments = [own for own in declared if _option(own).positional]
-    options = [own for own in declared if not _option(own).positional]
+    arguments = [each for each in declared if _option(each).positional]
+    options = [each for each in declared if not _option(each).positional]
     words = [
-        str(_option(own).metavar) if _needed(own) else f"[{_option(own).metavar}]"
-        for own in arguments
+        str(_option(each).metavar) if _needed(each) else f"[{_option(each).metavar}]"
+        for each in arguments
     ]
-    required = [f"{own.flags[-1]} {_option(own).metavar}" for own in options if _needed(own)]
+    required = [f"{each.flags[-1]} {_option(each).metavar}" for each in options if _needed(each)]
     more = ["[OPTIONS]"] if len(options) > len(required) else []
     yield f"## alds {name}\n"
     yield f"`{' '.join(['alds', name, *words, *required, *more])}`\n"
     yield f"{_text(inspect.getdoc(callback) or '')}\n"
     if arguments:
         yield _table("argument", arguments)
-    for panel, group in groupby(options, lambda own: _option(own).panel):
+    for panel, group in groupby(options, lambda each: _option(each).panel):
         if panel is not None:
             yield f"{panel}:\n"
         yield _table("option", list(group))
@@ -55,42 +55,42 @@ def _command(name: str, callback: Any) -> Iterator[str]:
 def _table(kind: str, rows: list[Declared]) -> str:
     lines = [f"| {kind} | does | default |", "| --- | --- | --- |"]
     lines += [
-        f"| {_names(own)} | {_escaped(_option(own).help)} | {_default(own)} |" for own in rows
+        f"| {_names(each)} | {_escaped(_option(each).help)} | {_default(each)} |" for each in rows
     ]
     return "\n".join(lines) + "\n"
 
 
-def _names(own: Declared) -> str:
-    option = _option(own)
+def _names(declared: Declared) -> str:
+    option = _option(declared)
     if option.positional:
         return f"`{option.metavar}`"
-    names = ", ".join(f"`{flag}`" for flag in own.flags)
-    return names if own.given is bool else f"{names} `{option.metavar}`"
+    names = ", ".join(f"`{flag}`" for flag in declared.flags)
+    return names if declared.given is bool else f"{names} `{option.metavar}`"
 
 
-def _needed(own: Declared) -> bool:
-    return own.command_default is MISSING
+def _needed(declared: Declared) -> bool:
+    return declared.command_default is MISSING
 
 
-def _default(own: Declared) -> str:
-    default = own.command_default
-    if _needed(own):
+def _default(declared: Declared) -> str:
+    default = declared.command_default
+    if _needed(declared):
         return "required"
-    return "" if default is None or own.given is bool else f"`{default}`"
+    return "" if default is None or declared.given is bool else f"`{default}`"
 
 
-def _option(own: Declared) -> Option:
-    assert isinstance(own.mark, Option)  # noqa: S101 - others are no parameters of a command
-    return own.mark
+def _option(declared: Declared) -> Option:
+    assert isinstance(declared.mark, Option)  # noqa: S101 - commands have no others
+    return declared.mark
 
 
 def _text(doc: str) -> str:
-    """A docstring whose emphasised parts are commands."""
+    """Turn the bold parts of a docstring, which are commands, into Markdown's code."""
     return re.sub(r"\[bold\](.*?)\[/\]", r"`\1`", doc)
 
 
 def _escaped(text: str) -> str:
-    """Text of help as Markdown, in which some signs mean something."""
+    """Escape the characters of a help text that have a meaning in Markdown's tables."""
     return re.sub(r"([<*|])", r"\\\1", text.replace("\\[", "["))
 
 

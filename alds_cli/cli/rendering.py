@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 def count(value: int | None) -> str:
-    """A whole number with separators; a dash where it is not known."""
+    """Format a whole number with separators; a dash stands for an unknown one."""
     return "–" if value is None else f"{value:,}"
 
 
 def size(nbytes: int | None) -> str:
-    """Bytes in decimal units, as file managers show them."""
+    """Format a number of bytes in decimal units, as file managers do."""
     if nbytes is None:
         return "–"
     amount = float(nbytes)
@@ -39,29 +39,29 @@ def size(nbytes: int | None) -> str:
 
 
 def removed(before: int | None, after: int | None) -> str:
-    """The fraction that is gone, in per cent."""
+    """Format the fraction that was removed, in per cent."""
     if not before or after is None:
         return "–"
     return f"{100 * (1 - after / before):.2f} %".replace("-", "−")
 
 
 def signed(value: float, form: str) -> str:
-    """A difference with its sign, the minus sign of numbers and not a hyphen."""
+    """Format a difference with its sign, with a true minus sign instead of a hyphen."""
     return f"{value:+{form}}".replace("-", "−")
 
 
 def place(name: str, direction: str) -> str:
-    """A file's name, or that of the standard stream a dash stands for."""
+    """Return a file's name, or the name of the standard stream that a dash stands for."""
     return f"standard {direction}" if name == "-" else name
 
 
 def seconds(stages: Mapping[str, float]) -> str:
-    """Times by stage in one line."""
+    """Format the seconds of all stages in one line."""
     return ", ".join(f"{stage} {value:.2f} s" for stage, value in stages.items())
 
 
 def compression_summary(name: str, result: CompressionResult) -> Group:
-    """What went in, what came out, and how far it is from the original."""
+    """Show a network before and after its compression, and how far it is from the original."""
     report = result.report
     target = place(result.output, "output") if result.output else "nothing written"
     made = table(f"{place(name, 'input')} → {target}", "", "before", "after", "removed")
@@ -89,13 +89,13 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
     lines = [line(text) for text in _facts(report)]
     if report.verified is False:
-        warning = "not verified: no forward pass was made, so nobody knows whether the result runs"
+        warning = "not verified: no forward pass was made, so the result may not run"
         return Group(line(warning, style="bold red"), made, *lines)
     return Group(made, *lines)
 
 
 def family(name: str, results: Sequence[CompressionResult]) -> Group:
-    """What became of one network at several ratios, a row for each."""
+    """Show what became of one network at several ratios, with a row for each."""
     first = results[0].report
     made = table(
         place(name, "input"), "written", "ratio", "parameters", "removed", "MACs", "file", "error"
@@ -115,12 +115,12 @@ def family(name: str, results: Sequence[CompressionResult]) -> Group:
     return Group(made, line(f"of {count(first.params_before)} parameters ({_by(first)})"))
 
 
-FAMILY_LEGEND = "MACs: the share that went; error: the largest over the layers"
-"""What the columns of a family's table are."""
+FAMILY_LEGEND = "MACs: the share removed; error: the largest over the layers"
+"""The meaning of the columns of a family's table."""
 
 
 def spread(latency: Latency) -> str:
-    """Median and quartiles."""
+    """Format a latency's median and quartiles."""
     return (
         f"{latency.median_ms:.3f} ms ({latency.lower_quartile_ms:.3f}–"
         f"{latency.upper_quartile_ms:.3f})"
@@ -128,7 +128,7 @@ def spread(latency: Latency) -> str:
 
 
 def _facts(report: CompressionReport) -> Iterable[str]:
-    # Normalisations that lose features are reported too, but they are no layers of their own.
+    # Normalisations that lose features are reported too, but do not count as layers.
     layers = [layer for layer in report.layers if len(layer.shape) > 1]
     pairs = sum(layer.choice is not None for layer in layers)
     pruned = sum(layer.kept is not None for layer in layers)
@@ -137,7 +137,7 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     if gone := _macs_gone(report.macs_before, report.macs_after):
         yield gone
     error, bound = report.max_relative_error, report.max_error_bound
-    # Plans measure every scheme in its own fold, reports none but the operator's.
+    # Plans measure every scheme in its own fold, reports all of them in the operator's.
     others = any(layer.choice and layer.choice.scheme != OPERATOR for layer in layers)
     fold = " in the fold of scheme 0" if others else ""
     if error is None and bound is not None:
@@ -155,14 +155,14 @@ def _facts(report: CompressionReport) -> Iterable[str]:
 
 
 _FEW = 0.5
-"""MACs are few where their share is below this part of the parameters' share."""
+"""Few MACs were removed if their share is below this part of the parameters' share."""
 
 
 def advice(report: CompressionReport) -> str | None:
-    """What to do where few of the MACs went with the parameters; None where enough did.
+    """Return a tip where few of the MACs were removed with the parameters; None otherwise.
 
-    That is where the share of the MACs that went is less than half that of the parameters, and
-    where nothing but parameters or bytes were budgeted, by a method that can plan for MACs.
+    Few means a share of the MACs that is less than half that of the parameters. The tip is for
+    budgets of parameters or bytes alone, and for methods that can plan for MACs.
     """
     from alds_cli.methods import method_named  # noqa: PLC0415 - not needed for --help
 
@@ -175,20 +175,20 @@ def advice(report: CompressionReport) -> str | None:
     if "macs" not in method_named(report.method).targets:
         return None
     option = "--max-macs N" if report.ratio_asked is None else "--target macs"
-    return f"tip: few of the MACs went with the parameters; {option} plans for fewer MACs"
+    return f"tip: few of the MACs were removed with the parameters; {option} plans for fewer MACs"
 
 
 def _macs_gone(before: int | None, after: int | None) -> str | None:
-    """How many of the MACs went, and what share of them."""
+    """Describe how many of the MACs were removed, and what share of them."""
     if not before or after is None:
         return None
     if after > before:
         return f"MACs: {count(after - before)} more than the {count(before)} before"
-    return f"MACs: {count(before - after)} of {count(before)} went ({removed(before, after)})"
+    return f"MACs: {count(before - after)} of {count(before)} removed ({removed(before, after)})"
 
 
 def _by(report: CompressionReport) -> str:
-    """The method, its unusual arguments, its solver and what that minimised."""
+    """Describe the method, its unusual arguments, its solver and what the solver minimised."""
     arguments = (f"{key}={value}" for key, value in report.arguments.items())
     parts = (report.method, *arguments, report.solver, report.bound)
     return " ".join(part for part in parts if part)
@@ -199,7 +199,7 @@ def _at_most(bound: float | None) -> str:
 
 
 def _gap(report: CompressionReport) -> str | None:
-    """How far the result is from the least there is; None where that goes without saying."""
+    """Describe the gap to the proven bound; None if there is no bound or `exact` reached it."""
     least, found = report.objective_bound, report.objective
     if least is None or found is None or report.solver not in {"exact", "knapsack"}:
         return None
@@ -213,7 +213,7 @@ def _gap(report: CompressionReport) -> str | None:
 
 
 def became(layer: LayerReport) -> str:
-    """What a layer is now, in a few words."""
+    """Describe in a few words what a layer is now."""
     choice = layer.choice
     if choice is not None:
         label = SCHEMES[choice.scheme].label
@@ -228,7 +228,7 @@ def became(layer: LayerReport) -> str:
 
 
 def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Rows:
-    """One row per layer: what became of it, or why nothing did."""
+    """Make a table with a row per layer: what became of it, or why it was kept."""
     figures = ("error", "bound") if errors else ()
     made = table(None, "layer", "becomes", "weight", "before", "after", *figures, left=2)
     for layer in layers:
@@ -249,7 +249,7 @@ def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Rows:
 
 
 def inspection(found: Inspection) -> Group:
-    """A model file's network, its layers and its size."""
+    """Show a model file's network, its layers and its size."""
     network = found.network
     changed = sum(layer.choice is not None or layer.kept is not None for layer in found.layers)
     state = "have fewer channels" if network.plan.pruned else "are low-rank pairs"
@@ -270,7 +270,7 @@ def inspection(found: Inspection) -> Group:
 
 
 def evaluation(result: EvaluationResult) -> Group:
-    """Quality and cost, beside the baseline if there is one."""
+    """Show quality and cost, beside those of the baseline if there is one."""
     both = [result.model, *([result.baseline] if result.baseline else [])]
     columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
     made = table(None, *columns)
@@ -308,7 +308,7 @@ def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str],
 
 
 def _change(before: int | None, after: int | None) -> str:
-    """By what share a cost has grown or shrunk."""
+    """Format by what share a cost has grown or shrunk."""
     if not before or after is None:
         return "–"
     return f"{signed(100 * (after / before - 1), '.2f')} %"

@@ -22,7 +22,7 @@ from alds_cli.reporting.points import decimal
 
 
 def shown(report: Report, console: Console) -> Iterator[RenderableType]:
-    """Every table, in pieces that the console is wide enough for, and the notes."""
+    """Yield every table, in pieces that fit the console's width, and the notes."""
     for table in report.all_tables:
         yield from _pieces(report, table, console)
     for found in wording.published_results(report):
@@ -35,7 +35,7 @@ def shown(report: Report, console: Console) -> Iterator[RenderableType]:
 
 
 def _pieces(report: Report, table: Table, console: Console) -> list[Rows]:
-    """A table, in as few pieces as it takes for none to be wider than the console."""
+    """Split a table into as few pieces as possible, none of them wider than the console."""
     columns = range(len(table.columns))
     unlimited = console.options.update(max_width=10**4)
     pieces: list[Rows] = []

@@ -22,7 +22,7 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     """Train a compressed network further; its pairs stay pairs.
 
     The state after every epoch is kept beside the output until the run is done, so that
-    [bold]--resume[/] can go on after an interruption. Equal seeds and equal numbers of
+    [bold]--resume[/] can continue after an interruption. Equal seeds and equal numbers of
     threads give equal weights.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch

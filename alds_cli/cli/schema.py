@@ -11,7 +11,7 @@ from alds_cli.options.schema_options import SchemaOptions
 def command(options: SchemaOptions, _: NoReporting) -> None:
     """Print the JSON Schema of a document that `alds` reads, writes or prints.
 
-    [bold]alds schema compress[/] is that of what [bold]alds compress --json[/] prints.
+    [bold]alds schema compress[/] describes what [bold]alds compress --json[/] prints.
     """
     import json  # noqa: PLC0415 - only here
     import sys  # noqa: PLC0415
@@ -22,7 +22,7 @@ def command(options: SchemaOptions, _: NoReporting) -> None:
     name = options.name
     if name is None:
         width = max(map(len, PUBLISHED))
-        lines = [f"{known:<{width}}  {own.what}\n" for known, own in PUBLISHED.items()]
+        lines = [f"{known:<{width}}  {document.what}\n" for known, document in PUBLISHED.items()]
         sys.stdout.write("".join(lines))
         return
     if name not in PUBLISHED:

@@ -1,4 +1,4 @@
-"""The standard streams: results on the real output, all else that anybody prints beside it."""
+"""The standard streams: results go to standard output, everything else to standard error."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class ReaderGoneError(Exception):
-    """The reader of standard output has seen enough.
+    """The reader of standard output has closed it.
 
-    No OSError, because libraries make of a broken pipe what they like.
+    This is no OSError, because libraries catch those and handle a broken pipe in their own ways.
     """
 
 
@@ -30,7 +30,7 @@ class Streams:
     """The standard streams of one command.
 
     Args:
-        closed: the numbers of those that the command was started without.
+        closed: the file descriptors of the streams that the command was started without.
     """
 
     def __init__(self, closed: frozenset[int]) -> None:
@@ -43,16 +43,16 @@ class Streams:
         self._diverted = False
 
     def require_output(self) -> None:
-        """Find out before the work starts that there is an output for its results.
+        """Make sure, before the work starts, that there is an output for its results.
 
         Raises:
-            OutputError: there is none.
+            OutputError: standard output is closed.
         """
         if _STDOUT in self._closed:
-            raise OutputError("standard output is closed", tip="> /dev/null if it does not count")
+            raise OutputError("standard output is closed", tip="> /dev/null if it is not needed")
 
     def names_output(self, path: str) -> bool:
-        """Whether a path is another name of standard output, as /dev/stdout is."""
+        """Return whether a path is another name of standard output, as /dev/stdout is."""
         if _STDOUT in self._closed:
             return False
         with suppress(OSError, ValueError):
@@ -61,14 +61,14 @@ class Streams:
 
     @property
     def path(self) -> Path:
-        """A name of the real output that holds after it was diverted."""
+        """Return a path of the real output that stays valid after it is diverted."""
         return Path(f"/dev/fd/{self._raw.fileno()}")
 
     def divert(self) -> None:
-        """From now on whatever prints without being asked prints to standard error.
+        """Send what other code prints to standard error from now on.
 
-        That is code of the user's and of libraries, Python or not. The results' way to the
-        real output is known to the command alone.
+        That includes the user's code and libraries, whether written in Python or not. Only the
+        command itself can still write results to the real output.
         """
         if not self._diverted:
             self.results.flush()
@@ -80,7 +80,7 @@ class Streams:
             self._diverted = True
 
     def close(self) -> None:
-        """Give standard output back; what could not be written by now is lost."""
+        """Restore standard output; whatever could not be written so far is lost."""
         with suppress(Exception):
             self.results.flush()
         if self._diverted:
@@ -94,33 +94,33 @@ class Streams:
 
 
 _current: list[Streams] = []
-"""The streams of the command that runs, if any does."""
+"""The streams of the running command, if there is one."""
 
 
 def current() -> Streams | None:
-    """The streams of the command that runs; None where its parts are used without it."""
+    """Return the streams of the running command; None if none runs."""
     return _current[-1] if _current else None
 
 
 def output_name(name: str | Path | None) -> str | None:
-    """What a file is to be called whose name is another one of standard output: `-`."""
-    own = current()
-    if name is None or own is None or not own.names_output(str(name)):
+    """Return `-` for a file name that means standard output, and other names as they are."""
+    running = current()
+    if name is None or running is None or not running.names_output(str(name)):
         return None if name is None else str(name)
     return "-"
 
 
 def output_path(path: str | Path | None) -> Path | None:
-    """Where standard output really is, for a file whose name is another one of it."""
-    own = current()
-    if path is None or own is None or not own.names_output(str(path)):
+    """Return the path of the real output for a file name that means standard output."""
+    running = current()
+    if path is None or running is None or not running.names_output(str(path)):
         return None if path is None else Path(path)
-    return own.path
+    return running.path
 
 
 @contextmanager
 def standard_streams() -> Iterator[Streams]:
-    """The standard streams for one command; all is as it was before when it ends."""
+    """Set up the standard streams for one command, and restore them when it ends."""
     before = sys.stdin, sys.stdout, sys.stderr
     closed = _fill_gaps()
     streams = Streams(closed)
@@ -143,9 +143,9 @@ def standard_streams() -> Iterator[Streams]:
 
 
 def _fill_gaps() -> frozenset[int]:
-    """Open the null device where a standard stream is closed; the numbers of those.
+    """Open the null device for each closed standard stream, and return their descriptors.
 
-    Or the next file that is opened takes the number, and what is printed goes into it.
+    Otherwise the next file that is opened would take the descriptor, and receive what is printed.
     """
     closed = set()
     for number in (_STDIN, _STDOUT, _STDERR):
@@ -161,7 +161,7 @@ def _fill_gaps() -> frozenset[int]:
 
 
 class _Results(io.FileIO):
-    """Standard output, whose failures are errors of the user's and not of a file's."""
+    """Standard output, whose failures are reported as errors in the use of the command."""
 
     def __init__(self, number: int, *, closed: bool) -> None:
         super().__init__(number, "wb")
@@ -169,18 +169,18 @@ class _Results(io.FileIO):
         self._given_up = False
 
     def give_up(self) -> None:
-        """Write nothing any more."""
+        """Stop writing."""
         self._given_up = True
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write all of it or raise; only the first failure is told."""
+        """Write all data or raise; only the first failure is reported."""
         whole = memoryview(data).cast("B")
         try:
             left = whole
             while left and not self._given_up:
                 self._refuse_closed()
                 written = super().write(left)
-                if written is None:  # the output does not block, and takes nothing now
+                if written is None:  # a non-blocking output that is not ready
                     select.select([], [self], [])
                 else:
                     left = left[written:]
@@ -200,24 +200,24 @@ class _Results(io.FileIO):
 
 
 class _Notes(io.FileIO):
-    """Standard error: where nobody can be told anything, the work goes on all the same."""
+    """Standard error, whose failures are ignored so that the work goes on."""
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Write, if that can be done."""
+        """Write the data if possible."""
         with suppress(OSError):
             super().write(data)
         return len(memoryview(data).cast("B"))
 
 
 class _ClosedInput(io.RawIOBase):
-    """A standard input that the command was started without."""
+    """The standard input of a command that was started without one."""
 
     def readable(self) -> bool:
-        """Say yes, or nobody would come and be told."""
+        """Return True, so that readers call `readinto` and get its error."""
         return True
 
     def readinto(self, _: object, /) -> int:
-        """Refuse."""
+        """Raise an error, because there is nothing to read."""
         raise CheckpointError(
             "standard input is closed", tip="name a file, or send one: < model.pt"
         )

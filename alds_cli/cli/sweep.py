@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @verb(SweepOptions, ComputingReporting)
 def command(options: SweepOptions, reporting: ComputingReporting) -> None:
-    """Compare methods: compress by each at every ratio, retrain, evaluate.
+    """Compare methods: compress with each at every ratio, retrain, evaluate.
 
     [bold]alds sweep model.pt --data imagefolder:val --methods alds,svd -o runs/model[/]
 
-    Every finished run is a small file in the folder. The same command goes on
+    Every finished run is a small file in the folder. The same command continues
     after an interruption; methods, ratios, repeats and amounts of retraining can
     be added to a folder; several processes with this command share the work.
 
-    [bold]alds report runs/model[/] makes tables and curves of it.
+    [bold]alds report runs/model[/] makes tables and curves from the runs.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents  # noqa: PLC0415
@@ -46,7 +46,7 @@ def command(options: SweepOptions, reporting: ComputingReporting) -> None:
 
 
 def _summary(result: SweepResult) -> RenderableType:
-    """What was done, method by method, and what can be done with it."""
+    """Show the results, method by method, beside the original's."""
     from rich.console import Group  # noqa: PLC0415 - slow to import
 
     from alds_cli.cli.interface import line  # noqa: PLC0415
@@ -62,7 +62,7 @@ def _summary(result: SweepResult) -> RenderableType:
         _top1_heading(result.records),
     )
     for method in dict.fromkeys(record.method for record in result.records):
-        made.add_row(method, *_cells([own for own in result.records if own.method == method]))
+        made.add_row(method, *_cells([run for run in result.records if run.method == method]))
     total = len(result.records)
     origin = f"{result.made:,} made now, {total - result.made:,} found"
     lines = (
@@ -73,24 +73,24 @@ def _summary(result: SweepResult) -> RenderableType:
 
 
 def _top1_heading(records: Sequence[SweepRecord]) -> str:
-    """Of several amounts of retraining the largest is the one told of."""
+    """Return the heading of the accuracy, which is that after the longest retraining."""
     most = max(record.retrain_epochs for record in records)
     return f"its top-1 after retraining ({most})" if most else "its top-1"
 
 
 def _cells(records: Sequence[SweepRecord]) -> list[str]:
-    """The figures of one method."""
+    """Return the cells of one method."""
     from fractions import Fraction  # noqa: PLC0415
 
-    reached = [own for own in records if own.reached and own.quality is not None]
+    reached = [run for run in records if run.reached and run.quality is not None]
     unreachable = len(records) - len(reached)
     if not reached:
         return [str(len(records)), str(unreachable), "–", "–"]
-    last = max(reached, key=lambda own: (Fraction(own.ratio), own.retrain_epochs))
+    last = max(reached, key=lambda run: (Fraction(run.ratio), run.retrain_epochs))
     alike = [
-        own.quality.top1
-        for own in reached
-        if own.quality and (own.ratio, own.retrain_epochs) == (last.ratio, last.retrain_epochs)
+        run.quality.top1
+        for run in reached
+        if run.quality and (run.ratio, run.retrain_epochs) == (last.ratio, last.retrain_epochs)
     ]
     top1 = f"{sum(alike) / len(alike):.2f} %"
     return [str(len(records)), str(unreachable), f"{float(Fraction(last.ratio)):g}", top1]

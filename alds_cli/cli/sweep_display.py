@@ -1,4 +1,4 @@
-"""How a sweep shows what it does: a living display on a terminal, lines elsewhere."""
+"""The progress of a sweep: a live display on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from alds_cli.sweeping import RETRAINING, Forecast, Watcher
 from alds_cli.visible import visible
 
 _LONGEST_NAME = 28
-"""Columns for the names of methods."""
+"""The most columns that the names of methods take."""
 
 _SIGNS = {"done": "■", "some": "▪", "now": "▶", "out": "×", "open": "·"}
 _STYLES = {"done": "green", "some": "green", "now": "bold yellow", "out": "red", "open": "dim"}
@@ -42,16 +42,16 @@ _MEANINGS = {
 
 
 _UNKNOWN = "–:––:––"
-"""A time that nobody can tell yet."""
+"""A time that is not known yet."""
 
 
 @contextmanager
 def watching(
     interface: Interface, folder: Path
 ) -> Iterator[tuple[Watcher, ProgressCallback | None]]:
-    """Who is told of the sweep's runs, and of the progress within one.
+    """Yield a watcher of the sweep's runs, and a callback for the progress within a run.
 
-    An interruption from the keyboard is answered by saying what is kept.
+    On an interruption from the keyboard, a message says what is kept.
     """
     tally = _Tally()
     try:
@@ -69,7 +69,7 @@ def watching(
 
 
 class _Tally(Watcher):
-    """What is planned, what is finished, and how long the rest may take."""
+    """The runs that are planned and finished, and an estimate of the remaining time."""
 
     def __init__(self) -> None:
         self.top1 = 0.0
@@ -100,7 +100,7 @@ class _Tally(Watcher):
         self.current, self.waits = key, False
 
     def finished(self, record: SweepRecord) -> None:
-        """Count a run made here."""
+        """Count a run made by this process."""
         self._count(record, here=True)
 
     def found(self, record: SweepRecord) -> None:
@@ -108,13 +108,13 @@ class _Tally(Watcher):
         self._count(record, here=False)
 
     def advanced(self, event: ProgressEvent, seconds: float) -> None:
-        """A part of the current run has come so far in so many seconds."""
+        """Note how far a part of the current run has come, and in how many seconds."""
         if self.current is not None and event.task == RETRAINING and event.done:
             whole = seconds * event.total / event.done
             self._forecast.glimpsed(whole / self.current.retrain_epochs)
 
     def waiting(self, keys: Sequence[RunKey]) -> None:
-        """Nothing is left to begin."""
+        """Note that no run is left to begin."""
         del keys
         self.current, self.waits = None, True
 
@@ -126,32 +126,32 @@ class _Tally(Watcher):
 
     @property
     def unreachable(self) -> int:
-        """How many of the finished runs the methods could not do."""
+        """The number of finished runs that their methods could not do."""
         return sum(not record.reached for record in self.records.values())
 
     @property
     def left(self) -> int:
-        """How many runs are not finished."""
+        """The number of runs that are not finished."""
         return len(self.keys) - len(self.records)
 
     def time_left(self) -> str:
-        """Until the end, as far as can be told."""
+        """Format an estimate of the time until the end."""
         outlook = self._forecast.outlook([key for key in self.keys if key not in self.records])
         if outlook is None:
             return _UNKNOWN
-        # What is on the way has been at it since the last one was finished.
+        # The runs in progress have been running since the last one finished.
         left = max(0.0, outlook.seconds - (time.monotonic() - self._last))
         if not outlook.at_least:
             return _clock(left)
         return f"over {_clock(left)}" if round(left) else _UNKNOWN
 
     def farewell(self, folder: Path) -> str:
-        """What an interruption leaves."""
+        """Return the message for an interruption: what is kept."""
         if not self.keys:
             return "interrupted before the first run"
         return (
             f"interrupted: {len(self.records)} of {len(self.keys)} runs are kept in {folder}; "
-            "the same command goes on from there"
+            "the same command continues from there"
         )
 
 
@@ -160,7 +160,7 @@ class _Lines(Watcher):
 
     Args:
         tally: told of everything first.
-        interface: where to.
+        interface: prints the lines.
     """
 
     def __init__(self, tally: _Tally, interface: Interface) -> None:
@@ -170,27 +170,27 @@ class _Lines(Watcher):
     def planned(
         self, baseline: SweepBaseline, keys: Sequence[RunKey], found: Sequence[SweepRecord]
     ) -> None:
-        """Say how much there is to do."""
+        """Print how many runs there are."""
         self._tally.planned(baseline, keys, found)
         already = f", {len(found)} of them finished already" if found else ""
         self._say(f"{len(keys)} runs{already}; the original: top-1 {self._tally.top1:.2f} %")
 
     def started(self, key: RunKey) -> None:
-        """Nothing is said before a run is finished."""
+        """Print nothing: lines are for finished runs."""
         self._tally.started(key)
 
     def finished(self, record: SweepRecord) -> None:
-        """Say what came of it."""
+        """Print the run's outcome."""
         self._tally.finished(record)
         self._say(f"{self._position()} {_described(RunKey.of(record))}: {self._outcome(record)}")
 
     def found(self, record: SweepRecord) -> None:
-        """Say that it is done."""
+        """Print that another process made the run."""
         self._tally.found(record)
         self._say(f"{self._position()} {_described(RunKey.of(record))}: made by another process")
 
     def waiting(self, keys: Sequence[RunKey]) -> None:
-        """Say so, once."""
+        """Print once that other processes are still at work."""
         if not self._tally.waits:
             self._say(_waiting(len(keys)))
         self._tally.waiting(keys)
@@ -206,7 +206,7 @@ class _Lines(Watcher):
 
 
 class _Display(Watcher):
-    """A terminal's picture of the sweep: how far it is, what runs, and the grid.
+    """The display of a sweep on a terminal: how far it is, what runs, and the grid.
 
     Args:
         tally: told of everything first.
@@ -225,7 +225,7 @@ class _Display(Watcher):
         self._tally.planned(baseline, keys, found)
 
     def started(self, key: RunKey) -> None:
-        """Show what runs."""
+        """Show the run that begins."""
         self._step = None
         self._tally.started(key)
 
@@ -238,18 +238,18 @@ class _Display(Watcher):
         self._tally.found(record)
 
     def waiting(self, keys: Sequence[RunKey]) -> None:
-        """Show that others work."""
+        """Show that other processes are still at work."""
         self._tally.waiting(keys)
 
     def advanced(self, event: ProgressEvent) -> None:
-        """A part of a run has advanced."""
+        """Show the progress of a part of the run."""
         if self._step is None or self._step.task != event.task:
             self._step_start = time.monotonic()
         self._step = event
         self._tally.advanced(event, time.monotonic() - self._step_start)
 
     def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it as it is now; what matters most stands first, for low terminals."""
+        """Draw the current state, the most important lines first in case the terminal is low."""
         tally = self._tally
         if not tally.keys:
             yield self._line("now", f"reading and evaluating the original{self._within()}")
@@ -257,7 +257,7 @@ class _Display(Watcher):
         yield Group(self._overall(), self._now(), Text(), *self._grid(options.max_width))
 
     def _overall(self) -> Table:
-        """One line: the bar, the count and the time."""
+        """Return the line with the bar, the count and the time."""
         tally = self._tally
         line = Table.grid(padding=(0, 1), expand=True)
         line.add_column(ratio=1)
@@ -280,7 +280,7 @@ class _Display(Watcher):
         return self._line("now", "")
 
     def _within(self) -> str:
-        """How far the current part is."""
+        """Format how far the current part of the run is."""
         step = self._step
         return "" if step is None else f": {step.task} {step.done}/{step.total}"
 
@@ -289,9 +289,9 @@ class _Display(Watcher):
         return _unwrapped(line((f"{label}: ", "dim"), text))
 
     def _grid(self, width: int) -> Iterator[Table | Text]:
-        """A row for each method with a sign for each ratio, where they fit."""
+        """Yield a row for each method, with a sign for each ratio if they fit."""
         places = self._tally.places
-        ratios = sorted({ratio for own in places.values() for ratio in own}, key=Fraction)
+        ratios = sorted({ratio for keys in places.values() for ratio in keys}, key=Fraction)
         names = min(_LONGEST_NAME, max(cell_len(visible(method)) for method in places))
         fits = names + len(ratios) + 14 <= width
         made = Table.grid(padding=(0, 2))
@@ -299,8 +299,8 @@ class _Display(Watcher):
         if fits:
             made.add_column(no_wrap=True)
         made.add_column(justify="right", no_wrap=True)
-        for method, own in places.items():
-            records = {ratio: self._records(own.get(ratio, ())) for ratio in ratios}
+        for method, keys in places.items():
+            records = {ratio: self._records(keys.get(ratio, ())) for ratio in ratios}
             states = [self._state(method, ratio, found) for ratio, found in records.items()]
             picture = Text.assemble(*((_SIGNS[state], _STYLES[state]) for state in states))
             every = [record for found in records.values() for record in found]
@@ -314,7 +314,7 @@ class _Display(Watcher):
         return [self._tally.records.get(key) for key in keys]
 
     def _state(self, method: str, ratio: str, records: Sequence[SweepRecord | None]) -> str:
-        """Of all runs of a method at a ratio, taken together."""
+        """Return the state of all runs of a method at a ratio, taken together."""
         current = self._tally.current
         if current is not None and (current.method, current.ratio) == (method, ratio):
             return "now"
@@ -333,7 +333,7 @@ class _Display(Watcher):
 
 
 def _unwrapped(text: Text) -> Text:
-    """The text on one row of the terminal, cut where it does not fit."""
+    """Keep the text on one row of the terminal, cut off if it does not fit."""
     text.no_wrap, text.overflow = True, "ellipsis"
     return text
 

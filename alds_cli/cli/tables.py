@@ -1,4 +1,4 @@
-"""Tables for people: no number, heading or name of a file is broken where it does not fit."""
+"""Tables for people, in which no number, heading or part of a file name is ever broken."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _UNLIMITED = 10**4
 
 
 class Rows(Table):
-    """A table whose cells are lines, whatever their text is made of.
+    """A table each of whose cells is one line, whatever characters its text has.
 
-    Where it is too wide, names go on in the next line after one of their separators, and columns
-    move together; where it is too wide still, every row becomes a few lines of its own.
+    If it is too wide, names are continued on the next line after one of their separators, and
+    columns move closer together; if it is still too wide, every row becomes a few lines.
 
     Args:
         heading: a line above it, which may be wider than the table.
-        columns: what stands above each of them.
-        left: how many of them, from the first, are names; the others are numbers.
+        columns: the headings.
+        left: how many columns, from the first, hold names; the others hold numbers.
         spread: whether there is much space between columns.
     """
 
@@ -48,14 +48,14 @@ class Rows(Table):
             self.add_column(column, justify="left" if number < left else "right", no_wrap=True)
 
     def add_row(self, *cells: str | Text) -> None:  # type: ignore[override]
-        """Add a row; what is missing at its end stays empty."""
+        """Add a row; cells missing at its end stay empty."""
         shown = [Text(visible(cell)) if isinstance(cell, str) else cell for cell in cells]
         shown += [Text()] * (len(self.columns) - len(shown))
         self._shown.append(shown)
         super().add_row(*shown)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Render as Rich does, below the heading, in the widest form that fits."""
+        """Render the heading, and below it the table in the widest form that fits."""
         if self._heading is not None:
             yield line(self._heading)
         for form in self._forms(options.max_width):
@@ -70,7 +70,7 @@ class Rows(Table):
             yield self._narrowed(width, spread=spread)
 
     def _narrowed(self, width: int, *, spread: bool) -> Rows:
-        """The same table with names broken so that it is as wide as it may be, if they can be."""
+        """Return the table with names broken so that it fits the width, as far as they can be."""
         headings = [str(column.header) for column in self.columns]
         widths = [
             max(_extent(Text(heading)), *(_extent(row[number]) for row in self._shown))
@@ -78,7 +78,7 @@ class Rows(Table):
         ]
         between = 3 if spread else 1
         excess = sum(widths) + between * (len(widths) - 1) + 2 - width
-        for number in sorted(range(self._names), key=lambda own: -widths[own]):
+        for number in sorted(range(self._names), key=lambda column: -widths[column]):
             least = max(
                 _extent(Text(headings[number])),
                 *(_least(row[number]) for row in self._shown),
@@ -102,10 +102,10 @@ class Rows(Table):
             lines.append(line(row[0].plain))
             for number, (heading, cell) in enumerate(zip(headings[1:], row[1:], strict=True), 1):
                 if cell.plain:
-                    own = Text.assemble((f"  {heading:<{longest}}  ", "dim"), cell)
+                    text = Text.assemble((f"  {heading:<{longest}}  ", "dim"), cell)
                     if number >= self._names:
-                        own.no_wrap, own.overflow = True, "ignore"
-                    lines.append(own)
+                        text.no_wrap, text.overflow = True, "ignore"
+                    lines.append(text)
         return Group(Text(), *lines, Text())
 
 
@@ -119,17 +119,17 @@ def _width(made: Table, console: Console, options: ConsoleOptions) -> int:
 
 
 def _extent(text: Text) -> int:
-    """The columns that a cell takes."""
+    """Return the number of columns that a cell takes."""
     return max((part.cell_len for part in text.split("\n", allow_blank=True)), default=0)
 
 
 def _least(text: Text) -> int:
-    """The columns that a name takes at least."""
+    """Return the least number of columns that a name takes when broken."""
     return max((cell_len(part.plain.rstrip()) for part in _parts(text)), default=0)
 
 
 def _parts(text: Text) -> list[Text]:
-    """A name in pieces, each with the separator that it ends with; decimals stay whole."""
+    """Split a name after each of its separators; decimal numbers stay whole."""
     plain = text.plain
     ends = [
         place + 1
@@ -141,7 +141,7 @@ def _parts(text: Text) -> list[Text]:
 
 
 def _broken(text: Text, width: int) -> Text:
-    """A name in lines of at most so many columns, if its pieces allow that."""
+    """Break a name into lines of at most `width` columns, if its pieces allow that."""
     ends, length, start = [0], 0, 0
     for part in _parts(text):
         if length and length + cell_len(part.plain.rstrip()) > width:

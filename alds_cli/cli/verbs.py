@@ -1,4 +1,4 @@
-"""Commands as Typer takes them, made of what their options say of themselves."""
+"""Commands in the form that Typer takes, made from the definitions of their options."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ S = TypeVar("S", bound=NoReporting)
 def verb(
     options: type[O], reporting: type[S]
 ) -> Callable[[Callable[[O, S], None]], Callable[..., None]]:
-    """Return a decorator that makes a command of a function of its options.
+    """Return a decorator that turns a function of an options object into a command.
 
     Args:
         options: the class of the options.
-        reporting: the class of those that say how the command reports.
+        reporting: the class of the options on how the command reports.
     """
 
     def decorate(function: Callable[[O, S], None]) -> Callable[..., None]:
@@ -38,9 +38,9 @@ def verb(
 
         declared = [*parameters(options), *parameters(reporting)]
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [_parameter(own) for own in declared]
+            [_parameter(each) for each in declared]
         )
-        command.__annotations__ = {own.parameter: _annotation(own) for own in declared}
+        command.__annotations__ = {each.parameter: _annotation(each) for each in declared}
         command.__doc__ = function.__doc__
         command.options = options  # type: ignore[attr-defined]
         command.declared = declared  # type: ignore[attr-defined]
@@ -49,31 +49,31 @@ def verb(
     return decorate
 
 
-def _parameter(own: Declared) -> inspect.Parameter:
-    default = own.command_default
+def _parameter(declared: Declared) -> inspect.Parameter:
+    default = declared.command_default
     return inspect.Parameter(
-        own.parameter,
+        declared.parameter,
         inspect.Parameter.KEYWORD_ONLY,
         default=inspect.Parameter.empty if default is MISSING else default,
-        annotation=_annotation(own),
+        annotation=_annotation(declared),
     )
 
 
-def _annotation(own: Declared) -> Any:
-    option = own.mark
-    assert isinstance(option, Option)  # noqa: S101 - others are no parameters of a command
-    kind = own.given if own.command_default is not None else own.given | None
+def _annotation(declared: Declared) -> Any:
+    option = declared.mark
+    assert isinstance(option, Option)  # noqa: S101 - commands have no others
+    kind = declared.given if declared.command_default is not None else declared.given | None
     shown: dict[str, Any] = {
         "metavar": option.metavar,
         "help": option.help,
         "rich_help_panel": option.panel,
-        "show_default": own.command_default not in {None, MISSING},
+        "show_default": declared.command_default not in {None, MISSING},
     }
     if option.positional:
         return Annotated[kind, typer.Argument(**shown)]
     if option.bounds is not None:
-        shown["parser"] = _parser(own.given, option.bounds)
-    return Annotated[kind, typer.Option(*own.flags, **shown)]
+        shown["parser"] = _parser(declared.given, option.bounds)
+    return Annotated[kind, typer.Option(*declared.flags, **shown)]
 
 
 def _parser(kind: type, bounds: Whole | Real) -> Callable[[Any], Any]:
@@ -83,14 +83,14 @@ def _parser(kind: type, bounds: Whole | Real) -> Callable[[Any], Any]:
         except ValueError as error:
             raise typer.BadParameter(f"it is {error}") from None
 
-    read.__name__ = kind.__name__  # as pages of help call what it reads
+    read.__name__ = kind.__name__  # the name by which pages of help call the type
     return read
 
 
 def _preparation(flags: PreprocessingFlags) -> Preparation:
-    """What the options make of the model's own preprocessing; None if none is given.
+    """Return how the options change the model's own preprocessing; None if none is given.
 
-    The function raises OptionError where the options make no sense.
+    The function returned raises OptionError if the options make no sense.
     """
     if flags == PreprocessingFlags():
         return None
@@ -106,10 +106,10 @@ def _preparation(flags: PreprocessingFlags) -> Preparation:
 
 
 def _method_arguments(flags: MethodFlags) -> dict[str, ArgumentValue]:
-    """A method's own arguments: those with options of their own, and the rest.
+    """Merge a method's arguments: those that have an option each, and those of --method-arg.
 
     Raises:
-        OptionError: one is not of the form key=value, or is given twice.
+        OptionError: an argument is not of the form key=value, or is given twice.
     """
     named = {"k": flags.k, "rounding": flags.rounding}
     found: dict[str, ArgumentValue] = {k: v for k, v in named.items() if v is not None}
@@ -128,4 +128,4 @@ _FINISH: dict[type, Callable[[Any], Any]] = {
     PreprocessingFlags: _preparation,
     MethodFlags: _method_arguments,
 }
-"""What makes a value of several options, by their class."""
+"""Functions that make one value of several options, by the options' class."""

@@ -1,4 +1,4 @@
-"""The numbers that options take, each within bounds that its refusal states."""
+"""The numbers that options take, and their bounds, which error messages state."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ MOST_SEED = 2**63 - 1
 """The largest seed of a random generator."""
 
 MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
-"""More threads help nobody, and a system may refuse to start them."""
+"""The most threads: more would not help, and a system may refuse to start them."""
 
 MOST_SAMPLES = 2**16
-"""Samples in a batch."""
+"""The most samples in a batch."""
 
 MOST_IMAGES = 10**9
-"""Images of a data set."""
+"""The most images of a data set."""
 
 MOST_EPOCHS = 100_000
-"""Epochs of a training."""
+"""The most epochs of a training."""
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,40}")
 _REAL = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE][+-]?[0-9]{1,4})?")

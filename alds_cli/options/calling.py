@@ -1,4 +1,4 @@
-"""Functions of an options object as Python calls them: with its fields for arguments."""
+"""Functions of an options object, called from Python with the object's fields as arguments."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ R = TypeVar("R")
 
 
 def takes_fields(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callable[P, R]]:
-    """Return a decorator that gives a function of an options object the fields as arguments.
+    """Return a decorator that gives a function of an options object its fields as arguments.
 
-    Type checkers, `inspect.signature` and `help` see the arguments with their defaults; the
-    docstring is told what each of them is. The function raises TypeError of an argument that
-    there is none of.
+    Type checkers, `inspect.signature` and `help` see the arguments with their defaults, and the
+    docstring describes each of them. The function raises TypeError for an unknown argument.
 
     Args:
         options: the class of the options.
@@ -39,17 +38,18 @@ def takes_fields(options: Callable[P, O]) -> Callable[[Callable[[O], R]], Callab
 def takes_several(
     options: Callable[P, O], field: str
 ) -> Callable[[Callable[[O], R]], Callable[..., R]]:
-    """Return a decorator as `takes_fields`, where one field is taken in the plural, and always.
+    """Return a decorator like `takes_fields`, in which one field is plural and required.
 
     Args:
         options: the class of the options.
-        field: the one that the function has several values of, and its caller names in the plural.
+        field: the field of which the caller gives several values, under its name in the plural.
     """
     kind = cast("type[Any]", options)
     plural = f"{field}s"
     several = {"name": plural, "kind": "Sequence", "default": MISSING}
     fields = [
-        dataclasses.replace(own, **several) if own.name == field else own for own in declared(kind)
+        dataclasses.replace(each, **several) if each.name == field else each
+        for each in declared(kind)
     ]
 
     def decorate(function: Callable[[O], R]) -> Callable[..., R]:
@@ -61,7 +61,7 @@ def takes_several(
 def _calling(
     function: Callable[[O], R], kind: type[Any], fields: list[Declared], renamed: dict[str, str]
 ) -> Callable[..., R]:
-    signature = inspect.Signature([_parameter(own) for own in fields])
+    signature = inspect.Signature([_parameter(entry) for entry in fields])
 
     @functools.wraps(function)
     def call(*arguments: Any, **keywords: Any) -> R:
@@ -70,7 +70,7 @@ def _calling(
             bound = signature.bind(*arguments, **keywords).arguments
         except TypeError as error:
             raise TypeError(f"{function.__name__}(): {error}") from None
-        return function(kind(**{renamed.get(name, name): own for name, own in bound.items()}))
+        return function(kind(**{renamed.get(name, name): value for name, value in bound.items()}))
 
     call.__signature__ = signature  # type: ignore[attr-defined]
     call.__doc__ = _documented(function.__doc__ or "", fields)
@@ -78,17 +78,17 @@ def _calling(
 
 
 def arguments(options: Any) -> dict[str, Any]:
-    """Return the fields of an options object by name: the arguments to call with for the same."""
-    return {own.name: getattr(options, own.name) for own in dataclasses.fields(options)}
+    """Return the fields of an options object by name: the arguments of an equal call."""
+    return {entry.name: getattr(options, entry.name) for entry in dataclasses.fields(options)}
 
 
-def _parameter(own: Declared) -> inspect.Parameter:
+def _parameter(entry: Declared) -> inspect.Parameter:
     kind = inspect.Parameter
     return inspect.Parameter(
-        own.name,
-        kind.POSITIONAL_OR_KEYWORD if own.positional else kind.KEYWORD_ONLY,
-        default=kind.empty if own.default is MISSING else own.default,
-        annotation=own.kind,
+        entry.name,
+        kind.POSITIONAL_OR_KEYWORD if entry.positional else kind.KEYWORD_ONLY,
+        default=kind.empty if entry.default is MISSING else entry.default,
+        annotation=entry.kind,
     )
 
 
@@ -101,16 +101,16 @@ def _require_known(name: str, signature: inspect.Signature, keywords: dict[str, 
 
 
 def _documented(text: str, fields: list[Declared]) -> str:
-    """A docstring with the arguments between what is done and what is raised."""
+    """Insert the arguments into a docstring, before the errors raised."""
     clean = inspect.cleandoc(text)
     head, raises, tail = clean.partition("Raises:")
-    told = "\n".join(line for own in fields for line in _told(own))
+    told = "\n".join(line for entry in fields for line in _told(entry))
     return f"{head.rstrip()}\n\nArgs:\n{told}\n" + (f"\n{raises}{tail}" if raises else "")
 
 
-def _told(own: Declared) -> Iterator[str]:
+def _told(entry: Declared) -> Iterator[str]:
     yield textwrap.fill(
-        f"{own.name}: {_in_python(own)}",
+        f"{entry.name}: {_in_python(entry)}",
         width=96,
         initial_indent="    ",
         subsequent_indent="        ",
@@ -119,9 +119,9 @@ def _told(own: Declared) -> Iterator[str]:
     )
 
 
-def _in_python(own: Declared) -> str:
-    """What an argument is, where help speaks of the command line."""
-    mark = own.mark
+def _in_python(entry: Declared) -> str:
+    """Return the help of an argument, with options of the command line named as arguments."""
+    mark = entry.mark
     if isinstance(mark, (Keyword, Expanded)):
         return mark.help
     if mark.python is not None:

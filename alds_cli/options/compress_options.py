@@ -1,4 +1,4 @@
-"""What `compress` can be asked."""
+"""The options of `compress`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
@@ -29,7 +29,7 @@ Amount = str | int | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodFlags:
-    """What the command line says of the method's own arguments."""
+    """The method's own arguments, as the command line gives them."""
 
     k: Annotated[
         int | None,
@@ -96,8 +96,8 @@ class CompressOptions:
     target: Annotated[
         str,
         Option(
-            help="What the ratio is a fraction of: params, macs, bytes (of the file), latency "
-            "(measured on --device).",
+            help="The quantity that the ratio is a fraction of: params, macs, bytes (of the file), "
+            "latency (measured on --device).",
             metavar="NAME",
             panel=BUDGET,
         ),
@@ -105,7 +105,7 @@ class CompressOptions:
     max_params: Annotated[
         Amount,
         Option(
-            help="Parameters that the result may have, e.g. 2M.",
+            help="The most parameters that the result may have, e.g. 2M.",
             metavar="N",
             panel=BUDGET,
             given=str,
@@ -114,7 +114,7 @@ class CompressOptions:
     max_macs: Annotated[
         Amount,
         Option(
-            help="Multiply-accumulates that one sample may take, e.g. 300M.",
+            help="The most multiply-accumulates that one sample may take, e.g. 300M.",
             metavar="N",
             panel=BUDGET,
             given=str,
@@ -123,7 +123,7 @@ class CompressOptions:
     max_size: Annotated[
         Amount,
         Option(
-            help="Size that the file may have, e.g. 5MB or 4.5MiB.",
+            help="The largest size that the file may have, e.g. 5MB or 4.5MiB.",
             metavar="SIZE",
             panel=BUDGET,
             given=str,
@@ -132,7 +132,7 @@ class CompressOptions:
     max_latency: Annotated[
         Amount,
         Option(
-            help="Time that a forward pass may take, e.g. 3ms.",
+            help="The longest time that a forward pass may take, e.g. 3ms.",
             metavar="TIME",
             panel=BUDGET,
             given=str,
@@ -145,7 +145,7 @@ class CompressOptions:
     batch_size: Annotated[
         int,
         Option(
-            help="Samples in a forward pass whose time counts.",
+            help="Samples in a timed forward pass.",
             metavar="N",
             bounds=Whole(1, bounds.MOST_SAMPLES),
             panel=BUDGET,
@@ -155,7 +155,7 @@ class CompressOptions:
         str | None,
         Option(
             help="Where spectra are computed and times measured: cpu, cuda or cuda:N; CUDA where "
-            "present.",
+            "available.",
             metavar="NAME",
             panel=BUDGET,
         ),
@@ -174,7 +174,7 @@ class CompressOptions:
         Mapping[str, str | int | float | bool | None],
         Expanded(
             options=MethodFlags,
-            help="The method's own options, where they are not the usual ones: "
+            help="The method's own options, where they differ from the defaults: "
             '{"k": 5, "distance": "absolute"}.',
         ),
     ] = field(default_factory=dict)
@@ -191,7 +191,7 @@ class CompressOptions:
     samples: Annotated[
         int,
         Option(
-            help="How many of these images, drawn at random by --seed.",
+            help="How many of these images to use, drawn at random by --seed.",
             metavar="N",
             bounds=Whole(1, bounds.MOST_IMAGES),
             panel=IMAGES,
@@ -213,9 +213,9 @@ class CompressOptions:
     bound: Annotated[
         str | None,
         Option(
-            help="What is minimised: density (what the next parameter would save), frobenius or "
-            "exact (relative errors), sum or theorem1 (proven bounds on exact), published-code. "
-            "Without it: density, for knapsack frobenius.",
+            help="The quantity to minimise: density (what the next parameter would save), "
+            "frobenius or exact (relative errors), sum or theorem1 (proven bounds on exact), "
+            "published-code. Without it: density, for knapsack frobenius.",
             metavar="NAME",
             panel=PLANNING,
         ),
@@ -279,7 +279,7 @@ class CompressOptions:
     table: Annotated[
         str | Path | None,
         Option(
-            help="Error table written by `alds profile -o`; the cache without it.",
+            help="Error table written by `alds profile -o`; without it, the cache is used.",
             metavar="FILE",
             panel=PLANNING,
             given=Path,
@@ -289,9 +289,8 @@ class CompressOptions:
     unverified: Annotated[
         bool,
         Option(
-            help="Write the result even if no forward pass can be made, so that nobody knows "
-            "whether it runs.",
+            help="Write the result even if no forward pass can be made to verify that it runs.",
         ),
     ] = False
     cache: CacheField = True
-    progress: Annotated["ProgressCallback | None", Keyword("Told how far it is.")] = None
+    progress: Annotated["ProgressCallback | None", Keyword("Called with the progress.")] = None

@@ -1,12 +1,12 @@
-"""How a field of an options class says what it is, and what is read from it.
+"""The declarations of options, and the options that a command line asks for.
 
 ::
 
     rank_multiple: Annotated[int, Option(help="Choose only …", metavar="N", panel=PLANNING)] = 1
 
-A field marked `Option` is an option of the command and a keyword argument in Python; `Keyword`
-marks one that only Python has. `Expanded` marks a field whose value several options of the
-command make together: those of another class of options.
+A field marked `Option` is an option of the command and a keyword argument in Python. `Keyword`
+marks a field that only Python has, and `Expanded` one whose value the command makes from several
+options, which are the fields of another options class.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READING = "Reading the model"
 REPORTING = "Reporting"
 
 PANELS = (None, BUDGET, PLANNING, GRID, TRAINING, IMAGES, READING, REPORTING)
-"""The panels of a page of help, in their order; None is that of the options without any."""
+"""The panels of a page of help, in their order; None stands for the options without a panel."""
 
 
 class _Missing(Enum):
@@ -38,7 +38,7 @@ class _Missing(Enum):
 
 
 MISSING: Any = _Missing.MISSING
-"""Stands for a default where there is none."""
+"""Marks the absence of a default."""
 
 T = TypeVar("T")
 
@@ -48,19 +48,20 @@ class Option:
     """An option of a command, and a keyword argument in Python.
 
     Attributes:
-        help: what it does, in whole sentences or a noun phrase; square brackets escaped.
-        metavar: what its value is called.
-        flags: its names; without them, `--` and the field's. A flag `--no-…` of a field that
-            is True by default turns it off.
-        panel: of the page of help.
-        given: the type of the value on the command line, where that is not the field's own:
-            `str`, `Path`, or `list[str]` for an option that may be repeated.
-        bounds: of a number.
-        read: makes the field's value of what was given; raises OptionError.
-        default: on the command line, where that differs from the field's.
-        required: on the command line, whatever the field's default.
-        positional: an argument of the command, not an option.
-        python: what it does, where that is said differently of the keyword argument.
+        help: what the option does, in whole sentences or a noun phrase, with square brackets
+            escaped.
+        metavar: the placeholder of its value.
+        flags: its names; the default is `--` and the field's name. A flag `--no-…` of a field
+            that is True by default turns the field off.
+        panel: the panel on the page of help.
+        given: the type of the value on the command line, if it is not the field's type: `str`,
+            `Path`, or `list[str]` for an option that may be repeated.
+        bounds: the bounds of a number.
+        read: turns the value on the command line into the field's; raises OptionError.
+        default: the default on the command line, if it differs from the field's.
+        required: whether the command line must give a value, whatever the field's default.
+        positional: whether it is an argument of the command instead of an option.
+        python: the description of the keyword argument, if it differs from `help`.
     """
 
     help: str
@@ -85,14 +86,14 @@ class Keyword:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expanded:
-    """A value that several options of the command make together.
+    """A value that the command makes from several options.
 
     Attributes:
-        options: the class that has them; its value is one of these, unless the command makes
-            something else of that.
-        help: what the value is, for Python.
-        without: names of its fields that this command has no option for.
-        make: makes the value of the options' own values and of the other fields' instead.
+        options: the options class whose fields are those options. The value is an object of
+            it, unless the command turns that into something else.
+        help: the description of the value, for Python.
+        without: the names of its fields for which this command has no option.
+        make: makes the value instead, from the values of these options and of the other fields.
     """
 
     options: type
@@ -106,11 +107,11 @@ class Declared:
     """A field of an options class.
 
     Attributes:
-        name: of the field.
-        kind: its type; a text where that is known to type checkers alone.
-        default: in Python; MISSING where it is required.
-        positional: whether Python takes it by position too.
-        mark: what else the field says of itself.
+        name: the field's name.
+        kind: its type, as a string if only type checkers import it.
+        default: its default in Python; MISSING if it is required.
+        positional: whether Python also takes it by position.
+        mark: the mark in its annotation.
     """
 
     name: str
@@ -121,7 +122,7 @@ class Declared:
 
     @property
     def parameter(self) -> str:
-        """The name of the command's parameter: as its first long flag has it."""
+        """The name of the command's parameter, taken from its first long flag."""
         long = [flag for flag in self._option.flags if flag.startswith("--")]
         if not long:
             return self.name
@@ -137,21 +138,21 @@ class Declared:
         """The type of one value on the command line: bool, int, float, str, Path or list[str]."""
         if self._option.given is not None:
             return self._option.given
-        own = [kind for kind in _alternatives(self.kind) if kind is not NoneType]
-        if len(own) != 1 or own[0] not in {bool, int, float, str, Path}:
+        kinds = [kind for kind in _alternatives(self.kind) if kind is not NoneType]
+        if len(kinds) != 1 or kinds[0] not in {bool, int, float, str, Path}:
             raise TypeError(f"the field {self.name} does not say what a command line gives")
-        return own[0]
+        return kinds[0]
 
     @property
     def turns_off(self) -> bool:
-        """Whether the option makes a value False that is True without it."""
+        """Whether the option turns a value from True to False."""
         return self.default is True and self.parameter.startswith("no_")
 
     @property
     def command_default(self) -> Any:
-        """What the command takes where nothing is given; MISSING where something must be.
+        """The value that the command takes by default; MISSING if one must be given.
 
-        Defaults of a project or of the environment would be looked up here.
+        This is the place to look up defaults of a project or of the environment.
         """
         option = self._option
         if option.required:
@@ -166,7 +167,7 @@ class Declared:
         return _written(default)
 
     def value(self, given: Mapping[str, Any]) -> Any:
-        """The field's value, of what the command line gives by the parameters' names."""
+        """Return the field's value, given the command line's values by the parameters' names."""
         found = given[self.parameter]
         if self.turns_off:
             return not found
@@ -187,46 +188,46 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 
 def _written(default: Any) -> str:
-    """A default as the command line takes it."""
+    """Format a default as the command line takes it."""
     if isinstance(default, tuple):
         return ",".join(map(_written, default))
     return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def declared(options: type) -> list[Declared]:
-    """The fields of an options class, in their order."""
-    return [_declared(own) for own in dataclasses.fields(options)]
+    """Return the fields of an options class, in their order."""
+    return [_declared(entry) for entry in dataclasses.fields(options)]
 
 
-def _declared(own: dataclasses.Field[Any]) -> Declared:
-    if get_origin(own.type) is not Annotated:
+def _declared(entry: dataclasses.Field[Any]) -> Declared:
+    if get_origin(entry.type) is not Annotated:
         raise TypeError(
-            f"the field {own.name} does not say what it is (annotations must not be postponed)"
+            f"the field {entry.name} does not say what it is (annotations must not be postponed)"
         )
-    kind, *rest = get_args(own.type)
+    kind, *rest = get_args(entry.type)
     marks = [mark for mark in rest if isinstance(mark, (Option, Keyword, Expanded))]
     if len(marks) != 1:
-        raise TypeError(f"the field {own.name} says {len(marks)} times what it is")
-    default = MISSING if own.default is dataclasses.MISSING else own.default
-    if own.default_factory is not dataclasses.MISSING:
-        default = own.default_factory()
+        raise TypeError(f"the field {entry.name} says {len(marks)} times what it is")
+    default = MISSING if entry.default is dataclasses.MISSING else entry.default
+    if entry.default_factory is not dataclasses.MISSING:
+        default = entry.default_factory()
     kind = getattr(kind, "__forward_arg__", kind)
-    return Declared(own.name, kind, default, not own.kw_only, marks[0])
+    return Declared(entry.name, kind, default, not entry.kw_only, marks[0])
 
 
 def parameters(options: type) -> list[Declared]:
-    """The parameters of a verb's command, panel by panel."""
+    """Return the parameters of a verb's command, panel by panel."""
     found = list(_parameters(options))
-    return sorted(found, key=lambda own: PANELS.index(own.mark.panel))  # type: ignore[union-attr]
+    return sorted(found, key=lambda entry: PANELS.index(entry.mark.panel))  # type: ignore[union-attr]
 
 
 def _parameters(options: type) -> Iterator[Declared]:
-    for own in declared(options):
-        if isinstance(own.mark, Option):
-            yield own
-        elif isinstance(own.mark, Expanded):
-            for inner in _parameters(own.mark.options):
-                if inner.name not in own.mark.without:
+    for entry in declared(options):
+        if isinstance(entry.mark, Option):
+            yield entry
+        elif isinstance(entry.mark, Expanded):
+            for inner in _parameters(entry.mark.options):
+                if inner.name not in entry.mark.without:
                     yield inner
 
 
@@ -235,21 +236,22 @@ def asked(
     given: Mapping[str, Any],
     finish: Mapping[type, Callable[[Any], Any]] | None = None,
 ) -> T:
-    """The options that a command line asks for.
+    """Return the options that a command line asks for.
 
     Args:
-        options: the class of the verb.
-        given: what the command line gives, by the parameters' names.
-        finish: makes a field's value of the options that it expands to, by their class.
+        options: the verb's options class.
+        given: the values on the command line, by the parameters' names.
+        finish: functions that turn the options of an `Expanded` field into its value, by the
+            options' class.
 
     Raises:
         OptionError: a value makes no sense.
     """
     fields = declared(options)
-    values = {own.name: own.value(given) for own in fields if isinstance(own.mark, Option)}
-    for own in fields:
-        if isinstance(own.mark, Expanded):
-            values[own.name] = _expanded(own.mark, given, values, finish or {})
+    values = {entry.name: entry.value(given) for entry in fields if isinstance(entry.mark, Option)}
+    for entry in fields:
+        if isinstance(entry.mark, Expanded):
+            values[entry.name] = _expanded(entry.mark, given, values, finish or {})
     return options(**values)
 
 
@@ -259,12 +261,12 @@ def _expanded(
     others: dict[str, Any],
     finish: Mapping[type, Callable[[Any], Any]],
 ) -> Any:
-    own = {
+    values = {
         inner.name: inner.value(given)
         for inner in declared(mark.options)
         if isinstance(inner.mark, Option) and inner.name not in mark.without
     }
     if mark.make is not None:
-        return mark.make(own, others)
-    made = mark.options(**own)
+        return mark.make(values, others)
+    made = mark.options(**values)
     return finish[mark.options](made) if mark.options in finish else made

@@ -1,4 +1,4 @@
-"""What `demo` can be asked; Python has no such function."""
+"""The options of `demo`, which has no Python function."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from alds_cli.options.declaring import Option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DemoOptions:
-    """Where the demonstration takes place."""
+    """The settings of a demonstration."""
 
     output: Annotated[
         Path,
-        Option(help="Where the files are left.", metavar="DIR", flags=("--output", "-o")),
+        Option(help="The folder for the files.", metavar="DIR", flags=("--output", "-o")),
     ] = Path("alds-demo")
     seed: Annotated[
         int,

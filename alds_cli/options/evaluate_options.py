@@ -1,4 +1,4 @@
-"""What `evaluate` can be asked."""
+"""The options of `evaluate`."""
 
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateOptions:
-    """What to measure."""
+    """The choice of what to measure."""
 
     model: ModelField
     data: DataField
@@ -42,10 +42,10 @@ class EvaluateOptions:
     baseline: Annotated[
         "Model | None",
         Option(
-            help="Another model to set beside it, e.g. the original.",
+            help="Another model to compare it with, e.g. the original.",
             metavar="MODEL",
             given=str,
-            python="A network to set beside it, on the same images, prepared the same way.",
+            python="A network to compare it with, on the same images, prepared the same way.",
         ),
     ] = None
     baseline_source: Annotated[Source, Keyword("How to read the baseline's file.")] = AS_IT_IS
@@ -72,5 +72,5 @@ class EvaluateOptions:
     preprocessing: PreprocessingField = None
     progress: Annotated[
         "ProgressCallback | None",
-        Keyword("Told how far it is; tasks `evaluate` and `baseline`."),
+        Keyword("Called with the progress; tasks `evaluate` and `baseline`."),
     ] = None

@@ -1,4 +1,4 @@
-"""Images to look at, to train on or to judge by, and how they become a network's input."""
+"""Images for calibration, training and evaluation, and how they become a network's input."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ DataField = Annotated[
 ClassesField = Annotated[
     Sequence[str] | str | Path | None,
     Option(
-        help="Names of the class folders, one a line, in the order of the network's outputs. "
-        "Without it, those of ImageNet and CIFAR are recognised.",
+        help="File with the names of the class folders, one a line, in the order of the network's "
+        "outputs. Without it, those of ImageNet and CIFAR are recognised.",
         metavar="FILE",
         given=str,
-        python="The network's classes in order, by the names of the image folders; or a file with "
-        "one of them a line. None recognises those of published data sets.",
+        python="The names of the class folders in the order of the network's outputs, or a file "
+        "with one name a line. None recognises the classes of published data sets.",
     ),
 ]
 DownloadField = Annotated[bool, Option(help="Fetch cifar10 if it is not there yet.")]
 DeviceField = Annotated[
-    str | None, Option(help="cpu, cuda or cuda:N; CUDA where present.", metavar="NAME")
+    str | None, Option(help="cpu, cuda or cuda:N; CUDA where available.", metavar="NAME")
 ]
 WorkersField = Annotated[
     int,
@@ -46,13 +46,13 @@ WorkersField = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingFlags:
-    """What the command line says of the way from an image to the input, value by value."""
+    """The steps from an image to the network's input, as the command line gives them."""
 
     preprocess: Annotated[
         str | None,
         Option(
             help="imagenet, imagenet-stats, cifar10, cifar100, mnist, half or unit; "
-            "without it, what the model says.",
+            "without it, what the model's file states.",
             metavar="NAME",
             panel=IMAGES,
         ),
@@ -60,7 +60,7 @@ class PreprocessingFlags:
     mean: Annotated[
         str | None,
         Option(
-            help="Mean of every channel, pixels counted from 0 to 1.",
+            help="Mean of every channel, for pixels from 0 to 1.",
             metavar="M,M,M",
             panel=IMAGES,
         ),
@@ -72,7 +72,7 @@ class PreprocessingFlags:
     resize: Annotated[
         int | None,
         Option(
-            help="Resize the shorter side to this; 0 leaves the size as it is.",
+            help="Resize the shorter side to this many pixels; 0 leaves the size as it is.",
             metavar="PIXELS",
             bounds=Whole(0, MOST_PIXELS),
             panel=IMAGES,
@@ -81,7 +81,7 @@ class PreprocessingFlags:
     crop: Annotated[
         int | None,
         Option(
-            help="Crop a central square of this size; 0 does not crop.",
+            help="Crop a central square with sides of this many pixels; 0 does not crop.",
             metavar="PIXELS",
             bounds=Whole(0, MOST_PIXELS),
             panel=IMAGES,
@@ -93,7 +93,7 @@ PreprocessingField = Annotated[
     "Preparation",
     Expanded(
         options=PreprocessingFlags,
-        help="From an image to the input, or a function that changes what the model's file says; "
-        "None is what that says.",
+        help="How an image becomes the input, or a function that changes what the model's file "
+        "states; None takes that as it is.",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What `inspect` can be asked."""
+"""The options of `inspect`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InspectOptions:
-    """Which file to look into."""
+    """The choice of a file to look into."""
 
     model: ModelField
     source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS

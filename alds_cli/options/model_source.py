@@ -25,14 +25,19 @@ ModelField = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How to read a model file, where that is not plain.
+    """How to read a model file, if the file alone does not tell.
 
-    `arch` is a name as `--arch` takes it, with `arch_args` for its constructor;
-    `input_shape` that of one sample, `input_spec` all that it takes (see
-    `alds_cli.inputs`), where it is more than that; `state_key` the entry of a training
-    checkpoint; `strip_prefix` what stands before the names in it that a network's own have
-    not, one or several; `ignore` shell patterns of entries that are not used;
-    `allow_pickle` permits code in the file to run.
+    Attributes:
+        arch: a name as `--arch` takes it.
+        arch_args: arguments for the network's constructor.
+        input_shape: the shape of one sample.
+        input_spec: everything that the network takes, if it is not one tensor (see
+            `alds_cli.inputs`).
+        state_key: the entry of a training checkpoint that holds the weights.
+        strip_prefix: one or several prefixes of the names in the file that the network's own
+            names do not have.
+        ignore: shell patterns of entries that are not used.
+        allow_pickle: whether code in the file may run.
     """
 
     arch: Annotated[
@@ -58,7 +63,7 @@ class Source:
     input_shape: Annotated[
         tuple[int, ...] | None,
         Option(
-            help="Shape of one input, where it is not the network's usual one.",
+            help="Shape of one input, if it is not the network's usual one.",
             metavar="C,H,W",
             panel=READING,
             given=str,
@@ -68,7 +73,7 @@ class Source:
     input_spec: Annotated[
         "str | InputSpec | None",
         Option(
-            help="What the network takes, where that is not one image: "
+            help="The inputs of the network, if they are not one image: "
             "'ids:int64\\[1,128]<30522,mask:int64\\[1,128]' (arguments of forward by name, or "
             "without; types and shapes, <n for whole numbers below n; {…} a dictionary, \\[…] a "
             "list).",
@@ -88,8 +93,8 @@ class Source:
     strip_prefix: Annotated[
         str | Sequence[str],
         Option(
-            help="What stands before the names in the checkpoint, e.g. generator. Wrappers that "
-            "are known come off by themselves. Repeatable.",
+            help="A prefix to remove from the names in the checkpoint, e.g. generator. Those of "
+            "known wrappers are removed automatically. Repeatable.",
             metavar="PREFIX",
             panel=READING,
             given=list[str],
@@ -109,8 +114,8 @@ class Source:
     allow_pickle: Annotated[
         bool,
         Option(
-            help="Load pickled Python code too. It can do whatever you can: only for files you "
-            "trust.",
+            help="Also load pickled Python code, which can do anything that you can; only for "
+            "files you trust.",
             panel=READING,
         ),
     ] = False

@@ -1,4 +1,4 @@
-"""Texts of the command line that stand for several values."""
+"""Parsers of command-line values that hold several values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def shape(text: str) -> tuple[int, ...]:
     """Read the shape of one input: `3,224,224`.
 
     Raises:
-        OptionError: it is no list of positive whole numbers.
+        OptionError: the text is not a list of positive whole numbers.
     """
     try:
         found = tuple(int(extent) for extent in text.split(","))
@@ -32,7 +32,7 @@ def fractions(text: str) -> tuple[float, ...]:
     """Read the milestones of a schedule: `0.5,0.75`.
 
     Raises:
-        OptionError: they are no numbers.
+        OptionError: a milestone is not a number.
     """
     try:
         return tuple(float(part) for part in text.split(",") if part.strip())
@@ -48,7 +48,7 @@ def stripped(text: str) -> list[str]:
 
 
 def listed(kind: Callable[[str], T], example: str) -> Callable[[str], list[T]]:
-    """Return a reader of lists with commas, whose empty parts do not count.
+    """Return a reader of comma-separated lists that skips empty parts.
 
     Args:
         kind: reads one part; raises ValueError.

@@ -1,4 +1,4 @@
-"""What `profile` can be asked."""
+"""The options of `profile`."""
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ProfileOptions:
-    """Which error tables to build."""
+    """The choice of error tables to build."""
 
     model: ModelField
     source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS
@@ -23,7 +23,7 @@ class ProfileOptions:
     output: Annotated[
         str | Path | None,
         Option(
-            help="Write the error table here as well (safetensors).",
+            help="Also write the error table to this file (safetensors).",
             metavar="FILE",
             flags=("--output", "-o"),
             given=Path,
@@ -34,9 +34,9 @@ class ProfileOptions:
         Option(
             help="The method that the tables are for.",
             metavar="NAME",
-            python="Whose folding schemes to cover.",
+            python="The method whose folding schemes to cover.",
         ),
     ] = "alds"
     cache: CacheField = True
     device: DeviceField = None
-    progress: Annotated["ProgressCallback | None", Keyword("Told how far it is.")] = None
+    progress: Annotated["ProgressCallback | None", Keyword("Called with the progress.")] = None

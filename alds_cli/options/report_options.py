@@ -1,4 +1,4 @@
-"""What `report` can be asked."""
+"""The options of `report`."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -19,7 +19,7 @@ DELTAS = "0,0.5,1,2,3"
 
 @dataclass(frozen=True, slots=True)
 class ReportOptions:
-    """What to tell of a sweep."""
+    """The choice of what to report on a sweep."""
 
     folder: Annotated[
         str | Path,
@@ -51,17 +51,17 @@ class ReportOptions:
     methods: Annotated[
         Sequence[str] | None,
         Option(
-            help="Only these, in this order.",
+            help="Report on these methods only, in this order.",
             metavar="NAME,NAME,…",
             given=str,
             read=stripped,
-            python="Which to report on, in this order; None is all.",
+            python="The methods to report on, in this order; None is all of them.",
         ),
     ] = None
     paper: Annotated[
         str | None,
         Option(
-            help="Set the paper's results for a network beside them, e.g. cifar10-resnet20.",
+            help="Show the paper's results for a network beside them, e.g. cifar10-resnet20.",
             metavar="NAME",
         ),
     ] = None
@@ -69,11 +69,11 @@ class ReportOptions:
     plots: Annotated[
         bool | None,
         Option(
-            help="Draw the curves and the layers; without either, where matplotlib is installed.",
+            help="Draw the curves and the layers; by default only if matplotlib is installed.",
             flags=("--plots/--no-plots",),
-            python="Draw the curves and the layers; None draws them where matplotlib is installed.",
+            python="Draw the curves and the layers; None draws them if matplotlib is installed.",
         ),
     ] = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("Told how far it is; task `pictures`.")
+        "ProgressCallback | None", Keyword("Called with the progress; task `pictures`.")
     ] = None

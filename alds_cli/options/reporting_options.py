@@ -1,4 +1,4 @@
-"""How a command reports; Python has no such arguments."""
+"""The options on how a command reports, which Python functions do not have."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -18,12 +18,12 @@ CacheField = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class NoReporting:
-    """Of a command that only prints one thing in one way."""
+    """The reporting of a command that prints one thing in one way."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reporting(NoReporting):
-    """How a command reports."""
+    """The reporting of a command."""
 
     json: Annotated[
         bool, Option(help="Print one JSON object instead of tables.", panel=REPORTING)
@@ -37,7 +37,7 @@ class Reporting(NoReporting):
         ),
     ] = False
     verbose: Annotated[
-        bool, Option(help="Tell more on the way.", flags=("--verbose", "-v"), panel=REPORTING)
+        bool, Option(help="Print more notes.", flags=("--verbose", "-v"), panel=REPORTING)
     ] = False
 
 
@@ -46,7 +46,7 @@ class _Threads:
     threads: Annotated[
         int | None,
         Option(
-            help="Threads to compute with; all cores without it.",
+            help="Threads to compute with; by default all cores.",
             metavar="N",
             bounds=Whole(1, MOST_THREADS),
             panel=REPORTING,
@@ -56,4 +56,4 @@ class _Threads:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputingReporting(Reporting, _Threads):
-    """How a command reports, and with how many threads it computes."""
+    """The reporting of a command, and the number of threads that it computes with."""

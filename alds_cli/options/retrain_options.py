@@ -1,4 +1,4 @@
-"""What `retrain` can be asked."""
+"""The options of `retrain`."""
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -58,8 +58,8 @@ class RetrainOptions:
     resume: Annotated[
         bool,
         Option(
-            help="Go on with an interrupted run to the same output.",
-            python="Go on with an interrupted run to the same output, if there is one.",
+            help="Continue an interrupted run with the same output.",
+            python="Continue an interrupted run with the same output, if there is one.",
         ),
     ] = False
     classes: ClassesField = None
@@ -68,5 +68,5 @@ class RetrainOptions:
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("Told after every step; task `retrain`.")
+        "ProgressCallback | None", Keyword("Called after every step; task `retrain`.")
     ] = None

@@ -1,4 +1,4 @@
-"""What `schema` can be asked; Python has no such function."""
+"""The options of `schema`, which has no Python function."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,9 +8,9 @@ from alds_cli.options.declaring import Option
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaOptions:
-    """Which document to describe."""
+    """The choice of a document to describe."""
 
     name: Annotated[
         str | None,
-        Option(help="A document; without it, all are listed.", metavar="NAME", positional=True),
+        Option(help="The document; without it, all are listed.", metavar="NAME", positional=True),
     ] = None

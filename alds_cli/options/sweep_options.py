@@ -1,4 +1,4 @@
-"""What `sweep` can be asked."""
+"""The options of `sweep`."""
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     )
 
 
-def _retraining(own: dict[str, Any], others: dict[str, Any]) -> RetrainSettings:
-    """Make hyperparameters whose schedule is held to the longest of the retrainings."""
-    return RetrainSettings(epochs=max([1, *others["retrain_epochs"]]), **own)
+def _retraining(values: dict[str, Any], others: dict[str, Any]) -> RetrainSettings:
+    """Make hyperparameters, and check their schedule against the longest retraining."""
+    return RetrainSettings(epochs=max([1, *others["retrain_epochs"]]), **values)
 
 
 @dataclass(frozen=True, slots=True)
 class SweepOptions:
-    """What to compare."""
+    """The choice of what to compare."""
 
     model: ModelField
     data: DataField
@@ -48,18 +48,18 @@ class SweepOptions:
     methods: Annotated[
         Sequence[str],
         Option(
-            help="Each as --method of `alds compress` takes it, with arguments after colons: "
+            help="Methods as `alds compress --method` takes them, with arguments after colons: "
             "alds,alds-simple:k=5 or alds:solver=knapsack.",
             metavar="NAME[,NAME…]",
             given=str,
             read=listed(str, "--methods alds,svd"),
-            python="Each `name` or `name:key=value:…`, with `solver` and `bound` among the keys.",
+            python="`name` or `name:key=value:…` each, with `solver` and `bound` among the keys.",
         ),
     ]
     output: Annotated[
         str | Path,
         Option(
-            help="The folder of the runs; an existing one is gone on with.",
+            help="The folder of the runs; the sweep in an existing one is continued.",
             metavar="DIR",
             flags=("--output", "-o"),
             given=Path,
@@ -70,12 +70,12 @@ class SweepOptions:
         Option(help="The ratios are 1 − A, 1 − A², 1 − A³, …", metavar="A", panel=GRID, given=str),
     ] = 0.8
     steps: Annotated[
-        int, Option(help="So many of them.", metavar="N", bounds=Whole(1, 1000), panel=GRID)
+        int, Option(help="Number of these ratios.", metavar="N", bounds=Whole(1, 1000), panel=GRID)
     ] = 12
     ratios: Annotated[
         Sequence[Ratio] | None,
         Option(
-            help="These ratios instead.",
+            help="Compress at these ratios instead.",
             metavar="R[,R…]",
             panel=GRID,
             given=str,
@@ -85,7 +85,7 @@ class SweepOptions:
     target: Annotated[
         str,
         Option(
-            help="What a ratio is a fraction of: params, macs, bytes or latency.",
+            help="The quantity that a ratio is a fraction of: params, macs, bytes or latency.",
             metavar="NAME",
             panel=GRID,
         ),
@@ -93,7 +93,7 @@ class SweepOptions:
     repeats: Annotated[
         int,
         Option(
-            help="Runs with the seeds 0 to N − 1; one where nothing random is in a run.",
+            help="Repeat runs with the seeds 0 to N − 1; deterministic runs are made once.",
             metavar="N",
             bounds=Whole(1, 1000),
             panel=GRID,
@@ -102,7 +102,7 @@ class SweepOptions:
     retrain_epochs: Annotated[
         Sequence[int],
         Option(
-            help="Amounts of retraining; 0 judges the network as it was compressed.",
+            help="Amounts of retraining; 0 evaluates the network as it was compressed.",
             metavar="E[,E…]",
             panel=GRID,
             given=str,
@@ -111,7 +111,7 @@ class SweepOptions:
     ] = (0,)
     latency: Annotated[
         bool,
-        Option(help="Time every network too, in turns with the original.", panel=GRID),
+        Option(help="Also time every network, in turns with the original.", panel=GRID),
     ] = False
     keep_artefacts: Annotated[bool, Option(help="Keep the network of every run that is made.")] = (
         False
@@ -119,8 +119,8 @@ class SweepOptions:
     train_data: Annotated[
         "str | LabelledImages | None",
         Option(
-            help="Images to retrain on, and for methods that look at some (pca, pfp); not those "
-            "of --data, which judge.",
+            help="Images for retraining and for methods that need some (pca, pfp), not those of "
+            "--data, which are for evaluation.",
             metavar="SPEC",
             panel=TRAINING,
             given=str,
@@ -129,7 +129,7 @@ class SweepOptions:
     samples: Annotated[
         int,
         Option(
-            help="How many images such methods look at, drawn at random by the seed.",
+            help="How many images such methods use, drawn at random by the seed.",
             metavar="N",
             bounds=Whole(1, MOST_IMAGES),
             panel=TRAINING,
@@ -139,7 +139,7 @@ class SweepOptions:
         RetrainSettings | None,
         Expanded(
             options=RetrainSettings,
-            help="The other hyperparameters; its epochs and seed do not count.",
+            help="The other hyperparameters; its epochs and seed are ignored.",
             without=("epochs", "seed"),
             make=_retraining,
         ),
@@ -149,7 +149,7 @@ class SweepOptions:
     device: DeviceField = None
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
-    watcher: Annotated["Watcher | None", Keyword("Told of every run.")] = None
+    watcher: Annotated["Watcher | None", Keyword("Notified of every run.")] = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("Told how far the parts of a run are.")
+        "ProgressCallback | None", Keyword("Called with the progress of a run's parts.")
     ] = None

@@ -13,10 +13,10 @@ from alds_cli.options.parsing import fractions
 from alds_cli.scalars import LARGEST_RATE, MOST, MOST_EPOCHS, Finite, Positive, Seed, Term
 
 AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip"]
-"""How training images are changed at random; "auto" goes by the preprocessing."""
+"""Ways to change training images at random; "auto" chooses by the preprocessing."""
 
 _MOST_FACTOR = 10**6
-"""Whatever is larger than this is no rate on a command line."""
+"""The largest learning rate or weight decay that the command line takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class RetrainSettings:
     momentum: Annotated[
         Finite,
         Option(
-            help="Share of the last step that the next one keeps.",
+            help="Share of the last step that is added to the next one.",
             metavar="X",
             bounds=bounds.Real(0, 1, below=True),
             panel=TRAINING,
@@ -93,7 +93,7 @@ class RetrainSettings:
     weight_decay: Annotated[
         Finite,
         Option(
-            help="Factor of the weights that is added to their gradient.",
+            help="The weights times this factor are added to their gradient.",
             metavar="X",
             bounds=bounds.Real(0, _MOST_FACTOR),
             panel=TRAINING,
@@ -102,7 +102,7 @@ class RetrainSettings:
     warmup_epochs: Annotated[
         Finite,
         Option(
-            help="The rate rises from 0 for so long.",
+            help="Length of the warm-up, in which the rate rises from 0.",
             metavar="E",
             bounds=bounds.Real(0, bounds.MOST_EPOCHS),
             panel=TRAINING,
@@ -157,7 +157,7 @@ class RetrainSettings:
     ] = 0
 
     def __post_init__(self) -> None:
-        """Check every value, and the combinations."""
+        """Check every value, and their combinations."""
         known = get_args(AugmentationName)
         rules = (
             (1 <= self.epochs <= MOST_EPOCHS, f"epochs {self.epochs} is not in [1, {MOST_EPOCHS}]"),
