@@ -137,7 +137,7 @@ def test_a_module_of_unknown_architecture_has_no_artefact(sweep, tmp_path):
         "source": api.Source(input_shape=(1, 8, 8)),
         "preprocessing": Preprocessing((0.5,), (0.5,)),
     }
-    with pytest.raises(ArchitectureError, match="nobody could load it"):
+    with pytest.raises(ArchitectureError, match="because it could not be loaded"):
         sweep(**own, keep_artefacts=True)
     assert list(tmp_path.iterdir()) == []
     result = sweep(**own)

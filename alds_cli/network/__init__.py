@@ -1,1 +1,1 @@
-"""From a model file to a network that runs, and whether what is written is that network."""
+"""Turning model files into networks that run, and verifying what is written."""

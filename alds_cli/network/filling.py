@@ -1,4 +1,4 @@
-"""Tensors of a file put into a network, each judged before it is."""
+"""Loading a file's tensors into a network, each of them checked first."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from alds_cli.tracing.sharing import (
 _WEIGHT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 _LARGEST = 1e100
-"""Beyond it the sums of a layer's products soon leave the range of float64."""
+"""The largest weight: beyond it a layer's sums of products soon exceed float64's range."""
 
 
 def load_tensors(
@@ -42,14 +42,14 @@ def load_tensors(
     name: str,
     further: Groups = (),
 ) -> None:
-    """Make the tensors the network's own, without copying; what it shares stays shared.
+    """Make the tensors the network's own, without copying; shared tensors stay shared.
 
     Args:
         module: the network, on the meta device.
-        tensors: a state dict that fits it, but for further names of shared tensors.
-        arch: what it was built from.
-        name: the file's, for messages.
-        further: names to share a tensor, beside those that the network has.
+        tensors: a state dict that fits it, possibly without further names of shared tensors.
+        arch: the architecture that it was built from.
+        name: the file's name, for messages.
+        further: groups of names that share a tensor, beyond those of the network.
 
     Raises:
         BadWeightsError: weights are of another kind than the network's, or names of one
@@ -61,7 +61,7 @@ def load_tensors(
     require_agreement(tensors, groups, name)
     _require_kinds(module, tensors, name)
     state: Any = OrderedDict(tensors)
-    # Some modules convert what older versions of themselves have saved. The names and
+    # Some modules convert what their older versions have saved. The names and
     # shapes are today's, as has been checked, so the versions are too.
     state._metadata = module.state_dict()._metadata  # type: ignore[attr-defined]  # noqa: SLF001
     module.load_state_dict(state, strict=False, assign=True)
@@ -70,7 +70,7 @@ def load_tensors(
 
 
 def completed(tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) -> dict[str, Tensor]:
-    """The tensors with those added that are there under another name."""
+    """Add the tensors that are missing under one name but present under another."""
     found = dict(tensors)
     for group in groups:
         present = next((each for each in group if each in tensors), None)
@@ -80,10 +80,10 @@ def completed(tensors: Mapping[str, Tensor], groups: Sequence[Sequence[str]]) ->
 
 
 def require_agreement(tensors: Mapping[str, Tensor], groups: Groups, name: str) -> None:
-    """See that names of one and the same tensor do not have different values.
+    """Make sure that the names of one tensor do not have different values.
 
     Raises:
-        BadWeightsError: they do, so that one of the values would be lost.
+        BadWeightsError: they have, so that one of the values would be lost.
     """
     for group in groups:
         first, *others = [each for each in group if each in tensors] or [""]
@@ -98,7 +98,7 @@ def require_agreement(tensors: Mapping[str, Tensor], groups: Groups, name: str) 
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors hold the same numbers, of the same type, NaN being equal to NaN."""
+    """Return whether two tensors hold the same numbers of the same type; NaN equals NaN."""
     if identity(one) == identity(other):
         return True
     if one.dtype != other.dtype or one.shape != other.shape:
@@ -109,14 +109,14 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def shared_names(module: nn.Module) -> dict[str, str]:
-    """Further names of the tensors in a state dict, with the first name of each."""
+    """Return the first name of every tensor that a state dict holds under a further name."""
     held = module.state_dict().keys()
     groups = ([each for each in group if each in held] for group in shared_groups(module))
     return {other: first for first, *others in filter(None, groups) for other in others}
 
 
 def fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
-    """Buffers that no checkpoint need hold take the values of a fresh network."""
+    """Give buffers that checkpoints may leave out the values of a fresh network."""
     hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     if not hollow:
         return
@@ -126,9 +126,9 @@ def fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
 
 
 def require_sound(module: nn.Module, name: str) -> None:
-    """Refuse weights no arithmetic can be done with; all tensors concerned are named.
+    """Refuse weights that cannot be computed with; the message names all such tensors.
 
-    Buffers other than running statistics may be infinite: masks and limits are.
+    Buffers other than running statistics may be infinite, as masks and limits are.
 
     Raises:
         BadWeightsError: weights are absent, integers, NaN or infinite.
@@ -152,18 +152,18 @@ def require_sound(module: nn.Module, name: str) -> None:
 
 
 def _require_kinds(module: nn.Module, tensors: Mapping[str, Tensor], name: str) -> None:
-    """Refuse parameters of a type that computes something else than the network's own.
+    """Refuse parameters whose type computes something else than the network's type does.
 
-    Real numbers of any width may stand for real ones, and complex ones for complex ones;
-    whole numbers and truth values only where the network has such.
+    Real numbers of any width may replace real ones, and complex ones may replace complex ones;
+    whole numbers and truth values are accepted only if the network has such itself.
     """
     wrong: dict[str, list[str]] = {}
     narrow = False
-    for key, own in module.named_parameters(remove_duplicate=False):
+    for key, parameter in module.named_parameters(remove_duplicate=False):
         given = tensors.get(key)
         if given is None:
             continue
-        kind = _kind_of(own.dtype)
+        kind = _kind_of(parameter.dtype)
         if _kind_of(given.dtype) != kind or kind == "narrow":
             narrow = narrow or given.dtype.itemsize == 1
             found = str(given.dtype).removeprefix("torch.")
@@ -195,17 +195,17 @@ def _kind_of(dtype: torch.dtype) -> str:
 
 
 def _may_be_infinite(module: nn.Module, name: str) -> bool:
-    """Whether a tensor of a network is a buffer, and none that training fills."""
-    owner, _, own = name.rpartition(".")
-    return own in module.get_submodule(owner)._buffers and not own.startswith("running_")  # noqa: SLF001
+    """Return whether a tensor of a network is a buffer other than a running statistic."""
+    owner, _, leaf = name.rpartition(".")
+    return leaf in module.get_submodule(owner)._buffers and not leaf.startswith("running_")  # noqa: SLF001
 
 
 def _is_finite(tensor: Tensor, *, unbounded: bool = False) -> bool:
-    """Without a mask as large as the tensor: extremes carry NaN and infinities along.
+    """Return whether all numbers are finite, judged by the extremes to save a mask's memory.
 
     Args:
-        tensor: of real or complex numbers.
-        unbounded: whether infinities are in order, so that only NaN is not.
+        tensor: real or complex numbers.
+        unbounded: whether infinities are accepted, so that only NaN is refused.
     """
     if tensor.numel() == 0:
         return True
@@ -213,7 +213,7 @@ def _is_finite(tensor: Tensor, *, unbounded: bool = False) -> bool:
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor)
     elif tensor.dtype not in _WEIGHT_TYPES:
-        tensor = tensor.float()  # eight bits; no arithmetic is defined on them
+        tensor = tensor.float()  # types of eight bits have no arithmetic
     low, high = torch.aminmax(tensor)
     if unbounded:
         return not bool(low.isnan())
@@ -221,6 +221,6 @@ def _is_finite(tensor: Tensor, *, unbounded: bool = False) -> bool:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Return the first names, and how many more there are."""
+    """List the first names, and say how many more there are."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(names[:5]) + more

@@ -1,4 +1,4 @@
-"""What is inside a model file."""
+"""Inspection of a model file."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from alds_cli.tracing.trace import count_parameters
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """A network's layers and what it costs.
+    """A network's layers and its costs.
 
-    `params_before` is the size of the dense network that its pairs stand for. Errors of
-    the layers are None where they are pairs: the weights they replaced are gone.
+    `params_before` is the number of parameters of the dense network that its pairs stand for. The
+    errors of layers that are pairs are None, because the weights they replaced are gone.
     """
 
     network: Network
@@ -41,7 +41,7 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """An entry of a file: its name, its shape, and its type as PyTorch calls it."""
+    """An entry of a file: its name, its shape, and PyTorch's name of its type."""
 
     name: str
     shape: tuple[int, ...]
@@ -49,16 +49,16 @@ class StoredTensor:
 
     @property
     def scalars(self) -> int:
-        """How many numbers it holds."""
+        """The number of numbers that it holds."""
         return prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What a file holds whose network is not known.
+    """The contents of a file whose network is not known.
 
-    `reason` says why none fits, and `tip` what can be done about it. `nbytes` is the size of
-    the file.
+    `reason` says why no network fits, and `tip` what to do about it. `nbytes` is the size of the
+    file.
     """
 
     name: str
@@ -72,7 +72,7 @@ def inspect(options: InspectOptions) -> Inspection | Contents:
     """Look into a model file, an artefact or not.
 
     Returns:
-        The network; or, where none is named and none is recognised, what the file holds.
+        The network, or the contents of the file if no network is named and none is recognised.
 
     Raises:
         AldsError: the model cannot be read.

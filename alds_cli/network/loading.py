@@ -1,4 +1,4 @@
-"""From a model file to a network that runs: what every verb starts with."""
+"""Building the network of a model file, with which every verb starts."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def load_network(
     Args:
         source: a path, or `-` for standard input.
         arch: how to build the network; None recognises it.
-        inputs: what the network takes, where that differs from the architecture's usual.
+        inputs: the network's inputs, if they differ from the architecture's usual ones.
         allow_pickle: also load pickled code.
         state_key: which entry of a training checkpoint to use.
-        strip_prefix: what to take off the names in the file.
+        strip_prefix: prefixes to remove from the names in the file.
         ignore: shell patterns of entries in the file that are not used.
         multiply_back: turn the pairs of an artefact back into dense layers, and fold norms
             into the weights.
@@ -110,7 +110,7 @@ def open_checkpoint(
     ignore: Sequence[str] = (),
     multiply_back: bool = False,
 ) -> Network:
-    """Build the network of what was read from a file; the rest is as of `load_network`."""
+    """Build the network of a file that was read; arguments and errors are `load_network`'s."""
     if checkpoint.document is not None:
         if strip_prefix or ignore:
             logger.warning("%s is an artefact; its names are used as they are", checkpoint.name)
@@ -130,7 +130,7 @@ def open_checkpoint(
 
 
 def fold(network: Network) -> None:
-    """Fold norms into the weights they are computed for, in place; a note says how many."""
+    """Fold norms into the weights that they compute, in place; a note says how many."""
     folded = Counter(fold_norms(network.module).values())
     if folded:
         listed = " and ".join(
@@ -145,29 +145,29 @@ def fold(network: Network) -> None:
 def _trusted(
     name: str, document: Document, arch: Architecture | None, *, allow_pickle: bool
 ) -> Architecture:
-    """The artefact's architecture, if building it runs no code but what the user agreed to.
+    """Return the artefact's architecture, if building it runs only code that the user accepted.
 
-    A file may come from anywhere. What it names must not be fetched, and a function that
-    it names (`os:system` is one) must not be called unless the user names it too.
+    A file may come from anywhere. Nothing that it names may be fetched, and a function that it
+    names, which might be `os:system`, must not be called unless the user names it too.
     """
-    own = document.architecture
+    stated = document.architecture
     try:
-        architectures.require_plain(own)
+        architectures.require_plain(stated)
     except (ArchitectureError, OptionError) as error:
         raise CheckpointError(f"{name}: {error.message}", tip=error.tip) from error
-    factory = architectures.is_factory(own.name)
-    options = architectures.command_line(own)
-    if arch is not None and arch != own:
+    factory = architectures.is_factory(stated.name)
+    options = architectures.command_line(stated)
+    if arch is not None and arch != stated:
         raise OptionError(
-            f"{name} says itself that it is {own}, not {arch}",
+            f"{name} states that it is {stated}, not {arch}",
             tip=options if factory else "leave out --arch",
         )
     if factory and arch is None and not allow_pickle:
         raise UnsafeCheckpointError(
-            f"{name} is built by code of its own, {own}; loading it would run that code",
+            f"{name} is built by code, {stated}; loading it would run that code",
             tip=f"if that is your code: {options}",
         )
-    return own
+    return stated
 
 
 def _open_artefact(
@@ -202,7 +202,7 @@ def _open_artefact(
 
 
 def _stated_groups(module: nn.Module, document: Document, name: str) -> Groups:
-    """The names that an artefact says share a tensor.
+    """Return the groups of names that share a tensor, as the artefact states them.
 
     Raises:
         CheckpointError: the network has none of these names, or they cannot share one.
@@ -221,10 +221,10 @@ def _stated_groups(module: nn.Module, document: Document, name: str) -> Groups:
 
 
 def reopened(network: Network) -> Network:
-    """The network as it comes back from its artefact: built anew, with the same tensors.
+    """Build the network anew with the same tensors, as its artefact will be loaded.
 
     Raises:
-        ArchitectureError: it is not known how to build it, or its tensors do not fit then.
+        ArchitectureError: it is not known how to build it, or its tensors do not fit.
     """
     document = network.document()
     checkpoint = Checkpoint(network.name, network.module.state_dict(), document, 0)
@@ -238,14 +238,14 @@ def _sample_shape(document: Document) -> tuple[int, ...] | None:
 
 
 def _changed(plan: Plan) -> bool:
-    """Whether the network differs from its architecture."""
+    """Return whether the network differs from its architecture."""
     return bool(plan.decomposed or plan.pruned)
 
 
 def _dense_tensors(
     module: nn.Module, tensors: Mapping[str, Tensor], plan: Plan
 ) -> dict[str, Tensor]:
-    """The state dict of the dense network: pairs multiplied, zeros in the place of filters."""
+    """Return the dense network's state dict: pairs multiplied back, removed filters as zeros."""
     dense = dense_state(module, tensors, plan.decomposed)
     return dense_pruned_state(module, dense, plan.pruned) if plan.pruned else dense
 
@@ -262,7 +262,7 @@ def _open_state_dict(
         else:
             module = skeleton(arch, architectures.spellings(selection.tensors))
         spelt = current_norm_names(module, selection.tensors)
-        tensors = {spelt[own]: tensor for own, tensor in selection.tensors.items()}
+        tensors = {spelt[key]: tensor for key, tensor in selection.tensors.items()}
         found = architectures.resolve(
             arch,
             shapes_of(module.state_dict()),
@@ -273,14 +273,14 @@ def _open_state_dict(
     if doubt := architectures.caveat(arch):
         logger.warning("%s", doubt)
     _tell(name, found)
-    tensors = {own: tensors[given] for own, given in found.names.items()}
+    tensors = {key: tensors[given] for key, given in found.names.items()}
     load_tensors(module, tensors, arch, name)
     return described(Network(module, arch, Plan({}), name=name, nbytes=checkpoint.nbytes))
 
 
 @contextmanager
 def _said_of(name: str) -> Iterator[None]:
-    """Say of what is wrong with a network that a file holds which file it is."""
+    """Add the file's name to errors about the network that it holds."""
     try:
         yield
     except ArchitectureError as error:
@@ -288,7 +288,7 @@ def _said_of(name: str) -> Iterator[None]:
 
 
 def _tell(name: str, found: architectures.Resolution) -> None:
-    """Notes on what in a file was not used."""
+    """Log what in a file was not used."""
     if found.rivals:
         logger.warning(
             "%s: used the network %s; it also holds one under %s (--strip-prefix chooses)",
@@ -305,7 +305,7 @@ def _tell(name: str, found: architectures.Resolution) -> None:
 
 
 def densified(network: Network) -> Network:
-    """The network with its pairs multiplied back, and zeros for the filters that it lost.
+    """Return the network with its pairs multiplied back, and zeros for removed filters.
 
     Raises:
         ArchitectureError: it is not known how to build the dense network.

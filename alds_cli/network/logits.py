@@ -1,4 +1,4 @@
-"""Which part of a network's output are its logits."""
+"""The logits in a network's output."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from alds_cli.errors import DataError
 
 
 def logits_of(output: object, images: int, purpose: str) -> Tensor:
-    """The logits (n, classes) in what a network gave for n images.
+    """Return the logits (n, classes) in a network's output for n images.
 
-    They are the output itself, its `logits` where it has such a part, as those of Hugging
-    Face's models do, or the first of several outputs.
+    They are the output itself, its `logits` if it has such a part, as the outputs of Hugging
+    Face's models have, or the first of several outputs.
 
     Args:
         output: what the network returned.
-        images: n.
-        purpose: what is refused, as in "only networks that classify images can be …".
+        images: the number of images n.
+        purpose: the participle in "only networks that classify images can be …".
 
     Raises:
         DataError: there is not one row of real numbers for each image.

@@ -1,4 +1,4 @@
-"""A network together with what is known of it."""
+"""Networks together with what is known about them."""
 
 from __future__ import annotations
 
@@ -34,10 +34,18 @@ logger = logging.getLogger(__name__)
 class Network:
     """A network that runs, with what is known about it.
 
-    `plan` tells which of its layers are pairs. `foreign` says that the module was handed in,
-    not built from its architecture. `nbytes` is the size of the file it came
-    from, `source_hash` and `params_before` belong to the network that was once compressed,
-    `training` describes a retraining.
+    Attributes:
+        module: the network itself.
+        architecture: how to build it; None if that is not known.
+        plan: the choices of the layers that are pairs, and what stays of pruned modules.
+        name: its name in messages.
+        inputs: what its forward pass takes; None if that is not known.
+        preprocessing: how images become its input; None if that is not known.
+        nbytes: the size in bytes of the file that it came from.
+        source_hash: the fingerprint of the weights that were once compressed.
+        params_before: their number of parameters.
+        training: its retraining, if there was one.
+        foreign: whether the module was handed in instead of built from its architecture.
     """
 
     module: nn.Module
@@ -54,24 +62,24 @@ class Network:
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample, where the network takes one tensor of them; else None."""
+        """The shape of one sample, if the network takes a single tensor; None otherwise."""
         return None if self.inputs is None else self.inputs.sample_shape
 
     def compressed_by(self, plan: Plan, source_hash: str | None, params_before: int) -> Network:
-        """The same network said to be compressed by a plan; its module is not changed."""
+        """Return the network marked as compressed by a plan; its module is not changed."""
         return replace(
             self, plan=plan, source_hash=source_hash, params_before=params_before, nbytes=None
         )
 
     def document(self) -> Document:
-        """What an artefact holds beside the tensors.
+        """Return what an artefact holds beside the tensors.
 
         Raises:
             ArchitectureError: it is not known how to build the network.
         """
         if self.architecture is None:
             raise ArchitectureError(
-                "a network of unknown architecture cannot be saved: nobody could load it",
+                "a network of unknown architecture cannot be saved, because it could not be loaded",
                 tip="name what builds it: arch='package.module:factory'",
             )
         return Document(
@@ -87,10 +95,10 @@ class Network:
 
 
 def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
-    """Wrap a network that is there already; its architecture is recognised if it can be.
+    """Wrap an existing network; its architecture is recognised if possible.
 
     Raises:
-        ArchitectureError: the module is not of the architecture named.
+        ArchitectureError: the module does not have the architecture named.
     """
     if arch is None:
         try:
@@ -103,17 +111,17 @@ def network_of(module: nn.Module, arch: Architecture | None = None) -> Network:
 
 
 def _require_belonging(arch: Architecture, module: nn.Module) -> None:
-    """See that a network built from the architecture can take the module's tensors."""
+    """Make sure that a network built from the architecture can take the module's tensors."""
     state = module.state_dict()
     expected = shapes_of(skeleton(arch, state).state_dict())
     architectures.require_match(arch, expected, shapes_of(state))
 
 
 def skeleton(arch: Architecture, entries: Collection[str]) -> nn.Module:
-    """The network of an architecture, without values, as a state dict takes it.
+    """Build the network of an architecture without values, to load a state dict into.
 
-    Layers that the architecture normalises are plain ones where the state dict has nothing
-    of the norm: whoever saved it had folded that into the weights.
+    A layer that the architecture normalises is a plain one if the state dict has no entries of
+    the norm, which was then folded into the weight before saving.
 
     Args:
         arch: how to build the network.
@@ -125,7 +133,7 @@ def skeleton(arch: Architecture, entries: Collection[str]) -> nn.Module:
 
 
 def described(network: Network) -> Network:
-    """Fill in the architecture's input shape and preprocessing where nothing else says."""
+    """Fill in the architecture's input shape and preprocessing if nothing else states them."""
     arch = network.architecture
     if arch is not None:
         if network.inputs is None:

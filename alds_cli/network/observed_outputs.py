@@ -1,4 +1,4 @@
-"""What networks give on the same random inputs, and how far apart two of them are."""
+"""The outputs of networks on the same random inputs, and the differences between them."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from torch import Tensor, nn
 from alds_cli.tracing.trace import evaluation_mode
 
 _SAMPLED = 4096
-"""Numbers of each call of a layer that are compared: every one would take much memory."""
+"""How many numbers of each call of a layer are compared; all would take much memory."""
 
 
 _DEPTH = 8
-"""Levels of containers in which a network's outputs are looked for."""
+"""How many levels of containers are searched for a network's outputs."""
 
 
 @contextmanager
 def same_draws() -> Iterator[None]:
-    """Let random numbers drawn within be the same each time, and those after unaffected."""
+    """Make random numbers in the block the same each time, and leave later ones unaffected."""
     states = torch.random.get_rng_state(), random.getstate()
     torch.random.set_rng_state(torch.Generator().manual_seed(0).get_state())
-    random.setstate(random.Random(0).getstate())  # noqa: S311 - nothing secret
+    random.setstate(random.Random(0).getstate())  # noqa: S311 - not for secrets
     try:
         yield
     finally:
@@ -37,7 +37,7 @@ def same_draws() -> Iterator[None]:
 
 @dataclass(slots=True)
 class Observed:
-    """What a forward pass gave: all outputs, and a sample of every call of some layers."""
+    """The results of a forward pass: all outputs, and a sample of every call of some layers."""
 
     outputs: list[Tensor]
     layers: Mapping[str, list[Tensor]] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def observe(module: nn.Module, call: Any, names: Iterable[str]) -> Observed:
 
     Args:
         module: the network.
-        call: makes the forward pass, given the network.
+        call: a function of the network that makes the forward pass.
         names: layers whose outputs are sampled too.
     """
     layers: dict[str, list[Tensor]] = {}
@@ -61,7 +61,7 @@ def observe(module: nn.Module, call: Any, names: Iterable[str]) -> Observed:
                 stack.callback(handle.remove)
         stack.enter_context(same_draws())
         stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # the network's own, of no news here
+        warnings.simplefilter("ignore")  # the network's own, which do not matter here
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluation_mode(module))
         made = call(module)
@@ -69,7 +69,7 @@ def observe(module: nn.Module, call: Any, names: Iterable[str]) -> Observed:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """A copy without gaps: padded where it is ragged, dense where it is sparse."""
+    """Return a copy without gaps: ragged tensors padded, sparse ones dense."""
     if tensor.is_nested:
         return tensor.to_padded_tensor(0.0)
     return tensor.to_dense() if tensor.layout != torch.strided else tensor.detach().clone()
@@ -78,7 +78,7 @@ def _plain(tensor: Tensor) -> Tensor:
 def _sampling(samples: list[Tensor]) -> Any:
     def sample(_module: nn.Module, _given: object, made: object) -> None:
         for tensor in _tensors(made):
-            # Of a ragged batch a fused encoder leaves the padding out, one with pairs does not.
+            # A fused encoder leaves out the padding of a ragged batch, one with pairs does not.
             if tensor.is_nested:
                 continue
             flat = tensor.detach().flatten()
@@ -88,7 +88,7 @@ def _sampling(samples: list[Tensor]) -> Any:
 
 
 def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
-    """Every tensor in what a module gave: in sequences, mappings and plain objects."""
+    """Yield every tensor in a module's output: in sequences, mappings and plain objects."""
     if isinstance(made, Tensor):
         yield made
         return
@@ -100,7 +100,7 @@ def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
     elif isinstance(made, (list, tuple)):
         parts = made
     elif is_dataclass(made):
-        parts = [getattr(made, own.name) for own in fields(made)]
+        parts = [getattr(made, field.name) for field in fields(made)]
     elif hasattr(made, "__dict__"):
         parts = vars(made).values()
     for part in parts:
@@ -108,8 +108,8 @@ def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
 
 
 def layer_differences(expected: Observed, found: Observed) -> dict[str, float]:
-    """Return the relative difference of what each sampled layer gives, in the network's order."""
-    # An attention applies its projections without calling them, until they are pairs.
+    """Return the relative difference of each sampled layer's outputs, in the network's order."""
+    # An attention uses its projections without calling them, unless they are pairs.
     return {
         name: difference(samples, found.layers[name])
         for name, samples in expected.layers.items()
@@ -126,7 +126,7 @@ def difference(expected: list[Tensor], found: list[Tensor]) -> float:
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:
-    """The largest difference over the largest number expected; infinite where shapes differ."""
+    """Divide the largest difference by the largest number; infinite if shapes differ."""
     if found.shape != expected.shape or found.dtype != expected.dtype:
         return float("inf")
     if not expected.is_floating_point() and not expected.is_complex():

@@ -1,4 +1,4 @@
-"""Models in and out: the source of a network, loading it, saving it."""
+"""Loading, opening and saving networks, with what callers state about their source."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from alds_cli.tracing.trace import Trace, trace
 Model = str | Path | Network | nn.Module
 
 Preparation = Preprocessing | Callable[[Preprocessing | None], Preprocessing | None] | None
-"""From an image to the input: stated, a change of what the model says, or None for that."""
+"""How images become the input: stated, a function that changes what the model states, or None."""
 
 
 def stated_architecture(source: Source) -> Architecture | None:
-    """Return the architecture asked for; None where it is to be recognised.
+    """Return the architecture asked for; None if it is to be recognised.
 
     Raises:
-        ArchitectureError: there is none of that name.
-        OptionError: arguments are given, but no name, or they ask for weights.
+        ArchitectureError: there is no architecture of that name.
+        OptionError: arguments are given without a name, or they ask for weights.
     """
     if source.arch is None:
         if source.arch_args:
             raise OptionError(
-                "arguments of an architecture are given, but not which",
+                "arguments of an architecture are given, but no architecture",
                 tip="name the network too: --arch NAME",
             )
         return None
@@ -59,10 +59,10 @@ def stated_architecture(source: Source) -> Architecture | None:
 
 
 def stated_inputs(source: Source) -> InputSpec | None:
-    """Return what the network takes, where that is stated.
+    """Return the network's inputs, if they are stated.
 
     Raises:
-        OptionError: it is stated twice, or makes no sense.
+        OptionError: they are stated twice, or make no sense.
     """
     shape, spec = source.input_shape, source.input_spec
     if shape is not None and spec is not None:
@@ -76,13 +76,13 @@ def stated_inputs(source: Source) -> InputSpec | None:
 
 
 def load(path: str | Path, **source: Any) -> nn.Module:
-    """The network in a model file, ready to run, on the CPU and in evaluation mode.
+    """Load the network in a model file, on the CPU and in evaluation mode.
 
     Artefacts become networks of plain `torch.nn` modules.
 
     Args:
-        path: any file the commands take.
-        source: fields of `Source` where the file needs them, e.g. `arch="resnet18"`.
+        path: any file that the commands take.
+        source: fields of `Source` if the file needs them, e.g. `arch="resnet18"`.
 
     Raises:
         AldsError: the file cannot be read, or no network fits it.
@@ -91,7 +91,7 @@ def load(path: str | Path, **source: Any) -> nn.Module:
 
 
 def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
-    """Write a network as an artefact; returns the number of bytes.
+    """Write a network as an artefact, and return the number of bytes.
 
     Args:
         model: a `Network`, or a module whose architecture is recognised or named.
@@ -99,8 +99,8 @@ def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
         source: fields of `Source` that name a module's architecture.
 
     Raises:
-        ArchitectureError: nobody could build the network again.
-        VerificationError: built again it computes something else.
+        ArchitectureError: it is not known how to build the network again.
+        VerificationError: the network built again computes something else.
         OutputError: the file cannot be written.
     """
     require_target(path)
@@ -111,11 +111,11 @@ def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:
 def open_network(
     model: Model, source: Source = AS_IT_IS, *, multiply_back: bool = False
 ) -> Network:
-    """The network behind whatever a caller handed in, safe to change.
+    """Return the network of any kind of model as one that is safe to change.
 
     Args:
         model: a path, `-`, a `Network` or a module.
-        source: how to read it.
+        source: how to read the model's file.
         multiply_back: turn pairs into dense layers again.
 
     Raises:
@@ -140,7 +140,7 @@ def open_network(
 
 
 def read_file(path: str | Path, source: Source) -> Checkpoint:
-    """What a file holds, before any network is made of it.
+    """Read a file, without building its network.
 
     Raises:
         CheckpointError: it cannot be read.
@@ -149,7 +149,7 @@ def read_file(path: str | Path, source: Source) -> Checkpoint:
 
 
 def open_read(checkpoint: Checkpoint, source: Source, *, multiply_back: bool = False) -> Network:
-    """The network of what was read from a file; see `open_network`."""
+    """Build the network of a file that was read; see `open_network`."""
     return open_checkpoint(
         checkpoint,
         arch=stated_architecture(source),
@@ -166,17 +166,17 @@ def _several(given: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _copy(module: nn.Module) -> nn.Module:
-    """A copy in which what is one tensor under several names is one, too."""
+    """Copy a module, with tensors that have several names shared in the copy, too."""
     copied = copy.deepcopy(module)
     share(copied, shared_groups(module))
     return copied
 
 
 def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing:
-    """What a caller asks for, else what the network's file or architecture says.
+    """Return the preprocessing asked for, or the one that the file or architecture states.
 
     Raises:
-        OptionError: nobody says anything.
+        OptionError: no preprocessing is stated anywhere.
     """
     known = network.preprocessing
     settled = given(known) if callable(given) else given or known
@@ -189,25 +189,25 @@ def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing
 
 
 def write_network(network: Network, target: str | Path, verification: Verification) -> int:
-    """Write an artefact; returns its number of bytes.
+    """Write an artefact, and return its number of bytes.
 
     Args:
-        network: what to write.
-        target: where to.
-        verification: what `verify` found of it: nothing is written without.
+        network: the network to write.
+        target: the path of the file, or `-` for standard output.
+        verification: the result of `verify`, without which nothing may be written.
     """
     del verification
     return write_artefact(network.module.state_dict(), network.document(), target)
 
 
 def require_target(target: str | Path) -> None:
-    """Find out before the work starts that its result can be written."""
+    """Make sure, before the work starts, that its result can be written."""
     if str(target) != "-":
         require_writable(Path(target))
 
 
 def trace_network(network: Network) -> Trace:
-    """One forward pass on the network's own inputs; empty where those are unknown."""
+    """Trace a forward pass on the network's inputs; the trace is empty if these are unknown."""
     if network.inputs is None:
         return Trace(None, failure="what the network takes as input is not known")
     return trace(network.module, network.inputs)

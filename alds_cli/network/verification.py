@@ -1,10 +1,10 @@
-"""That what is written computes what it stands for, before it takes its name.
+"""The check that an artefact computes what it stands for, made before it is written.
 
-The network is built as whoever loads the artefact will build it, and run on random inputs
-beside its reference: the dense network whose weights are the pairs multiplied back or, where
-filters were removed, the network in memory, which was held against the original as they went
-(`surgery.pruning_check`). Hooks, patched methods, further parameters of a layer, code that reads
-a layer's attributes: whatever a network's code does with a layer beyond calling it shows here.
+The network is built as it will be when the artefact is loaded, and run on random inputs beside
+its reference. That is the dense network whose weights are the pairs multiplied back or, if
+filters were removed, the network in memory, which was compared with the original when they were
+(`surgery.equivalence`). The check reveals whatever a network's code does with a layer beyond
+calling it: hooks, patched methods, further parameters, code that reads a layer's attributes.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 _MAGNIFIED = 64
-"""How many times what a change of the reference's weights by a few units in their last place makes
-is still taken for rounding: thirty products may double such a change each, and a fault of a
-network's structure, which begins some ten orders of magnitude above it, is magnified alike."""
+"""Differences up to this many times the effect of changing the reference's weights in their last
+places count as rounding. Each of thirty products may double such a change; a fault in a network's
+structure starts some ten orders of magnitude above it, and is magnified in the same way."""
 
 _LAST_PLACES = 8
-"""The size of that change in units of float64's last place."""
+"""The size of that change, in units of float64's last place."""
 
 _MOST_TOLERATED = 1e-2
-"""The largest difference that is ever taken for rounding, however it is magnified."""
+"""The largest difference that ever counts as rounding, however it is magnified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What came of running a network beside its reference.
+    """The result of running a network beside its reference.
 
     Attributes:
-        difference: the largest difference of an output, or of what a pair and its layer give,
-            as a fraction of the largest number there; None where nothing was run.
+        difference: the largest difference between outputs, or between those of a pair and its
+            layer, as a fraction of the largest number there; None if nothing was run.
         reason: why nothing was run.
     """
 
@@ -65,19 +65,19 @@ class Verification:
 def verify(
     network: Network, *, original: nn.Module | None = None, unverified: bool = False
 ) -> Verification:
-    """Run a network as its artefact will be built beside its reference.
+    """Run a network, built as its artefact will be, beside its reference.
 
-    It is run in its own precision first, half precision widened. Where the difference is beyond
-    what rounding explains, float64 decides, and where it is beyond half the digits of that, how
-    much the reference itself magnifies a change of its weights by rounding.
+    It is run in its own precision first, with half precision widened. If the difference exceeds
+    what rounding explains, float64 decides. If it also exceeds half the digits of float64, it is
+    compared with how much the reference itself magnifies a change of its weights by rounding.
 
     Args:
-        network: with pairs, or without some filters; its module is not changed.
-        original: the dense network that it was made from, where its architecture is unknown.
-        unverified: accept that no forward pass can be made.
+        network: the network with pairs, or without some filters; its module is not changed.
+        original: the dense network that it was made from, if its architecture is unknown.
+        unverified: whether it is acceptable that no forward pass can be made.
 
     Returns:
-        By how much they differ.
+        The difference, or the reason why nothing was run.
 
     Raises:
         VerificationError: they differ by more than rounding does, or only one of them runs.
@@ -110,32 +110,32 @@ def _not_run(reason: str, network: Network, unverified: bool) -> Verification:
 
 
 def unverifiable(reason: str, inputs: InputSpec | None) -> OptionError:
-    """The refusal to write what no forward pass could be made of.
+    """Return the error for a network that no forward pass could be made of.
 
     Args:
-        reason: why none could.
-        inputs: what the network is known to take.
+        reason: why none could be made.
+        inputs: the network's inputs, as far as they are known.
     """
     return OptionError(
         f"the result cannot be verified, so nothing is written: {reason}",
-        tip=f"{inputs_tip(inputs)}; or accept a network that nobody has run: --unverified",
+        tip=f"{inputs_tip(inputs)}; or accept a network that was never run: --unverified",
     )
 
 
 class _ReferenceError(Exception):
-    """The reference itself does not run, so nothing can be told."""
+    """The reference itself does not run, so there is nothing to compare with."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Differences:
-    """How far a network is from its reference.
+    """The differences between a network and its reference.
 
     Attributes:
-        outputs: the relative difference of its outputs.
-        layers: that of what each pair and its layer give, in the network's order.
-        handed_in: that of the outputs of the network in memory from those of the artefact's;
-            0 where the former was built from its architecture.
-        tolerance: what rounding explains.
+        outputs: the relative difference of their outputs.
+        layers: that of the outputs of each pair and its layer, in the network's order.
+        handed_in: that of the outputs of the network in memory and of the artefact's network; 0
+            if the former was built from its architecture.
+        tolerance: the largest difference that rounding explains.
     """
 
     outputs: float
@@ -145,7 +145,7 @@ class _Differences:
 
     @property
     def largest(self) -> float:
-        """The largest of all."""
+        """The largest of all differences."""
         return max(self.outputs, self.handed_in, *self.layers.values())
 
     @property
@@ -155,7 +155,7 @@ class _Differences:
 
     @property
     def culprit(self) -> str | None:
-        """The first layer that gives something else."""
+        """The first layer whose outputs differ, if there is one."""
         beyond = (name for name, value in self.layers.items() if value > self.tolerance)
         return next(beyond, None)
 
@@ -163,7 +163,7 @@ class _Differences:
 def _refusal(found: _Differences, network: Network) -> VerificationError:
     if found.handed_in > found.tolerance:
         return VerificationError(
-            f"nothing is written: the network handed in computes something else than "
+            f"nothing is written: the network handed in computes something other than "
             f"{network.architecture} does with its weights (relative difference "
             f"{found.handed_in:.2g})",
             tip="name what builds it: arch='package.module:factory'",
@@ -179,9 +179,9 @@ def _refusal(found: _Differences, network: Network) -> VerificationError:
 
 
 def _precisions(module: nn.Module) -> list[torch.dtype | None]:
-    """In what to run, one after the other; None is the network's own type.
+    """Return the precisions to run in, one after the other; None is the network's own type.
 
-    The last resort of half precision is itself: some code knows no other.
+    Half precision is tried unwidened at the end, because some code knows no other type.
     """
     if any(tensor.dtype in _HALVES for tensor in module.parameters()):
         return [torch.float32, torch.float64, None]
@@ -189,22 +189,22 @@ def _precisions(module: nn.Module) -> list[torch.dtype | None]:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    """Half the digits of the numbers computed with."""
+    """Return the tolerance of a type: half of its digits."""
     return max(math.sqrt(torch.finfo(dtype).eps), 1e-7)
 
 
 def _compared(
     network: Network, original: nn.Module | None, dtype: torch.dtype | None
 ) -> _Differences:
-    """Run the network and its reference in a precision."""
-    assert network.inputs is not None  # noqa: S101 - seen to by the caller
+    """Run the network and its reference in a precision, and return their differences."""
+    assert network.inputs is not None  # noqa: S101 - checked by the caller
     widened = network
     if dtype is not None:
         widened = replace(network, module=_cast(copy.deepcopy(network.module), dtype))
-    # Buffers that are not in a state dict come anew, in the network's own precision.
+    # Buffers that are not in a state dict are made anew, in the network's own precision.
     reference = _cast(_reference(widened, original), dtype)
-    own = dtype or floating_type(reference)
-    call = example_call(network.inputs, dtype=own, widen=dtype)
+    precision = dtype or floating_type(reference)
+    call = example_call(network.inputs, dtype=precision, widen=dtype)
     names = list(network.plan.decomposed)
     try:
         expected = observe(reference, call, names)
@@ -233,9 +233,9 @@ def _compared(
         difference(expected.outputs, found.outputs),
         layer_differences(expected, found),
         handed_in,
-        _tolerance(own),
+        _tolerance(precision),
     )
-    if own != torch.float64 or differences.accepted or not math.isfinite(differences.largest):
+    if precision != torch.float64 or differences.accepted or not math.isfinite(differences.largest):
         return differences
     del candidate, found
     moved = observe(_perturbed(_cast(_reference(widened, original), dtype)), call, names)
@@ -249,7 +249,7 @@ def _compared(
 
 
 def _perturbed(module: nn.Module) -> nn.Module:
-    """A copy of a module whose every real weight is changed by some units of its last place."""
+    """Copy a module, and change every real weight by some units of its last place."""
     module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(0)
     unit = _LAST_PLACES * torch.finfo(torch.float64).eps
@@ -261,7 +261,7 @@ def _perturbed(module: nn.Module) -> nn.Module:
 
 
 def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """Give all real and complex numbers of a module a precision; None leaves them as they are."""
+    """Convert all real and complex numbers of a module to a precision; None leaves them."""
 
     def cast(tensor: Tensor) -> Tensor:
         if dtype is not None and tensor.is_complex():  # `Module.to` would drop the imaginary parts
@@ -291,7 +291,7 @@ def _rebuilt(network: Network) -> nn.Module:
 
 
 def _require_same_size(candidate: nn.Module, module: nn.Module) -> None:
-    """Weights that are shared in memory must be shared by whoever loads the artefact."""
+    """Make sure that weights shared in memory are also shared when the artefact is loaded."""
     found, expected = count_parameters(candidate), count_parameters(module)
     if found != expected:
         raise VerificationError(
@@ -302,14 +302,14 @@ def _require_same_size(candidate: nn.Module, module: nn.Module) -> None:
 
 
 def _whole(network: Network) -> nn.Module:
-    """The network's module, every tensor of which has values."""
+    """Return the network's module, after checking that every tensor has values."""
     require_sound(network.module, network.name)
     return network.module
 
 
 @contextmanager
 def _reading_back() -> Iterator[None]:
-    """Say of errors that they would meet whoever loads the artefact."""
+    """Turn errors into ones which say that the artefact could not be loaded again."""
     try:
         yield
     except AldsError as error:

@@ -1,6 +1,6 @@
-"""From a network and a plan to a network of plain `torch.nn` modules.
+"""Turning a network and a plan into a network of plain `torch.nn` modules.
 
-Only two things become modules of this package, since no `torch.nn` module does the same: an
+Only two things become modules of this package, because no `torch.nn` module does the same: an
 `nn.MultiheadAttention` with a pair in it, and the first half of a pair of clustered columns.
 """
 

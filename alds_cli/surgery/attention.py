@@ -1,7 +1,7 @@
 """Multi-head attention whose projections may be low-rank pairs.
 
-`nn.MultiheadAttention` takes the weights of its projections without calling anything, so a
-pair cannot stand in their place there. `PairedAttention` computes the same from modules.
+`nn.MultiheadAttention` uses the weights of its projections without calling any module, so pairs
+cannot replace them there. `PairedAttention` computes the same with modules.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from alds_cli.tracing.trace import distinct_inputs
 
 
 class PairedAttention(nn.Module):
-    """What `nn.MultiheadAttention` computes, its projections being modules of their own.
+    """An `nn.MultiheadAttention` whose projections are modules of their own.
 
-    `in_proj` makes queries, keys and values in one; `out_proj` recombines the heads. Each
+    `in_proj` makes queries, keys and values at once; `out_proj` recombines the heads. Each
     is a linear layer or a pair, an `nn.Sequential` of `first` and `second`. Keys and values
     have the size of queries, and no key or value is added to those given. TorchScript can
     compile it.
 
-    Source: Vaswani et al., NeurIPS 2017, Sec. 3.2.2; what masks mean: `nn.MultiheadAttention`.
+    Source: Vaswani et al., NeurIPS 2017, Sec. 3.2.2; masks are those of `nn.MultiheadAttention`.
     """
 
     in_proj_weight = None
     in_proj_bias = None
     _qkv_same_embed_dim = False
-    """PyTorch's fused kernels ask for these three, and keep away where they are so."""
+    """PyTorch checks these three attributes, and with these values uses no fused kernels."""
 
-    if TYPE_CHECKING:  # TorchScript would take it for the modules' type
+    if TYPE_CHECKING:  # TorchScript would take these for the modules' types
         in_proj: Any
         out_proj: Any
 
@@ -56,7 +56,7 @@ class PairedAttention(nn.Module):
 
     @classmethod
     def of(cls, attention: nn.MultiheadAttention) -> PairedAttention:
-        """The same attention with the same parameters, in linear layers."""
+        """Build the same attention from linear layers, with the same parameters."""
         out_proj: Any = attention.out_proj
         if type(out_proj) is NonDynamicallyQuantizableLinear:
             out_proj = linear_of(out_proj.weight, out_proj.bias)
@@ -103,11 +103,11 @@ class PairedAttention(nn.Module):
         return output, weights if batched else weights.squeeze(0)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values; each tensor passes only the rows that it needs."""
+        """Return queries, keys and values; each input is multiplied only by the rows it needs."""
         inputs = distinct_inputs(query, key, value)
         if len(inputs) == 1:
             return list(self.in_proj(query).chunk(3, dim=-1))
-        # TorchScript compiles the one branch that the projection's type needs.
+        # TorchScript compiles only the branch that the projection's type needs.
         if hasattr(self.in_proj, "second"):
             weight, bias = self.in_proj.second.weight, self.in_proj.second.bias
         else:
@@ -117,24 +117,24 @@ class PairedAttention(nn.Module):
             start = len(found) * self.embed_dim
             end = start + parts * self.embed_dim
             inner = self.in_proj.first(tensor) if hasattr(self.in_proj, "first") else tensor
-            own = None if bias is None else bias[start:end]
-            found += list(F.linear(inner, weight[start:end], own).chunk(parts, dim=-1))
+            part_bias = None if bias is None else bias[start:end]
+            found += list(F.linear(inner, weight[start:end], part_bias).chunk(parts, dim=-1))
         return found
 
     def _heads(self, projected: Tensor) -> Tensor:
-        """Split: (L, N, E), (N, L, E) or (L, E) to (N, H, L, D)."""
+        """Split (L, N, E), (N, L, E) or (L, E) into heads: (N, H, L, D)."""
         if projected.dim() == 2:
             projected = projected.unsqueeze(0)
         elif not self.batch_first:
             projected = projected.transpose(0, 1)
         batch, length, width = projected.shape
-        own = (batch, length, self.num_heads, width // self.num_heads)
-        return projected.reshape(own).transpose(1, 2)
+        split = (batch, length, self.num_heads, width // self.num_heads)
+        return projected.reshape(split).transpose(1, 2)
 
     def _attend(
         self, heads: list[Tensor], mask: Tensor | None, *, need_weights: bool, causal: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Attended values (N, H, L, D) and, if needed, their weights (N, H, L, S)."""
+        """Return attended values (N, H, L, D) and, if needed, their weights (N, H, L, S)."""
         query, key, value = heads
         dropout = self.dropout if self.training else 0.0
         if not need_weights:
@@ -149,13 +149,13 @@ class PairedAttention(nn.Module):
 def _merged_mask(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, query: Tensor, key: Tensor
 ) -> Tensor | None:
-    """Both masks as what is added to the scores (N, H, L, S), in a shape that spreads."""
+    """Merge both masks into a term to add to the scores, broadcastable to (N, H, L, S)."""
     batch, heads, length, _ = query.shape
     keys = key.shape[2]
     found: Tensor | None = None
     if attn_mask is not None:
-        own = [length, keys] if attn_mask.dim() == 2 else [batch * heads, length, keys]
-        _require_shape("attn_mask", attn_mask, own)
+        expected = [length, keys] if attn_mask.dim() == 2 else [batch * heads, length, keys]
+        _require_shape("attn_mask", attn_mask, expected)
         leading = [1, 1] if attn_mask.dim() == 2 else [batch, heads]
         spread = [leading[0], leading[1], length, keys]
         found = _additive(attn_mask, query.dtype).reshape(spread)
@@ -173,21 +173,21 @@ def _require_shape(name: str, mask: Tensor, shape: list[int]) -> None:
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """Where a boolean mask is true, nothing is attended to."""
+    """Turn a boolean mask into −∞ where it is true, so that nothing is attended to there."""
     if mask.is_floating_point():
         return mask
     return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask, float("-inf"))
 
 
 def packed_projection(attention: nn.MultiheadAttention) -> nn.Linear:
-    """The packed projection of queries, keys and values as a linear layer, without copying."""
+    """Return the packed projection of queries, keys and values as a linear layer, not copied."""
     if attention.in_proj_weight is None:
         raise ValueError("this attention has projections of different sizes, not a packed one")
     return linear_of(attention.in_proj_weight, attention.in_proj_bias)
 
 
 def linear_of(weight: Any, bias: Any) -> nn.Linear:
-    """A linear layer that has these parameters (bias of None: none), not copies of them."""
+    """Return a linear layer with these very parameters; a bias of None means no bias."""
     rows, columns = weight.shape
     layer = nn.Linear(columns, rows, bias=bias is not None, device="meta")
     layer.weight = weight

@@ -1,12 +1,12 @@
-"""Layers whose columns are gathered into clusters: the first half of such a pair.
+"""Layers whose columns are gathered into clusters, the first halves of clustered pairs.
 
 A clustered pair is `first`, one of the modules here, and `second`, a plain linear layer or 1×1
-convolution. No `torch.nn` module multiplies runs of gathered features each by a matrix of its own.
-It takes as few multiply-accumulates as a pair of slices, but gathers its input first, and a
-convolution's patches are laid out in memory for that.
+convolution. No `torch.nn` module multiplies each group of gathered features by its own matrix.
+A clustered pair takes as few multiply-accumulates as a pair of slices, but it gathers its input
+first, and for that lays out a convolution's patches in memory.
 
 Source: Maalouf, Lang, Feldman, Rus, ICLR 2021, https://openreview.net/forum?id=EQfpYwF3-b;
-Liebenwein et al., NeurIPS 2021, supplement A.2, on what that costs.
+Liebenwein et al., NeurIPS 2021, supplement A.2, on the costs.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class ClusteredPairs:
     extra: Sequence[str] = ("order", "sizes")
 
     def reason_against(self, spec: LayerSpec) -> str | None:
-        """Why a layer's columns cannot be clustered; None where they can.
+        """Return why a layer's columns cannot be clustered; None if they can.
 
-        Linear layers and convolutions of images have clusters, with one group.
+        Linear layers and convolutions of images have clusters if they have one group.
         """
         if spec.kind not in {"linear", "conv2d"}:
             return f"the columns of a {spec.kind} layer cannot be clustered"
@@ -51,7 +51,7 @@ class ClusteredPairs:
         return None
 
     def complaint(self, spec: LayerSpec, choice: Choice) -> str | None:
-        """Why clusters, their number k or j do not fit a layer."""
+        """Return why the number of clusters k, or j, does not fit a layer; None if both fit."""
         if reason := self.reason_against(spec):
             return reason
         rows, columns = folded_shape(spec.weight_shape, choice.scheme)
@@ -63,12 +63,12 @@ class ClusteredPairs:
         return None
 
     def extra_bytes(self, spec: LayerSpec, choices: IntArray) -> IntArray:
-        """What the order of the columns and the clusters' sizes take: (n,)."""
+        """Return the bytes that the columns' order and the clusters' sizes take: (n,)."""
         _, columns = folded_shape(spec.weight_shape, CLUSTERED)
         return INDEX_BYTES * (columns + choices[:, 1])
 
     def build(self, layer: nn.Module, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-        """A module that gathers and multiplies, and a linear layer or 1×1 convolution."""
+        """Build a module that gathers and multiplies, and a linear layer or 1×1 convolution."""
         inner, bias = choice.k * choice.j, layer.bias is not None
         pair = nn.Sequential()
         if isinstance(layer, nn.Linear):
@@ -82,10 +82,10 @@ class ClusteredPairs:
         return pair
 
     def fill(self, pair: nn.Sequential, extra: Sequence[Tensor]) -> None:
-        """Let the first half hold the columns' order and the clusters' sizes.
+        """Set the columns' order and the clusters' sizes in the first half.
 
         Raises:
-            ValueError: they are no partition of the columns.
+            ValueError: they are not a partition of the columns.
         """
         half: Any = pair
         half.first.set_clusters(*extra)
@@ -99,10 +99,10 @@ class ClusteredPairs:
         extra: Mapping[str, Tensor],
         name: str,
     ) -> Tensor:
-        """The weight (f, c, κ…) of all clusters' products, in float64.
+        """Return the weight (f, c, κ…) that the clusters' products make, in float64.
 
         Raises:
-            BadWeightsError: the partition is none, as when such a pair is loaded.
+            BadWeightsError: order and sizes are not a partition, as when a pair is loaded.
         """
         half: Any = pair
         half.first.take(extra, f"{name}.first")
@@ -113,15 +113,15 @@ class ClusteredPairs:
     def residual(
         self, weight: Tensor, tensors: Sequence[Tensor], choice: Choice, groups: int, unit: int
     ) -> float:
-        """‖W − Ŵ‖₂ / 2**unit in the paper's fold, which clusters have too."""
-        del groups  # one
+        """Return ‖W − Ŵ‖₂ / 2**unit in the paper's fold, which clusters have too."""
+        del groups  # always 1
         first, second, order, sizes = tensors
         factors = ClusteredFactors(order, sizes, first.flatten(1), second.flatten(1))
         return clustered_residual(fold(weight, choice.scheme), factors, unit)
 
 
 class ClusteredLinear(nn.Module):
-    """Gathers features into clusters and multiplies each by a matrix of its own.
+    """A layer that gathers features into clusters and multiplies each by its own matrix.
 
     Its state is `weight` (j, columns), the clusters' matrices side by side, and two buffers:
     `order` (columns,) int32, the features cluster by cluster, and `sizes` (k,) int32. A new
@@ -144,7 +144,7 @@ class ClusteredLinear(nn.Module):
         self.in_features = in_features
         self.rank = rank
         share, more = divmod(in_features, clusters)
-        # The lengths are needed where shapes are, on the meta device and in exported graphs.
+        # Shapes on the meta device and in exported graphs need the lengths as numbers.
         self.lengths = [share + (number < more) for number in range(clusters)]
         self.weight = nn.Parameter(torch.empty(rank, in_features, device=device, dtype=dtype))
         numbers = torch.arange(in_features, dtype=torch.int32, device=device)
@@ -155,14 +155,14 @@ class ClusteredLinear(nn.Module):
 
     @property
     def clusters(self) -> int:
-        """How many there are."""
+        """The number of clusters."""
         return len(self.lengths)
 
     def set_clusters(self, order: Tensor, sizes: Tensor) -> None:
         """Take other clusters, as many as before.
 
         Raises:
-            ValueError: they are no partition of the features.
+            ValueError: they are not a partition of the features.
         """
         if len(order) != self.in_features or len(sizes) != self.clusters:
             raise ValueError(f"these are not {self.clusters} clusters of {self.in_features}")
@@ -175,10 +175,10 @@ class ClusteredLinear(nn.Module):
 
         Args:
             tensors: `order` and `sizes`.
-            name: of this module, for the message.
+            name: this module's name, for the message.
 
         Raises:
-            BadWeightsError: they are no partition of the features.
+            BadWeightsError: they are not a partition of the features.
         """
         try:
             self.set_clusters(tensors["order"], tensors["sizes"])
@@ -186,15 +186,15 @@ class ClusteredLinear(nn.Module):
             raise BadWeightsError(f"{name}: {error}", tip="the file is damaged") from error
 
     def forward(self, features: Tensor) -> Tensor:
-        """(…, columns) to (…, k·j)."""
+        """Map features (…, columns) to (…, k·j)."""
         return self.multiplied(self.gathered(features))
 
     def gathered(self, features: Tensor) -> tuple[Tensor, ...]:
-        """The features of every cluster: (…, size) each."""
+        """Return the features of every cluster: (…, size) each."""
         return torch.split(features.index_select(-1, self.order), self.lengths, -1)
 
     def multiplied(self, parts: Sequence[Tensor]) -> Tensor:
-        """Every cluster's features by its matrix: (…, k·j)."""
+        """Multiply every cluster's features by its matrix: (…, k·j)."""
         pairs = zip(parts, torch.split(self.weight, self.lengths, 1), strict=True)
         return torch.cat([F.linear(part, weight) for part, weight in pairs], -1)
 
@@ -205,22 +205,29 @@ class ClusteredLinear(nn.Module):
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *arguments: Any
     ) -> None:
-        """Besides loading, look at the values: the lengths must be those of the tensors."""
+        """Load as usual, then take over the clusters that the loaded values describe."""
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         if not (self.order.is_meta or self.sizes.is_meta):
-            own = {"order": self.order, "sizes": self.sizes}
-            self.take(own, prefix.removesuffix("."))
+            loaded = {"order": self.order, "sizes": self.sizes}
+            self.take(loaded, prefix.removesuffix("."))
 
 
 class ClusteredConv2d(ClusteredLinear):
-    """The same for the patches of images: a column is a channel at a place of the kernel.
+    """A clustered layer on the patches of images: a column is a channel at a kernel position.
 
-    (…, c, h, w) becomes (…, k·j, h', w'), with a batch or without. Columns are numbered in the
-    order (c, κ1, κ2), as the folded weight's are. Geometry is that of an `nn.Conv2d`.
+    It maps (…, c, h, w) to (…, k·j, h', w'), with or without a batch. Columns are numbered in
+    the order (c, κ1, κ2), as in the folded weight. The geometry is that of an `nn.Conv2d`.
     """
 
     def __init__(self, layer: nn.Conv2d, clusters: int, rank: int, **options: Any) -> None:
-        """Args: layer with the geometry, k, j, and options of the tensors."""
+        """Make a layer of the geometry of `layer`, with k clusters of rank j.
+
+        Args:
+            layer: the convolution with the geometry.
+            clusters: k.
+            rank: j.
+            options: device and type of the tensors.
+        """
         super().__init__(
             prod(layer.kernel_size, start=layer.in_channels), clusters, rank, **options
         )
@@ -231,22 +238,22 @@ class ClusteredConv2d(ClusteredLinear):
         self._margins = _margins(layer)
 
     def gathered(self, image: Tensor) -> tuple[Tensor, ...]:
-        """The clusters' parts of all patches: (…, size, h', w') each."""
+        """Return the clusters' parts of all patches: (…, size, h', w') each."""
         if any(self._margins):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             image = F.pad(image, self._margins, mode)
         return torch.split(self._patches(image).index_select(-3, self.order), self.lengths, -3)
 
     def multiplied(self, parts: Sequence[Tensor]) -> Tensor:
-        """Every cluster's parts by its matrix: (…, k·j, h', w')."""
+        """Multiply every cluster's parts by its matrix: (…, k·j, h', w')."""
         pairs = zip(parts, torch.split(self.weight, self.lengths, 1), strict=True)
         made = torch.cat([weight @ part.flatten(-2) for part, weight in pairs], -2)
         return made.reshape(*made.shape[:-1], *parts[0].shape[-2:])
 
     def _patches(self, image: Tensor) -> Tensor:
-        """(…, c, h, w), padded already, to (…, columns, h', w'): what `F.unfold` does, but quicker.
+        """Turn a padded image (…, c, h, w) into its patches (…, columns, h', w').
 
-        Windows are views of the image, so that they are copied in one go.
+        This is what `F.unfold` computes, but faster: windows are views, which are copied at once.
         """
         geometry = zip(self.kernel_size, self.dilation, self.stride, strict=True)
         for kernel, dilation, stride in geometry:  # (…, c, h, w) -> (…, c, h', w', κ1, κ2)
@@ -263,7 +270,7 @@ class ClusteredConv2d(ClusteredLinear):
 
 
 def _margins(layer: nn.Conv2d) -> list[int]:
-    """What is put around an image: left, right, above and below, as `F.pad` takes it."""
+    """Return the padding of an image on the left, right, top and bottom, as `F.pad` takes it."""
     if layer.padding == "valid":
         return [0] * 4
     margins: list[int] = []

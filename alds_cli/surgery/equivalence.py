@@ -1,4 +1,4 @@
-"""That a pruned network computes what the dense one does with the removed channels muted."""
+"""The check that a pruned network computes what the dense one does with its channels muted."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ _SEED = 0
 def same_function(
     network: nn.Module, pruned: Mapping[str, Kept], input_shape: tuple[int, ...]
 ) -> Iterator[None]:
-    """Make sure that what is done to a network within removes these channels and nothing else.
+    """Make sure that the block removes these channels from a network and changes nothing else.
 
-    Before, the network is run on random numbers with the channels muted: every layer that takes
-    them takes zeros instead. So whatever stands between a filter and those layers, a shift or
-    an activation that makes something of nothing, does not matter. Afterwards its outputs must be
-    the same, up to the square root of its numbers' precision.
+    Before the block, the network is run on random numbers with the channels muted: every layer
+    that reads them gets zeros instead. What lies between a filter and those layers, such as a
+    shift or an activation that maps zero to something else, therefore does not matter. After the
+    block the outputs must be the same, up to the square root of the numbers' precision.
 
     Args:
-        network: pruned within the context.
+        network: the network, which the block prunes.
         pruned: what stays of its modules.
-        input_shape: of one sample.
+        input_shape: the shape of one sample.
 
     Raises:
-        PlanError: it computes something else, or does not run, before or afterwards.
+        PlanError: the network computes something else, or does not run, before or afterwards.
     """
     tensor = next((p for p in network.parameters() if p.is_floating_point()), None)
     like = torch.empty(0) if tensor is None else tensor
@@ -56,7 +56,7 @@ def same_function(
 
 
 def _mute(network: nn.Module, pruned: Mapping[str, Kept]) -> Iterator[RemovableHandle]:
-    """Hooks that give zeros to the layers that lose inputs."""
+    """Register hooks that give zeros to the layers that lose inputs, and yield their handles."""
     for name, kept in pruned.items():
         if kept.inputs is not None:
             module = network.get_submodule(name)
@@ -71,7 +71,7 @@ def _muting(axis: int, indices: tuple[int, ...]) -> Any:
         mask[list(indices)] = True
         shape = [1] * given.ndim
         shape[axis] = -1
-        # Not a product: what is muted may be infinite.
+        # Not a product, because muted values may be infinite.
         return (given.where(mask.view(shape), torch.zeros_like(given)),)
 
     return mute

@@ -1,4 +1,4 @@
-"""Which batch normalisation follows a layer, as the graph of the forward pass tells."""
+"""The batch normalisations that follow layers, found in the graph of the forward pass."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class _Tracer(fx.Tracer):
-    """Also enters where the forward pass reads a buffer itself."""
+    """A tracer that also records where the forward pass itself reads a buffer."""
 
     proxy_buffer_attributes = True
 
 
 def following_norms(network: nn.Module) -> dict[str, str]:
-    """Layers whose output goes to one batch normalisation and nowhere else.
+    """Find layers whose output goes to one batch normalisation and nowhere else.
 
-    Only where it is called for that layer alone, and normalises by its running mean: what is
-    added to the layer's output in evaluation mode is then undone by adding the same to that.
-    A linear layer on sequences has other channels than the normalisation; shapes are not known
-    here.
+    The normalisation must be called for that layer alone, and normalise by its running mean.
+    A constant added to the layer's output in evaluation mode can then be undone by adding it to
+    the mean. A linear layer on sequences has other channels than the normalisation, but shapes
+    are not known here.
 
     Args:
-        network: of any device; it is not changed.
+        network: the network, on any device; it is not changed.
 
     Returns:
-        By the layer's dotted name that of the normalisation. Empty, with a line in the log,
-        where `torch.fx` cannot follow the forward pass.
+        The dotted names of the normalisations by those of their layers. It is empty, with a line
+        in the log, if `torch.fx` cannot follow the forward pass.
     """
     try:
         module = meta_copy(network)

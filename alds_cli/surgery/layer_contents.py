@@ -1,6 +1,6 @@
-"""What a layer holds: a weight, norms that compute it, and whatever else hangs on the layer.
+"""The contents of a layer: its weight, norms that compute it, and anything else it carries.
 
-The weights of all kinds of layers are folded in one form, (f, c/g, κ…). PyTorch has weight_norm
+The weights of all kinds of layers are brought into one form, (f, c/g, κ…). PyTorch has weight_norm
 and spectral_norm twice, as hooks (`torch.nn.utils.weight_norm`) and as parametrizations
 (`torch.nn.utils.parametrizations`), where it also has orthogonal weights. In evaluation mode each
 gives a weight that depends on parameters and buffers alone, so that a plain layer with this weight
@@ -28,56 +28,56 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def layer_at(network: nn.Module, name: str) -> nn.Module:
-    """The layer of a dotted name, as `find_layers` gives it.
+    """Return the layer of a dotted name, as `find_layers` gives it.
 
-    `NAME.in_proj` of an `nn.MultiheadAttention` is no module there: the linear layer
-    returned holds the very parameters of the packed projection. The same goes for
-    `NAME.weight_ih_l0` and its like of a recurrent layer.
+    `NAME.in_proj` of an `nn.MultiheadAttention` is not a module: the linear layer
+    returned holds the very parameters of the packed projection. The same applies to
+    `NAME.weight_ih_l0` and the other matrices of a recurrent layer.
     """
-    owner_name, _, own = name.rpartition(".")
+    owner_name, _, leaf = name.rpartition(".")
     owner = network.get_submodule(owner_name)
-    if isinstance(owner, nn.MultiheadAttention) and own == "in_proj":
+    if isinstance(owner, nn.MultiheadAttention) and leaf == "in_proj":
         return packed_projection(owner)
     if isinstance(owner, RECURRENT):
         return next(
             linear_of(weight, bias)
             for matrix, weight, bias in recurrent_matrices(owner)
-            if matrix == own
+            if matrix == leaf
         )
     return network.get_submodule(name)
 
 
 def layer_weight(layer: nn.Module) -> Tensor:
-    """A layer's weight as (f, c/g, κ…): a view of it, without its history.
+    """Return a layer's weight as (f, c/g, κ…): a view of it, detached from its history.
 
     Args:
-        layer: linear or a convolution, transposed or not.
+        layer: a linear layer or a convolution, transposed or not.
     """
     weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     return canonical(weight, layer)
 
 
 def weight_at(network: nn.Module, name: str) -> Tensor:
-    """The weight, as (f, c/g, κ…), of the layer of a dotted name; see `layer_at`."""
+    """Return the weight (f, c/g, κ…) of the layer of a dotted name; see `layer_at`."""
     return layer_weight(layer_at(network, name))
 
 
 def canonical(tensor: Tensor, layer: nn.Module) -> Tensor:
-    """A weight tensor of a layer as (f, c/g, κ…)."""
+    """Bring a weight tensor of a layer into the form (f, c/g, κ…)."""
     return _exchanged(tensor, layer) if isinstance(layer, TRANSPOSED) else tensor
 
 
 def own_form(weight: Tensor, layer: nn.Module) -> Tensor:
-    """A weight (f, c/g, κ…) as the layer itself holds it."""
+    """Bring a weight (f, c/g, κ…) into the form in which the layer holds it."""
     if isinstance(layer, TRANSPOSED):
         return _exchanged(weight, layer)
     return weight.reshape(layer.weight.shape)  # type: ignore[arg-type]
 
 
 def _exchanged(tensor: Tensor, layer: Any) -> Tensor:
-    """Output and input channels of every group exchanged: (f, c/g, κ…) is (c, f/g, κ…) then.
+    """Exchange output and input channels of every group: (f, c/g, κ…) becomes (c, f/g, κ…).
 
-    A transposed convolution holds its weight the other way round. Done twice it is undone.
+    A transposed convolution holds its weight that way round. Two exchanges cancel out.
     """
     groups = layer.groups
     leading, within, *kernel = tensor.shape
@@ -89,15 +89,15 @@ RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 """LSTM, GRU and RNN, and their cells."""
 
 KEPT_RECURRENT = "recurrent layer: pairs for it are not made"
-"""The reason of all its matrices."""
+"""The reason for keeping all of its matrices."""
 
 _OF_CELLS = ("weight_ih", "weight_hh")
 
 
 def recurrent_matrices(module: nn.Module) -> Iterator[tuple[str, nn.Parameter, Any]]:
-    """Own name, weight (rows, columns) and bias, or None, of each matrix of a recurrent layer.
+    """Yield name, weight (rows, columns) and bias (or None) of each matrix of a recurrent layer.
 
-    Matrices that are computed from other parameters are passed over.
+    Matrices that are computed from other parameters are left out.
     """
     names = getattr(module, "_flat_weights_names", _OF_CELLS)
     held = dict(module.named_parameters(recurse=False, remove_duplicate=False))
@@ -120,7 +120,7 @@ _HOOKED: dict[type, tuple[str, tuple[str, ...], Callable[[nn.Module, str], nn.Mo
     WeightNorm: ("weight norm", ("_g", "_v"), remove_weight_norm),
     SpectralNorm: ("spectral norm", ("_orig", "_u", "_v"), remove_spectral_norm),
 }
-"""Its title, what a state dict adds to the tensor's name, and what folds it."""
+"""Each hook's title, the endings of the tensor's name in a state dict, and its remover."""
 
 _PARAMETRIZED = {
     parametrizations._WeightNorm: "weight norm",  # noqa: SLF001
@@ -136,21 +136,21 @@ _FORMERLY: dict[type, dict[str, str]] = {
         "_v": "0._v",
     },
 }
-"""What the hook of the same norm adds to the tensor's name, and what the parametrization calls
-that: many a checkpoint is older than the code of its network."""
+"""Endings of the tensor's name under the hook of the same norm, and the parametrization's names
+for these entries: many a checkpoint is older than the code of its network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """One tensor of a layer that is computed by a norm.
+    """A norm that computes one tensor of a layer.
 
     Attributes:
-        title: of the norm, in a sentence.
+        title: the norm's name, for use within a sentence.
         tensor: the tensor's name in the layer, `weight` as a rule.
-        entries: what the layer's state dict holds in its place; of a parametrization, the
-            beginning of these names.
-        remove: folds it where a hook computes it.
-        former: what a hook would have in the state dict, and today's names of that.
+        entries: the names in the layer's state dict that stand in its place; for a
+            parametrization, the beginnings of these names.
+        remove: folds the norm, if a hook computes the tensor.
+        former: the names that a hook has in the state dict, with today's names for them.
     """
 
     title: str
@@ -161,7 +161,7 @@ class Norm:
 
 
 def norms_in(layer: nn.Module) -> list[Norm]:
-    """The norms of a layer; none where anything else computes one of its tensors too."""
+    """Return the norms of a layer; none if anything else also computes one of its tensors."""
     if parametrize.is_parametrized(layer):
         return _parametrized_norms(layer)
     found = []
@@ -194,12 +194,12 @@ def _parametrized_norms(layer: nn.Module) -> list[Norm]:
 
 
 def fold_norms(network: nn.Module) -> dict[str, str]:
-    """Give normalised layers the plain weights that they compute in evaluation mode, in place.
+    """Replace norms, in place, by the plain weights that they compute in evaluation mode.
 
-    Layers whose parameters stand elsewhere too stay as they are.
+    Layers whose parameters are also used elsewhere stay as they are.
 
     Returns:
-        What was folded, by the layer's dotted name: "weight norm".
+        The titles of the folded norms, such as "weight norm", by the layer's dotted name.
     """
     named = network.named_parameters(remove_duplicate=False)
     uses = Counter(id(parameter) for _, parameter in named)
@@ -211,23 +211,23 @@ def fold_norms(network: nn.Module) -> dict[str, str]:
 
 
 def fold_absent_norms(network: nn.Module, entries: Collection[str]) -> None:
-    """Fold the norms of which a state dict has nothing, so that it can be loaded.
+    """Fold the norms that have no entries in a state dict, so that it can be loaded.
 
     Args:
-        network: as its architecture says; changed in place.
+        network: the network as its architecture builds it; changed in place.
         entries: the names in the state dict.
     """
     for name, layer, norms in _normalised(network):
         prefix = f"{name}." if name else ""
-        own = tuple(prefix + entry for norm in norms for entry in norm.entries)
-        if not any(entry.startswith(own) for entry in entries):
+        prefixes = tuple(prefix + entry for norm in norms for entry in norm.entries)
+        if not any(entry.startswith(prefixes) for entry in entries):
             _fold(layer, norms)
 
 
 def detach_computed(network: nn.Module) -> None:
-    """Cut what hooks have computed last off its history; they compute it anew at every call.
+    """Detach the tensors that hooks computed last; hooks compute them anew at every call.
 
-    PyTorch copies no module that holds a tensor with a history.
+    PyTorch cannot copy a module that holds a tensor with a history.
     """
     for part in network.modules():
         for name, value in vars(part).items():
@@ -236,19 +236,19 @@ def detach_computed(network: nn.Module) -> None:
 
 
 def current_norm_names(network: nn.Module, entries: Collection[str]) -> dict[str, str]:
-    """The names in a state dict, those that norms once had as today's; by the name given.
+    """Return today's name for every name in a state dict; older norms had other names.
 
-    Whatever may stand before a layer's name stays there.
+    Prefixes before a layer's name are kept.
     """
     names = {entry: entry for entry in entries}
     for name, _, norms in _normalised(network):
         prefix = f"{name}." if name else ""
         for norm in norms:
             for former, now in norm.former.items():
-                own = prefix + former
+                suffix = prefix + former
                 for entry in entries:
-                    if f".{entry}".endswith(f".{own}"):
-                        names[entry] = entry.removesuffix(own) + prefix + now
+                    if f".{entry}".endswith(f".{suffix}"):
+                        names[entry] = entry.removesuffix(suffix) + prefix + now
     return names
 
 
@@ -261,11 +261,11 @@ def _normalised(network: nn.Module) -> list[tuple[str, nn.Module, list[Norm]]]:
 
 
 def _fold(layer: Any, norms: list[Norm]) -> str:
-    """Fold the norms of one layer; returns what they are called."""
+    """Fold the norms of one layer, and return their titles."""
     for norm in norms:
         if norm.remove is None:
             for step in layer.parametrizations[norm.tensor]:
-                step.eval()  # in training mode spectral norm would first move its vectors
+                step.eval()  # in training mode, spectral norm would first update its vectors
             parametrize.remove_parametrizations(layer, norm.tensor)
         else:
             norm.remove(layer, norm.tensor)
@@ -276,9 +276,9 @@ def _fold(layer: Any, norms: list[Norm]) -> str:
 
 
 def _is_of_a_norm(hook: Any) -> bool:
-    """Whether a hook only converts what former versions of a norm have saved."""
-    own = getattr(hook, "hook", hook)
-    return str(getattr(own, "__module__", "")).startswith("torch.nn.utils.")
+    """Return whether a hook only converts what former versions of a norm have saved."""
+    function = getattr(hook, "hook", hook)
+    return str(getattr(function, "__module__", "")).startswith("torch.nn.utils.")
 
 
 _HOOKS = {
@@ -293,22 +293,22 @@ _HOOKS = {
 }
 
 _MARKS = (bool, int, float, str, torch.dtype, torch.device, type(None))
-"""Attributes of these types are marks that others leave on a layer (`_is_hf_initialized`);
-where the network's code reads one, a trace tells."""
+"""Attributes of these types are marks that libraries leave on a layer (`_is_hf_initialized`);
+a trace shows if the network's code reads one."""
 
 _ARGUMENTS: Mapping[type[nn.Module], tuple[int, ...]] = {
     nn.Linear: (1, 1),
     nn.modules.linear.NonDynamicallyQuantizableLinear: (1, 1),
     nn.MultiheadAttention: (1, 1),
 }
-"""For the smallest layer of a type; a convolution has three."""
+"""Arguments that build the smallest layer of each type; a convolution takes three."""
 
 
 def reason_beyond_type(layer: nn.Module) -> str | None:
-    """Why a layer is more than a plain one of its type; None where it is not.
+    """Return why a layer is more than a plain one of its type; None if it is not.
 
     Args:
-        layer: of one of PyTorch's own types, not of a subclass.
+        layer: an instance of one of PyTorch's own types, not of a subclass.
     """
     for name, value in vars(layer).items():
         if callable(value) and callable(getattr(type(layer), name, None)):
@@ -325,11 +325,11 @@ def reason_beyond_type(layer: nn.Module) -> str | None:
 
 
 def _contents(layer: nn.Module) -> Iterator[tuple[str, Any]]:
-    """All that a layer holds by a name of its own."""
-    own = vars(layer)
-    yield from own.items()
+    """Yield everything that a layer holds under a name."""
+    attributes = vars(layer)
+    yield from attributes.items()
     for kind in ("_parameters", "_buffers", "_modules"):
-        yield from own[kind].items()
+        yield from attributes[kind].items()
 
 
 def _expected(name: str, value: object, usual: frozenset[str]) -> bool:
@@ -338,15 +338,15 @@ def _expected(name: str, value: object, usual: frozenset[str]) -> bool:
 
 @cache
 def _usual_names(kind: type[nn.Module]) -> frozenset[str]:
-    """What a fresh layer of a type holds; names that PyTorch's module class knows are its own."""
+    """Return the names in a fresh layer of a type, including those of PyTorch's module class."""
     fresh: Any = kind(*_ARGUMENTS.get(kind, (1, 1, 1)), device="meta")
     return frozenset(name for name, _ in _contents(fresh)) | frozenset(dir(nn.Module))
 
 
 def held_elsewhere(network: nn.Module) -> set[int]:
-    """Ids of the modules that stand in plain lists, dictionaries or attributes as well.
+    """Return the ids of modules that plain lists, dictionaries or attributes also hold.
 
-    What is replaced in the tree of modules stays there as it was.
+    A replacement in the tree of modules would leave the old module there.
     """
     return {
         id(found)

@@ -1,4 +1,4 @@
-"""Which layers a network has, which of them may be decomposed, and why others must stay."""
+"""The layers of a network: which of them may be decomposed, and why others must stay."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _KINDS: Mapping[type[nn.Module], LayerKind] = {
 
 
 def find_layers(network: nn.Module, trace: Trace | None = None) -> dict[str, LayerSpec]:
-    """Every convolution and linear layer, in the network's order.
+    """Find every convolution and linear layer, in the network's order.
 
     The packed projection of an `nn.MultiheadAttention` is a linear layer `NAME.in_proj`, and
-    every matrix of a recurrent layer one of the matrix's own name, as `NAME.weight_ih_l0`.
+    every matrix of a recurrent layer is one of the matrix's name, such as `NAME.weight_ih_l0`.
 
     Args:
-        network: of any device, the meta device included.
+        network: the network, on any device including the meta device.
         trace: a forward pass; with it, layers whose weight the network uses without
             calling them, or whose attributes its code reads, are recognised, and linear
             layers on sequences get one slice.
@@ -69,17 +69,17 @@ def find_layers(network: nn.Module, trace: Trace | None = None) -> dict[str, Lay
 def _specs_of(
     name: str, module: Any, network: nn.Module, around: Surroundings
 ) -> Iterator[LayerSpec]:
-    """The layers that a module is or has without their being modules."""
+    """Yield the layer that a module is, or the layers that it has without submodules for them."""
     prefix = f"{name}." if name else ""
     if isinstance(module, nn.MultiheadAttention) and is_packed(module):
         spec = _packed_spec(f"{prefix}in_proj", module)
         reason = reason_in_attention(spec.name, module, module.in_proj_weight, around)
         yield replace(spec, reason=reason)
     if isinstance(module, RECURRENT):
-        for own, weight, bias in recurrent_matrices(module):
+        for matrix, weight, bias in recurrent_matrices(module):
             rows, columns = weight.shape
             yield LayerSpec(
-                f"{prefix}{own}",
+                f"{prefix}{matrix}",
                 "linear",
                 rows,
                 columns,
@@ -117,16 +117,17 @@ def _spec(
     if isinstance(owner, nn.MultiheadAttention):
         reason = computed(module) or reason_in_attention(name, owner, module.weight, around)
     else:
-        # What a paired attention does not call it uses in parts: it stays decomposable.
+        # A paired attention may use a projection without calling it, so no call is required.
         calls = replace(around, trace=None) if attends else around
         reason = reason_to_keep(spec, module, tuple(_KINDS), calls)
     return replace(spec, reason=reason)
 
 
 def _slice_limit(name: str, around: Surroundings) -> int | None:
-    """A grouped product on sequences would need a transposition, which no torch.nn part does.
+    """Return the most slices of a layer; None for no limit.
 
-    What a trace did not see may be given sequences, too.
+    Layers on sequences have one slice, because their grouped product would need a transposition,
+    which no `torch.nn` module does. Layers that no trace saw may be given sequences, too.
     """
     if around.trace is None:
         return None
@@ -142,12 +143,12 @@ _OUT_PROJECTIONS = (nn.Linear, nn.modules.linear.NonDynamicallyQuantizableLinear
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What stands around the layers of a network.
+    """The use that a network makes of its layers.
 
     Attributes:
-        uses: how often each parameter stands in the network, by id.
-        held: ids of the modules that stand outside the tree of modules as well.
-        trace: a forward pass, empty where none succeeded; None where none was asked for.
+        uses: how often each parameter occurs in the network, by id.
+        held: ids of the modules that are also held outside the tree of modules.
+        trace: a forward pass, empty if none succeeded; None if none was asked for.
     """
 
     uses: Counter[int]
@@ -156,7 +157,7 @@ class Surroundings:
 
     @classmethod
     def of(cls, network: nn.Module, trace: Trace | None) -> Surroundings:
-        """Those in a network."""
+        """Collect the surroundings in a network."""
         named = network.named_parameters(remove_duplicate=False)
         uses = Counter(id(tensor) for _, tensor in named)
         return cls(uses, held_elsewhere(network), trace)
@@ -167,16 +168,16 @@ class Surroundings:
         return self.trace is not None and bool(self.trace.calls)
 
     def call(self, name: str) -> LayerCall | None:
-        """How the forward pass called a layer; None where it did not, or there was none."""
+        """Return how the forward pass called a layer; None if it did not, or if there was none."""
         return self.trace.calls.get(name) if self.trace is not None else None
 
     def reason_of_reading(self, name: str) -> str | None:
-        """Why code that reads a layer's attributes keeps it."""
+        """Return why a layer must be kept because code reads its attributes; None if none does."""
         read = self.trace.reads.get(name) if self.trace is not None else None
         return None if read is None else _told(read)
 
     def reason_of_weight(self, weight: Tensor) -> str | None:
-        """Why a weight cannot be replaced, wherever it stands."""
+        """Return why a weight cannot be replaced, wherever it is; None if it can."""
         times = self.uses[id(weight)]
         if times == 0:
             return "its weight is no parameter, but computed from others"
@@ -187,7 +188,7 @@ class Surroundings:
         return None if weight.is_floating_point() else "its weight is no floating-point one"
 
     def reason_of_place(self, module: nn.Module) -> str | None:
-        """Why a module cannot be replaced where it stands."""
+        """Return why a module cannot be replaced where it is; None if it can."""
         if id(module) in self.held:
             return "the network also holds it in a plain attribute, list or dictionary"
         return None
@@ -196,13 +197,13 @@ class Surroundings:
 def reason_to_keep(
     spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], ...], around: Surroundings
 ) -> str | None:
-    """Why a layer cannot be replaced by a pair; None if it can.
+    """Return why a layer cannot be replaced by a pair; None if it can.
 
     Args:
         spec: the layer.
-        module: the same as a module.
-        plain: the types that a pair can stand for; subclasses may do anything.
-        around: what stands around it.
+        module: the layer's module.
+        plain: the types that a pair can replace; subclasses may do anything.
+        around: the use that the network makes of its layers.
     """
     return (
         _reason_of_type(spec, module, plain)
@@ -222,15 +223,15 @@ def reason_in_attention(
     weight: nn.Parameter,
     around: Surroundings,
 ) -> str | None:
-    """Why a projection of an attention must stay; None if it may become a pair.
+    """Return why a projection of an attention must stay; None if it may become a pair.
 
-    Where one projection becomes a pair, the whole attention is replaced.
+    If one projection becomes a pair, the whole attention is replaced.
 
     Args:
         name: the projection's dotted name.
         attention: the module that has it.
         weight: the projection's weight.
-        around: what stands around it.
+        around: the use that the network makes of its layers.
     """
     owner = name.rpartition(".")[0]
     reason = (
@@ -250,7 +251,7 @@ def reason_in_attention(
 
 
 def computed(module: nn.Module) -> str | None:
-    """Why a weight that is computed whenever it is needed keeps its layer."""
+    """Return why a layer's weight is computed whenever it is needed; None if it is not."""
     if norms := norms_in(module):
         return f"its weight is computed by {norms[0].title}"
     if parametrize.is_parametrized(module):
@@ -273,7 +274,7 @@ def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], 
 
 
 def _reason_of_shape(spec: LayerSpec, module: Any) -> str | None:
-    """Whoever puts in another weight may leave the layer's numbers of features as they were."""
+    """Return a reason if the weight was exchanged but the numbers of features were not updated."""
     leading, within = spec.out_channels, spec.in_channels
     if isinstance(module, TRANSPOSED):
         leading, within = within, leading
@@ -306,7 +307,7 @@ def _reason_of_size(spec: LayerSpec) -> str | None:
 
 
 def _can_shrink(spec: LayerSpec) -> bool:
-    """Whether any pair at all is smaller; more slices and ranks only cost more."""
+    """Return whether any pair is smaller; more slices and higher ranks only cost more."""
     return any(
         pair_params(spec.weight_shape, scheme, 1, 1, spec.groups) < spec.weight_params
         for scheme in distinct_schemes(spec.kernel)
@@ -319,7 +320,7 @@ def _reason_of_attention_type(attention: nn.MultiheadAttention) -> str | None:
     out_proj: Any = attention.out_proj
     if reason := reason_beyond_type(attention):
         return f"its attention is more than a plain one: {reason}"
-    if parametrize.is_parametrized(out_proj):  # a class of its own, which is called likewise
+    if parametrize.is_parametrized(out_proj):  # of a generated class, called in the same way
         return None
     if type(out_proj) not in _OUT_PROJECTIONS:
         return f"{type(out_proj).__name__} may do more than a plain output projection"
@@ -339,26 +340,26 @@ def _reason_of_attention(attention: nn.MultiheadAttention) -> str | None:
 
 
 def is_packed(attention: nn.MultiheadAttention) -> bool:
-    """Whether one parameter projects queries, keys and values alike."""
+    """Return whether one parameter projects queries, keys and values."""
     return isinstance(attention.in_proj_weight, nn.Parameter)
 
 
 LEFT_OUT = "left out by --include or --exclude"
-"""The reason of a layer that the patterns leave out."""
+"""The reason for keeping a layer that the patterns leave out."""
 
 
 def select_layers(
     specs: Mapping[str, LayerSpec], include: Sequence[str], exclude: Sequence[str]
 ) -> dict[str, LayerSpec]:
-    """Keep layers that the patterns leave out, and say so.
+    """Mark the layers that the patterns leave out as kept.
 
     Args:
         specs: all layers.
-        include: shell patterns; only matching layers are decomposed. None given: all.
+        include: shell patterns; only matching layers are decomposed. Without any, all are.
         exclude: shell patterns; matching layers are kept.
 
     Raises:
-        OptionError: a pattern matches no layer, which is most likely a slip.
+        OptionError: a pattern matches no layer, which is most likely a typing error.
     """
     for option, patterns in (("--include", include), ("--exclude", exclude)):
         for pattern in patterns:

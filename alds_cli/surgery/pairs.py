@@ -1,8 +1,8 @@
-"""The forms that a pair in a layer's place can have, and the pairs of each.
+"""The forms of the pairs that replace layers.
 
-The scheme of a choice says which form it is, in plans as in artefacts. All that depends on that
-is asked of the form: what such a pair is built of, what it holds, whether it fits a layer, and
-what it leaves of the weight.
+The scheme of a choice determines the form, in plans and in artefacts. The form answers everything
+that depends on it: what such a pair is built of, what it holds, whether it fits a layer, and
+how much of the weight it loses.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ from alds_cli.surgery.sliced import SlicedPairs
 class PairForm(Protocol):
     """How the pairs of some schemes are built, filled, multiplied back and checked.
 
-    The halves' weights and what stands beside them travel as one tuple of tensors: the first
+    The halves' weights and the tensors beside them are passed as one tuple: the first
     half's weight, the second's, and then those that `extra` names.
     """
 
     @property
     def schemes(self) -> Sequence[int]:
-        """Those of its choices, keys of `alds_cli.schemes.SCHEMES`."""
+        """The schemes of its choices, keys of `alds_cli.schemes.SCHEMES`."""
         ...
 
     @property
     def extra(self) -> Sequence[str]:
-        """Names of the tensors that the first half holds beside its weight."""
+        """The names of the tensors that the first half holds beside its weight."""
         ...
 
     def reason_against(self, spec: LayerSpec) -> str | None:
-        """Why a layer can have no such pair, whatever k and j; None where it can."""
+        """Return why a layer can have no such pair, whatever k and j; None if it can."""
         ...
 
     def complaint(self, spec: LayerSpec, choice: Choice) -> str | None:
-        """Why a choice does not fit a layer; None where it does, its size aside."""
+        """Return why a choice does not fit a layer, apart from its size; None if it does."""
         ...
 
     def extra_bytes(self, spec: LayerSpec, choices: IntArray) -> IntArray:
-        """What pairs (n, 3) hold in a file beside their weights, in bytes: (n,)."""
+        """Return the bytes (n,) that pairs (n, 3) hold in a file beside their weights."""
         ...
 
     def build(self, layer: nn.Module, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-        """A pair of a `first` and a `second` module; options are those of their tensors."""
+        """Build a `first` and a `second` module; `options` are the device and type of tensors."""
         ...
 
     def fill(self, pair: nn.Sequential, extra: Sequence[Tensor]) -> None:
-        """Let a pair hold what stands beside its weights, on the device where these will be."""
+        """Set a pair's tensors beside its weights, on the device where the weights will be."""
         ...
 
     def product(
@@ -65,25 +65,25 @@ class PairForm(Protocol):
         extra: Mapping[str, Tensor],
         name: str,
     ) -> Tensor:
-        """The weight (f, c/g, κ…) that a pair stands for.
+        """Return the weight (f, c/g, κ…) that a pair stands for.
 
         Args:
-            layer: in whose place it stands.
-            choice: what it is.
-            pair: such a pair, for its shapes; perhaps changed.
+            layer: the layer that it replaces.
+            choice: its scheme, k and j.
+            pair: a pair of these shapes, which may be changed.
             halves: the weights as the pair's modules hold them.
             extra: the tensors beside them, by name.
-            name: of the layer, for messages.
+            name: the layer's name, for messages.
 
         Raises:
-            BadWeightsError: what stands beside the weights makes no sense.
+            BadWeightsError: the tensors beside the weights make no sense.
         """
         ...
 
     def residual(
         self, weight: Tensor, tensors: Sequence[Tensor], choice: Choice, groups: int, unit: int
     ) -> float:
-        """‖W − Ŵ‖₂ / 2**unit in the paper's fold, of a layer's weight (f, c/g, κ…)."""
+        """Return ‖W − Ŵ‖₂ / 2**unit in the paper's fold, for a layer's weight (f, c/g, κ…)."""
         ...
 
 
@@ -95,7 +95,7 @@ _OF_SCHEME: Mapping[int, PairForm] = MappingProxyType(
 
 
 def form_of(scheme: int) -> PairForm:
-    """The form of the pairs of a scheme.
+    """Return the form of the pairs of a scheme.
 
     Raises:
         KeyError: there is no such scheme.
@@ -104,7 +104,7 @@ def form_of(scheme: int) -> PairForm:
 
 
 def complaint_against(spec: LayerSpec, choice: Choice) -> str | None:
-    """Why a choice does not fit a layer, or makes it no smaller; None where it fits."""
+    """Return why a choice does not fit a layer, or makes it no smaller; None if it fits."""
     form = _OF_SCHEME.get(choice.scheme)
     if form is None:
         return f"scheme {choice.scheme} does not apply to its kernel {spec.kernel}"
@@ -117,14 +117,14 @@ def complaint_against(spec: LayerSpec, choice: Choice) -> str | None:
 
 
 def make_pair(layer: nn.Module, choice: Choice, device: str = "meta") -> nn.Sequential:
-    """A low-rank pair in the place of a layer, of its type, its weights yet to be set.
+    """Make a low-rank pair of a layer's type to replace it, with weights yet to be set.
 
-    Where columns are clustered, the first half is a module of `surgery.clustered`.
+    If columns are clustered, the first half is a module of `surgery.clustered`.
 
     Args:
         layer: a plain linear layer or convolution, transposed or not.
-        choice: scheme, k and j, known to fit.
-        device: where its parameters live; on `meta` they take no memory.
+        choice: its scheme, k and j, which must fit.
+        device: the device of its parameters; on `meta` they take no memory.
     """
     options = {"device": device, "dtype": layer.weight.dtype}
     pair = form_of(choice.scheme).build(layer, choice, options)

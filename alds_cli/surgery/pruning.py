@@ -1,6 +1,6 @@
-"""Filters taken out of a network for good, and put back as zeros.
+"""The removal of filters from a network, and their restoration as zeros.
 
-A plan names what stays of every module that changes, so a pruned network is made from a
+A plan states what stays of every module that changes, so a pruned network is made from a
 dense one, or from the skeleton of one, without following its code again.
 """
 
@@ -32,13 +32,13 @@ def prune_network(
     *,
     input_shape: tuple[int, ...] | None = None,
 ) -> None:
-    """Take filters, inputs and features out of modules, in place.
+    """Remove filters, inputs and features from modules, in place.
 
     Args:
-        network: dense, with values or on the meta device; what stays of its parameters is
-            copied, so that the rest can be let go.
+        network: the dense network, with values or on the meta device; what stays of its
+            parameters is copied, so that the memory of the rest can be freed.
         pruned: what stays, by module; other modules are left alone.
-        input_shape: of one sample; with it, the smaller network is made sure to run.
+        input_shape: the shape of one sample; if given, the smaller network is checked to run.
 
     Raises:
         PlanError: the plan does not fit the network. Nothing has been changed then.
@@ -50,10 +50,10 @@ def prune_network(
 
 
 def require_prunable(network: nn.Module, pruned: Mapping[str, Kept]) -> None:
-    """Make sure that modules are there and have what is to stay of them.
+    """Make sure that the modules exist and have the entries that are to stay.
 
     Raises:
-        PlanError: they do not; all such modules are named.
+        PlanError: they do not; the message names all such modules.
     """
     modules = dict(network.named_modules())
     complaints = [
@@ -87,7 +87,7 @@ def _complaint(module: nn.Module | None, kept: Kept) -> str | None:
 def _require_running(
     network: nn.Module, pruned: Mapping[str, Kept], input_shape: tuple[int, ...]
 ) -> None:
-    """See that shapes fit together. Where the dense network has none on meta, nothing is known."""
+    """Check that shapes fit together, unless not even the dense network runs on meta."""
     skeleton = meta_copy(network)
     _reduce(skeleton, pruned)
     complaint = _complaint_of_run(skeleton, input_shape)
@@ -117,7 +117,7 @@ def _reduce(network: nn.Module, pruned: Mapping[str, Kept]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
-    """Which indices stay along one axis of a parameter or buffer, and what the others become."""
+    """The indices that stay along one axis of a tensor, and the value that restores the others."""
 
     tensor: str
     axis: int
@@ -127,7 +127,7 @@ class _Cut:
 
 
 def _cuts(module: Any, kept: Kept) -> Iterator[_Cut]:
-    """All that changes in a module's tensors."""
+    """Yield all cuts of a module's tensors."""
     role = role_of(module)
     outputs, inputs = extents(module)
     if kept.outputs is not None:
@@ -139,7 +139,7 @@ def _cuts(module: Any, kept: Kept) -> Iterator[_Cut]:
 
 
 def _output_axes(module: Any, role: Role | None) -> Iterator[tuple[str, int]]:
-    """The tensors with one entry for each output, and along which axis."""
+    """Yield the tensors with one entry for each output, and the axis of the entries."""
     if role == "dense" and isinstance(module, TRANSPOSED):
         yield "weight", 1
     elif module.weight is not None:
@@ -162,7 +162,7 @@ def _shorten(module: nn.Module, cut: _Cut) -> None:
 
 
 def _resize(module: Any, kept: Kept) -> None:
-    """Let a module say of itself what its tensors are."""
+    """Update a module's numbers of channels or features to its tensors' shapes."""
     outputs = None if kept.outputs is None else len(kept.outputs)
     inputs = None if kept.inputs is None else len(kept.inputs)
     role = role_of(module)
@@ -183,13 +183,13 @@ def _resize(module: Any, kept: Kept) -> None:
 def dense_pruned_state(
     network: nn.Module, tensors: Mapping[str, Tensor], pruned: Mapping[str, Kept]
 ) -> dict[str, Tensor]:
-    """The state dict of the dense network from that of a pruned one, zeros for what is gone.
+    """Return a pruned network's state dict in the dense network's shapes, filled up with zeros.
 
     A normalisation's removed features have scale, shift and mean 0 and variance 1.
 
     Args:
         network: the dense network; only its shapes are used.
-        tensors: of the pruned network.
+        tensors: the state dict of the pruned network.
         pruned: what stayed of its modules.
     """
     dense = dict(tensors)

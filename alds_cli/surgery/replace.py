@@ -1,4 +1,4 @@
-"""Pairs put in the place of layers, and multiplied back."""
+"""The replacement of layers by pairs, and of pairs by layers."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from alds_cli.surgery.pairs import complaint_against, form_of, make_pair
 
 
 def put_at(network: nn.Module, name: str, value: nn.Module | Tensor) -> None:
-    """Put a module, parameter or buffer in the place of the one of that dotted name."""
-    owner, _, own = name.rpartition(".")
-    setattr(network.get_submodule(owner), own, value)
+    """Replace the module, parameter or buffer of a dotted name."""
+    owner, _, leaf = name.rpartition(".")
+    setattr(network.get_submodule(owner), leaf, value)
 
 
 def reshape_network(network: nn.Module, choices: Mapping[str, Choice]) -> None:
@@ -39,10 +39,10 @@ def install_pair(
     """Replace one layer by the pair with these weights; the bias moves to the second half.
 
     Args:
-        network: changed in place; the old layer's weight is let go.
-        name: dotted name of the layer.
-        choice: what the weights were made for.
-        weights: of the first and second half, shaped as `fold.pair_shapes` says, and what
+        network: changed in place; the old layer's weight is freed.
+        name: the layer's dotted name.
+        choice: the choice that the weights were made for.
+        weights: those of the first and second half, of the shapes `fold.pair_shapes`, and what
             the pair's form holds beside them (`pairs.PairForm.extra`).
     """
     layer: Any = layer_at(network, name)
@@ -57,15 +57,15 @@ def install_pair(
 
 
 def _replace(network: nn.Module, name: str, pair: nn.Sequential) -> None:
-    """Put a pair in a layer's place, and make those around it work with it."""
-    owner_name, _, own = name.rpartition(".")
+    """Put a pair in a layer's place, and adapt the modules around it."""
+    owner_name, _, leaf = name.rpartition(".")
     owner = network.get_submodule(owner_name)
     if isinstance(owner, nn.MultiheadAttention):
         owner = PairedAttention.of(owner)
         put_at(network, owner_name, owner)
-    setattr(owner, own, pair)
+    setattr(owner, leaf, pair)
     for part in _around(network, name):
-        # In evaluation mode these two pass their layers' weights to fused kernels; each of
+        # In evaluation mode these two pass their layers' weights to fused kernels. Each of
         # these settings turns that off and does nothing else.
         if isinstance(part, nn.TransformerEncoderLayer):
             part.activation_relu_or_gelu = 0
@@ -74,7 +74,7 @@ def _replace(network: nn.Module, name: str, pair: nn.Sequential) -> None:
 
 
 def _around(network: nn.Module, name: str) -> Iterator[nn.Module]:
-    """The network and all parts of it that hold the one of that dotted name."""
+    """Yield the network and all parts of it that contain the module of a dotted name."""
     yield network
     steps = name.split(".")[:-1]
     for step in steps:
@@ -85,7 +85,7 @@ def _around(network: nn.Module, name: str) -> Iterator[nn.Module]:
 def dense_state(
     network: nn.Module, tensors: Mapping[str, Tensor], choices: Mapping[str, Choice]
 ) -> dict[str, Tensor]:
-    """Multiply the pairs of a compressed state dict back: the dense network's state dict.
+    """Multiply the pairs of a compressed state dict back, and return the dense state dict.
 
     Args:
         network: the dense network; only its shapes are used.
@@ -109,7 +109,7 @@ def dense_state(
 def dense_copy(
     original: nn.Module, tensors: Mapping[str, Tensor], choices: Mapping[str, Choice]
 ) -> nn.Module:
-    """A copy of a dense network with the weights that the pairs stand for.
+    """Copy a dense network, and give it the weights that the pairs stand for.
 
     Args:
         original: the dense network.
@@ -122,11 +122,11 @@ def dense_copy(
 
 
 def _product(layer: nn.Module, choice: Choice, tensors: dict[str, Tensor], name: str) -> Tensor:
-    """The weight that a pair's halves make together, in the layer's own form; they are let go."""
+    """Take a pair's halves out of the tensors, and return their product in the layer's form."""
     form, pair = form_of(choice.scheme), make_pair(layer, choice)
     first = tensors.pop(f"{name}.first.weight")
     halves = first, tensors.pop(f"{name}.second.weight")
-    extra = {own: tensors.pop(f"{name}.first.{own}") for own in form.extra}
+    extra = {entry: tensors.pop(f"{name}.first.{entry}") for entry in form.extra}
     product = form.product(layer, choice, pair, halves, extra, name)
     return own_form(product, layer).to(first.dtype).contiguous()
 
@@ -136,7 +136,7 @@ def require_fitting(specs: Mapping[str, LayerSpec], choices: Mapping[str, Choice
 
     Raises:
         PlanError: a layer is unknown, must be kept, or its scheme, k or j is impossible or
-            would not make it smaller; all such layers are named.
+            would not make it smaller; the message names all such layers.
     """
     complaints = [
         f"{name}: {complaint}"
@@ -147,7 +147,7 @@ def require_fitting(specs: Mapping[str, LayerSpec], choices: Mapping[str, Choice
 
 
 def refuse(complaints: Sequence[str]) -> None:
-    """Raise a PlanError with what is wrong with a plan, if anything is."""
+    """Raise a PlanError that lists the complaints about a plan, if there are any."""
     if complaints:
         raise PlanError(
             "the plan does not fit the network: "

@@ -1,7 +1,7 @@
-"""Pairs of slices: two `torch.nn` modules that take a layer's place.
+"""Pairs of slices: two `torch.nn` modules that replace a layer.
 
 The `first` half applies the slices' right factors as one grouped layer, the `second` half
-recombines them, each group of the layer for itself. A kernel axis, with its stride,
+recombines them, separately for each group of the layer. A kernel axis, with its stride,
 padding, output padding, dilation and padding mode, is carried by exactly one half.
 
 Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1, supplement A.1 and A.6.
@@ -45,7 +45,7 @@ class SlicedPairs:
         return None
 
     def complaint(self, spec: LayerSpec, choice: Choice) -> str | None:
-        """Why a scheme, k or j does not fit a layer."""
+        """Return why a scheme, k or j does not fit a layer; None if all fit."""
         if choice.scheme not in distinct_schemes(spec.kernel):
             return f"scheme {choice.scheme} does not apply to its kernel {spec.kernel}"
         channels = spec.in_channels // spec.groups
@@ -60,18 +60,18 @@ class SlicedPairs:
         return None
 
     def extra_bytes(self, spec: LayerSpec, choices: IntArray) -> IntArray:
-        """Nothing: (n,) zeros."""
+        """Return zeros (n,): there are no tensors beside the weights."""
         del spec
         return np.zeros(len(choices), np.int64)
 
     def build(self, layer: nn.Module, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-        """Two linear layers, or two convolutions of the layer's type."""
+        """Build two linear layers, or two convolutions of the layer's type."""
         if isinstance(layer, nn.Linear):
             return _linear_pair(layer, choice, options)
         return _convolution_pair(cast(Convolution, layer), choice, options)
 
     def fill(self, pair: nn.Sequential, extra: Sequence[Tensor]) -> None:
-        """Nothing stands beside the weights."""
+        """Make sure that there are no tensors beside the weights."""
         del pair
         if extra:
             raise ValueError(f"a pair of slices has two weights, not {2 + len(extra)}")
@@ -85,7 +85,7 @@ class SlicedPairs:
         extra: Mapping[str, Tensor],
         name: str,
     ) -> Tensor:
-        """The weight (f, c/g, κ…) that the two halves make together, in their type."""
+        """Return the weight (f, c/g, κ…) that the two halves make together, in their type."""
         del extra, name
         modules: Any = pair
         first = canonical(halves[0], modules.first)
@@ -97,14 +97,14 @@ class SlicedPairs:
     def residual(
         self, weight: Tensor, tensors: Sequence[Tensor], choice: Choice, groups: int, unit: int
     ) -> float:
-        """‖W − Ŵ‖₂ / 2**unit in the paper's fold."""
+        """Return ‖W − Ŵ‖₂ / 2**unit in the paper's fold."""
         first, second = tensors
         left, right = weights_to_factors(first, second, choice.k, groups)
         return operator_residual(weight, left, right, choice.scheme, groups, unit)
 
 
 def _linear_pair(layer: nn.Linear, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-    """Two linear layers; several slices run as one grouped convolution of length one."""
+    """Build two linear layers; several slices run as one grouped convolution of length one."""
     inner = choice.k * choice.j
     second = nn.Linear(inner, layer.out_features, bias=layer.bias is not None, **options)
     pair = nn.Sequential()
@@ -156,19 +156,19 @@ def _convolution_pair(
 
 
 def _geometry(layer: Convolution, carried: list[bool]) -> dict[str, Any]:
-    """Stride, paddings and dilation on the axes a half carries; neutral values elsewhere."""
+    """Return stride, paddings and dilation for the axes that a half carries, neutral elsewhere."""
 
-    def own(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
+    def on_carried_axes(values: tuple[int, ...], neutral: int) -> tuple[int, ...]:
         return tuple(v if mine else neutral for v, mine in zip(values, carried, strict=True))
 
     padding = layer.padding
     geometry: dict[str, Any] = {
-        "stride": own(tuple(layer.stride), 1),
-        # "same" and "valid" need no splitting: an extent of 1 is padded by nothing.
-        "padding": padding if isinstance(padding, str) else own(tuple(padding), 0),
-        "dilation": own(tuple(layer.dilation), 1),
+        "stride": on_carried_axes(tuple(layer.stride), 1),
+        # "same" and "valid" need no splitting: they add no padding to an extent of 1.
+        "padding": padding if isinstance(padding, str) else on_carried_axes(tuple(padding), 0),
+        "dilation": on_carried_axes(tuple(layer.dilation), 1),
         "padding_mode": layer.padding_mode,
     }
     if isinstance(layer, TRANSPOSED):
-        geometry["output_padding"] = own(tuple(layer.output_padding), 0)
+        geometry["output_padding"] = on_carried_axes(tuple(layer.output_padding), 0)
     return geometry
