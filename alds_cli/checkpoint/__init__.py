@@ -1,4 +1,4 @@
-"""Every read and write of model files: formats, safe loading, atomic saving, tables, plans."""
+"""Reading and writing model files: formats, safe loading, atomic saving, tables, plans."""
 
 from alds_cli.checkpoint.error_tables import (
     cache_folder,

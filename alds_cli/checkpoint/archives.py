@@ -1,4 +1,4 @@
-"""Zip archives, judged by their directory before anything in them is read."""
+"""Zip archives, whose directory is checked before anything in them is read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from alds_cli.checkpoint.pickle_items import Window
 
 _EXPANSION = 16
 _ALLOWANCE = 1 << 20
-"""Packed members may hold so many times the file's size, and the allowance."""
+"""Unpacked members may have this many times the file's size, plus the allowance."""
 
 _LOCAL_HEADER = 30
 _ENCRYPTED = 0x1
@@ -27,20 +27,20 @@ _DAMAGED = "it is damaged: the zip archive is truncated or corrupt"
 
 
 class Archive:
-    """A zip archive whose members stand in one folder, as PyTorch writes them.
+    """A zip archive whose members are in one folder, as PyTorch writes them.
 
-    Members are named without that folder. What they hold unpacked is bounded by the file's size.
+    Members are named without that folder. Their unpacked size is bounded by the file's size.
 
     Attributes:
-        nbytes: of the file.
-        unpacked: bytes of all its members.
+        nbytes: the size of the file in bytes.
+        unpacked: the size of all its members in bytes.
     """
 
     def __init__(self, path: Path) -> None:
-        """Open and judge the archive.
+        """Open and check the archive.
 
         Raises:
-            MalformedError: it is no whole archive, or packs more than a file of its size may.
+            MalformedError: it is not a whole archive, or packs more than a file of its size may.
             UnsupportedError: it is encrypted, or packed in an unusual way.
         """
         self.nbytes = path.stat().st_size
@@ -49,7 +49,7 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(self._file)
             self._members = self._judged()
-        # A damaged directory makes zipfile fail in more ways than its own.
+        # A damaged directory makes zipfile raise more than its own errors.
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError, EOFError) as error:
             self._file.close()
             if isinstance(error, (MalformedError, UnsupportedError)):
@@ -89,22 +89,22 @@ class Archive:
 
     @property
     def names(self) -> frozenset[str]:
-        """The members' names."""
+        """The names of the members."""
         return frozenset(self._members)
 
     def size(self, name: str) -> int:
-        """Bytes of a member, unpacked.
+        """Return the unpacked size of a member in bytes.
 
         Raises:
-            MalformedError: there is none of that name.
+            MalformedError: there is no member of that name.
         """
         return self._member(name).file_size
 
     def window(self, name: str) -> Window:
-        """A member to read from: in the file where it is stored as it is, else unpacked.
+        """Return a window on a member: within the file if it is stored, else on the unpacked data.
 
         Raises:
-            MalformedError: there is none of that name, or it is damaged.
+            MalformedError: there is no member of that name, or it is damaged.
         """
         info = self._member(name)
         if info.compress_type == zipfile.ZIP_STORED:
@@ -114,12 +114,12 @@ class Archive:
         return Window(io.BytesIO(unpacked), 0, info.file_size)
 
     def read_into(self, name: str, target: memoryview) -> None:
-        """Read the beginning of a member, as much as there is room for.
+        """Fill the target with the beginning of a member.
 
-        PyTorch may write members without checksums, so those of stored ones are not looked at.
+        PyTorch may write members without checksums, so those of stored members are ignored.
 
         Raises:
-            MalformedError: there is none of that name, or it is damaged.
+            MalformedError: there is no member of that name, or it is damaged.
         """
         info = self._member(name)
         try:
@@ -130,13 +130,13 @@ class Archive:
                 with self._zip.open(info) as member:
                     count = fill(cast("BinaryIO", member), target)
         except Exception as error:
-            # Each way of packing has an error of its own for damaged data.
+            # Each compression method has its own error for damaged data.
             raise TruncatedError(_DAMAGED) from error
         if count != len(target):
             raise TruncatedError(_DAMAGED)
 
     def byteorder(self) -> str:
-        """`little` or `big`, as the archive says; PyTorch has not always said it."""
+        """Return `little` or `big`, as the archive states; old versions of PyTorch did not."""
         if "byteorder" not in self._members:
             return "little"
         return self.window("byteorder").take(min(8, self.size("byteorder"))).decode("latin-1")
@@ -152,7 +152,7 @@ class Archive:
         return info
 
     def _start(self, info: zipfile.ZipInfo) -> int:
-        """Where a stored member's data begin: after its own header, which has its own lengths."""
+        """Return where a stored member's data begin: after its local header, of its own length."""
         self._file.seek(info.header_offset)
         header = self._file.read(_LOCAL_HEADER)
         if len(header) != _LOCAL_HEADER or not header.startswith(b"PK\3\4"):

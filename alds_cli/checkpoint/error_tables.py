@@ -1,6 +1,6 @@
-"""Error tables on disk: where the user wants them, and in a cache that may be thrown away.
+"""Error tables on disk: in files that the user names, and in a cache that may be deleted.
 
-A table belongs to the weights whose fingerprint it has.
+A table belongs to the weights whose fingerprint it holds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from alds_cli.schemas.file_forms import SchemeForm, TableForm, TableLayerForm
 logger = logging.getLogger(__name__)
 
 TABLE_VERSION = 3
-"""Part of every table's identity: raised whenever what the numbers mean changes."""
+"""Part of every table's identity, raised whenever the meaning of the numbers changes."""
 
 _KEY = "alds_table"
 
@@ -46,18 +46,18 @@ _NONSENSE = (ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowE
 
 
 def cache_folder() -> Path:
-    """Where tables are kept: $ALDS_CACHE_DIR, else the user's cache folder."""
+    """Return the folder for tables: $ALDS_CACHE_DIR, or else the user's cache folder."""
     chosen = os.environ.get("ALDS_CACHE_DIR")
     return Path(chosen) if chosen else platformdirs.user_cache_path("alds")
 
 
 def cache_path(weights_hash: str) -> Path:
-    """The table of the network with those weights."""
+    """Return the path of the table of a network with these weights."""
     return cache_folder() / f"table-v{TABLE_VERSION}-{weights_hash}.safetensors"
 
 
 def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable | None:
-    """The cached table of a network; None where there is none or it cannot be trusted."""
+    """Load the cached table of a network; None if there is none or it cannot be trusted."""
     path = cache_path(weights_hash)
     try:
         path.stat()
@@ -74,7 +74,7 @@ def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable
 
 
 def store_cached(table: ErrorTable) -> Path | None:
-    """Keep a table for later runs; a cache that cannot be written is only a warning."""
+    """Store a table for later runs; failing to write the cache is only a warning."""
     path = cache_path(table.weights_hash)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,11 +137,11 @@ def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) ->
 
     Args:
         path: the file.
-        weights_hash: of the network at hand.
-        specs: its layers; the table's must agree with them.
+        weights_hash: the fingerprint of the network's weights.
+        specs: the network's layers, with which the table's must agree.
 
     Raises:
-        TableError: it is damaged, of another version, or another network's.
+        TableError: it is damaged, of another version, or belongs to another network.
     """
     require_regular(path, TableError)
     try:
@@ -152,13 +152,14 @@ def read_table(path: Path, weights_hash: str, specs: Mapping[str, LayerSpec]) ->
         _require(form.sha256 == _checksum(arrays, form.layers), path, "is damaged")
         _require(form.weights_hash == weights_hash, path, "belongs to other weights")
         layers = {
-            name: _layer_table(specs[name], own, arrays, name) for name, own in form.layers.items()
+            name: _layer_table(specs[name], layer, arrays, name)
+            for name, layer in form.layers.items()
         }
     except TableError:
         raise
     except MalformedError as error:
         raise TableError(f"the error table {path} is damaged: {error}") from error
-    # A damaged file makes its reader fail in any way it likes.
+    # A damaged file may make its reader raise almost anything.
     except (SafetensorError, OSError, LookupError, RecursionError, *_NONSENSE) as error:
         raise TableError(f"the error table {path} cannot be read: {error!r}") from error
     return ErrorTable(weights_hash, layers)
@@ -184,14 +185,14 @@ def _layer_table(
     if not all(map(_is_error, known.values())):
         raise ValueError(f"layer {name}: an error is not a number")
     choices = choices.astype(np.int64)
-    schemes = {int(number): own for number, own in form.schemes.items()}
+    schemes = {int(number): scheme_form for number, scheme_form in form.schemes.items()}
     if not (choices[:, 1:] >= 1).all() or not set(choices[:, 0].tolist()) <= set(schemes):
         raise ValueError(f"layer {name}: a choice makes no sense")
     return LayerTable(
         replace(spec, max_slices=form.max_slices),
-        norms={scheme: own.norm for scheme, own in schemes.items()},
-        energies={scheme: own.energy for scheme, own in schemes.items()},
-        slack={scheme: own.slack for scheme, own in schemes.items()},
+        norms={scheme: scheme_form.norm for scheme, scheme_form in schemes.items()},
+        energies={scheme: scheme_form.energy for scheme, scheme_form in schemes.items()},
+        slack={scheme: scheme_form.slack for scheme, scheme_form in schemes.items()},
         choices=choices,
         costs=option_costs(spec, choices),
         exponent=form.exponent,
@@ -213,9 +214,9 @@ def _checksum(arrays: Mapping[str, Array], layers: Mapping[str, TableLayerForm])
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hexadecimal over those of the tensors, in the order of their names."""
+    """Return the SHA-256, in hexadecimal, over the tensors' digests in the order of their names."""
     names = sorted(tensors)
-    # Each by itself, so that several threads can share the work.
+    # Every tensor has a digest of its own, so that several threads can share the work.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         digests = pool.map(lambda name: _digest(name, tensors[name].detach()), names)
         return hashlib.sha256(b"".join(digests)).hexdigest()

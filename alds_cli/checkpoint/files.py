@@ -1,4 +1,4 @@
-"""Files on disk: judged before they are read, and whole under their final name or not there."""
+"""Files on disk: checked before they are read, and written either completely or not at all."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from alds_cli.errors import AldsError, CheckpointError, OutputError
 
 
 class MalformedError(ValueError):
-    """The bytes are no sound file of their kind, or ask for more than a file of their size may."""
+    """The bytes are not a sound file of their kind, or claim more than a file of their size may."""
 
 
 class TruncatedError(MalformedError):
-    """A part of the file is missing, or its bytes have changed on the way."""
+    """A part of the file is missing, or its bytes were changed in transit."""
 
 
 class UnsupportedError(ValueError):
-    """The file is sound, but of a kind that is not read."""
+    """The file is sound, but of a kind that is not supported."""
 
 
 class NeedsCodeError(UnsupportedError):
-    """What the pickle holds can only be made by running code.
+    """The pickle's content can only be made by running code.
 
     Attributes:
-        names: the functions and classes that it asks for.
+        names: the functions and classes that it refers to.
     """
 
     def __init__(self, message: str, names: Sequence[str] = ()) -> None:
@@ -42,10 +42,10 @@ class NeedsCodeError(UnsupportedError):
 
 
 def require_writable(path: Path) -> None:
-    """Find out before the work starts that its result can be written.
+    """Make sure, before the work starts, that its result can be written.
 
     Raises:
-        OutputError: the folder is missing or not writable, or a folder stands at the path.
+        OutputError: the folder is missing or not writable, or the path is a folder.
     """
     folder = path.parent
     try:
@@ -68,10 +68,10 @@ def require_writable(path: Path) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those it lies in, where they are missing.
+    """Make a folder and its parents if they are missing.
 
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well.
+    """Yield a temporary file beside `path` that replaces it when the block ends without error.
 
     The new file is flushed to the disk first, so that not even a power cut leaves half
     of it. Devices and pipes, which cannot be replaced, are written to afterwards.
@@ -90,13 +90,13 @@ def replacing(path: Path) -> Iterator[Path]:
         OutputError: the disk is full, or the file cannot be written for another reason.
     """
     special = _is_special(path)
-    # Replace what a symbolic link points to, not the link; but where one leads to a pipe
+    # Replace the target of a symbolic link, not the link; but if the target is a pipe
     # (/dev/stdout), only the link itself can be opened.
     target = path if special else path.resolve()
     temporary: Path | None = None
     try:
         folder = None if special else target.parent
-        prefix = f".{target.name[:48]}."  # not beyond the length that a name may have
+        prefix = f".{target.name[:48]}."  # within the greatest length of a name
         handle, name = tempfile.mkstemp(prefix=prefix, suffix=".partial", dir=folder)
         temporary = Path(name)
         os.close(handle)
@@ -115,16 +115,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def require_apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = ()) -> None:
-    """Find out before the work starts that no result replaces another, or an input.
+    """Make sure, before the work starts, that no result replaces another or an input.
 
     Args:
         outputs: files that will be written.
-        inputs: files that must not be replaced. `-`, devices and pipes are no such files.
+        inputs: files that must not be replaced; `-`, devices and pipes are ignored.
 
     Raises:
-        OutputError: two of them are one file, or two results go to one stream.
+        OutputError: two of them are the same file, or two results go to one stream.
     """
-    taken = {_whole(Path(own)): "the work begins with that file" for own in inputs}
+    taken = {_whole(Path(source)): "the work begins with that file" for source in inputs}
     for output in outputs:
         place = Path(output) if str(output) == "-" else _whole(Path(output))
         if place in taken:
@@ -133,7 +133,7 @@ def require_apart(outputs: Iterable[str | Path], inputs: Iterable[str | Path] = 
 
 
 def _whole(path: Path) -> Path:
-    """A path without links; as it is where it leads nowhere."""
+    """Resolve a path's links; a path that leads nowhere is returned as it is."""
     with suppress(OSError, RuntimeError, ValueError):
         return path.resolve()
     return path
@@ -142,19 +142,19 @@ def _whole(path: Path) -> Path:
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    number = re.search(r"\(os error ([0-9]{1,5})\)", str(error))  # as Rust names the system's
+    number = re.search(r"\(os error ([0-9]{1,5})\)", str(error))  # how Rust writes system errors
     return os.strerror(int(number[1])) if number else str(error)
 
 
 def copy_stream(source: IO[bytes], sink: IO[bytes]) -> None:
-    """Copy in pieces of a size that keeps memory small."""
+    """Copy a stream in pieces, to need little memory."""
     while piece := source.read(1 << 20):
         sink.write(piece)
     sink.flush()
 
 
 def _take_over(temporary: Path, path: Path) -> None:
-    """Give the temporary file the mode the user's umask asks for, and the final name."""
+    """Give the temporary file the mode of the user's umask, and its final name."""
     if path.exists():
         temporary.chmod(stat.S_IMODE(path.stat().st_mode))
     else:
@@ -168,7 +168,7 @@ def _take_over(temporary: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system can."""
+    """Make the new name itself durable, if the system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -178,7 +178,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether the path is a device, pipe or socket."""
+    """Return whether the path is a device, pipe or socket."""
     try:
         return path.exists() and not path.is_file() and not path.is_dir()
     except (OSError, ValueError):  # a name that no file can have
@@ -186,10 +186,10 @@ def _is_special(path: Path) -> bool:
 
 
 def require_folder(folder: Path) -> None:
-    """Find out before the work starts that files can be written to a folder, made if need be.
+    """Make sure, before the work starts, that files can be written to a folder or it can be made.
 
     Raises:
-        OutputError: something else stands there, the folder above is missing, or one of the
+        OutputError: the path is something else, the folder above is missing, or one of the
             two cannot be written to.
     """
     if folder.is_dir():
@@ -201,9 +201,9 @@ def require_folder(folder: Path) -> None:
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files by name, each of them whole; the folder is made where it is missing.
+    """Write files by name, each of them completely; the folder is made if it is missing.
 
-    Where one cannot be written, a folder that was made goes again.
+    If one cannot be written, a folder that was made is removed again.
 
     Raises:
         OutputError: the folder or a file cannot be written.
@@ -228,17 +228,17 @@ def write_files(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 _carried: list[IO[bytes]] = []
-"""At most one stream, that of the command that runs."""
+"""At most one stream, which is that of the running command."""
 
 
 def carry_output(stream: IO[bytes] | None) -> None:
-    """Have files named `-` written to a stream; None has them written to Python's output."""
+    """Send files named `-` to a stream; None sends them to Python's standard output."""
     _carried[:] = [] if stream is None else [stream]
 
 
 @contextmanager
 def sent_on() -> Iterator[Path]:
-    """A temporary file that goes to standard output when the block ends well.
+    """Yield a temporary file that is copied to standard output if the block ends without error.
 
     Raises:
         OutputError: there is no standard output that takes bytes, or one of the two cannot
@@ -259,10 +259,10 @@ def sent_on() -> Iterator[Path]:
 
 
 def standard_input() -> IO[bytes]:
-    """The stream that a file named `-` is read from.
+    """Return the stream that a file named `-` is read from.
 
     Raises:
-        CheckpointError: there is none that gives bytes.
+        CheckpointError: there is no standard input that gives bytes.
     """
     source: IO[bytes] | None = getattr(sys.stdin, "buffer", None)
     if source is None:
@@ -272,14 +272,14 @@ def standard_input() -> IO[bytes]:
 
 @contextmanager
 def received(stream: IO[bytes], judge: Callable[[bytes], object]) -> Iterator[Path]:
-    """A temporary file with what a stream holds.
+    """Yield a temporary file with the content of a stream.
 
     Args:
         stream: read to its end.
-        judge: gets the beginning before anything is kept, and raises what ends the reading.
+        judge: is called with the beginning before anything is kept, and may raise an error.
 
     Raises:
-        CheckpointError: the stream cannot be read, or what it holds not be kept.
+        CheckpointError: the stream cannot be read, or its content cannot be stored.
     """
     try:
         spooled = tempfile.NamedTemporaryFile(prefix="alds-stdin-")  # noqa: SIM115
@@ -306,7 +306,7 @@ def _read(stream: IO[bytes]) -> bytes:
 
 
 def _no_room(error: OSError, refusal: type[AldsError]) -> AldsError:
-    """What to say where the temporary file for a standard stream cannot be written."""
+    """Return the error for a temporary file of a standard stream that cannot be written."""
     folder = tempfile.tempdir or "the folder for temporary files"
     return refusal(
         f"cannot write a temporary file in {folder}: {error.strerror or error}",
@@ -324,12 +324,12 @@ _KINDS = {
 
 
 def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = None) -> int:
-    """Refuse what is no regular file, before anything opens it and waits, or reads for ever.
+    """Refuse what is not a regular file, because opening or reading it might never end.
 
     Args:
-        path: of the file; links are followed.
+        path: the path of the file; links are followed.
         refusal: the error to raise.
-        most: the largest number of bytes that makes sense; None sets no limit.
+        most: the largest size in bytes that makes sense; None sets no limit.
 
     Returns:
         The file's size in bytes.
@@ -340,7 +340,7 @@ def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = 
     """
     try:
         status = path.stat()
-    except (FileNotFoundError, ValueError) as error:  # a name with a NUL in it is nobody's
+    except (FileNotFoundError, ValueError) as error:  # no file has a name with a NUL in it
         raise refusal(f"{path}: no such file") from error
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
@@ -358,7 +358,7 @@ def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = 
 
 
 def fill(file: BinaryIO, target: memoryview) -> int:
-    """Read until the target is full or the file ends; the number of bytes read."""
+    """Read until the target is full or the file ends, and return the number of bytes read."""
     done = 0
     while done < len(target):
         count = file.readinto(target[done:])  # type: ignore[attr-defined]

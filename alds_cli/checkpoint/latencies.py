@@ -1,8 +1,8 @@
-"""Measured times on disk, in a cache that may be thrown away.
+"""Measured times on disk, in a cache that may be deleted.
 
-One file for each set of conditions: what was measured on another device, with other
-software or another number of threads stands in another file. Within a file, an entry for
-each configuration of a layer.
+There is one file for each set of conditions: times measured on another device, with other
+software or with another number of threads are in another file. A file has an entry for each
+configuration of a layer.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from alds_cli.schemas.file_forms import LatencyForm, TimesForm
 logger = logging.getLogger(__name__)
 
 LATENCY_VERSION = 1
-"""Part of the file's name: raised whenever what the numbers mean changes."""
+"""Part of the file's name, raised whenever the meaning of the numbers changes."""
 
 MAX_AGE = 30 * 24 * 3600.0
-"""Seconds for which times are believed: drivers, firmware and cooling change."""
+"""How long times are trusted, in seconds: drivers, firmware and cooling change."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairTime:
     """A pair's time as a fraction of its layer's, measured in the same rounds.
 
-    `median` over the rounds; `at_most` bounds it from above with 95 % confidence.
+    `median` is the median over the rounds; `at_most` bounds it from above with 95 % confidence.
     """
 
     median: float
@@ -45,11 +45,11 @@ class PairTime:
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """One call of a layer and of the pairs considered in its place.
+    """The times of one call of a layer and of the pairs considered for it.
 
-    `dense_ns` is the layer's median time. A pair that was considered but not measured,
-    since it could not be faster or since time ran out, has None. `measured` is when, in
-    seconds since 1970.
+    `dense_ns` is the layer's median time in nanoseconds. A pair that was considered but not
+    measured, because it could not be faster or because time ran out, has None. `measured` is the
+    time of the measurement, in seconds since 1970.
     """
 
     dense_ns: float
@@ -58,7 +58,7 @@ class LayerTimes:
 
 
 def latency_path(conditions: Mapping[str, Any]) -> Path:
-    """The file of the times measured under these conditions."""
+    """Return the path of the times measured under these conditions."""
     text = json.dumps(conditions, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:32]
     return cache_folder() / f"latencies-v{LATENCY_VERSION}-{digest}.json"
@@ -67,11 +67,11 @@ def latency_path(conditions: Mapping[str, Any]) -> Path:
 def load_latencies(
     conditions: Mapping[str, Any], *, now: float | None = None
 ) -> dict[str, LayerTimes]:
-    """Cached times by configuration; those too old, and a damaged file, are left out.
+    """Load cached times by configuration, without those that are too old or in a damaged file.
 
     Args:
-        conditions: all that the times depend on beside the configuration, as plain JSON.
-        now: seconds since 1970; None asks the clock.
+        conditions: everything that times depend on except the configuration, as plain JSON.
+        now: the time in seconds since 1970; None reads the clock.
     """
     path = latency_path(conditions)
     now = time.time() if now is None else now
@@ -89,19 +89,19 @@ def load_latencies(
     if form.conditions != json.loads(json.dumps(conditions)):
         logger.warning("the measured times %s are damaged; measured anew", path)
         return {}
-    entries = {key: _times(own) for key, own in form.layers.items()}
-    # A clock that was set back must not make times immortal.
+    entries = {key: _times(entry) for key, entry in form.layers.items()}
+    # A clock that was set back must not make times valid for ever.
     return {k: entry for k, entry in entries.items() if 0 <= now - entry.measured <= MAX_AGE}
 
 
 def store_latencies(
     conditions: Mapping[str, Any], times: Mapping[str, LayerTimes], *, now: float | None = None
 ) -> Path | None:
-    """Add times to those on disk; a cache that cannot be written is only a warning."""
+    """Add times to those on disk; failing to write the cache is only a warning."""
     path = latency_path(conditions)
     merged = {**load_latencies(conditions, now=now), **times}
     try:
-        layers = {key: _form(own) for key, own in merged.items()}
+        layers = {key: _form(entry) for key, entry in merged.items()}
         text = held(LatencyForm, conditions=dict(conditions), layers=layers).text()
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -118,14 +118,15 @@ def _form(times: LayerTimes) -> TimesForm:
         dense_ns=times.dense_ns,
         measured=times.measured,
         pairs=[
-            TimesForm.entry(choice, None if own is None else (own.median, own.at_most))
-            for choice, own in times.pairs.items()
+            TimesForm.entry(choice, None if pair is None else (pair.median, pair.at_most))
+            for choice, pair in times.pairs.items()
         ],
     )
 
 
 def _times(form: TimesForm) -> LayerTimes:
     pairs = {
-        Choice(scheme, k, j): PairTime(*own) if own else None for scheme, k, j, *own in form.pairs
+        Choice(scheme, k, j): PairTime(*time) if time else None
+        for scheme, k, j, *time in form.pairs
     }
     return LayerTimes(form.dense_ns, pairs, form.measured)

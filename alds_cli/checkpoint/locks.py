@@ -1,8 +1,8 @@
 """Claims on pieces of work that several processes share through a folder.
 
-A claim is an advisory lock of the operating system on an empty file. It vanishes with the
-process that holds it, however that ends, so nothing has to be tidied up after a crash; on a
-file system that hosts share it also holds between hosts, where it passes locks on.
+A claim is an advisory lock of the operating system on an empty file. It ends with the process
+that holds it, however that ends, so nothing has to be cleaned up after a crash. On a file system
+that hosts share, it also holds between the hosts if the file system passes locks on.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if sys.platform != "win32":
 logger = logging.getLogger(__name__)
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-"""What file systems answer that know no locks."""
+"""The errors of file systems without locks."""
 
 
 @contextmanager
 def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold the claim that a file stands for while the block runs.
 
-    The file and its folder are made where they are missing, and the file is removed at the end.
-    Where the system or the file system has no locks, every claim is granted: work may then be
-    done twice, never wrongly.
+    The file and its folder are made if they are missing, and the file is removed at the end. If
+    the system or the file system has no locks, every claim is granted: work may then be done
+    twice, but never wrongly.
 
     Args:
-        path: the file.
-        wait: until whoever holds the claim is done with it.
+        path: the path of the file.
+        wait: whether to wait until the claim is free.
 
     Yields:
-        Whether the claim was granted; always if `wait`.
+        Whether the claim was granted, which it always is with `wait`.
 
     Raises:
         OutputError: the file cannot be made.
@@ -50,20 +50,20 @@ def claimed(path: Path, *, wait: bool = False) -> Iterator[bool]:
         yield handle is not None
     finally:
         if handle is not None:
-            # While it is still locked: who opened it meanwhile finds that it is gone.
+            # While it is still locked, so that processes which opened it notice that it is gone.
             with suppress(OSError):
                 path.unlink()
             os.close(handle)
 
 
 def _locked(path: Path, *, wait: bool) -> int | None:
-    """The open, locked file; None where somebody else has it."""
+    """Open and lock the file, and return its descriptor; None if another process has the lock."""
     while True:
         make_folder(path.parent)
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            continue  # somebody has just removed the folder
+            continue  # another process has just removed the folder
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
         try:
@@ -80,7 +80,7 @@ def _locked(path: Path, *, wait: bool) -> int | None:
 
 
 def _lock(handle: int, path: Path, *, wait: bool) -> bool:
-    """Whether the lock was granted."""
+    """Return whether the lock was granted."""
     if sys.platform == "win32":
         return True
     try:
@@ -97,7 +97,7 @@ def _lock(handle: int, path: Path, *, wait: bool) -> bool:
 
 
 def _is_still(handle: int, path: Path) -> bool:
-    """Whether the path names the open file; its last holder may have removed it meanwhile."""
+    """Return whether the path still names the open file, which its last holder may have removed."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What a pickle is made of: parts of a file, values that are not made yet, and their settling.
+"""The parts of a pickle: windows on a file, values that are not made yet, and their completion.
 
-Large data stay in the file until the whole pickle has been read and judged.
+Large data stay in the file until the whole pickle has been read and checked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from alds_cli.checkpoint.files import (
 )
 
 MOST_VALUES = 2_000_000
-"""Steps a pickle may take, and values it may hold with shared ones counted at every place."""
+"""The most steps of a pickle, and the most values, with shared ones counted at every place."""
 
 MOST_LEVELS = 100
-"""Containers within containers: training scripts nest a handful."""
+"""The most levels of nested containers; training scripts nest only a few."""
 
 _PIECE = 1 << 20
 
@@ -31,11 +31,11 @@ LONGEST_NAME = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Opaque:
-    """What nothing here looks into: known to be harmless, and not constructed.
+    """A value that is known to be harmless, is never looked into, and is not constructed.
 
     Attributes:
         what: a noun phrase for messages.
-        tensor: it stands where a tensor is expected, though it cannot be used as one.
+        tensor: whether it replaces a tensor, although it cannot be used as one.
     """
 
     what: str
@@ -53,14 +53,14 @@ class Reference:
 
 
 class ByteText(str):
-    """A string as Python 2 pickled it, which is text in one place and data in another."""
+    """A string pickled by Python 2, which may be text or data."""
 
     __slots__ = ("raw",)
     raw: bytes
 
     @classmethod
     def of(cls, raw: bytes) -> ByteText:
-        """The text in UTF-8 where it is some, else in Latin-1, with the bytes beside it."""
+        """Decode the bytes as UTF-8, or else as Latin-1, and keep them beside the text."""
         try:
             text = cls(raw.decode())
         except UnicodeDecodeError:
@@ -70,7 +70,7 @@ class ByteText(str):
 
 
 class Window:
-    """A part of a file; no read leaves it."""
+    """A part of a file, which no read can leave."""
 
     def __init__(self, file: BinaryIO, start: int, size: int) -> None:
         self.file = file
@@ -80,10 +80,10 @@ class Window:
         file.seek(start)
 
     def take(self, count: int) -> bytes:
-        """The next bytes, exactly as many as asked.
+        """Read exactly `count` bytes.
 
         Raises:
-            MalformedError: there are not as many.
+            MalformedError: the window has fewer bytes left.
         """
         if count > self.size - self.position:
             raise TruncatedError("it ends too early")
@@ -94,7 +94,7 @@ class Window:
         return content
 
     def line(self) -> str:
-        """The text up to the next line feed."""
+        """Read the text up to the next line feed."""
         most = min(LONGEST_NAME, self.size - self.position)
         content = self.file.readline(most)
         if not content.endswith(b"\n"):
@@ -103,7 +103,7 @@ class Window:
         return content[:-1].decode()
 
     def skip(self, count: int) -> Blob:
-        """Step over the next bytes; they stay in the file."""
+        """Skip the next bytes, and return a reference to them in the file."""
         if count > self.size - self.position:
             raise TruncatedError("it ends too early")
         blob = Blob(self.file, self.start + self.position, count)
@@ -113,15 +113,15 @@ class Window:
 
 
 class Unfinished(ABC):
-    """A value that is known, and made when the whole pickle has been read and judged."""
+    """A value that is made only when the whole pickle has been read and checked."""
 
     @abstractmethod
     def finish(self) -> object:
-        """The value; made once."""
+        """Return the value, which is made once."""
 
 
 class Blob(Unfinished):
-    """Many bytes, still in the file, so that they go straight to where they belong."""
+    """Many bytes that stay in the file until they can be read into their final place."""
 
     def __init__(self, file: BinaryIO, start: int, size: int, kind: str = "bytes") -> None:
         self.file = file
@@ -131,14 +131,14 @@ class Blob(Unfinished):
         self._value: object = None
 
     def as_kind(self, kind: str) -> Blob:
-        """The same bytes, meant as `bytes`, `bytearray`, `text`, `latin-1` or `byte text`.
+        """Return the same bytes as `bytes`, `bytearray`, `text`, `latin-1` or `byte text`.
 
-        `latin-1` are bytes that were written as text, one character for each.
+        `latin-1` means bytes that were written as text, with one character for each.
         """
         return Blob(self.file, self.start, self.size, kind)
 
     def raw(self) -> bytes:
-        """The bytes as they stand in the file."""
+        """Read the bytes as they are in the file."""
         with self._place():
             content = self.file.read(self.size)
         if len(content) != self.size:
@@ -147,17 +147,17 @@ class Blob(Unfinished):
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Go to the bytes and come back, since others read on from where they were."""
+        """Seek to the bytes for the block, then back to where other reads continue."""
         back = self.file.tell()
         self.file.seek(self.start)
         yield
         self.file.seek(back)
 
     def read_into(self, target: memoryview) -> None:
-        """The bytes that are meant, straight to where they belong.
+        """Read the decoded bytes into the target.
 
         Raises:
-            MalformedError: they are not just as many as there is room for.
+            MalformedError: their number is not the target's size.
         """
         done = 0
         with self._place():
@@ -171,14 +171,14 @@ class Blob(Unfinished):
             raise MalformedError("its data are not as long as they should be")
 
     def _pieces(self) -> Iterator[bytes]:
-        """The bytes that were written as text, a part at a time, from the place in the file."""
+        """Yield, part by part, the bytes that were written as text."""
         decoder = codecs.getincrementaldecoder("utf-8")()
         for start in range(0, self.size, _PIECE):
             piece = self.file.read(min(_PIECE, self.size - start))
             yield decoder.decode(piece, final=start + _PIECE >= self.size).encode("latin-1")
 
     def finish(self) -> object:
-        """What the pickle means by them."""
+        """Return the value that the bytes stand for."""
         if self._value is None:
             raw = self.raw()
             match self.kind:
@@ -197,25 +197,25 @@ class Blob(Unfinished):
 
 @dataclass(slots=True)
 class _Settled:
-    """What was seen: what it has become, and its size and depth with all that is in it."""
+    """A settled object: its final value, and its size and depth including its content."""
 
-    original: object  # kept, so that no other object takes its address
+    original: object  # kept so that no other object gets its address
     value: object
     values: int = 1
     levels: int = 1
 
 
 def settle(root: object) -> object:
-    """Judge what a pickle made, and put the values in the places of unfinished ones.
+    """Check what a pickle made, and replace unfinished values by the finished ones.
 
     Args:
         root: plain values, dictionaries, lists and tuples, shared in any way.
 
     Returns:
-        The same dictionaries and lists, changed in place; tuples are replaced where they must be.
+        The same dictionaries and lists, changed in place; tuples are replaced if necessary.
 
     Raises:
-        MalformedError: it is cyclic, deeper than `MOST_LEVELS`, or has more than `MOST_VALUES`
+        MalformedError: `root` is cyclic, deeper than `MOST_LEVELS`, or has over `MOST_VALUES`
             values when every shared one is counted at each of its places.
     """
     seen: dict[int, _Settled] = {}
@@ -288,13 +288,13 @@ def _too_deep() -> MalformedError:
 
 
 _WORD = (1 << 61) - 1
-"""Whole numbers below it have hashes of their own, so a file cannot make a dictionary slow."""
+"""Whole numbers below this have distinct hashes, so that no file can make a dictionary slow."""
 
 
 def as_key(value: object) -> object:
-    """A key that hashes in constant time and cannot be made to collide; else one of its own.
+    """Return a key that hashes in constant time and cannot be made to collide.
 
-    Only names and numbers lead to tensors, so nothing is lost by not telling other keys apart.
+    Keys of other types are replaced by opaque ones: only names and numbers lead to tensors.
     """
     if isinstance(value, Blob):
         value = value.finish()

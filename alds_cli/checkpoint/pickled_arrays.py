@@ -1,4 +1,4 @@
-"""Tensors and NumPy arrays of a pickle before they have their data, and how large they may be."""
+"""Tensors and NumPy arrays of a pickle that have no data yet, and limits on their size."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from alds_cli.checkpoint.pickle_items import (
 _ALLOWANCE = 16 << 20
 
 _EXPANSION = 4
-"""Tensors may take so many times the file's size, and the allowance, where they share data."""
+"""Tensors that share data may take this many times the file's size, plus the allowance."""
 
 _MOST_DIMENSIONS = 64
 
 
 class Limits:
-    """What the pickles of one file may ask for; all of it follows from the file's size."""
+    """Limits on what the pickles of one file may claim, which follow from the file's size."""
 
     def __init__(self, nbytes: int, data: int | None = None) -> None:
         """Start counting.
 
         Args:
-            nbytes: the file's size.
-            data: bytes of what is unpacked from it, where it is packed.
+            nbytes: the file's size in bytes.
+            data: the size in bytes of what is unpacked from it, if it is packed.
         """
         self.nbytes = nbytes
         self._data_left = self._copies_left = nbytes if data is None else data
@@ -44,13 +44,13 @@ class Limits:
         self._views: set[tuple[object, ...]] = set()
 
     def claim_data(self, count: int) -> None:
-        """Count bytes that the file says it holds; there cannot be more than the file has."""
+        """Count bytes that the file claims to hold, which cannot exceed its size."""
         self._data_left -= count
         if self._data_left < 0:
             raise MalformedError(f"it asks for more data than its {self.nbytes:,} bytes can hold")
 
     def claim_copies(self, count: int) -> None:
-        """Count what is copied from one form into another; a file holds each but once."""
+        """Count bytes that are converted to another form, once for each in a sound file."""
         self._copies_left -= count
         if self._copies_left < 0:
             raise MalformedError("its pickle copies the same content again and again")
@@ -60,7 +60,7 @@ class Limits:
     ) -> None:
         """Count a tensor's memory, once for each distinct part of a storage.
 
-        Tensors that show the same elements again and again make little of a large network.
+        Tensors that repeat elements could otherwise make a huge network from a few bytes.
         """
         if place in self._views:
             return
@@ -77,26 +77,26 @@ class Limits:
 
 
 class Values(Protocol):
-    """What the maker of a value may ask of the interpretation of its pickle."""
+    """The part of a pickle's interpretation that makers of values use."""
 
     @property
     def limits(self) -> Limits:
-        """What the pickles of the file may ask for."""
+        """The limits on what the pickles of the file may claim."""
 
     def call(self, function: object, arguments: object) -> object:
-        """The value for another call, without making it."""
+        """Return the value of another call, without making the call."""
 
     def nested_storage(self, content: object) -> object:
-        """The storage that was pickled with its bytes."""
+        """Return the storage that was pickled together with its bytes."""
 
 
 class Storage(Unfinished):
-    """A tensor's storage, whose bytes come from elsewhere in the file.
+    """A tensor's storage, whose bytes are elsewhere in the file.
 
     Attributes:
-        data: the bytes, filled when the pickle has been judged.
-        dtype: of its elements; None where each tensor says.
-        start: the first byte that this view of it shows.
+        data: the bytes, filled when the pickle has been checked.
+        dtype: the type of its elements; None if each tensor states its own.
+        start: the offset of this view's first byte.
     """
 
     def __init__(self, data: UntypedStorage, dtype: torch.dtype | None, start: int = 0) -> None:
@@ -105,12 +105,12 @@ class Storage(Unfinished):
         self.start = start
 
     def finish(self) -> object:
-        """Nobody has a use for one without a tensor."""
+        """Return an opaque value, because a storage without a tensor is of no use."""
         return Opaque("a storage")
 
 
 class ArrayType:
-    """A NumPy dtype of a plain kind, as far as the pickle has described it."""
+    """A NumPy dtype of a plain kind, as described by the pickle so far."""
 
     def __init__(self, text: str) -> None:
         self._text = text.lstrip("<>|=")
@@ -126,7 +126,7 @@ class ArrayType:
 
     @property
     def plain(self) -> np.dtype[Any] | None:
-        """The numbers' dtype; None for text, dates, and what this machine has not."""
+        """Return the dtype of the numbers; None for text, dates and types this machine lacks."""
         if self._text[0] in "SUMm":
             return None
         try:
@@ -146,15 +146,15 @@ class Array(Unfinished):
         self._value: object = None
 
     def describe(self, kind: np.dtype[Any] | None, shape: tuple[int, ...], order: str) -> None:
-        """Note what the array is; a type of None is no numbers."""
+        """Set the array's type, shape and order; a type of None means that it holds no numbers."""
         self._type, self._shape, self._order = kind, shape, order
 
     def fill(self, content: object) -> None:
-        """Note what it holds."""
+        """Set the array's content."""
         self._content = content
 
     def finish(self) -> object:
-        """The array in memory of its own; text and dates are not looked at."""
+        """Return the array in memory of its own, or an opaque value for text and dates."""
         if self._value is None:
             self._value = self._made() if self._type else Opaque("a NumPy array without numbers")
         return self._value
@@ -168,7 +168,7 @@ class Array(Unfinished):
 
 
 class Deferred(Unfinished):
-    """A tensor that is made when its parts have their data."""
+    """A tensor that is made as soon as its parts have their data."""
 
     def __init__(self, make: Callable[[], Tensor], otherwise: str) -> None:
         self._make = make
@@ -176,11 +176,11 @@ class Deferred(Unfinished):
         self._value: object = None
 
     def finish(self) -> object:
-        """The tensor, or a note that its parts are not sound."""
+        """Return the tensor, or an opaque value if its parts are not sound."""
         if self._value is None:
             try:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that a layout is new is not the user's
+                    warnings.simplefilter("ignore")  # warnings that a layout is new
                     self._value = self._make()
             except (RuntimeError, TypeError, ValueError):
                 self._value = Opaque(self._otherwise, tensor=True)
@@ -190,7 +190,7 @@ class Deferred(Unfinished):
 def fill_array(
     limits: Limits, array: Array, kind: object, shape: object, order: str, content: object
 ) -> None:
-    """Give an array its type and data, as much as the shape says."""
+    """Set an array's type and data, of the size that the shape says."""
     if isinstance(content, list) or not isinstance(kind, ArrayType):
         raise NeedsCodeError("it holds a NumPy array of Python objects")
     plain, sizes = kind.plain, sizes_of(shape)
@@ -201,7 +201,7 @@ def fill_array(
 
 
 def sizes_of(value: object) -> tuple[int, ...]:
-    """A shape or strides: whole numbers that are not negative."""
+    """Read a shape or strides: whole numbers that are not negative."""
     if (
         not isinstance(value, (tuple, list))
         or len(value) > _MOST_DIMENSIONS
@@ -212,10 +212,10 @@ def sizes_of(value: object) -> tuple[int, ...]:
 
 
 def copy_into(content: object, target: memoryview) -> None:
-    """Copy data from a pickle to where they belong.
+    """Copy data from a pickle into the target.
 
     Raises:
-        MalformedError: they are not just as many as there is room for.
+        MalformedError: the data's size is not the target's.
     """
     if isinstance(content, Blob) and content.kind != "text":
         try:
@@ -231,11 +231,11 @@ def copy_into(content: object, target: memoryview) -> None:
 
 
 def shown(shape: Sequence[int]) -> str:
-    """A shape for a message: `64 × 3 × 7 × 7`."""
+    """Format a shape for a message: `64 × 3 × 7 × 7`."""
     return " × ".join(f"{size:,}" for size in shape) or "()"
 
 
 def require(holds: bool, what: str) -> None:
-    """Raise a MalformedError that says what is wrong, where a condition does not hold."""
+    """Raise a MalformedError that says what is wrong, unless the condition holds."""
     if not holds:
         raise MalformedError(what)

@@ -1,4 +1,4 @@
-"""What the functions that a checkpoint's pickle calls would give, made without calling them."""
+"""The results of functions that a checkpoint's pickle calls, made without calling them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _view(
     stride: object,
     dtype: torch.dtype | None,
 ) -> object:
-    """A tensor within a storage, all of whose elements the storage has."""
+    """Make a tensor within a storage, after checking that the storage has all its elements."""
     if isinstance(storage, Opaque):
         return storage
     require(isinstance(storage, Storage), "a tensor in it has no storage")
@@ -117,7 +117,7 @@ def _tensor_v3(
 
 
 def _flagged(tensor: object, metadata: object) -> object:
-    """The tensor with what its storage leaves to be done: conjugate, negate."""
+    """Apply a tensor's pending operations: conjugation and negation."""
     if not isinstance(tensor, Tensor) or not isinstance(metadata, dict):
         return tensor
     if metadata.get("conj") is True:
@@ -132,7 +132,7 @@ def _parameter(_values: Values, data: object, *_rest: object) -> object:
 
 
 def _from_type(values: Values, function: Any, kind: Any, arguments: Any, _state: Any) -> object:
-    """A tensor with attributes of its own; they are left."""
+    """Make a tensor of a subclass or with further attributes, which are dropped."""
     if isinstance(kind, Opaque):
         return kind
     require(function != Reference("torch._tensor._rebuild_from_type_v2"), "its pickle is damaged")
@@ -140,7 +140,7 @@ def _from_type(values: Values, function: Any, kind: Any, arguments: Any, _state:
 
 
 def _sparse(values: Values, layout: object, parts: Any) -> object:
-    """A sparse tensor as a dense one."""
+    """Make a dense tensor from a sparse one."""
     require(isinstance(layout, str), "the layout of a sparse tensor in it is damaged")
     tensors = [part for part in parts if isinstance(part, Tensor)]
     shape = sizes_of(parts[len(tensors)])
@@ -173,7 +173,7 @@ def _sparse(values: Values, layout: object, parts: Any) -> object:
 
 
 def _noted(what: str) -> Callable[..., object]:
-    """A kind of tensor that is only named."""
+    """Return a function that represents a kind of tensor by its name only."""
     return lambda _values, *_arguments: Opaque(what, tensor=True)
 
 
@@ -233,7 +233,7 @@ def _numpy_scalar(_values: Values, kind: object, content: object = b"") -> objec
 
 
 def _encoded(values: Values, text: object, encoding: object) -> object:
-    """Bytes, which protocols before 3 write as text."""
+    """Make bytes, which protocols before 3 write as text."""
     require(
         isinstance(encoding, str) and encoding.lower() in _LATIN,
         "its pickle encodes text as no bytes are written",
@@ -264,7 +264,7 @@ def _bytearray(values: Values, content: object = b"", encoding: object = None) -
 
 def _dictionary(values: Values, content: object = ()) -> object:
     if isinstance(content, (Reference, Opaque)) or content is None:
-        return {}  # a defaultdict, and what it would make
+        return {}  # the argument is a defaultdict's factory
     values.limits.claim_copies(len(content))  # type: ignore[arg-type]
     if isinstance(content, dict):
         return dict(content)
@@ -296,7 +296,7 @@ def _size(_values: Values, sizes: object = ()) -> object:
 
 
 def _reconstructed(values: Values, kind: object, *_rest: object) -> object:
-    """How protocols 0 and 1 make an object, before they give it its attributes."""
+    """Make an object as protocols 0 and 1 do, before they set its attributes."""
     return values.call(kind, ())
 
 

@@ -1,7 +1,7 @@
-"""What the names in a checkpoint's pickle stand for: tensors, NumPy arrays, harmless values.
+"""The meaning of the names in a checkpoint's pickle: tensors, NumPy arrays, harmless values.
 
-The whole list is here, and for functions in `pickled_calls`. A name that is not on it is Python
-code, and only refused; nothing is ever imported or looked up by a name that a file gives.
+The full list is here, and for functions in `pickled_calls`. A name that is not on it is Python
+code, and is refused; nothing is ever imported or looked up by a name from a file.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ _HARMLESS = {
         )
     ),
 }
-"""Plain objects of the standard library and of torch; they are noted, and not even made."""
+"""Plain objects of the standard library and of torch, which are noted but not made."""
 
 _ONLY_NAMED = {
     "builtins.bool",
@@ -102,37 +102,37 @@ _ONLY_NAMED = {
     "torch.per_tensor_affine",
     "torch.per_tensor_symmetric",
 }
-"""What values may refer to, for instance a defaultdict's `int`."""
+"""Names that values may refer to, such as a defaultdict's `int`."""
 
 
 class StorageSource(Protocol):
-    """Where the data of the tensors in a pickle are."""
+    """A provider of the data of the tensors in a pickle."""
 
     def named(
         self, key: str, count: int, dtype: torch.dtype | None, values: PickledValues
     ) -> UntypedStorage:
-        """The storage of that key with so many elements (bytes, without a dtype), to be filled."""
+        """Return the storage of a key, yet to be filled; `count` is in bytes without a dtype."""
 
     def nested(self, content: object, values: PickledValues) -> object:
-        """The storage that bytes within the pickle hold."""
+        """Return the storage that bytes within the pickle hold."""
 
 
 class PickledValues:
     """The interpretation of one pickle, and of those within it.
 
     Attributes:
-        limits: shared by all pickles of a file.
+        limits: the limits shared by all pickles of a file.
         code: the names of Python code that the pickles would have run.
     """
 
     def __init__(
         self, limits: Limits, storages: StorageSource, code: list[str] | None = None
     ) -> None:
-        """Start with what other pickles of the file have found, or with nothing.
+        """Start with the code found in other pickles of the file, or with none.
 
         Args:
-            limits: what may be asked for.
-            storages: where the tensors' data are.
+            limits: the limits on what may be claimed.
+            storages: the provider of the tensors' data.
             code: the list of names to add to.
         """
         self.limits = limits
@@ -142,7 +142,7 @@ class PickledValues:
     # --- the interpretation that `pickles.interpret` asks for
 
     def refer(self, name: str) -> object:
-        """The reference, or a note of code."""
+        """Return the reference of a known name, or an opaque value for code."""
         name = re.sub(r"^__builtin__\.x?", "builtins.", name)
         name = re.sub(r"^(_?copy_?reg)\.", "copyreg.", name)
         name = name.replace("numpy._core.", "numpy.core.")
@@ -151,7 +151,7 @@ class PickledValues:
         return self._foreign(name)
 
     def call(self, function: object, arguments: object) -> object:
-        """The value that a known function would give."""
+        """Return the value that a known function would give."""
         if isinstance(function, Opaque):
             return function  # refused at the end, with all the names
         if not isinstance(function, Reference) or not isinstance(arguments, tuple):
@@ -169,7 +169,7 @@ class PickledValues:
             raise MalformedError(f"its pickle gives {function.name} what it cannot take") from error
 
     def build(self, value: object, state: object) -> object:
-        """The value with its state, where that says more than attributes nobody needs."""
+        """Return the value with its state, unless the state is attributes that are not needed."""
         if isinstance(value, ArrayType):
             value.describe(state)
         elif isinstance(value, Array):
@@ -179,9 +179,9 @@ class PickledValues:
         return value
 
     def persistent(self, identifier: object) -> object:
-        """The storage of that name."""
+        """Return the storage that an identifier names."""
         if isinstance(identifier, tuple) and len(identifier) > 1 and identifier[0] == "module":
-            return identifier[1]  # a class, with its source: old files have it for modules
+            return identifier[1]  # a class with its source, which old files store for modules
         if (
             not isinstance(identifier, tuple)
             or len(identifier) not in {5, 6}
@@ -205,7 +205,7 @@ class PickledValues:
         return Storage(data, dtype, start * dtype.itemsize)
 
     def nested_storage(self, content: object) -> object:
-        """A storage that was pickled with its bytes: a whole legacy file within the pickle."""
+        """Return a storage pickled with its bytes, which are a whole legacy file in the pickle."""
         return self._storages.nested(content, self)
 
     # --- pieces

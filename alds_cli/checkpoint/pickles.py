@@ -1,9 +1,9 @@
 """An interpreter of pickles that calls nothing a file names.
 
-A pickle is a program. Python's own unpickler runs it with whatever functions it asks for; this one
-knows plain values and containers, and hands every name, call and persistent identifier to an
-interpretation that decides what it stands for (`alds_cli.checkpoint.pickled_values`). Nothing is
-imported, no attribute looked up, and what the file can cost is bounded.
+A pickle is a program. Python's own unpickler runs it with whatever functions it asks for. This one
+knows plain values and containers, and passes every name, call and persistent identifier to an
+interpretation that decides on its meaning (`alds_cli.checkpoint.pickled_values`). Nothing is
+imported, no attribute is looked up, and the cost of any file is bounded.
 """
 
 from __future__ import annotations
@@ -28,36 +28,36 @@ from alds_cli.checkpoint.pickle_items import (
 )
 
 _LARGE = 1 << 16
-"""Bytes from which data stay in the file until they are needed."""
+"""Data of at least this many bytes stay in the file until they are needed."""
 
 _LONGEST_NUMBER = 1024
-"""Bytes of a whole number; a random generator's state has 16, and Python prints no longer ones."""
+"""The most bytes of a whole number; a generator's state has 16, and Python prints no more."""
 
 
 class Interpretation(Protocol):
-    """What the names in a pickle stand for."""
+    """The meaning of the names in a pickle."""
 
     def refer(self, name: str) -> object:
-        """The value for a dotted name that the pickle mentions."""
+        """Return the value of a dotted name that the pickle mentions."""
 
     def call(self, function: object, arguments: object) -> object:
-        """The value for a call, without making it."""
+        """Return the value of a call, without making the call."""
 
     def build(self, value: object, state: object) -> object:
-        """The value once the pickle has given it a state."""
+        """Return the value after the pickle has given it a state."""
 
     def persistent(self, identifier: object) -> object:
-        """The value kept outside the pickle under an identifier."""
+        """Return the value kept outside the pickle under an identifier."""
 
 
 def interpret(window: Window, meaning: Interpretation) -> object:
-    """Run one pickle from where the window stands to its end.
+    """Run one pickle, from the window's position to its end.
 
-    Large data come as `Blob`, and shared or cyclic containers as they are: `settle` judges them.
+    Large data become `Blob`s; shared or cyclic containers stay as they are for `settle` to check.
 
     Raises:
-        MalformedError: it is no whole pickle, or too large.
-        UnsupportedError: it uses what is not known here.
+        MalformedError: it is not a whole pickle, or too large.
+        UnsupportedError: it uses operations that are not supported.
     """
     machine = _Machine(window, meaning)
     try:
@@ -67,7 +67,7 @@ def interpret(window: Window, meaning: Interpretation) -> object:
     except UnicodeDecodeError as error:
         raise MalformedError("its pickle holds text that is not Unicode") from error
     except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        # A program that takes from an empty stack, or puts a value where it cannot be.
+        # The program takes a value from an empty stack, or puts one where it cannot be.
         raise TruncatedError("its pickle is damaged") from error
 
 
@@ -96,12 +96,12 @@ class _Machine:
         )
 
     def number(self, form: str) -> int:
-        """An integer in the bytes that follow."""
+        """Read an integer from the bytes that follow."""
         (value,) = struct.unpack(form, self.window.take(struct.calcsize(form)))
         return int(value)
 
     def after_mark(self) -> list[object]:
-        """What was put on the stack since the last mark."""
+        """Take everything off the stack that was put there since the last mark."""
         items = self.stack
         self.stack = self.outer.pop()
         return items
@@ -123,7 +123,7 @@ def _integer(form: str) -> Callable[[_Machine], None]:
 
 
 def _data(form: str, kind: str) -> Callable[[_Machine], None]:
-    """Bytes or text with its length before it."""
+    """Return the operation for bytes or text preceded by its length."""
 
     def operation(machine: _Machine) -> None:
         length = machine.number(form)
@@ -204,7 +204,7 @@ def _duplicate(machine: _Machine) -> None:
 
 
 def _frame(machine: _Machine) -> None:
-    machine.window.take(8)  # a length that is of use to those who read ahead
+    machine.window.take(8)  # a length for readers that read ahead
 
 
 def _list(machine: _Machine) -> None:
@@ -288,7 +288,7 @@ def _call(machine: _Machine) -> None:
 
 
 def _call_with_keywords(machine: _Machine) -> None:
-    machine.stack.pop()  # of the harmless kinds none takes any
+    machine.stack.pop()  # no harmless kind takes keywords
     _call(machine)
 
 
@@ -375,5 +375,5 @@ _OPERATIONS: dict[bytes, Callable[[_Machine], None]] = {
 }
 """The binary operations of protocols 1 to 5.
 
-Left out are the text forms of protocol 0, registered extensions and buffers outside the pickle.
+Text forms of protocol 0, registered extensions and buffers outside the pickle are left out.
 """

@@ -34,7 +34,7 @@ def write_plan(plan: Plan, path: Path) -> None:
 
 
 def _by_line(entries: Mapping[str, Any]) -> str:
-    """An object of layers, one a line."""
+    """Write an object of layers, one a line."""
     if not entries:
         return "{}"
     lines = [f"    {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items()]
@@ -45,7 +45,7 @@ def read_plan(path: Path) -> Plan:
     """Read a plan file.
 
     Raises:
-        PlanError: there is none, or it is not a plan.
+        PlanError: the file cannot be read, or is not a plan.
     """
     require_regular(path, PlanError, most=PlanForm.most_bytes)
     try:

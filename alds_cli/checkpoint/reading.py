@@ -1,4 +1,4 @@
-"""Reading model files of every kind, safely: their first bytes decide, not their suffix."""
+"""Reading model files of every kind safely; first bytes, not suffixes, tell the kind."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ _OTHER_FORMATS = (
 )
 
 _HEAD = 32
-"""Bytes at the beginning that tell what a file is."""
+"""The number of bytes at the beginning that tell what a file is."""
 
 
 def kind_of(path: Path, name: str) -> str:
-    """`zip`, `pickle`, `safetensors` or `index`, from the first bytes.
+    """Return `zip`, `pickle`, `safetensors` or `index`, judged by the file's first bytes.
 
     Raises:
-        CheckpointError: it is none of them; the message says what it is where that is known.
+        CheckpointError: it is none of them; the message says what it is, if that is known.
     """
     try:
         with path.open("rb") as file:
@@ -72,12 +72,12 @@ def kind_of(path: Path, name: str) -> str:
 
 
 def kind_of_beginning(head: bytes, size: int, name: str) -> str:
-    """The kind, from the first bytes alone.
+    """Return the kind of a file of which only the beginning is known.
 
     Args:
-        head: at least 32 bytes, where there are as many.
-        size: of the whole file, or what it can be at most.
-        name: what to call it.
+        head: the first 32 bytes or more, or all of a shorter file.
+        size: the size of the whole file in bytes, or an upper bound.
+        name: the name for messages.
 
     Raises:
         CheckpointError: it is none of them.
@@ -85,8 +85,8 @@ def kind_of_beginning(head: bytes, size: int, name: str) -> str:
     head = head[:_HEAD]
     if not head:
         raise CheckpointError(f"{name} is empty")
-    # First, for its first bytes are a length, which may look like any other format's mark. Read as
-    # a length, those are beyond the end of any file.
+    # Safetensors comes first, because it begins with a length, which may look like any other
+    # format's mark. The marks, read as lengths, are beyond the end of any file.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= size - 8:
         return "safetensors"
     if head.startswith(b"PK"):
@@ -106,7 +106,7 @@ def kind_of_beginning(head: bytes, size: int, name: str) -> str:
 
 
 def _refuse_other_archives(path: Path, name: str) -> None:
-    """Tell apart what else comes as a zip archive."""
+    """Raise an error that says which other kind of zip archive a file is."""
     from alds_cli.checkpoint.archives import Archive  # noqa: PLC0415 - as in `_read_pickled`
 
     with Archive(path) as archive:
@@ -138,24 +138,24 @@ def _refuse_other_archives(path: Path, name: str) -> None:
 
 
 _DESCRIPTOR = re.compile(r"/dev/(?:stdin|fd/(\d{1,9}))|/proc/self/fd/(\d{1,9})")
-"""How a shell names a pipe that it has opened for this process: `<(command)`, /dev/stdin."""
+"""The names that a shell gives to pipes it opens for this process: `<(command)`, /dev/stdin."""
 
 
 @contextmanager
 def as_file(source: str | Path) -> Iterator[tuple[Path, str]]:
-    """A path to a regular file or a folder, and the name to call it by.
+    """Yield a path to a regular file or a folder, and its name for messages.
 
     Standard input (`-`) and pipes that are open already go through a temporary file. A pipe in
-    the file system is refused: nobody may ever write to it.
+    the file system is refused, because it may never be written to.
 
     Raises:
-        CheckpointError: there is nothing of that name, or it is no file.
+        CheckpointError: there is nothing of that name, or it is not a file.
     """
     if str(source) == "-":
         with received(standard_input(), _judge("standard input")) as path:
             yield path, "standard input"
     elif (descriptor := _open_pipe(source)) is not None:
-        # A copy of the descriptor, because opening its name again can wait for a writer.
+        # The descriptor is duplicated, because opening its name again can wait for a writer.
         with (
             os.fdopen(os.dup(descriptor), "rb") as pipe,
             received(pipe, _judge(str(source))) as path,
@@ -169,12 +169,12 @@ def as_file(source: str | Path) -> Iterator[tuple[Path, str]]:
 
 
 def _judge(name: str) -> Callable[[bytes], object]:
-    """Refuse a stream that begins like no model: it may never end."""
+    """Return a check that refuses streams which do not begin like a model and may never end."""
     return lambda beginning: kind_of_beginning(beginning, sys.maxsize, name)
 
 
 def _open_pipe(source: str | Path) -> int | None:
-    """The descriptor that a name stands for, where that is a pipe or a socket."""
+    """Return the descriptor that a name stands for; None if it is not a pipe or a socket."""
     found = _DESCRIPTOR.fullmatch(str(source))
     if found is None:
         return None
@@ -182,7 +182,7 @@ def _open_pipe(source: str | Path) -> int | None:
     try:
         mode = os.fstat(descriptor).st_mode
     except OSError:
-        return None  # there is none; the name is refused like any other
+        return None  # it is not open, so the name is refused like any other
     return descriptor if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
@@ -195,7 +195,7 @@ def _is_folder(path: Path) -> bool:
 
 @contextmanager
 def refusals(name: str) -> Iterator[None]:
-    """Say of a file what is wrong with it."""
+    """Turn errors in reading a file into a CheckpointError that names it."""
     try:
         yield
     except TruncatedError as error:
@@ -219,10 +219,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a model file holds.
+    """The content of a model file.
 
-    `tensors` is the state dict as found, wrapper prefixes and all. `document` is there
-    for files that this tool wrote. `nbytes` is the size of the file, or of all its parts.
+    `tensors` is the state dict as it was found, including prefixes of wrappers. `document` is None
+    unless this tool wrote the file. `nbytes` is the size of the file, or of all its parts.
     """
 
     name: str
@@ -234,19 +234,19 @@ class Checkpoint:
 def read_checkpoint(
     source: str | Path, *, allow_pickle: bool = False, state_key: str | None = None
 ) -> Checkpoint:
-    """Read a model file, a folder with one, or standard input where the source is `-`.
+    """Read a model file, a folder with one, or standard input if the source is `-`.
 
-    Nothing in the file is run, and what reading may cost follows from the file's size: pickles
-    go through an interpreter that knows tensors, NumPy arrays and plain values, and no code.
+    No code in the file is run, and the cost of reading is bounded by the file's size: pickles go
+    through an interpreter that knows tensors, NumPy arrays and plain values, but no code.
 
-    Every tensor has memory of its own, not a part of the mapped file's: it is given back
-    as soon as the tensor is, and the file may change or vanish.
+    Every tensor has memory of its own instead of a part of a mapped file, so that its memory is
+    freed with the tensor, and the file may change or vanish.
 
     Args:
         source: the path of a file, of an index of several, or of a folder with either; a pipe
             that a shell has opened for this process may be named too.
-        allow_pickle: also run pickled code. It can do anything the user can.
-        state_key: the entry of a training checkpoint to use, dots for nested ones.
+        allow_pickle: whether to run pickled code, which can do anything that the user can.
+        state_key: the entry of a training checkpoint to use, with dots for nested ones.
 
     Raises:
         UnsafeCheckpointError: the file holds pickled code and `allow_pickle` is False.
@@ -274,7 +274,7 @@ def read_checkpoint(
 
 
 def _find(loaded: object, name: str, state_key: str | None = None) -> FoundState:
-    """The state dict in what a file held; what is wrong with it is said of the file."""
+    """Find the state dict in the content of a file; errors name the file."""
     try:
         return find_state_dict(loaded, state_key)
     except CheckpointError as error:
@@ -284,7 +284,7 @@ def _find(loaded: object, name: str, state_key: str | None = None) -> FoundState
 def _read_file(
     path: Path, name: str, kind: str, *, allow_pickle: bool
 ) -> tuple[object, object | None]:
-    """What one file holds, and the document in it where this tool wrote it."""
+    """Read one file, and return its content and its document if this tool wrote it."""
     if kind == "safetensors":
         with refusals(name):
             tensors, metadata = read_safetensors(path)
@@ -298,7 +298,7 @@ def _read_file(
 
 
 def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
-    """All the tensors that an index lists, from the files that it names."""
+    """Read all tensors that an index lists, from the files that it names."""
     tensors: dict[str, Tensor] = {}
     nbytes = 0
     for shard, listed in read_index(path, name).items():
@@ -315,8 +315,8 @@ def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
 
 
 def _read_pickled(path: Path, name: str, kind: str, *, allow_pickle: bool) -> object:
-    """What a PyTorch checkpoint or a plain pickle holds."""
-    # Imported where a file is a pickle: safetensors needs none of it.
+    """Read the content of a PyTorch checkpoint or a plain pickle."""
+    # Imported only for pickles, because safetensors needs none of it.
     from alds_cli.checkpoint.torch_files import (  # noqa: PLC0415
         is_legacy,
         read_archive,
@@ -334,18 +334,18 @@ def _read_pickled(path: Path, name: str, kind: str, *, allow_pickle: bool) -> ob
 
 
 def _run_pickle(path: Path, name: str, *, plain: bool) -> Any:
-    """Load a pickle with all the code in it; every failure becomes an error."""
+    """Load a pickle and run the code in it; every failure becomes a CheckpointError."""
     try:
-        # From an open file: torch goes by some suffixes and not by the content.
+        # An open file, because torch judges some suffixes instead of the content.
         with warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")  # old tensors' deprecations are not the user's
+            warnings.simplefilter("ignore")  # deprecations in old tensors do not concern the user
             if plain:
                 return pickle.load(file, encoding="latin1")  # noqa: S301 - the user allowed it
             return torch.load(file, map_location="cpu", weights_only=False)
     except MemoryError:
         raise
     except Exception as error:
-        # Code in the file may fail in any way it likes.
+        # Code in the file may raise anything.
         raise CheckpointError(f"{name} cannot be read: {first_line(error)}") from error
 
 

@@ -2,14 +2,14 @@
 
 ::
 
-    sweep.json              the network before, and what all runs have in common
+    sweep.json              the original network, and what all runs have in common
     asked.json              the runs that were asked for so far, finished or not
     records/RUN.json        one finished run
     claims/RUN              held by the process that works on the run
-    artefacts/RUN.pt        the network that a run made, where those are kept
+    artefacts/RUN.pt        the network that a run made, if those are kept
 
-Every file is written under another name first and appears whole, so that whoever reads the
-folder sees finished runs only. Equal runs give equal bytes, but for measured times.
+Every file is written under another name first and appears complete, so that readers of the
+folder see finished runs only. Equal runs give equal bytes, except for measured times.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _START = "sweep"
 
 
 class RunKey(NamedTuple):
-    """What tells one run of a sweep from all others; `SweepRecord` says what they mean."""
+    """The identity of a run within a sweep; `SweepRecord` describes the fields."""
 
     method: str
     ratio: str
@@ -60,7 +60,7 @@ class RunKey(NamedTuple):
 
     @classmethod
     def of(cls, record: SweepRecord) -> RunKey:
-        """The key of a finished run."""
+        """Return the key of a finished run."""
         return cls(record.method, record.ratio, record.repeat, record.retrain_epochs)
 
     @property
@@ -76,20 +76,20 @@ class RunKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """A sweep's folder; it need not exist before something is written."""
+    """A sweep's folder, which need not exist before something is written."""
 
     path: Path
 
     def exists(self) -> bool:
-        """Whether a sweep was begun there."""
+        """Return whether a sweep was begun there."""
         return (self.path / _SWEEP).exists()
 
     def require_usable(self) -> None:
-        """Find out before the work starts that a sweep can be kept there.
+        """Make sure, before the work starts, that a sweep can be kept there.
 
         Raises:
-            OutputError: the folder cannot be made, or not be written to.
-            RunFolderError: it holds other things, and no sweep.
+            OutputError: the folder cannot be made or cannot be written to.
+            RunFolderError: it holds other things, but no sweep.
         """
         folder = self.path.absolute()
         try:
@@ -106,7 +106,7 @@ class RunFolder:
             raise OutputError(f"cannot write to {self.path}: no permission to write to {folder}")
 
     def _require_own(self) -> None:
-        """A folder of something else is none to spread files in."""
+        """Refuse a folder that holds something else than a sweep."""
         found = {entry.name for entry in self.path.iterdir() if not entry.name.startswith(".")}
         if strange := sorted(found - {self._records.name, self._claims.name}):
             raise RunFolderError(
@@ -119,7 +119,7 @@ class RunFolder:
             )
 
     def abandon(self) -> None:
-        """Leave nothing behind of a sweep that did not begin; what holds anything stays."""
+        """Remove the empty folders of a sweep that did not begin."""
         for folder in (self._records, self._claims, self.path):
             with suppress(OSError):
                 folder.rmdir()
@@ -137,7 +137,7 @@ class RunFolder:
 
         Args:
             baseline: the network that is compressed.
-            settings: what all runs have in common, as plain JSON.
+            settings: the settings that all runs have in common, as plain JSON.
 
         Raises:
             OutputError: it cannot be written.
@@ -149,7 +149,7 @@ class RunFolder:
         _write(path, form)
 
     def baseline(self) -> SweepBaseline:
-        """The network that is compressed.
+        """Read what is known of the network that is compressed.
 
         Raises:
             RunFolderError: there is no sweep in the folder, or its file is damaged.
@@ -157,7 +157,7 @@ class RunFolder:
         return self._sweep().baseline
 
     def settings(self) -> Mapping[str, Any]:
-        """What all runs have in common.
+        """Read the settings that all runs have in common.
 
         Raises:
             RunFolderError: there is no sweep in the folder, or its file is damaged.
@@ -173,11 +173,11 @@ class RunFolder:
         return _read(SweepForm, path)
 
     def ask(self, keys: Iterable[RunKey]) -> None:
-        """Note which runs are asked for, beside those that were before; hold the start meanwhile.
+        """Add runs to those that were asked for; the caller holds the claim on the start.
 
         Raises:
             OutputError: it cannot be written.
-            RunFolderError: what was noted before is damaged.
+            RunFolderError: the file of runs asked for before is damaged.
         """
         before = self._asked()
         asked = before | {key.slug for key in keys}
@@ -188,10 +188,10 @@ class RunFolder:
             _write(path, form)
 
     def unfinished(self) -> int:
-        """How many of the runs that were asked for so far are not finished.
+        """Count the runs that were asked for so far and are not finished.
 
         Raises:
-            RunFolderError: the file that says what was asked for is damaged.
+            RunFolderError: the file of runs asked for is damaged.
         """
         return sum(not (self._records / f"{slug}.json").exists() for slug in self._asked())
 
@@ -200,7 +200,7 @@ class RunFolder:
         return set(_read(AskedForm, path).runs) if path.exists() else set()
 
     def write(self, record: SweepRecord) -> None:
-        """Keep a finished run.
+        """Write a finished run.
 
         Raises:
             OutputError: it cannot be written.
@@ -210,11 +210,11 @@ class RunFolder:
         )
 
     def has(self, key: RunKey) -> bool:
-        """Whether a run is finished."""
+        """Return whether a run is finished."""
         return self._record_path(key).exists()
 
     def record(self, key: RunKey) -> SweepRecord:
-        """A finished run.
+        """Read a finished run.
 
         Raises:
             RunFolderError: its file is damaged or missing.
@@ -222,23 +222,23 @@ class RunFolder:
         return _read_record(self._record_path(key))
 
     def records(self) -> list[SweepRecord]:
-        """All finished runs, by method, epochs of retraining, ratio and repeat.
+        """Read all finished runs, sorted by method, epochs of retraining, ratio and repeat.
 
         Raises:
-            RunFolderError: one is damaged, or is no record; it names the file.
+            RunFolderError: a file is damaged or is not a record; the message names it.
         """
-        # What an interrupted writer left begins with a dot, as everything hidden does.
+        # Files that an interrupted writer left begin with a dot.
         paths = [path for path in self._records.glob("*.json") if not path.name.startswith(".")]
         found = [_read_record(path) for path in sorted(paths)]
         return sorted(
-            found, key=lambda own: (own.method, own.retrain_epochs, Fraction(own.ratio), own.repeat)
+            found, key=lambda run: (run.method, run.retrain_epochs, Fraction(run.ratio), run.repeat)
         )
 
     def claim(self, key: RunKey) -> AbstractContextManager[bool]:
-        """Hold a run while it is worked on; False where another process does so already.
+        """Hold a run while it is worked on; the value is False if another process holds it.
 
-        Who is granted it should see once more whether the run is finished: the last holder
-        may have finished it just now.
+        A process that gets the claim should check again whether the run is finished, because
+        the last holder may have finished it just now.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -246,7 +246,7 @@ class RunFolder:
         return claimed(self._claims / key.slug)
 
     def claim_start(self) -> AbstractContextManager[bool]:
-        """Hold the beginning of the sweep; waits for whoever begins it.
+        """Hold the start of the sweep, after waiting for any process that holds it.
 
         Raises:
             OutputError: the folder cannot be written to.
@@ -254,10 +254,10 @@ class RunFolder:
         return claimed(self._claims / _START, wait=True)
 
     def artefact_file(self, key: RunKey) -> Path:
-        """Where to keep the network that a run made; its folder is there then.
+        """Return the path for the network that a run made, and make its folder.
 
         Raises:
-            OutputError: it cannot be made.
+            OutputError: the folder cannot be made.
         """
         folder = self.path / "artefacts"
         make_folder(folder)
@@ -277,7 +277,7 @@ def _write(path: Path, form: Form) -> None:
 
 @contextmanager
 def _unwritable(path: Path) -> Iterator[None]:
-    """What could not be read again is not written."""
+    """Raise an OutputError for a document that could not be read again."""
     try:
         yield
     except MalformedError as error:

@@ -1,4 +1,4 @@
-"""safetensors files: a header judged as a whole, then tensors read into memory of their own."""
+"""Safetensors files: the whole header is checked, then tensors are read into own memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alds_cli.checkpoint.files import (
 )
 
 _MOST_HEADER = 32 << 20
-"""Bytes of a header: names, shapes and offsets of some 300,000 tensors."""
+"""The most bytes of a header, enough for some 300,000 tensors."""
 
 _MOST_DIMENSIONS = 64
 
@@ -64,10 +64,10 @@ class _Entry:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """All tensors, and the metadata.
+    """Read all tensors and the metadata.
 
     Raises:
-        MalformedError: the file is not whole, or its header does not fit its size.
+        MalformedError: the file is incomplete, or its header does not fit its size.
         UnsupportedError: tensors are of a type that PyTorch does not have.
     """
     with path.open("rb") as file:
@@ -112,7 +112,7 @@ def _metadata(found: object) -> dict[str, str]:
 
 
 def _entry(name: str, described: object) -> _Entry:
-    """One tensor's description, which must be of the form that the format asks for."""
+    """Read one tensor's description, which must have the form that the format requires."""
     if not isinstance(described, Mapping) or set(described) != {"dtype", "shape", "data_offsets"}:
         raise MalformedError(f"the entry of its tensor {name:.60} is damaged")
     kind, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
@@ -134,7 +134,7 @@ def _whole_numbers(values: object) -> bool:
 
 
 def _require_whole(entries: Mapping[str, _Entry], data: int) -> None:
-    """See that the tensors fill the data, one after another, without gaps or overlaps."""
+    """Make sure that the tensors fill the data one after another, without gaps or overlaps."""
     place = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].start, item[1].end)):
         if entry.start != place or entry.end < entry.start:
@@ -153,7 +153,7 @@ def _require_whole(entries: Mapping[str, _Entry], data: int) -> None:
 
 
 def _read_tensor(file: BinaryIO, first: int, entry: _Entry) -> Tensor:
-    """A tensor in memory of its own, without a mapped page."""
+    """Read a tensor into memory of its own instead of mapping the file."""
     tensor = torch.empty(entry.shape, dtype=entry.dtype)
     if tensor.numel():
         file.seek(first + entry.start)

@@ -1,4 +1,4 @@
-"""Models that are a folder, or many files with an index of them, as Hugging Face writes them."""
+"""Models that are a folder, or several files with an index, as Hugging Face writes them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODEL_NAMES = (
     "open_clip_pytorch_model.bin",
     "open_clip_pytorch_model.bin.index.json",
 )
-"""What a model is called in a folder, in the order of preference."""
+"""The names of a model's file in a folder, in the order of preference."""
 
 _MOST_INDEX = 64 << 20
 
@@ -45,10 +45,10 @@ _OTHER_FOLDERS = {
 
 
 def model_in_folder(folder: Path) -> Path:
-    """The file in a folder that is, or lists, its model.
+    """Return the file in a folder that is, or lists, its model.
 
     Raises:
-        CheckpointError: there is none; the message says what was looked for.
+        CheckpointError: there is no such file; the message says what was looked for.
     """
     found = next((folder / name for name in MODEL_NAMES if (folder / name).exists()), None)
     if found is not None:
@@ -63,11 +63,11 @@ def model_in_folder(folder: Path) -> Path:
 
 
 def read_index(path: Path, name: str) -> Mapping[str, list[str]]:
-    """The names of the tensors in each of the files that an index lists.
+    """Return the names of the tensors in each of the files that an index lists.
 
     Args:
-        path: of the index.
-        name: what to call it.
+        path: the path of the index.
+        name: its name for messages.
 
     Raises:
         CheckpointError: it is damaged, or lists files that are not beside it.
@@ -102,7 +102,7 @@ def read_index(path: Path, name: str) -> Mapping[str, list[str]]:
 
 
 def require_listed(name: str, shard: str, listed: list[str], found: Mapping[str, object]) -> None:
-    """See that a file holds the tensors that the index says are in it.
+    """Make sure that a file holds the tensors that the index lists in it.
 
     Raises:
         CheckpointError: some are missing.

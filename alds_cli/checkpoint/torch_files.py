@@ -1,4 +1,4 @@
-"""PyTorch's files: zip archives, the format before them, and plain pickles; no code is run."""
+"""PyTorch's files: zip archives, the older format, and plain pickles. No code is run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from alds_cli.checkpoint.pickled_values import PickledValues
 from alds_cli.checkpoint.pickles import interpret
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-"""What PyTorch's files before 1.6 begin with, as a pickle."""
+"""The number, pickled, at the beginning of files from before PyTorch 1.6."""
 
 _LEGACY_PROTOCOL = 1001
 
 
 def read_archive(path: Path) -> object:
-    """What `torch.save` wrote into a zip archive.
+    """Read what `torch.save` wrote into a zip archive.
 
     Raises:
-        MalformedError: it is not whole, or asks for more than a file of its size may.
-        UnsupportedError: it holds what is not known here.
+        MalformedError: it is incomplete, or claims more than a file of its size may.
+        UnsupportedError: it holds something that is not supported.
         NeedsCodeError: it holds Python code.
     """
     with Archive(path) as archive:
@@ -45,11 +45,11 @@ def read_archive(path: Path) -> object:
 
 
 def read_pickle(path: Path) -> object:
-    """What a file of pickles holds: PyTorch's before 1.6, or a plain one.
+    """Read a file of pickles: one from before PyTorch 1.6, or a plain pickle.
 
     Raises:
-        MalformedError: it is not whole, or asks for more than a file of its size may.
-        UnsupportedError: it holds what is not known here.
+        MalformedError: it is incomplete, or claims more than a file of its size may.
+        UnsupportedError: it holds something that is not supported.
         NeedsCodeError: it holds Python code.
     """
     with path.open("rb") as file:
@@ -65,7 +65,7 @@ def read_pickle(path: Path) -> object:
 
 
 def _after_magic(window: Window, values: PickledValues, storages: _LegacyStorages) -> object:
-    """The rest of a legacy file: its version, the machine, the value, the storages' keys, data."""
+    """Read the rest of a legacy file: version, machine, value, keys of the storages, data."""
     if interpret(window, values) != _LEGACY_PROTOCOL:
         raise UnsupportedError("it has a version of PyTorch's old format that is not known")
     machine = interpret(window, values)
@@ -81,7 +81,7 @@ def _after_magic(window: Window, values: PickledValues, storages: _LegacyStorage
 
 
 def is_legacy(path: Path) -> bool:
-    """Whether PyTorch wrote a file that is no archive, rather than Python's `pickle`."""
+    """Return whether PyTorch, not Python's `pickle`, wrote a file that is not an archive."""
     with path.open("rb") as file:
         return _MAGIC.to_bytes(10, "little") in file.read(32)
 
@@ -93,7 +93,7 @@ def _require_no_code(values: PickledValues) -> None:
 
 
 def _read_within(window: Window, values: PickledValues) -> Storage:
-    """The storage that a legacy file within a pickle holds."""
+    """Read the storage that a legacy file within a pickle holds."""
     storages = _LegacyStorages(within=True)
     inner = PickledValues(values.limits, storages, values.code)
     if interpret(window, inner) != _MAGIC:
@@ -105,7 +105,7 @@ def _read_within(window: Window, values: PickledValues) -> Storage:
 
 
 def _place_of(content: object) -> tuple[BinaryIO, int, int]:
-    """A file with the bytes that a pickle holds, where they begin, and how many they are."""
+    """Return a file with the bytes that a pickle holds, their offset and their number."""
     if isinstance(content, Blob) and content.kind == "bytes":
         return content.file, content.start, content.size
     if isinstance(content, Blob):
@@ -118,24 +118,24 @@ def _place_of(content: object) -> tuple[BinaryIO, int, int]:
 
 
 def _room(nbytes: int) -> UntypedStorage:
-    """A storage that is not filled yet."""
+    """Return a storage that is not filled yet."""
     return UntypedStorage(nbytes)  # type: ignore[no-untyped-call]
 
 
 def _bytes_of(data: UntypedStorage) -> memoryview:
-    """A storage's memory."""
+    """Return a storage's memory."""
     view = torch.empty(0, dtype=torch.uint8).set_(data)
     return view.numpy().data
 
 
 class _LegacyStorages:
-    """Storages whose bytes come after the pickle, or within it."""
+    """Storages whose bytes follow the pickle, or are within it."""
 
     def __init__(self, *, within: bool = False) -> None:
         """Start with none.
 
         Args:
-            within: this is itself a file within a pickle, and holds no further ones.
+            within: whether this is a file within a pickle, which must not hold further ones.
         """
         self._within = within
         self._found: dict[str, tuple[UntypedStorage, int]] = {}
@@ -152,7 +152,7 @@ class _LegacyStorages:
         return self._found[key][0]
 
     def nested(self, content: object, values: PickledValues) -> object:
-        """The storage in a legacy file that stands in a plain pickle as bytes."""
+        """Return the storage in a legacy file that a plain pickle holds as bytes."""
         if self._within:
             raise MalformedError("a storage in its pickle is damaged")
         if id(content) not in self._nested:
@@ -164,7 +164,7 @@ class _LegacyStorages:
         return self._nested[id(content)][1]
 
     def fill(self, window: Window, keys: list[str]) -> None:
-        """Read the data, which come in the order of the keys."""
+        """Read the data, which are in the order of the keys."""
         if set(keys) != set(self._found) or len(keys) != len(self._found):
             raise MalformedError("the list of its storages is damaged")
         for key in keys:
@@ -195,7 +195,7 @@ class _ArchiveStorages:
         return self._found[key][0]
 
     def nested(self, content: object, values: PickledValues) -> object:
-        """Storages pickled with their bytes occur here too."""
+        """Return a storage that was pickled with its bytes."""
         return self._plain.nested(content, values)
 
     def fill(self) -> None:

@@ -1,4 +1,4 @@
-"""The state of an interrupted training, beside the output it will become."""
+"""The state of an interrupted training, which is kept beside its output."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alds_cli.errors import CheckpointError
 
 
 def state_path(output: Path) -> Path:
-    """Where the training state of a run that will write `output` is kept."""
+    """Return the path of the training state of a run that will write `output`."""
     return output.with_name(output.name + ".training")
 
 
 def write_state(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values, whole or not at all.
+    """Write tensors and plain values, completely or not at all.
 
     Raises:
         OutputError: the file cannot be written.
@@ -32,7 +32,7 @@ def read_state(path: Path) -> object:
     """Read what `write_state` wrote; nothing in it can run code.
 
     Raises:
-        CheckpointError: the file is damaged or something else.
+        CheckpointError: the file is damaged or is something else.
     """
     require_regular(path, CheckpointError)
     try:

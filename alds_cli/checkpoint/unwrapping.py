@@ -1,4 +1,4 @@
-"""Finding the state dict in whatever a training script has saved around it."""
+"""Finding the state dict within the structure that a training script saved."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ USUAL_KEYS = (
     "ema_state_dict",
     "state_dict_ema",
 )
-"""Keys that hold a network's state dict, in the order they are preferred."""
+"""Keys that hold a network's state dict, in the order of preference."""
 
 _MAX_DEPTH = 3
 
@@ -37,7 +37,7 @@ _SEARCHED = (Mapping, list, tuple, nn.Module)
 
 @dataclass(frozen=True, slots=True)
 class FoundState:
-    """A state dict, the keys that lead to it, and where others were seen."""
+    """A state dict, the keys that lead to it, and the keys of other state dicts."""
 
     tensors: dict[str, Tensor]
     trail: tuple[str, ...]
@@ -45,7 +45,7 @@ class FoundState:
 
 
 def find_state_dict(loaded: object, key: str | None = None) -> FoundState:
-    """The network's state dict within what a file contained.
+    """Find the network's state dict in the content of a file.
 
     Args:
         loaded: a mapping, nested or not, or a module.
@@ -53,7 +53,7 @@ def find_state_dict(loaded: object, key: str | None = None) -> FoundState:
             searches the usual ones.
 
     Raises:
-        CheckpointError: there is none, or not under the key.
+        CheckpointError: there is no state dict, or none under the key.
     """
     every = list(_candidates(loaded, ()))
     candidates = [found for found in every if key is None or ".".join(found[0]) == key]
@@ -69,7 +69,7 @@ def find_state_dict(loaded: object, key: str | None = None) -> FoundState:
 
 
 def _keys_tip(candidates: Sequence[tuple[tuple[str, ...], object]]) -> str | None:
-    """Which keys there are; nothing where none can help."""
+    """List the keys that can be used; None if none can."""
     keys = [".".join(trail) for trail, _ in candidates]
     if not keys:
         return None
@@ -96,10 +96,11 @@ def _candidates(
 
 
 def _is_state_dict(mapping: Mapping[object, object], depth: int = 0) -> bool:
-    """At least one named tensor, and tensors make up most of it; an optimiser's state is none.
+    """Return whether a mapping is a state dict: it has named tensors, and they are the majority.
 
-    What holds a state dict is none itself, though it may hold a random generator's state and
-    a best accuracy as tensors beside it. A module's extra state is its own affair.
+    A mapping that holds a state dict is not one itself, though it may also hold a random
+    generator's state and a best accuracy as tensors. The state of an optimiser is not a state
+    dict either. A module's extra state is ignored.
     """
     if not all(isinstance(key, str) for key in mapping):
         return False
@@ -111,14 +112,14 @@ def _is_state_dict(mapping: Mapping[object, object], depth: int = 0) -> bool:
     if depth < _MAX_DEPTH and any(_is_state_dict(value, depth + 1) for value in inner):
         return False
     if _quantised_entry(mapping) is not None:
-        return True  # to be named as what it is
+        return True  # so that the error names it as what it is
     tensors = sum(is_tensor(value) for value in mapping.values())
     numbers = sum(isinstance(value, np.generic) for value in mapping.values())
     return tensors > 0 and 2 * (tensors + numbers) > len(mapping)
 
 
 def _quantised_entry(mapping: Mapping[Any, object]) -> str | None:
-    """The name of an entry as only quantised layers have it."""
+    """Return the name of an entry that only quantised layers have, if there is one."""
     return next((key for key in map(str, mapping) if key.endswith("_packed_params")), None)
 
 
@@ -134,7 +135,7 @@ def _preference(trail: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def _clean(mapping: Mapping[str, object]) -> dict[str, Tensor]:
-    """Only tensors, under the names that they have in the file."""
+    """Return only the tensors, under their names in the file."""
     if (entry := _quantised_entry(mapping)) is not None:
         how = "quantised" if any(map(_is_quantised, mapping.values())) else "dynamically quantised"
         raise CheckpointError(
@@ -167,7 +168,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Entries to read a network from; `spared` are those that need not belong to it."""
+    """The entries to read a network from; those in `spared` need not belong to it."""
 
     tensors: Mapping[str, Tensor]
     spared: Collection[str] = field(default_factory=frozenset)
@@ -179,19 +180,18 @@ def select_entries(
     strip_prefix: Sequence[str] = (),
     ignore: Sequence[str] = (),
 ) -> Selection:
-    """Leave entries out and take prefixes off.
+    """Leave entries out, and remove prefixes.
 
     Args:
         tensors: the state dict.
-        strip_prefix: whole components that stand before names, with or without a dot at the
-            end; they are taken off one after another. An entry that does not begin with the
-            first of them is spared: it is used if the network has it under its own name, and
-            need not be explained if not.
-        ignore: shell patterns of names as they stand in the file; matching entries are not
-            used.
+        strip_prefix: whole components before names, with or without a dot at the end; they are
+            removed one after another. An entry that does not begin with the first of them is
+            spared: it is used if the network has an entry of its name, and need not be
+            explained otherwise.
+        ignore: shell patterns of names in the file; matching entries are not used.
 
     Raises:
-        OptionError: a pattern or a prefix matches nothing, which is most likely a slip, or
+        OptionError: a pattern or a prefix matches nothing, most likely a typing error, or
             nothing is left.
     """
     kept = dict(tensors)
@@ -238,7 +238,7 @@ _TIPS = {
 
 
 def is_tensor(value: object) -> TypeGuard[Tensor | np.ndarray | Opaque]:
-    """Whether a value is a tensor in any form, also in one that cannot be used."""
+    """Return whether a value is a tensor in any form, even in one that cannot be used."""
     if isinstance(value, Opaque):
         return value.tensor
     if isinstance(value, np.ndarray):
@@ -247,14 +247,14 @@ def is_tensor(value: object) -> TypeGuard[Tensor | np.ndarray | Opaque]:
 
 
 def plain_tensor(name: str, value: Tensor | np.ndarray | np.generic | Opaque) -> Tensor:
-    """The value as a dense tensor that can be computed with.
+    """Convert a value to a dense tensor that can be computed with.
 
     Args:
-        name: of the value, for messages.
-        value: a tensor of any layout, a NumPy array or scalar, or a note of what was there.
+        name: the value's name, for messages.
+        value: a tensor of any layout, a NumPy array or scalar, or an opaque value.
 
     Raises:
-        CheckpointError: it has no numbers, or other than can be had from it.
+        CheckpointError: it has no numbers, or none that a dense tensor can hold.
     """
     if isinstance(value, (np.ndarray, np.generic)):
         return _from_numpy(value)
@@ -279,7 +279,7 @@ def _what_hinders(tensor: Tensor) -> str | None:
 
 
 def _from_numpy(value: np.ndarray | np.generic) -> Tensor:
-    """A tensor of the same numbers; those of more than 64 bits become float64 or complex128."""
+    """Convert to a tensor; numbers of more than 64 bits become float64 or complex128."""
     array = np.ascontiguousarray(value).reshape(np.shape(value))
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)

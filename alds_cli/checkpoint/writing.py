@@ -1,4 +1,4 @@
-"""The one JSON document in every artefact: what the network is and how it came about."""
+"""Writing artefacts, and the JSON document in each: what the network is, how it was made."""
 
 from __future__ import annotations
 
@@ -41,11 +41,10 @@ DOCUMENT_KEY = "alds"
 class Document:
     """Everything but the tensors that a network needs in order to run again.
 
-    `plan` holds only the layers that are pairs. `source_hash` is the hash of the weights
-    that were compressed, `params_before` their number of parameters. `training` describes
-    a retraining. `shared` gives for names of tensors that have another name as well that
-    other name, under which they are written. `versions` are those of the programs that wrote
-    the file.
+    `plan` holds only the layers that are pairs. `source_hash` is the hash of the weights that
+    were compressed, `params_before` their number. `training` describes a retraining. `shared`
+    maps further names of tensors to the name under which they are written. `versions` are those
+    of the programs that wrote the file.
     """
 
     architecture: Architecture
@@ -62,10 +61,10 @@ class Document:
 
 
 def dump_document(document: Document) -> str:
-    """As JSON text: the same document gives the same bytes.
+    """Return the document as JSON text; the same document gives the same bytes.
 
     Raises:
-        OutputError: something in it is out of all bounds, and nobody could read it again.
+        OutputError: a value in it exceeds its bounds, so that it could not be read again.
     """
     try:
         return held(
@@ -89,7 +88,7 @@ def parse_document(text: str, name: str) -> Document:
     """Read what `dump_document` wrote.
 
     Raises:
-        CheckpointError: the text is damaged, or of a schema this version does not know.
+        CheckpointError: the text is damaged, or has a schema that this version does not know.
     """
     try:
         return _document(parsed(ArtefactForm, text))
@@ -124,16 +123,16 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
 
     Args:
         tensors: the network's state dict. A tensor that it holds under several names is
-            written once: PyTorch's format knows shared memory, and from safetensors those
-            names are left out that the document says are shared.
-        document: what else it needs in order to run.
+            written once: PyTorch's format supports shared memory, and safetensors files leave
+            out the names that the document lists as shared.
+        document: everything else that the network needs in order to run.
         target: `.safetensors` gives that format, any other suffix PyTorch's.
 
     Returns:
         The number of bytes written.
 
     Raises:
-        OutputError: it cannot be written; what stood under the name before still does.
+        OutputError: it cannot be written; an earlier file of that name stays as it was.
     """
     if str(target) == "-":
         with sent_on() as spooled:
@@ -148,33 +147,33 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
 
 
 def once(tensors: Mapping[str, Tensor], document: Document) -> dict[str, Tensor]:
-    """The tensors without those that the document says are there under another name."""
+    """Return the tensors without those that the document lists under another name."""
     return {name: tensor for name, tensor in tensors.items() if name not in document.shared}
 
 
 def is_safetensors(target: str | Path) -> bool:
-    """Whether that is the format of a file of this name."""
+    """Return whether a file of this name has the safetensors format."""
     return Path(target).suffix == ".safetensors"
 
 
 def artefact_content(tensors: Mapping[str, Tensor], document: Document) -> dict[str, Any]:
-    """What an artefact in PyTorch's format holds."""
+    """Return the content of an artefact in PyTorch's format."""
     return {DOCUMENT_KEY: dump_document(document), "state_dict": dict(tensors)}
 
 
 def dump_torch(content: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values in PyTorch's format, the same bytes under any name.
+    """Write tensors and plain values in PyTorch's format, with bytes independent of the name.
 
     Raises:
         OutputError: PyTorch could not write them.
     """
-    # Through an open file, because a path's name would become part of the archive.
+    # An open file, because a path's name would become part of the archive.
     with path.open("wb") as file:
         write_torch(content, file)
 
 
 def write_torch(content: Mapping[str, Any], file: Any) -> None:
-    """Write to an open file, or to whatever else has its `write`.
+    """Write to an open file, or to another object with its `write`.
 
     Raises:
         OSError: the disk is full, or the file cannot be written for another reason.
@@ -184,7 +183,7 @@ def write_torch(content: Mapping[str, Any], file: Any) -> None:
     try:
         torch.save(dict(content), cast("IO[bytes]", sink))
     except RuntimeError as error:
-        # PyTorch tells where its archive broke off; why, only the file knew.
+        # PyTorch reports where the archive broke off; only the file knew why.
         raise sink.failure or OutputError(f"cannot write the file: {first_line(error)}") from error
 
 
@@ -212,21 +211,21 @@ class _Sink:
 
 def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
     require_writable_types(tensors)
-    own: dict[str, Tensor] = {}
+    written: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in _self_contained(once(tensors, document)).items():
-        # The format knows no shared memory: what is no whole of its own is written apart.
+        # The format has no shared memory, so tensors that share some are written separately.
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
-        own[name] = tensor.clone() if shared else tensor.contiguous()
+        written[name] = tensor.clone() if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    save_file(own, path, metadata={DOCUMENT_KEY: dump_document(document)})
+    save_file(written, path, metadata={DOCUMENT_KEY: dump_document(document)})
 
 
 def require_writable_types(tensors: Mapping[str, Tensor]) -> None:
-    """See that safetensors knows the tensors' types.
+    """Make sure that safetensors has the tensors' types.
 
     Raises:
-        OutputError: it does not.
+        OutputError: the format lacks a type.
     """
     for name, tensor in tensors.items():
         if tensor.dtype == torch.complex128:
@@ -237,9 +236,9 @@ def require_writable_types(tensors: Mapping[str, Tensor]) -> None:
 
 
 def _self_contained(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Plain tensors on the CPU in the network's own order, none a window on a larger storage.
+    """Return plain tensors on the CPU, in the network's order, none a part of a larger storage.
 
-    PyTorch's format writes whole storages, so a window would drag all of it along.
+    PyTorch's format writes whole storages, so a part would bring the rest along.
     """
     plain = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
     return {
@@ -252,13 +251,13 @@ _SAFETENSORS_NAMES = {dtype: name for name, dtype in TYPES.items()}
 
 
 def artefact_size(tensors: Mapping[str, Tensor], document: Document, target: str | Path) -> int:
-    """The number of bytes that `write_artefact` would write.
+    """Return the number of bytes that `write_artefact` would write.
 
     Args:
-        tensors: the network's state dict; only shapes, types and ties count, so the meta
-            device will do.
-        document: what else the artefact holds.
-        target: its name, for the format.
+        tensors: the network's state dict; only shapes, types and sharing matter, so tensors
+            on the meta device suffice.
+        document: the artefact's document.
+        target: the artefact's name, which tells the format.
     """
     if is_safetensors(target):
         return _safetensors_size(once(tensors, document), document)
@@ -280,22 +279,22 @@ class _Counter:
         return count
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing, because nothing is buffered."""
 
 
 def _zeros_like(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of zeros that take no memory until something is written into them."""
+    """Return tensors of zeros that take no memory until something is written into them."""
     made: dict[int, Tensor] = {}
     blank: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         whole = tensor.untyped_storage()
-        if whole.nbytes() != tensor.nbytes:  # a window, which is written as a whole of its own
+        if whole.nbytes() != tensor.nbytes:  # a part of a storage, which is written separately
             blank[name] = _zeros(tensor.shape, tensor.dtype)
             continue
-        storage = whole._cdata  # noqa: SLF001 - there are no addresses on meta
+        storage = whole._cdata  # noqa: SLF001 - tensors on meta have no addresses
         if storage not in made:
             made[storage] = _zeros(tensor.shape, tensor.dtype)
-        # A tensor of its own, as the network's are, on what may be a shared storage.
+        # A new tensor, on a storage that may be shared.
         blank[name] = torch.as_strided(made[storage], tensor.shape, tensor.stride())
     return blank
 
@@ -308,7 +307,7 @@ def _zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
 
 
 def _safetensors_size(tensors: Mapping[str, Tensor], document: Document) -> int:
-    """A length of eight bytes, the header padded to a multiple of eight, the numbers.
+    """Return the size of a length of eight bytes, a header padded to a multiple of 8, and data.
 
     Source: the format's description, https://github.com/huggingface/safetensors#format.
     """
@@ -316,7 +315,7 @@ def _safetensors_size(tensors: Mapping[str, Tensor], document: Document) -> int:
     require_writable_types(tensors)
     offset = 0
     types = list(_SAFETENSORS_NAMES)
-    # In the writer's order, because the digits of the offsets count.
+    # In the writer's order, because the number of digits of the offsets matters.
     for name, tensor in sorted(
         tensors.items(), key=lambda item: (types.index(item[1].dtype), item[0])
     ):
