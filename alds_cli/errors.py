@@ -4,7 +4,7 @@
 
     AldsError                     exit code 2 unless said otherwise
     ├── CheckpointError           a model file that cannot be read for what it should be
-    │   ├── UnsafeCheckpointError   it holds pickled code, and nobody allowed that
+    │   ├── UnsafeCheckpointError   it holds pickled code, which was not allowed
     │   └── BadWeightsError         a layer's weights are NaN, infinite or integers
     ├── ArchitectureError         no network, or no single one, fits
     ├── DataError                 a data set or its description cannot be used
@@ -16,15 +16,15 @@
     ├── MissingExtraError         an optional dependency is not installed
     ├── VerificationError         exit code 1: the result computes something else, or does not run
     └── ContractError             exit code 1: what was asked for cannot be had
-        ├── RatioUnreachableError   names the largest ratio that can
-        └── BudgetError             an absolute limit, or several budgets at once, cannot hold
+        ├── RatioUnreachableError   it names the largest ratio that can be had
+        └── BudgetError             an absolute limit, or several budgets at once, cannot be met
 """
 
 from __future__ import annotations
 
 
 class AldsError(Exception):
-    """What went wrong and, as `tip`, what to do about it; `exit_code` is the command's."""
+    """An error with a `tip` on what to do about it; `exit_code` is the command's."""
 
     exit_code = 2
 
@@ -39,7 +39,7 @@ class CheckpointError(AldsError):
 
 
 class UnsafeCheckpointError(CheckpointError):
-    """The file holds pickled code and loading it was not allowed."""
+    """The file holds pickled code, and loading it was not allowed."""
 
 
 class BadWeightsError(CheckpointError):
@@ -67,7 +67,7 @@ class OptionError(AldsError):
 
 
 class OutputError(AldsError):
-    """A result cannot be written where it should go."""
+    """A result cannot be written to its destination."""
 
 
 class RunFolderError(AldsError):
@@ -85,13 +85,13 @@ class MissingExtraError(AldsError):
 
 
 class VerificationError(AldsError):
-    """A compressed network computes something else than its weights stand for, or does not run."""
+    """A compressed network does not compute what its weights stand for, or does not run."""
 
     exit_code = 1
 
 
 class ContractError(AldsError):
-    """Inputs were sound, but what was asked of the result cannot be had."""
+    """The inputs were sound, but what was asked of the result cannot be had."""
 
     exit_code = 1
 
@@ -105,9 +105,9 @@ class RatioUnreachableError(ContractError):
 
 
 class BudgetError(ContractError):
-    """No plan keeps within an absolute limit, or within all budgets at once."""
+    """No plan meets an absolute limit, or all budgets at once."""
 
 
 def first_line(error: BaseException) -> str:
-    """What a foreign error says, in one line: its first, or its type where it says nothing."""
+    """Return the first line of a foreign error's message, or its type if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""What a network is called with: tensors of stated shapes and types, in any arrangement.
+"""The inputs of a network: tensors of stated shapes and types, in any arrangement.
 
 Written as text, an input specification lists the arguments of `forward`::
 
@@ -8,9 +8,9 @@ Written as text, an input specification lists the arguments of `forward`::
     {image:float[1,3,64,64], scale:float[1]}          one argument, a dictionary
     [float[3,224,224]]                                one argument, a list
 
-A shape is what the network is given, the batch axis in front where it has one. `float` is the
+A shape is that of the tensor given to the network, with the batch axis first. `float` is the
 floating-point type of the network's own parameters. Whole numbers lie in [0, n) where `<n`
-says so, else they are 0 or 1.
+states that, else they are 0 or 1.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ DTYPES = (GENERAL_FLOAT, *_FLOATS, *_COMPLEX, *_WHOLE, "bool")
 """The names of types that a tensor may have."""
 
 MOST_ELEMENTS = 1 << 28
-"""Scalars that all tensors together may have: 1 GiB as float32, a thousand images."""
+"""The most scalars of all tensors together: 1 GiB as float32, a thousand images."""
 
 _MOST_TEXT = 4096
 _MOST_DEPTH = 4
@@ -49,12 +49,12 @@ EXAMPLE = "--input-spec 'ids:int64[1,128]<30522,mask:int64[1,128]'"
 
 @dataclass(frozen=True, slots=True)
 class InputTensor:
-    """One tensor that a network takes.
+    """A tensor that a network takes.
 
     Attributes:
-        shape: as the network gets it, the batch axis included.
+        shape: the shape as the network gets it, including the batch axis.
         dtype: one of `DTYPES`.
-        below: whole numbers are smaller than this; None stands for 2.
+        below: the exclusive upper bound of whole numbers; None stands for 2.
     """
 
     shape: tuple[int, ...]
@@ -62,7 +62,7 @@ class InputTensor:
     below: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no tensor can be."""
+        """Refuse values that no tensor can have."""
         if self.dtype not in DTYPES:
             raise OptionError(
                 f"an input of type '{self.dtype}' is not known", tip=f"types: {', '.join(DTYPES)}"
@@ -80,7 +80,7 @@ class InputTensor:
 
     @property
     def elements(self) -> int:
-        """Number of scalars."""
+        """The number of scalars."""
         return prod(self.shape)
 
     @property
@@ -89,7 +89,7 @@ class InputTensor:
         return self.dtype == GENERAL_FLOAT or self.dtype in _FLOATS
 
     def __str__(self) -> str:
-        """As a specification has it."""
+        """Write the input as a specification has it."""
         limit = "" if self.below is None else f"<{self.below}"
         return f"{self.dtype}[{','.join(map(str, self.shape))}]{limit}"
 
@@ -102,7 +102,7 @@ class InputGroup:
     items: tuple[tuple[str | None, InputValue], ...]
 
     def __str__(self) -> str:
-        """As a specification has it."""
+        """Write the input as a specification has it."""
         opening, closing = "{}" if self.kind == "dict" else "[]"
         return f"{opening}{_listed(self.items)}{closing}"
 
@@ -117,7 +117,7 @@ class InputSpec:
     arguments: tuple[tuple[str | None, InputValue], ...]
 
     def __post_init__(self) -> None:
-        """Refuse what Python could not call with, and what no memory could hold."""
+        """Refuse arguments that Python cannot pass, and those that memory cannot hold."""
         names = [name for name, _ in self.arguments]
         if not names:
             raise OptionError("an input specification names at least one input", tip=EXAMPLE)
@@ -132,13 +132,13 @@ class InputSpec:
             )
 
     def require_batch(self, samples: int) -> None:
-        """Refuse batches of more than `MOST_ELEMENTS` numbers before they fill the memory.
+        """Refuse batches of more than `MOST_ELEMENTS` numbers.
 
         Args:
-            samples: in one forward pass; first axes of 1 become so long.
+            samples: the number of samples in a forward pass, the new extent of first axes of 1.
 
         Raises:
-            OptionError: naming how many would do.
+            OptionError: the batch is too large; the tip names the largest possible.
         """
         growing = sum(tensor.elements for tensor in self.tensors() if tensor.shape[:1] == (1,))
         fixed = sum(tensor.elements for tensor in self.tensors()) - growing
@@ -151,12 +151,12 @@ class InputSpec:
 
     @classmethod
     def of_sample(cls, shape: tuple[int, ...]) -> InputSpec:
-        """One tensor of the network's floating-point type, from the shape of one sample."""
+        """Make the inputs of one floating-point tensor from the shape of one sample."""
         return cls(((None, InputTensor((1, *shape))),))
 
     @property
     def sample_shape(self) -> tuple[int, ...] | None:
-        """The shape of one sample where one such tensor is all there is, else None."""
+        """The shape of one sample if there is only one tensor of that kind; None otherwise."""
         if len(self.arguments) > 1:
             return None
         ((name, value),) = self.arguments
@@ -165,22 +165,22 @@ class InputSpec:
         return value.shape[1:] if value.shape[:1] == (1,) and len(value.shape) > 1 else None
 
     def tensors(self) -> Iterator[InputTensor]:
-        """Every tensor, in order."""
+        """Yield every tensor, in order."""
         for _, value in self.arguments:
             yield from _tensors(value)
 
     def __str__(self) -> str:
-        """As `parse_inputs` reads it."""
+        """Write the specification as `parse_inputs` reads it."""
         return _listed(self.arguments)
 
 
 def as_inputs(inputs: InputSpec | tuple[int, ...]) -> InputSpec:
-    """Take the shape of one sample for what it stands for."""
+    """Convert the shape of one sample to inputs; inputs are returned as they are."""
     return inputs if isinstance(inputs, InputSpec) else InputSpec.of_sample(inputs)
 
 
 def inputs_tip(known: InputSpec | None) -> str:
-    """How to say what a network takes, to a user who did not, or whose word it refused."""
+    """Return a tip on how to state a network's inputs, none of which are known or accepted."""
     if known is None:
         return f"say what it takes: --input-shape C,H,W, or {EXAMPLE}"
     return f"see whether it takes {known}: --input-shape and --input-spec say otherwise"
@@ -205,10 +205,10 @@ def _require_distinct(names: list[str]) -> None:
 
 
 def parse_inputs(text: str) -> InputSpec:
-    """Read an input specification as the module's head shows them.
+    """Read an input specification of the form shown at the head of the module.
 
     Raises:
-        OptionError: it is none; the message says where reading stopped.
+        OptionError: it cannot be read; the message says where reading stopped.
     """
     if len(text) > _MOST_TEXT:
         raise OptionError(f"an input specification has at most {_MOST_TEXT} characters")
@@ -218,7 +218,7 @@ def parse_inputs(text: str) -> InputSpec:
 
 
 class _Reader:
-    """Reads a specification from left to right."""
+    """A reader of specifications, from left to right."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -227,7 +227,7 @@ class _Reader:
     def items(
         self, closing: str | None, depth: int = 0
     ) -> tuple[tuple[str | None, InputValue], ...]:
-        """Entries up to the closing bracket, or the end."""
+        """Read entries up to the closing bracket or the end."""
         if depth > _MOST_DEPTH:
             raise self._refusal(f"at most {_MOST_DEPTH} brackets within one another")
         found = [self._item(depth)]
@@ -323,13 +323,13 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a network is called with."""
+    """The arguments of a call of a network."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
     def __call__(self, network: Callable[..., Any]) -> Any:
-        """Call the network, and give what it gives."""
+        """Call the network, and return its result."""
         return network(*self.args, **self.kwargs)
 
 
@@ -342,21 +342,21 @@ def example_call(
     widen: torch.dtype | None = None,
     seed: int = 0,
 ) -> Call:
-    """Random tensors to call a network with; on the meta device they have no values.
+    """Make random tensors to call a network with; on the meta device they have no values.
 
     Real and complex numbers are drawn from the standard normal distribution, whole ones
-    evenly from their range.
+    uniformly from their range.
 
     Args:
-        inputs: what it takes.
+        inputs: the network's inputs.
         dtype: the network's own floating-point type; see `floating_type`.
-        device: where the tensors lie.
-        batch_size: how many samples: first axes of 1 are so long.
-        widen: give all real numbers this type, whatever the specification says of theirs.
-        seed: of the random numbers.
+        device: the device of the tensors.
+        batch_size: the number of samples, the new extent of first axes of 1.
+        widen: the type to give to all real numbers, whatever the specification says.
+        seed: the seed of the random numbers.
 
     Raises:
-        OptionError: so many samples are more than memory should hold.
+        OptionError: the batch takes more memory than it should.
     """
     inputs.require_batch(batch_size)
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from alds_cli.errors import OptionError
 
 COUNTS: Mapping[str, int] = MappingProxyType({"": 1, "k": 10**3, "M": 10**6, "G": 10**9})
-"""Units of parameters and MACs."""
+"""The units of parameters and MACs."""
 
 SIZES: Mapping[str, int] = MappingProxyType(
     {
@@ -24,10 +24,10 @@ SIZES: Mapping[str, int] = MappingProxyType(
         "GiB": 2**30,
     }
 )
-"""Units of bytes."""
+"""The units of bytes."""
 
 TIMES: Mapping[str, int] = MappingProxyType({"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9})
-"""Units of time, in nanoseconds."""
+"""The units of time, in nanoseconds."""
 
 _NUMBER = re.compile(
     r"\s*([0-9][0-9_,]{0,99}\.?[0-9_]{0,99}(?:[eE][+-]?[0-9]{1,2})?)\s*([A-Za-z]*)\s*"
@@ -35,10 +35,10 @@ _NUMBER = re.compile(
 
 
 def parse_ratio(value: str | float | Fraction) -> Fraction:
-    """A ratio as an exact number, as its decimal digits say.
+    """Parse a ratio as an exact number, taking its decimal digits literally.
 
     Raises:
-        OptionError: it does not lie strictly between 0 and 1.
+        OptionError: it is not strictly between 0 and 1.
     """
     try:
         ratio = value if isinstance(value, Fraction) else exact(str(value))
@@ -59,16 +59,16 @@ def _shortened(value: object) -> str:
 
 
 def parse_quantity(value: str | int, units: Mapping[str, int], option: str) -> int:
-    """A positive amount in whole units: `2M` parameters, `5MB`, `3ms` in nanoseconds.
+    """Parse a positive amount in the smallest unit: `2M` parameters, `5MB`, `3ms`.
 
     Args:
-        value: a number with one of the units, which are told apart by case only where
-            they differ by it alone; a whole number counts in the smallest unit.
-        units: by suffix; `""` among them allows a bare number.
-        option: whose value it is, for the message.
+        value: a number with one of the units, whose case matters only if they differ in
+            nothing else; a whole number is an amount of the smallest unit.
+        units: the units by suffix; `""` among them allows a bare number.
+        option: the option with this value, for the message.
 
     Raises:
-        OptionError: it is no such amount.
+        OptionError: it is not such an amount.
     """
     if isinstance(value, int):
         amount = Fraction(value)
@@ -109,12 +109,12 @@ _EXACT = re.compile(
 
 
 def exact(text: str) -> Fraction:
-    """A decimal or a quotient of two whole numbers: `0.5`, `5e-3`, `1/3`.
+    """Parse a decimal or a quotient of two whole numbers: `0.5`, `5e-3`, `1/3`.
 
-    Texts whose digits or exponent would take long to write out are no numbers here.
+    Texts whose digits or exponent would take long to write out are refused.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a number of that form.
     """
     stripped = text.strip()
     if _EXACT.fullmatch(stripped) is None:

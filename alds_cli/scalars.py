@@ -1,7 +1,7 @@
-"""The kinds of numbers and texts in documents, each within bounds that can be meant.
+"""The kinds of numbers and texts in documents, each within plausible bounds.
 
-To a type checker they are plain `int`, `float` and `str`. What reads a document holds every
-value to its kind, and the published JSON Schemas say the same.
+To a type checker they are plain `int`, `float` and `str`. The reader of a document checks every
+value against its kind, and the published JSON Schemas state the same bounds.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ MOST_PIXELS = 8192
 """The longest side that images are resized or cropped to."""
 
 MOST_EPOCHS = 1 << 14
-"""Of a training; its state keeps a record of each."""
+"""The most epochs of a training, whose state keeps a record of each."""
 
 LARGEST_RATE = 3e38
-"""Of learning and of weight decay: what weights of 32 bits can be multiplied by."""
+"""The largest learning rate and weight decay: 32-bit weights can be multiplied by it."""
 
 MOST_CHANNELS = 1024
-"""Channels of an image."""
+"""The most channels of an image."""
 
 Count = Annotated[int, Ge(0), Le(MOST)]
 Positive = Annotated[int, Ge(1), Le(MOST)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
-"""What random generators take."""
+"""A seed that random generators take."""
 
 Pixels = Annotated[int, Ge(1), Le(MOST_PIXELS)]
 SchemeNumber = Annotated[int, Ge(0), Le(max(SCHEMES))]
@@ -55,16 +55,16 @@ Time = Annotated[float, Gt(0), Field(allow_inf_nan=False)]
 Percent = Annotated[float, Ge(0), Le(100)]
 
 Name = Annotated[str, Len(0, 4096)]
-"""Of a layer or another part of a network, and other people's text in general."""
+"""A name of a layer or another part of a network, and foreign text in general."""
 
 Term = Annotated[str, Len(0, 256)]
-"""Of a method, a solver, a program: words of our own."""
+"""A name of a method, a solver or a program, which are this package's own words."""
 
 Digest = Annotated[str, Len(1, 256)]
 
 
 class _NotFinite:
-    """NaN and infinities are written by name in files, and as null in what commands print."""
+    """The form of NaN and infinities: names in files, null in what commands print."""
 
     @staticmethod
     def __get_pydantic_json_schema__(
@@ -106,11 +106,11 @@ def _within_one(text: str) -> str:
 
 RatioText = Annotated[
     str,
-    # Of limited length and without an exponent, so that no arithmetic with it can be long.
+    # The length is limited and there is no exponent, so that arithmetic cannot take long.
     Field(pattern=r"^([0-9]{1,9}\.[0-9]{1,200}|[0-9]{1,100}/[0-9]{1,100}|[0-9])$"),
     AfterValidator(_within_one),
 ]
-"""A fraction of the whole, exactly: `0.25` or `1/3`."""
+"""An exact fraction of the whole: `0.25` or `1/3`."""
 
 _MOST_ARGUMENT = 4096
 
@@ -130,4 +130,4 @@ def _plain_argument(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
 
 
 PLAIN = WrapValidator(_plain_argument)
-"""Makes a union of plain types one kind, whose complaint is one."""
+"""Makes a union of plain types a single kind with a single complaint."""

@@ -1,11 +1,11 @@
-"""Foreign text as a terminal may show it: no character that steers, hides or reorders."""
+"""Making foreign text safe for terminals: no character may control, hide or reorder."""
 
 from __future__ import annotations
 
 import unicodedata
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})
-"""Unicode's categories of what is not seen: controls, formats, surrogates, separators of lines."""
+"""Unicode's categories of invisible characters: controls, formats, surrogates, separators."""
 
 _IGNORED = (
     (0x034F, 0x034F),
@@ -17,16 +17,16 @@ _IGNORED = (
     (0xFFA0, 0xFFA0),
     (0xE0000, 0xE0FFF),
 )
-"""Letters and marks that are not seen either: Unicode's "default ignorable code points"."""
+"""Letters and marks that are invisible, too: Unicode's "default ignorable code points"."""
 
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def visible(text: str, keep: str = "") -> str:
-    r"""Text with every character that would not be seen written out: `\x1b`, `\u202e`, `\n`.
+    r"""Write out every invisible character of a text: `\x1b`, `\u202e`, `\n`.
 
     Args:
-        text: from a file, an argument or a library.
+        text: a text from a file, an argument or a library.
         keep: characters that stay as they are.
     """
     if text.isascii() and text.isprintable():

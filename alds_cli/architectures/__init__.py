@@ -1,4 +1,4 @@
-"""A state dict's runnable network: torchvision, the built-in zoo, timm, module:factory.
+"""Networks that state dicts belong to: torchvision's, the built-in zoo's, timm's, the user's.
 
 An `Architecture` is named by the user (`parse_architecture`) or found from a state dict's
 names and shapes (`recognise`), and built by `build`.

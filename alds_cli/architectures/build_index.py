@@ -1,6 +1,6 @@
 """Making the index of known networks: `python -m alds_cli.architectures.build_index`.
 
-Builds every supported network of the installed torchvision and of the zoo on the meta
+This builds every supported network of the installed torchvision and of the zoo on the meta
 device, a few times each: comparing two builds that differ in one argument shows which
 extents that argument sets. Preprocessing is read from torchvision's weight enumerations;
 nothing is downloaded.
@@ -30,16 +30,16 @@ from alds_cli.records import Architecture, ArgumentValue, Preprocessing
 
 Shape = tuple[int, ...]
 
-# Two values that no extent has by accident: both builds must agree on the factor.
+# Two values that no extent has by coincidence; both builds must agree on the factor.
 _PROBES = (37, 53)
 _DEFAULT_CLASSES = {"classification": 1000, "segmentation": 21, "video": 400}
-# Video networks work on clips of any length from here up (torchvision's references use 16).
+# The shortest clip that video networks accept (torchvision's references use 16 frames).
 _CLIP_FRAMES = 16
 
 
 def make_index() -> Index:
     """Index every supported network, sorted by name; the same versions give the same index."""
-    import torchvision  # noqa: PLC0415 - as everywhere, only when it is needed
+    import torchvision  # noqa: PLC0415 - imported only when it is needed
 
     names = from_torchvision.models().list_models()
     supported = [name for name in names if is_supported(name)]
@@ -53,7 +53,7 @@ def make_index() -> Index:
 
 
 def is_supported(name: str) -> bool:
-    """Whether torchvision's network `name` belongs in the index."""
+    """Return whether torchvision's network `name` belongs in the index."""
     return from_torchvision.kind(name) in from_torchvision.INDEXED_KINDS
 
 
@@ -83,7 +83,7 @@ def torchvision_entry(name: str, arguments: Mapping[str, ArgumentValue]) -> Entr
 
 
 def _variants(name: str) -> Iterator[dict[str, ArgumentValue]]:
-    """The arguments, beside the number of classes, that published checkpoints differ in."""
+    """Yield the arguments, apart from the number of classes, of all published checkpoints."""
     yield {}
     if name in {"googlenet", "inception_v3"}:
         yield {"aux_logits": False}
@@ -95,7 +95,7 @@ def _variants(name: str) -> Iterator[dict[str, ArgumentValue]]:
 
 
 def _vit_size(arguments: Mapping[str, ArgumentValue]) -> ArgumentValue:
-    """The image size of torchvision's vision transformers, 224 unless given."""
+    """Return the image size of torchvision's vision transformers, 224 unless given."""
     return arguments.get("image_size", 224)
 
 
@@ -104,7 +104,7 @@ def _all_weights(name: str) -> list[Any]:
 
 
 def _weights_for(name: str, arguments: Mapping[str, ArgumentValue]) -> Any:
-    """The default weights; for a vision transformer those made for its image size."""
+    """Return the default weights, or those for a vision transformer's image size."""
     default = from_torchvision.models().get_model_weights(name).DEFAULT
     if not name.startswith("vit_"):
         return default

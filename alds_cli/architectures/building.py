@@ -1,4 +1,4 @@
-"""From an architecture to a network, and to what that is fed."""
+"""Building the network of an architecture, and finding its inputs and preprocessing."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from alds_cli.tracing.sharing import identity, share, shared_groups
 
 
 def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:
-    """Build the network, in training mode, without any download.
+    """Build the network in training mode, without any download.
 
-    Tensors that the constructor gives several names are one tensor on every device.
+    Tensors to which the constructor gives several names are one tensor on every device.
 
     Args:
-        architecture: what to build.
-        device: where its tensors live. On "meta" they have shapes but no values, and
-            building costs neither memory nor initialisation: good for names and
-            shapes, not for being filled, because buffers that a checkpoint may lack
-            have lost their values there. A `module:factory` is called as it is and
-            moved afterwards.
-        initialise: False leaves parameters at whatever their memory held, which saves
-            most of the time where all of them are loaded next (`require_match` sees to
-            that); buffers get their values. A `module:factory` is called as it is.
+        architecture: the architecture to build.
+        device: the device of its tensors. On "meta" they have shapes but no values, and
+            building costs neither memory nor initialisation. That suits names and shapes, but
+            such a network cannot be filled, because buffers that a checkpoint may lack have
+            lost their values. A `module:factory` is called as it is and moved afterwards.
+        initialise: whether to initialise parameters. False leaves them at whatever their
+            memory held, which saves most of the time if all of them are loaded next, as
+            `require_match` makes sure; buffers get their values. A `module:factory` is called
+            as it is.
 
     Raises:
         ArchitectureError: there is no such network, or its constructor or factory
@@ -44,10 +44,10 @@ def build(architecture: Architecture, *, device: str = "cpu", initialise: bool =
         MissingExtraError: the architecture is timm's, and timm is not installed.
     """
     with warnings.catch_warnings():
-        # What constructors deprecate concerns their authors, not the user of a checkpoint.
+        # Deprecation warnings of constructors concern their authors, not the user.
         warnings.simplefilter("ignore")
         network = _construct(architecture, _mode(device, initialise))
-        # Moving makes a tensor of its own of every name, so what was one is made one again.
+        # Moving makes a separate tensor for every name, so shared tensors are shared again.
         groups = shared_groups(network)
         moved = network.to(device)
         share(moved, groups)
@@ -74,7 +74,7 @@ def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Modu
         return make() if mode is None else _within(mode, make)
     except AldsError:
         raise
-    # Constructors raise whatever their code runs into when an argument makes no sense.
+    # Constructors may raise anything when an argument makes no sense.
     except Exception as error:
         raise ArchitectureError(
             f"{architecture} cannot be built: {type(error).__name__}: {error}",
@@ -83,7 +83,7 @@ def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Modu
 
 
 def _within(mode: SkeletonMode, make: Callable[[], nn.Module]) -> nn.Module:
-    """Call a constructor within `mode`, or without where it computes with what that withholds."""
+    """Call a constructor within `mode`, or without it if it needs values that `mode` withholds."""
     try:
         with mode:
             network = make()
@@ -91,7 +91,7 @@ def _within(mode: SkeletonMode, make: Callable[[], nn.Module]) -> nn.Module:
             materialise(network)
     except AldsError:
         raise
-    except Exception:  # noqa: BLE001 - whatever it was, the plain call shows what is the user's
+    except Exception:  # noqa: BLE001 - the plain call repeats the user's errors
         return make()
     return network
 
@@ -102,16 +102,16 @@ _DRAWS = frozenset({torch.Tensor.normal_, torch.Tensor.uniform_})
 
 
 class SkeletonMode(TorchFunctionMode):
-    """Within it, tensors come to be on the meta device: no memory, no initialisation.
+    """A mode in which tensors are made on the meta device, without memory or initialisation.
 
-    Only functions that allocate parameters are redirected. `torch.device("meta")` would
-    take `torch.arange` and its like along, with which some constructors (RegNet,
-    stochastic depth) compute widths and rates that they need as numbers.
+    Only functions that allocate parameters are redirected. `torch.device("meta")` would also
+    redirect functions such as `torch.arange`, with which some constructors (RegNet, stochastic
+    depth) compute widths and rates that they need as numbers.
 
     Args:
-        keep_values: redirect `torch.empty` alone. Its values are nobody's until they are
-            drawn, so it is parameters that are redirected, while buffers and constants
-            get theirs. For `materialise`.
+        keep_values: whether to redirect `torch.empty` only, as `materialise` requires. Tensors
+            made by it have no values until these are drawn, so parameters are redirected, while
+            buffers and constants get their values.
     """
 
     def __init__(self, *, keep_values: bool = False) -> None:
@@ -126,10 +126,10 @@ class SkeletonMode(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        """Send the call of `func` to the meta device if it allocates.
+        """Redirect the call of `func` to the meta device if it allocates.
 
-        Drawing numbers for a tensor without memory would do nothing, but import all of
-        PyTorch's compiler first.
+        Drawing random numbers for a tensor without memory is skipped: it would do nothing but
+        import all of PyTorch's compiler.
         """
         del types
         if func in _DRAWS and args[0].is_meta:
@@ -143,7 +143,7 @@ class SkeletonMode(TorchFunctionMode):
 def materialise(network: nn.Module) -> None:
     """Give the parameters on the meta device memory on the CPU, with arbitrary values.
 
-    Parameters that modules share stay shared, and those that share all their memory too.
+    Parameters that modules share stay shared, and so do those that share all their memory.
 
     Raises:
         ValueError: a buffer is on the meta device, so its value is lost.
@@ -156,17 +156,17 @@ def materialise(network: nn.Module) -> None:
         for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
             if not parameter.is_meta:
                 continue
-            own = identity(parameter)
-            if own not in replaced:
+            key = identity(parameter)
+            if key not in replaced:
                 memory = torch.empty_like(parameter, device="cpu")
-                replaced[own] = nn.Parameter(memory, parameter.requires_grad)
-            setattr(module, name, replaced[own])
+                replaced[key] = nn.Parameter(memory, parameter.requires_grad)
+            setattr(module, name, replaced[key])
 
 
-# DenseNet of 2017: `denselayer1.norm.1.weight`, today `denselayer1.norm1.weight`.
+# DenseNets of 2017 have `denselayer1.norm.1.weight`, today's have `denselayer1.norm1.weight`.
 _DENSE_LAYER = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..+)$")
 
-# Vision transformers of 2021: `mlp.linear_1` and `mlp.linear_2`, today a sequence of
+# Vision transformers of 2021 have `mlp.linear_1` and `mlp.linear_2`, today's a sequence of
 # linear, activation, dropout, linear.
 _TRANSFORMER_MLP = re.compile(r"^(.*encoder_layer_\d+\.mlp)\.linear_([12])\.(weight|bias)$")
 
@@ -181,7 +181,7 @@ def current_names(architecture: Architecture, names: Iterable[str]) -> dict[str,
 
 
 def renamed(names: Iterable[str]) -> dict[str, str]:
-    """Map names to today's, or all to themselves where old and new ones would collide."""
+    """Map names to today's, or all to themselves if old and new ones would collide."""
     mapping = {name: _current(name) for name in names}
     if len(set(mapping.values())) < len(mapping):
         return {name: name for name in mapping}
@@ -199,18 +199,18 @@ def _current(name: str) -> str:
 def input_shape(
     architecture: Architecture, module: nn.Module | None = None
 ) -> tuple[int, ...] | None:
-    """Give the shape of one sample without the batch: (c, h, w), or (c, t, h, w) for video.
+    """Return the shape of one sample without the batch: (c, h, w), or (c, t, h, w) for video.
 
-    It is the shape the network's published weights are evaluated at, with `image_size`,
+    It is the shape at which the network's published weights are evaluated, with `image_size`,
     `in_channels` and timm's `img_size` and `in_chans` respected.
 
     Args:
         architecture: the network.
-        module: the network built, asked only where the architecture is a factory: for
+        module: the built network, which is used only if the architecture is a factory: for
             an `input_shape`, an `input_size`, or timm's `default_cfg`.
 
     Returns:
-        The shape, or None for a factory whose module does not tell.
+        The shape, or None for a factory whose module does not state it.
 
     Raises:
         MissingExtraError: the architecture is timm's, and timm is not installed.
@@ -230,14 +230,14 @@ def input_shape(
 
 
 def default_inputs(architecture: Architecture, module: nn.Module | None = None) -> InputSpec | None:
-    """Give all that the network takes: one sample of `input_shape`, or what is more than that.
+    """Return all inputs of the network: one sample of `input_shape`, or several inputs.
 
     Args:
         architecture: the network.
-        module: the network built; see `input_shape`.
+        module: the built network; see `input_shape`.
 
     Returns:
-        The inputs, or None for a factory whose module does not tell.
+        The inputs, or None for a factory whose module does not state them.
 
     Raises:
         MissingExtraError: the architecture is timm's, and timm is not installed.
@@ -250,10 +250,10 @@ def default_inputs(architecture: Architecture, module: nn.Module | None = None) 
 
 
 def default_preprocessing(architecture: Architecture) -> Preprocessing | None:
-    """Give the preprocessing that the network's published weights are evaluated with.
+    """Return the preprocessing with which the network's published weights are evaluated.
 
-    torchvision's is that of its default weights, or of those for the `image_size` given;
-    the CIFAR networks' has no resizing.
+    For torchvision it is that of the default weights, or of those for the `image_size` given;
+    for the CIFAR networks it has no resizing.
 
     Returns:
         The preprocessing; None for a factory, for video, and for images with another

@@ -1,4 +1,4 @@
-"""Networks from the user's own code, written `package.module:factory`."""
+"""Networks from the user's own code, named `package.module:factory`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _find(name: str) -> Any:
 def _call(factory: Any, architecture: Architecture) -> object:
     try:
         return factory(**architecture.arguments)
-    # The user's code may raise anything, and none of it is this tool's traceback.
+    # The user's code may raise anything, which must not end in a traceback of this tool.
     except (Exception, SystemExit) as error:
         raise ArchitectureError(
             f"{architecture} failed: {type(error).__name__}: {error}",

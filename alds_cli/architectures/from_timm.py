@@ -1,4 +1,4 @@
-"""Networks of timm, written `timm:NAME`. timm is optional and imported when needed."""
+"""Networks of timm, named `timm:NAME`. The package is optional and imported when needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PREFIX = "timm:"
 
 
 def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
-    """Build timm's network `name` (without the prefix), weights left at random.
+    """Build timm's network `name` (without the prefix) with random weights.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -31,7 +31,7 @@ def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
 
 
 def input_shape(architecture: Architecture) -> tuple[int, int, int]:
-    """Give (c, h, w) of timm's configuration, with `in_chans` and `img_size` respected.
+    """Return (c, h, w) of timm's configuration, with `in_chans` and `img_size` respected.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -45,7 +45,7 @@ def input_shape(architecture: Architecture) -> tuple[int, int, int]:
 
 
 def preprocessing(architecture: Architecture) -> Preprocessing | None:
-    """Give timm's evaluation preprocessing; None where the image is not three-channelled.
+    """Return timm's preprocessing for evaluation; None if images do not have three channels.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -68,7 +68,7 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
 
 
 def _timm(name: str) -> ModuleType:
-    """Import timm and see that it knows `name`, with or without a tag behind a dot."""
+    """Import timm, and make sure that it has `name`, with or without a tag after a dot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Networks of torchvision by name. torchvision is imported when it is needed, not before."""
+"""Networks of torchvision by name. The package is imported when it is needed, not before."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from alds_cli.inputs import InputGroup, InputSpec, InputTensor
 from alds_cli.records import Architecture, ArgumentValue
 
 INDEXED_KINDS = frozenset({"classification", "segmentation", "video"})
-"""Kinds of torchvision networks that map one tensor to class scores: they are recognised."""
+"""The kinds of torchvision networks that are recognised: they map one tensor to class scores."""
 
 SUPPORTED_KINDS = INDEXED_KINDS | {"detection", "optical_flow"}
-"""Kinds that can be named. Which weights a detector's normalisation was made for shows in no
-name and shape (`caveats`), and optical flow has no classes, so neither is recognised.
-Quantized networks hold packed integers."""
+"""The kinds that can be named. Names and shapes do not show which epsilon a detector's weights
+were made for (`caveat`), and optical flow has no classes, so neither is recognised. Quantised
+networks, which hold packed integers, are not supported."""
 
 OLD_NORMALISATION = frozenset(
     {
@@ -30,34 +30,34 @@ OLD_NORMALISATION = frozenset(
     }
 )
 """Detectors whose published weights belong to networks that normalise with an epsilon of 0,
-while torchvision builds them with 1e-5 where it loads no weights."""
+while torchvision builds them with 1e-5 if it loads no weights."""
 
 _EPSILON = "norm_eps"
-"""An argument of these detectors that is not torchvision's own."""
+"""An argument of these detectors that torchvision does not have."""
 
 _DETECTOR_SIZES = {
     "fasterrcnn_mobilenet_v3_large_320_fpn": 320,
     "ssd300_vgg16": 300,
     "ssdlite320_mobilenet_v3_large": 320,
 }
-"""Where detectors scale images to another size than 800."""
+"""The sizes of detectors that scale images to another size than 800."""
 
 _FLOW_SIZE = 256
 
-# These two warn, and draw their weights slowly, unless told not to.
+# These two warn, and initialise their weights slowly, unless told not to.
 _INIT_WEIGHTS = frozenset({"googlenet", "inception_v3"})
 
 
 def models() -> ModuleType:
-    """Give `torchvision.models`."""
-    from torchvision import models  # noqa: PLC0415 - a second that most commands save
+    """Return `torchvision.models`."""
+    from torchvision import models  # noqa: PLC0415 - takes a second
 
     module: ModuleType = models
     return module
 
 
 def kind(name: str) -> str | None:
-    """Tell what sort of network torchvision's `name` is, None where it has none such.
+    """Return the kind of torchvision's network `name`; None if there is no such network.
 
     Returns:
         "classification", or the name of the subpackage that defines it, such as
@@ -90,9 +90,9 @@ def construct(name: str, arguments: Mapping[str, ArgumentValue]) -> nn.Module:
         defaults["weights_backbone"] = None
     if name in _INIT_WEIGHTS:
         defaults["init_weights"] = False
-    own = dict(arguments)
-    epsilon = own.pop(_EPSILON, None) if name in OLD_NORMALISATION else None
-    network: nn.Module = builder(**{**defaults, **own})
+    given = dict(arguments)
+    epsilon = given.pop(_EPSILON, None) if name in OLD_NORMALISATION else None
+    network: nn.Module = builder(**{**defaults, **given})
     if epsilon is not None:
         _set_epsilon(network, epsilon)
     return network
@@ -107,10 +107,10 @@ def _set_epsilon(network: nn.Module, epsilon: ArgumentValue) -> None:
 
 
 def inputs(architecture: Architecture) -> InputSpec | None:
-    """What a network takes that is fed otherwise than one image or clip; None for the others.
+    """Return the inputs of a network that takes more than one image or clip; None for others.
 
-    A detector takes a list of images, and scales each to `min_size` itself; optical flow
-    lies between two images.
+    A detector takes a list of images, each of which it scales to `min_size`; optical flow takes
+    two images.
     """
     found = kind(architecture.name)
     if found == "detection":

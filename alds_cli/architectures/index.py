@@ -1,6 +1,6 @@
-"""The prepared index of known networks: reading it, writing it, asking it.
+"""The prepared index of known networks: reading, writing and searching it.
 
-The file is JSON with one network per line; `indexing` makes it. Nothing here builds
+The file is JSON with one network per line; `build_index` makes it. Nothing here builds
 a network or imports torchvision.
 """
 
@@ -23,10 +23,10 @@ INDEX_NAME = "index.json"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One network of the index.
+    """A network in the index.
 
-    `tensors` is the number of needed entries; `digest`, `free` and `sample` are what
-    `signature` makes of them. `input_shape` is that of one sample, channels first.
+    `tensors` is the number of needed entries; `digest`, `free` and `sample` are those that
+    the functions below make of them. `input_shape` is that of one sample, channels first.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Entry:
     preprocessing: Preprocessing | None = None
 
     def read(self, shapes: Shapes) -> Architecture | None:
-        """Name the architecture if needed `shapes` are this network's, else give None."""
+        """Return the architecture if the needed `shapes` are this network's; None otherwise."""
         if len(shapes) != self.tensors:
             return None
         values = {argument.name: argument.read(shapes) for argument in self.free}
@@ -48,7 +48,7 @@ class Entry:
         return self.architecture(values)
 
     def architecture(self, values: Mapping[str, int | None]) -> Architecture:
-        """Name the architecture whose free arguments have these values, None for default."""
+        """Return the architecture with these values of free arguments; None means the default."""
         given = {
             argument.name: value
             for argument in self.free
@@ -65,16 +65,16 @@ class Index:
     entries: tuple[Entry, ...] = field(repr=False)
 
     def names(self) -> list[str]:
-        """Every `--arch` name in the index, sorted."""
+        """Return every `--arch` name in the index, sorted."""
         return sorted({entry.name for entry in self.entries})
 
     def matches(self, shapes: Shapes) -> list[Architecture]:
-        """Every architecture whose needed entries are exactly `shapes`."""
+        """Return every architecture whose needed entries are exactly `shapes`."""
         found = (entry.read(shapes) for entry in self.entries)
         return [architecture for architecture in found if architecture is not None]
 
     def entry(self, architecture: Architecture) -> Entry | None:
-        """The entry of `architecture`; of several, the one that fits its arguments best."""
+        """Return the entry of `architecture`; of several, the one that fits its arguments best."""
         fitting = [
             entry
             for entry in self.entries
@@ -86,13 +86,13 @@ class Index:
 
 @lru_cache(maxsize=1)
 def load_index() -> Index:
-    """Read the index that the package ships; later calls give the same object."""
+    """Read the index in the package; later calls return the same object."""
     text = files("alds_cli.architectures").joinpath(INDEX_NAME).read_text(encoding="utf-8")
     return decode(text)
 
 
 def encode(index: Index) -> str:
-    """Write `index` as JSON, one network per line, the same text for equal indexes."""
+    """Return `index` as JSON with one network per line; equal indexes give equal texts."""
     lines = [json.dumps(_encode_entry(entry)) for entry in index.entries]
     head = json.dumps(index.torchvision)
     return f'{{"torchvision": {head},\n"entries": [\n' + ",\n".join(lines) + "\n]}\n"
@@ -155,7 +155,7 @@ def _decode_preprocessing(
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""The entries of a state dict: full name to shape."""
+"""The shapes of a state dict's entries, by their full names."""
 
 DERIVED_BUFFERS = frozenset(
     {
@@ -166,16 +166,16 @@ DERIVED_BUFFERS = frozenset(
         "relative_position_index",
     }
 )
-"""Buffers, by the last part of their names, that a constructor fills and training leaves
-alone, or that play no part in inference; a checkpoint may lack them."""
+"""Last parts of the names of buffers that a checkpoint may lack: a constructor fills them and
+training does not change them, or inference does not use them."""
 
 SAMPLE_SIZE = 48
-"""Entries kept of each network to estimate how near a checkpoint is to it."""
+"""The number of entries kept of each network to estimate how similar a checkpoint is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Entry `name` has extent `factor` × argument along `axis`."""
+    """An extent that an argument sets: entry `name` has `factor` × argument along `axis`."""
 
     name: str
     axis: int
@@ -184,14 +184,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class FreeArgument:
-    """A constructor argument that can be read off the shapes, and where it shows."""
+    """A constructor argument that can be read off the shapes, with the extents that show it."""
 
     name: str
     default: int
     slots: tuple[Slot, ...]
 
     def read(self, shapes: Shapes) -> int | None:
-        """Give the argument's value in `shapes`, None where its slots do not agree on one."""
+        """Return the argument's value in `shapes`; None if its slots do not agree on one."""
         values = {_value(slot, shapes.get(slot.name, ())) for slot in self.slots}
         return values.pop() if len(values) == 1 else None
 
@@ -204,17 +204,17 @@ def _value(slot: Slot, shape: tuple[int, ...]) -> int | None:
 
 
 def is_derived(name: str) -> bool:
-    """Whether a checkpoint may lack the entry `name`."""
+    """Return whether a checkpoint may lack the entry `name`."""
     return name.rpartition(".")[2] in DERIVED_BUFFERS
 
 
 def needed(shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Leave out the entries that a checkpoint may lack."""
+    """Return the shapes without the entries that a checkpoint may lack."""
     return {name: tuple(shape) for name, shape in shapes.items() if not is_derived(name)}
 
 
 def digest(shapes: Shapes, free: Iterable[FreeArgument]) -> str:
-    """Hash needed `shapes` with the slots of `free` left open, whatever their order.
+    """Hash the needed `shapes` in any order, with the slots of `free` left open.
 
     Returns:
         128 bits in hexadecimal.
@@ -228,14 +228,14 @@ def digest(shapes: Shapes, free: Iterable[FreeArgument]) -> str:
 
 
 def tokens(shapes: Shapes) -> dict[str, str]:
-    """Hash each entry: 32 bits of its name to 16 bits of its shape, both in hexadecimal."""
+    """Map 32 bits of the hash of each name to 16 bits of its shape's, both in hexadecimal."""
     return {_hash(name, 4): _hash("x".join(map(str, shape)), 2) for name, shape in shapes.items()}
 
 
 def sample(shapes: Shapes, free: Iterable[FreeArgument]) -> dict[str, str]:
-    """Choose at most `SAMPLE_SIZE` tokens of needed `shapes`, none of an entry with a slot.
+    """Choose at most `SAMPLE_SIZE` tokens of needed `shapes`, without entries that have slots.
 
-    The choice is by the smallest hashes of the names. It is therefore even, and the
+    The names with the smallest hashes are chosen. The choice is therefore even, and the
     same for networks that share their names: the bottom-k sketch of Broder, "On the
     resemblance and containment of documents", 1997.
     """
@@ -253,18 +253,18 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Where a checkpoint departs from a network; each line names an entry."""
+    """The differences between a checkpoint and a network; each line names an entry."""
 
     missing: Sequence[str]
     unexpected: Sequence[str]
     reshaped: Sequence[str]
 
     def __bool__(self) -> bool:
-        """Whether there is any difference."""
+        """Return whether there is any difference."""
         return bool(self.missing or self.unexpected or self.reshaped)
 
     def __str__(self) -> str:
-        """Count the differences and show the first few of each sort, one sort per line."""
+        """Count the differences and list the first few of each kind, one kind a line."""
         sorts = (
             ("missing from the checkpoint", self.missing),
             ("not in the network", self.unexpected),
@@ -279,10 +279,10 @@ def _summary(title: str, lines: Sequence[str]) -> str:
 
 
 def compare(expected: Shapes, given: Shapes) -> Differences:
-    """List how the entries `given` by a checkpoint differ from those `expected`.
+    """List how the entries `given` in a checkpoint differ from those `expected`.
 
     Buffers that a checkpoint may lack (`num_batches_tracked`, relative positions) are
-    not missed; where they are present, their shapes must be right.
+    not missed; if they are present, their shapes must be right.
     """
     return Differences(
         missing=[name for name in expected if name not in given and not is_derived(name)],
@@ -292,7 +292,7 @@ def compare(expected: Shapes, given: Shapes) -> Differences:
 
 
 def reshaped(expected: Shapes, given: Shapes) -> Iterator[str]:
-    """Say which entries have another shape than is expected."""
+    """Yield a description of every entry whose shape is not the expected one."""
     for name, shape in expected.items():
         if name in given and tuple(given[name]) != tuple(shape):
             yield f"{name} is {_text(given[name])}, not {_text(shape)}"
@@ -303,18 +303,18 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def require_match(architecture: Architecture, expected: Shapes, given: Shapes) -> None:
-    """See that a checkpoint belongs to a network, by the names and shapes of all entries.
+    """Make sure by the names and shapes of all entries that a checkpoint belongs to a network.
 
-    Buffers that a checkpoint may lack (`signature.DERIVED_BUFFERS`) are not required, so
-    the checkpoint's tensors are to be loaded over a network built with values.
+    Buffers that a checkpoint may lack (`is_derived`) are not required, so the checkpoint's
+    tensors must be loaded into a network that was built with values.
 
     Args:
-        architecture: what the network was built from, for the message.
+        architecture: the network's architecture, for the message.
         expected: names and shapes of the network's state dict.
         given: names and shapes of the checkpoint.
 
     Raises:
-        ArchitectureError: they differ; lists missing, unexpected and differently shaped
+        ArchitectureError: they differ; it lists missing, unexpected and differently shaped
             entries. If the checkpoint is another known network, the tip names it.
     """
     differences = compare(expected, given)
@@ -354,7 +354,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def arguments_tip(architecture: Architecture) -> str | None:
-    """How a constructor gets arguments, where it was given none and may lack one."""
+    """Return a tip on how to pass arguments if the constructor was given none."""
     if architecture.arguments:
         return None
     return "constructor arguments are given as --arch-arg name=value"

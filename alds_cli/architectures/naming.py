@@ -1,4 +1,4 @@
-"""What `--arch` and `--arch-arg` accept."""
+"""Parsing and checking the values of `--arch` and `--arch-arg`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from alds_cli.records import Architecture, ArgumentValue
 
 _WORDS: dict[str, ArgumentValue] = {"none": None, "null": None, "true": True, "false": False}
 
-# Each of these would fetch weights or read files: the checkpoint brings the weights.
+# Each of these would fetch weights or read files, but the weights come from the checkpoint.
 _WEIGHT_ARGUMENTS = frozenset(
     {"checkpoint_path", "pretrained", "progress", "weights", "weights_backbone"}
 )
 
 
 def known_names() -> list[str]:
-    """Every plain `--arch` name, sorted: torchvision's networks and the built-in ones.
+    """Return every plain `--arch` name, sorted: torchvision's networks and the built-in ones.
 
-    Names of the form `timm:NAME` and `package.module:factory` come on top.
+    Names of the form `timm:NAME` and `package.module:factory` are accepted as well.
     """
     return load_index().names()
 
@@ -30,7 +30,7 @@ def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture
     """Read an `--arch` name and its `--arch-arg key=value` strings.
 
     A value is None (`none`, `null`), a bool (`true`, `false`), an int, a finite float,
-    or else text; upper and lower case are the same in words. The network is not built,
+    or else text; these words may be in upper or lower case. The network is not built,
     so a factory or a timm name is not looked up yet.
 
     Raises:
@@ -54,13 +54,13 @@ def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture
 
 
 def require_plain(architecture: Architecture) -> None:
-    """Refuse what `parse_architecture` would refuse, in an architecture that a file names.
+    """Refuse an architecture named in a file if `parse_architecture` would refuse it.
 
     Raises:
         ArchitectureError: the name is unknown.
-        OptionError: an argument is none that can be written as text, or asks for weights.
+        OptionError: an argument cannot be written as text, or asks for weights.
     """
-    # A file's JSON may hold lists and objects where the type says plain values.
+    # A file's JSON may hold lists and objects instead of plain values.
     values: list[object] = list(architecture.arguments.values())
     if not all(value is None or isinstance(value, (str, int, float)) for value in values):
         raise OptionError("an architecture's arguments are plain values")
@@ -69,7 +69,7 @@ def require_plain(architecture: Architecture) -> None:
 
 
 def is_factory(name: str) -> bool:
-    """Whether the name stands for code of the user's own, `package.module:factory`."""
+    """Return whether the name stands for the user's own code, `package.module:factory`."""
     return ":" in name and not name.startswith(from_timm.PREFIX)
 
 
@@ -83,7 +83,7 @@ def _check_name(name: str) -> None:
 
 
 def _check_timm_name(name: str) -> None:
-    # timm also takes hf-hub:… and local-dir:…, which read what is not the checkpoint.
+    # timm also takes hf-hub:… and local-dir:…, which read other files than the checkpoint.
     plain = name.removeprefix(from_timm.PREFIX)
     if not plain or ":" in plain or "/" in plain:
         raise ArchitectureError(f"'{name}' is not timm:NAME with a name of timm's own registry")
@@ -97,7 +97,7 @@ def _check_factory_name(name: str) -> None:
 
 
 def _check_torchvision_name(name: str) -> None:
-    """Accept what only the installed torchvision knows, and say why others are refused."""
+    """Accept names that only the installed torchvision knows, and say why others are refused."""
     kind = from_torchvision.kind(name)
     if kind is None:
         raise ArchitectureError(
@@ -119,14 +119,14 @@ def _check_torchvision_name(name: str) -> None:
 
 
 def parse_argument(argument: str, option: str = "--arch-arg") -> tuple[str, ArgumentValue]:
-    """A `key=value` as a command line has it; the value's type is told from how it looks.
+    """Split a `key=value` of the command line; the value's type follows from its form.
 
     Args:
         argument: the text.
-        option: where it was given, for the message.
+        option: the option that it was given to, for the message.
 
     Raises:
-        OptionError: it has no such form.
+        OptionError: it is not of the form key=value.
     """
     key, equals, text = argument.partition("=")
     if not equals or not key.isidentifier():

@@ -1,4 +1,4 @@
-"""From the names and shapes of a state dict to the network it belongs to."""
+"""Recognising the network of a state dict by its names and shapes."""
 
 from __future__ import annotations
 
@@ -39,22 +39,21 @@ _NEAR = 0.9
 def recognise(shapes: Shapes) -> Architecture:
     """Find the network, and its number of classes, from a state dict's names and shapes.
 
-    Looks it up in the package's index; nothing is built. Only entries that a checkpoint
-    must have are compared: `num_batches_tracked` and buffers of relative positions may
-    be there or not. Arguments are given only where they differ from the builder's
-    defaults. Names of torchvision's older files count as what they are called today
-    (`current_names`).
+    The network is looked up in the package's index; nothing is built. Only entries that a
+    checkpoint must have are compared, so `num_batches_tracked` and buffers of relative positions
+    may be there or not. Arguments are stated only if they differ from the builder's defaults.
+    Names in torchvision's older files count as today's names (`current_names`).
 
-    The index holds torchvision's and the built-in networks, so where another library's
-    network has the very same entries (as many of timm's ResNets have), the answer is
-    torchvision's: name timm's with `--arch timm:NAME` where its computation differs.
+    The index holds torchvision's and the built-in networks. If another library's
+    network has the very same entries, as many of timm's ResNets have, the answer is
+    torchvision's; if the computation differs, name timm's with `--arch timm:NAME`.
 
     Args:
-        shapes: entry names, without any wrapper's prefix, to shapes.
+        shapes: the shapes by the entries' names, without prefixes of wrappers.
 
     Raises:
         ArchitectureError: no known network fits, and the message lists the nearest with
-            what differs; or several do, and the message lists them.
+            the differences; or several fit, and the message lists them.
     """
     today = renamed(shapes)
     entries = needed({today[name]: shape for name, shape in shapes.items()})
@@ -67,18 +66,18 @@ def recognise(shapes: Shapes) -> Architecture:
 
 
 def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ()) -> Architecture:
-    """Find the network of a checkpoint whose names may have wrappers, and entries of no layer.
+    """Find the network of a checkpoint that may have wrappers and entries of no layer.
 
-    The index is asked for the exact names and shapes without wrappers and without what says
-    of itself that it is none of weights. Where it knows none, the nearest network is built, on
-    the meta device, and taken if the checkpoint resolves to it, entry by entry.
+    The index is searched for the exact names and shapes, without wrappers and without entries
+    whose names say that they are not weights. If it has no match, the nearest network is built
+    on the meta device, and chosen if the checkpoint resolves to it, entry by entry.
 
     Args:
-        tensors: the checkpoint's entries under the names they have there.
-        spared: those of them that need not belong to the network.
+        tensors: the checkpoint's entries under their names in the file.
+        spared: the names of entries that need not belong to the network.
 
     Raises:
-        ArchitectureError: as `recognise`.
+        ArchitectureError: no network fits, or several do; see `recognise`.
     """
     ways = [
         _stripped(root, tensors) for _, root in roots(tree_of({name: name for name in tensors}))
@@ -107,7 +106,7 @@ def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ())
 
 
 def _stripped(root: Node, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The needed entries below a place in the checkpoint, under today's names."""
+    """Return the needed entries below a node of the checkpoint, under today's names."""
     shapes = {
         name: tuple(tensors[given].shape)
         for name, given in plain_names(root)
@@ -128,7 +127,7 @@ def _only(found: list[Architecture]) -> Architecture:
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """How near an entry of the index is.
+    """The similarity of a checkpoint to an entry of the index.
 
     `matching` is the estimated fraction of its tensors that the checkpoint has with the
     same name and shape, `named` with the same name.
@@ -139,13 +138,13 @@ class _Candidate:
     named: float
 
     def architecture(self, entries: Shapes) -> Architecture:
-        """The network, with the arguments that the checkpoint's shapes say."""
+        """Return the network with the arguments that the checkpoint's shapes imply."""
         return self.entry.architecture({each.name: each.read(entries) for each in self.entry.free})
 
     def rank(self, tensors: int) -> tuple[float, str]:
-        """Sort key, nearest first: what both share relative to what both have."""
+        """Return a sort key, nearest first: the number of common tensors relative to both sizes."""
         share = self.entry.tensors / (self.entry.tensors + tensors)
-        # A name alone counts half: a narrower network of the same make is near, too.
+        # A name alone counts half, because a narrower network of the same family is near, too.
         return (-(self.matching + self.named) * share, self.entry.name)
 
 
@@ -179,11 +178,11 @@ def _unknown(entries: Shapes) -> str:
 
 
 def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
-    """Build the nearest network's skeleton and say where the checkpoint departs from it."""
+    """Build the nearest network on the meta device, and list the checkpoint's differences."""
     architecture = candidate.architecture(entries)
     try:
         state = build(architecture, device="meta").state_dict()
-    except AldsError:  # an installed torchvision of another age; the list above stands
+    except AldsError:  # the installed torchvision lacks it; the list above must do
         return []
     expected = needed({name: tuple(tensor.shape) for name, tensor in state.items()})
     same = sum(entries.get(name) == shape for name, shape in expected.items())
@@ -197,17 +196,17 @@ _TRANSFORM_INPUT = frozenset({"googlenet", "inception_v3"})
 
 
 def caveat(architecture: Architecture) -> str | None:
-    """Warn where two networks with the same entries compute different things.
+    """Warn if two networks with the same entries compute different things.
 
     torchvision's published weights of GoogLeNet and Inception v3 belong to networks that
-    rescale their input themselves (`transform_input`), networks built without weights do
-    not. `recognise` answers with the builder's default, so this is worth telling.
+    rescale their input themselves (`transform_input`), while networks built without weights do
+    not. `recognise` returns the builder's default, so the user is warned.
 
-    Four of torchvision's detectors were published normalising with an epsilon of 0
-    (`norm_eps`), and are built without weights with the usual one.
+    Four of torchvision's detectors were published with an epsilon of 0 in their normalisation
+    (`norm_eps`), but are built without weights with the usual one.
 
     Returns:
-        One sentence with the option to change, or None where nothing is in doubt.
+        One sentence with the option to change, or None if there is no doubt.
     """
     if architecture.name in _TRANSFORM_INPUT and "transform_input" not in architecture.arguments:
         return (

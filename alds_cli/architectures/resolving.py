@@ -1,4 +1,4 @@
-"""Which entry of a checkpoint stands for which of a network, and which stand for none."""
+"""Matching the entries of a checkpoint with those of a network, and explaining the others."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture
 
 _MOST_PREFIXES = 200
-"""Places in a file's names that are tried for the sake of a tip."""
+"""The most prefixes of a file's names that are tried in search of a tip."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """How a checkpoint's entries become a network's.
+    """The assignment of a checkpoint's entries to a network's.
 
-    `names` gives for each of the network's entries the checkpoint's. `left_out` are entries
-    of no layer; `prefix` is what stands before all names, wrappers or a holder; `rivals` are
-    other prefixes under which the whole network is found as well.
+    `names` maps each of the network's entries to the checkpoint's. `left_out` are entries of no
+    layer; `prefix` is what precedes all names, that is wrappers or a holder; `rivals` are other
+    prefixes under which the whole network is found as well.
     """
 
     names: Mapping[str, str]
@@ -58,22 +58,22 @@ def resolve(
 ) -> Resolution:
     """Find a network's entries in a checkpoint, by names and shapes.
 
-    Wrappers' components are taken off wherever they stand in a name and the network has no
-    such component, and the network may lie below one of the names that training scripts hold
-    it by. Every entry that it needs must be there, one of several names of a shared tensor
-    being enough. Entries that are left over must be explained, as `leftovers.unexplained`
-    says, or be another copy of the network.
+    Components of wrappers are removed wherever they occur in a name and the network has no such
+    component, and the network may be below one of the names by which training scripts hold it.
+    Every entry that it needs must be there, though one of several names of a shared tensor is
+    enough. Entries that are left over must be explained, as `unexplained` describes, or be
+    another copy of the network.
 
     Args:
-        architecture: what the network was built from.
+        architecture: the network's architecture.
         expected: names and shapes of the network's state dict.
-        tensors: the checkpoint's.
-        twins: names of the network that stand for one tensor each.
+        tensors: the checkpoint's entries.
+        twins: groups of the network's names that stand for one tensor each.
         spared: entries of the checkpoint that need no explanation.
 
     Raises:
-        ArchitectureError: the checkpoint does not belong to the network; lists missing,
-            unexpected and differently shaped entries, with a tip where one can help.
+        ArchitectureError: the checkpoint does not belong to the network; it lists missing,
+            unexpected and differently shaped entries, with a tip if one can help.
     """
     places = list(_places(architecture, expected, tensors, twins))
     whole = [place for place in places if not (place.missing or place.reshaped)]
@@ -99,9 +99,9 @@ def resolve(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """The network as it is found from one place in the checkpoint's tree of names.
+    """The network as found below one place in the checkpoint's tree of names.
 
-    `relative` gives for names below that place what they are called from there.
+    `relative` maps names below that place to the names relative to it.
     """
 
     trail: tuple[str, ...]
@@ -116,11 +116,11 @@ class _Place:
 
     @property
     def matching(self) -> int:
-        """Entries that fit."""
+        """The number of entries that fit."""
         return len(self.names) - len(self.reshaped)
 
     def copies(self, best: _Place, size: int) -> bool:
-        """Whether this is another copy of the network, most of it at least, held elsewhere."""
+        """Return whether this is another copy of at least most of the network, held elsewhere."""
         return (
             bool(self.trail)
             and not self.reshaped
@@ -139,7 +139,7 @@ def _places(
     owns = list(_own_roots(tree_of({name: name for name in expected})))
     together = {name: group for group in twins for name in group}
     for trail, root in roots(tree):
-        names = max((led_back(root, own) for own in owns), key=len)
+        names = max((led_back(root, network_root) for network_root in owns), key=len)
         yield _Place(
             trail,
             names,
@@ -150,13 +150,13 @@ def _places(
                 if not is_derived(name) and names.keys().isdisjoint(together.get(name, (name,)))
             ],
             list(
-                reshaped(expected, {own: tuple(tensors[name].shape) for own, name in names.items()})
+                reshaped(expected, {key: tuple(tensors[name].shape) for key, name in names.items()})
             ),
         )
 
 
 def _own_roots(tree: Node) -> Iterator[Node]:
-    """Where the network's own names may begin: below a holder that holds all of it, too."""
+    """Yield the nodes where the network's names may begin: at the top, or below its sole holder."""
     yield tree
     while len(tree.children) == 1 and tree.name is None:
         ((key, tree),) = tree.children.items()
@@ -172,7 +172,7 @@ def _tip(
     best: _Place,
     differences: Differences,
 ) -> str | None:
-    """What can help, given that the architecture was named or is settled."""
+    """Return a tip for an architecture that was named or is certain; None if there is none."""
     shapes = {relative: tuple(tensors[name].shape) for name, relative in best.relative.items()}
     found = [each for each in load_index().matches(needed(shapes)) if each != architecture]
     if found:
@@ -188,8 +188,8 @@ def _tip(
 
 
 def _better_prefix(expected: Shapes, tensors: Mapping[str, Tensor], best: _Place) -> str | None:
-    """What stands before the names of most of the network, where it is no wrapper known."""
-    own = tree_of({name: name for name in expected})
+    """Return a prefix, not of a known wrapper, below which most of the network is found."""
+    network_tree = tree_of({name: name for name in expected})
     level: list[tuple[tuple[str, ...], Node]] = [((), tree_of({name: name for name in tensors}))]
     found: tuple[int, str] | None = None
     tried = 0
@@ -201,7 +201,7 @@ def _better_prefix(expected: Shapes, tensors: Mapping[str, Tensor], best: _Place
             tried += 1
             matching = sum(
                 tuple(tensors[name].shape) == tuple(expected[own_name])
-                for own_name, name in led_back(node, own).items()
+                for own_name, name in led_back(node, network_tree).items()
             )
             if matching > max(best.matching, len(expected) // 2, found[0] if found else 0):
                 found = matching, ".".join(trail)
@@ -234,38 +234,38 @@ _OF_TRAINING = re.compile(
     r"confmat|optimizer|scheduler|ema_decay)(?:$|_|\d)",
     re.IGNORECASE,
 )
-"""A component that says it is about the training."""
+"""A component that refers to the training."""
 
 _OF_LAYERS = re.compile(
     r"(?:weight|bias|gamma|beta|scale|shift|running_mean|running_var|mean|std|(?:weight|bias)_.*)$"
 )
-"""The last component of an entry that some layer computes with."""
+"""The last component of an entry with which some layer computes."""
 
 _MOST_SMALL = 16
-"""Entries of no known meaning that are left out at most."""
+"""The most entries of unknown meaning that are left out."""
 
 
 def unexplained(
-    left: Mapping[str, Tensor], relative: Mapping[str, str], own: Collection[str]
+    left: Mapping[str, Tensor], relative: Mapping[str, str], components: Collection[str]
 ) -> list[str]:
-    """Those of the entries that a network does not have which may be a layer's.
+    """Return the entries that a network does not have, but that may belong to a layer.
 
     An entry is explained, and may be left out, if
 
-    - its last component is a word of bookkeeping (`position_ids`, `total_ops`,
+    - its last component is a bookkeeping term (`position_ids`, `total_ops`,
       `n_averaged`, …), or it holds truth values;
-    - or no part of the network has the name it begins with, and either a component of its
-      name is about training (`criterion`, `loss_fn`, `val_acc`, …), or it holds whole numbers
-      or no more than one dimension and is not named as layers name what they compute with
-      (`weight`, `bias`, `running_mean`, …). Of these last, sixteen at most.
+    - or no part of the network has the name that it begins with, and either a component of its
+      name refers to training (`criterion`, `loss_fn`, `val_acc`, …), or it holds whole numbers
+      or has at most one dimension and is not named as layers name what they compute with
+      (`weight`, `bias`, `running_mean`, …). At most sixteen of the latter are left out.
 
     Everything else may be weights, and weights that a network does not have are a sign that
-    it is another one.
+    it is a different network.
 
     Args:
         left: the entries, by their names in the file.
-        relative: their names from where the network begins, where they stand below that.
-        own: first components of the network's names.
+        relative: the names, relative to the network's beginning, of those below it.
+        components: the first components of the network's names.
     """
     doubtful: list[str] = []
     small: list[str] = []
@@ -273,7 +273,7 @@ def unexplained(
         parts = relative.get(name, name).split(".")
         if _is_bookkeeping(parts, tensor):
             continue
-        if parts[0] in own:
+        if parts[0] in components:
             doubtful.append(name)
         elif not any(_OF_TRAINING.search(part) for part in parts):
             (doubtful if _may_be_a_layers(parts, tensor) else small).append(name)
@@ -281,17 +281,17 @@ def unexplained(
 
 
 def is_bookkeeping(name: str, tensor: Tensor) -> bool:
-    """Whether an entry is none of weights, whatever network it stands in."""
+    """Return whether an entry is not a weight, whatever the network."""
     return _is_bookkeeping(name.split("."), tensor)
 
 
 def is_training(name: str) -> bool:
-    """Whether an entry's name says that it is about the training."""
+    """Return whether an entry's name says that it belongs to the training."""
     return any(_OF_TRAINING.search(part) for part in name.split("."))
 
 
 def patterns(names: Iterable[str]) -> list[str]:
-    """What `--ignore` would take to leave entries out: one pattern for each first component."""
+    """Return patterns for `--ignore` that match entries: one for each first component."""
     return list(
         dict.fromkeys(f"{name.partition('.')[0]}.*" if "." in name else name for name in names)
     )

@@ -1,10 +1,10 @@
-"""Names that wrappers add to a network's own, and how a file's names are led back to those.
+"""Names that wrappers add to a network's own, and the way from a file's names back to those.
 
-The names of a state dict form a tree. Wrappers stand in it as components of their own:
-parallel training, compilation, sharding and activation checkpointing put one wherever they
-wrapped a module, training frameworks put the whole network under an attribute of theirs. Both
-trees, the file's and the network's, are walked together, so that a component is taken for a
-wrapper only where the network itself has none of that name, or does not fit with it.
+The names of a state dict form a tree, in which wrappers are components of their own. Parallel
+training, compilation, sharding and activation checkpointing add one wherever they wrap a module;
+training frameworks put the whole network under an attribute of theirs. The trees of the file and
+of the network are walked together, so that a component counts as a wrapper only if the network
+itself has no component of that name, or fits better without it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WRAPPERS = frozenset(
         "wrapped_module",
     }
 )
-"""What stands at any place of a name."""
+"""Components of wrappers, which may be anywhere in a name."""
 
 HOLDERS = (
     "model",
@@ -63,10 +63,10 @@ HOLDERS = (
     "target_network",
     "generator_ema",
 )
-"""What training scripts hold a whole network by, in the order they are preferred."""
+"""Names by which training scripts hold a whole network, in the order of preference."""
 
 _MOST_COMPONENTS = 100
-"""A name of more is left as it is: no network is nested so deeply."""
+"""Names of more components are left as they are: no network is nested so deeply."""
 
 _MOST_ROOTS = 64
 
@@ -80,10 +80,10 @@ class Node:
 
 
 def tree_of(names: Mapping[str, str]) -> Node:
-    """The tree of some names.
+    """Build the tree of some names.
 
     Args:
-        names: what each name is spelt like in the tree; most often itself.
+        names: the path of each name in the tree by the name, which mostly are the same.
     """
     root = Node()
     for name, spelling in names.items():
@@ -96,10 +96,10 @@ def tree_of(names: Mapping[str, str]) -> Node:
 
 
 def roots(tree: Node) -> list[tuple[tuple[str, ...], Node]]:
-    """Where in a file's tree a network may begin: at the top, or below names that hold one.
+    """Return the nodes where a network may begin: the top, and those below names that hold one.
 
     Returns:
-        The components on the way, and the node; the top first, then as `HOLDERS` prefers.
+        The components leading to each node, and the node; first the top, then by `HOLDERS`.
     """
     found: list[tuple[tuple[str, ...], Node]] = [((), tree)]
     level = found
@@ -118,35 +118,35 @@ def _order(children: Iterable[str]) -> list[str]:
     return [key for key in (*sorted(WRAPPERS), *HOLDERS) if key in present]
 
 
-def led_back(given: Node, own: Node) -> dict[str, str]:
-    """Which of a network's names each of a file's names stands for.
+def led_back(given: Node, network: Node) -> dict[str, str]:
+    """Match the names of a file with those of a network.
 
     Args:
-        given: the file's tree, from where the network may begin.
-        own: the network's.
+        given: the file's tree, below a node where the network may begin.
+        network: the network's tree.
 
     Returns:
-        The file's name for each of the network's names that it has; as many as possible.
+        The file's names by the network's names, for as many of these as possible.
     """
     found: dict[str, str] = {}
-    if given.name is not None and own.name is not None:
-        found[own.name] = given.name
-    for key, child in own.children.items():
+    if given.name is not None and network.name is not None:
+        found[network.name] = given.name
+    for key, child in network.children.items():
         if key in given.children:
             found |= led_back(given.children[key], child)
     for key in WRAPPERS & given.children.keys():
-        within = led_back(given.children[key], own)
-        if key not in own.children:
+        within = led_back(given.children[key], network)
+        if key not in network.children:
             found = within | found
         elif len(within) > len(found):
             found = within
-    for key in (WRAPPERS & own.children.keys()) - given.children.keys():
-        found = led_back(given, own.children[key]) | found
+    for key in (WRAPPERS & network.children.keys()) - given.children.keys():
+        found = led_back(given, network.children[key]) | found
     return found
 
 
 def spellings(names: Iterable[str]) -> set[str]:
-    """Every name that one of these may stand for: as it is, and without wrappers and holders."""
+    """Return every name that these may stand for, with and without wrappers and holders."""
     found: set[str] = set()
     tree = tree_of({name: name for name in names})
     for _, root in roots(tree):
@@ -155,7 +155,7 @@ def spellings(names: Iterable[str]) -> set[str]:
 
 
 def plain_names(root: Node) -> Iterator[tuple[str, str]]:
-    """The names below a node, without any wrapper's component, and what they are in the file."""
+    """Yield the names below a node without components of wrappers, and their names in the file."""
     yield from _plain_names(root, ())
 
 

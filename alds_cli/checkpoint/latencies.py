@@ -29,7 +29,7 @@ LATENCY_VERSION = 1
 """Part of the file's name, raised whenever the meaning of the numbers changes."""
 
 MAX_AGE = 30 * 24 * 3600.0
-"""How long times are trusted, in seconds: drivers, firmware and cooling change."""
+"""The seconds for which times are trusted, because drivers, firmware and cooling change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from alds_cli.tracing.trace import evaluation_mode
 
 _SAMPLED = 4096
-"""How many numbers of each call of a layer are compared; all would take much memory."""
+"""The most numbers of each call of a layer that are compared; all would take much memory."""
 
 
 _DEPTH = 8
-"""How many levels of containers are searched for a network's outputs."""
+"""The levels of containers that are searched for a network's outputs."""
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from alds_cli.tracing.trace import Trace, trace
 Model = str | Path | Network | nn.Module
 
 Preparation = Preprocessing | Callable[[Preprocessing | None], Preprocessing | None] | None
-"""How images become the input: stated, a function that changes what the model states, or None."""
+"""A preprocessing, a function that changes the one the model states, or None for the latter."""
 
 
 def stated_architecture(source: Source) -> Architecture | None:

@@ -65,7 +65,7 @@ class MethodFlags:
 
 @dataclass(frozen=True, slots=True)
 class CompressOptions:
-    """How to make a network smaller."""
+    """The options of making a network smaller."""
 
     model: ModelField
     source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS

@@ -25,7 +25,7 @@ ModelField = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """How to read a model file, if the file alone does not tell.
+    """The options of reading a model file, if the file alone does not suffice.
 
     Attributes:
         arch: a name as `--arch` takes it.

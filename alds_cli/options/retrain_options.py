@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RetrainOptions:
-    """How to train a network further."""
+    """The options of training a network further."""
 
     model: ModelField
     data: DataField

@@ -1,4 +1,4 @@
-"""The plain values that travel between the rooms: no behaviour beyond what they are.
+"""The plain values that are passed between the rooms, without any further behaviour.
 
 Parameter counts are numbers of scalars, MACs are multiply-accumulates for one
 input sample, bytes are bytes of a file, times are seconds unless a field's name

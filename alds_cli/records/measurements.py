@@ -1,4 +1,4 @@
-"""What was measured of networks and told of runs: qualities, sizes, times, epochs, progress."""
+"""Measurements of networks and reports on runs: qualities, sizes, times, epochs, progress."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """What a network costs: parameters, MACs of one sample, bytes on disk, latency."""
+    """The costs of a network: parameters, MACs of one sample, bytes on disk, latency."""
 
     params: int
     macs: int | None
@@ -178,14 +178,14 @@ class SweepRecord(SweepRun):
 
 @dataclass(frozen=True, slots=True)
 class ClassAssignment:
-    """How the labels of images were found, and what speaks against them.
+    """The way in which the labels of images were found, and doubts about them.
 
     Attributes:
         classes: "named", by the names of the class folders; "file", by a list of the network's
             classes; "numbered", by the order of the folders; None where the source of the
             images has numbers for labels.
-        warning: why the labels may not be the network's.
-        note: what the names were taken for, where that is not the order of the folders.
+        warning: the reason why the labels may not be the network's.
+        note: how the names were interpreted, if not by the order of the folders.
     """
 
     classes: Literal["named", "file", "numbered"] | None = None
@@ -236,4 +236,4 @@ class ProgressEvent:
 
 
 ProgressCallback = Callable[[ProgressEvent], None]
-"""Called from library code as work advances; must be quick and must not raise."""
+"""A function called from library code as work advances; it must be fast and must not raise."""

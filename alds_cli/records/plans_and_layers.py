@@ -1,4 +1,4 @@
-"""Networks, their layers, the tables of these, and plans of what becomes of them."""
+"""Networks, their layers, the layers' error tables, and plans of what becomes of the layers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IntArray = NDArray[np.int64]
 
 
 ArgumentValue = Annotated[str | int | float | bool | None, PLAIN]
-"""What `--arch-arg name=value` may hand to a network's constructor."""
+"""A value that `--arch-arg name=value` may pass to a network's constructor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Architecture:
     arguments: Mapping[ArgumentName, ArgumentValue] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """The name, with the arguments in brackets where there are any."""
+        """Return the name, followed by the arguments in brackets if there are any."""
         listed = ", ".join(f"{key}={value}" for key, value in sorted(self.arguments.items()))
         return f"{self.name}({listed})" if listed else self.name
 
@@ -66,7 +66,7 @@ class Preprocessing:
     crop: Pixels | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no image could pass through."""
+        """Refuse values with which no image can be prepared."""
         if len(self.mean) != len(self.std) or not self.mean:
             raise ValueError(f"mean has {len(self.mean)} values and std has {len(self.std)}")
         if not all(map(math.isfinite, self.mean)):
@@ -114,12 +114,12 @@ class LayerSpec:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """(f, c / groups, κ1, κ2, …), whichever way round the layer itself holds its weight."""
+        """The shape (f, c / groups, κ1, κ2, …), in whichever order the layer holds its weight."""
         return (self.out_channels, self.in_channels // self.groups, *self.kernel)
 
     @property
     def weight_params(self) -> int:
-        """Number of scalars in the weight, the bias left out."""
+        """The number of scalars in the weight, without the bias."""
         count = 1
         for extent in self.weight_shape:
             count *= extent
@@ -127,7 +127,7 @@ class LayerSpec:
 
     @property
     def params(self) -> int:
-        """Number of scalars in the weight and the bias."""
+        """The number of scalars in the weight and the bias."""
         return self.weight_params + (self.out_channels if self.bias else 0)
 
 
@@ -158,7 +158,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What is known about one (scheme, k) of a layer, for every rank j = 0 … J.
+    """The errors of one (scheme, k) of a layer, for every rank j = 0 … J.
 
     With σ_{i,m} the m-th singular value of slice i, entry j of each array is
 
@@ -169,9 +169,9 @@ class Curve:
 
     A grouped layer's matrix is block diagonal: `sum_squares` and `largest` are then the
     maximum over the groups, `tail_energy` and `saved` the sum. Singular values are raised by what
-    rounding may have taken from them, `tail_energy` is not.
+    rounding may have taken from them; `tail_energy` is not raised.
 
-    J, the smaller side of a slice, is full rank: there all four are 0.
+    J, the smaller side of a slice, is the full rank, at which all four are 0.
     """
 
     sum_squares: FloatArray
@@ -210,7 +210,7 @@ class LayerTable:
     exponent: int = 0
 
     def row(self, choice: Choice) -> int | None:
-        """The row of a choice; None if it is not tabled."""
+        """Return the row of a choice; None if it is not in the table."""
         wanted = (choice.scheme, choice.k, choice.j)
         (found,) = np.nonzero((self.choices == wanted).all(axis=1))
         return int(found[0]) if len(found) else None

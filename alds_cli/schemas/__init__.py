@@ -1,6 +1,6 @@
-"""The form of every JSON document that is read, written or printed, each defined once.
+"""The forms of all JSON documents that are read, written or printed, each defined once.
 
-A document's text is held to its form as a whole before anything is made of it, and the JSON
+A document's text is checked against its form as a whole before it is used, and the JSON
 Schemas that `alds schema` prints come from the same definitions.
 """
 

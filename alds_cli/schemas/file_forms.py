@@ -1,4 +1,4 @@
-"""The documents in the files that are written: artefacts and plans, tables and times, trainings."""
+"""The documents in files: artefacts, plans, tables, times and trainings."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ class ArtefactForm(Form):
         return self
 
     def content(self) -> dict[str, Any]:
-        """As it is written today."""
-        # Most networks share nothing, and their documents do not speak of it.
+        """Return the document as it is written today."""
+        # Documents of networks that share nothing, which are most, leave the field out.
         absent = set() if self.shared else {"shared"}
         found = self.model_dump(
             mode="json", exclude={"plan", "input_shape", *absent}, warnings=False
@@ -94,7 +94,7 @@ class ArtefactForm(Form):
 _KEEP = "keep"
 
 MOST_KEPT = 1 << 22
-"""Channels that a plan may list, of all modules together: more than networks have."""
+"""The most channels that a plan may list, over all modules: more than networks have."""
 
 
 class PairForm(Form):
@@ -118,7 +118,7 @@ ChoiceForm = Annotated[
     BeforeValidator(_choice, json_schema_input_type=Literal["keep"] | PairForm | None),
     PlainSerializer(lambda pair: _KEEP if pair is None else pair.content(), return_type=Any),
 ]
-"""`"keep"`, or the pair that takes the layer's place."""
+"""`"keep"`, or the pair that replaces the layer."""
 
 _RANGE = "[0-9]{1,9}(-[0-9]{1,9})?"
 
@@ -133,12 +133,12 @@ class KeptForm(Form):
     inputs: Ranges | None = None
 
     def content(self) -> dict[str, Any]:
-        """Without what is whole."""
+        """Return the document without sides that are whole."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
 def _bounded(pruned: Mapping[str, KeptForm]) -> Mapping[str, KeptForm]:
-    """See that all ranges ascend, and that there is memory for what they stand for."""
+    """Make sure that all ranges ascend, and that there is memory for the indices."""
     total = 0
     for name, kept in pruned.items():
         for side, ranges in (("outputs", kept.outputs), ("inputs", kept.inputs)):
@@ -176,10 +176,10 @@ class PlanForm(Form):
 
     @classmethod
     def of(cls, plan: Plan) -> PlanForm:
-        """The document of a plan.
+        """Make the document of a plan.
 
         Raises:
-            MalformedError: something in it is out of all bounds.
+            MalformedError: a value in it exceeds its bounds.
         """
         return held(
             cls,
@@ -193,7 +193,7 @@ class PlanForm(Form):
         )
 
     def plan(self) -> Plan:
-        """The plan it describes."""
+        """Return the plan that the document describes."""
         return Plan(
             {
                 name: None if pair is None else Choice(pair.scheme, pair.k, pair.j)
@@ -211,7 +211,7 @@ class PlanForm(Form):
         )
 
     def content(self) -> dict[str, Any]:
-        """Without arguments and pruned modules where there are none."""
+        """Return the document without arguments and pruned modules if there are none."""
         found = self.model_dump(mode="json", exclude={"pruned"}, warnings=False)
         if self.pruned is not None:
             found["pruned"] = {name: kept.content() for name, kept in self.pruned.items()}
@@ -229,7 +229,7 @@ def _kept(kept: Kept) -> KeptForm:
 
 
 def _ranges(indices: tuple[int, ...] | None) -> str | None:
-    """Ascending indices as `0-3,7`."""
+    """Write ascending indices as `0-3,7`."""
     if indices is None:
         return None
     parts: list[list[int]] = []
@@ -248,7 +248,7 @@ def _indices(ranges: str | None) -> tuple[int, ...] | None:
 
 
 def _ends(ranges: str) -> list[tuple[int, int]]:
-    """The first and the last index of every range."""
+    """Return the first and the last index of every range."""
     parts = [part.partition("-") for part in ranges.split(",")] if ranges else []
     return [(int(first), int(last or first)) for first, _, last in parts]
 
@@ -266,7 +266,7 @@ HexFloat = Annotated[
     BeforeValidator(_from_hex, json_schema_input_type=str),
     PlainSerializer(float.hex),
 ]
-"""A finite number to the bit, in hexadecimal as Python writes it."""
+"""A finite number, exact to the bit, in Python's hexadecimal notation."""
 
 
 class SchemeForm(Form):
@@ -309,10 +309,10 @@ class TimesForm(Form):
     pairs: Annotated[list[Untimed | Timed], Len(0, 1 << 14)]
 
     @classmethod
-    def entry(cls, choice: Choice, own: tuple[float, float] | None) -> Untimed | Timed:
-        """One of `pairs`."""
+    def entry(cls, choice: Choice, time: tuple[float, float] | None) -> Untimed | Timed:
+        """Return an entry of `pairs`; a time is its median and bound, None if not measured."""
         head = (choice.scheme, choice.k, choice.j)
-        return head if own is None else (*head, *own)
+        return head if time is None else (*head, *time)
 
 
 class LatencyForm(Form):

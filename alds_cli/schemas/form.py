@@ -1,4 +1,4 @@
-"""Reading and making documents by their forms; what is wrong is said in one line."""
+"""Reading and making documents by their forms; errors are described in one line."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from alds_cli.errors import AldsError
 F = TypeVar("F", bound="Form")
 
 SCHEMA: Final = 1
-"""Version of the documents: raised when a field changes its meaning."""
+"""The version of the documents, raised when a field changes its meaning."""
 
 
 _MOST_ENTRIES = 1 << 16
-"""Of an object: each that is wrong is a complaint, and those take time and memory."""
+"""The most entries of an object: each wrong one is a complaint, which takes time and memory."""
 
 
 class Form(BaseModel):
@@ -36,17 +36,17 @@ class Form(BaseModel):
     )
 
     most_bytes: ClassVar[int] = 1 << 22
-    """Of a document's text; what networks give has a tenth of it."""
+    """The largest text of a document in bytes; those of real networks have a tenth of it."""
 
     def content(self) -> dict[str, Any]:
-        """The document as JSON holds it."""
+        """Return the document as JSON holds it."""
         return self.model_dump(mode="json", warnings=False)
 
     def text(self, **options: Any) -> str:
-        """The document as JSON text that can be read again; `options` are those of `json.dumps`.
+        """Return the document as JSON text that can be read; `options` are those of `json.dumps`.
 
         Raises:
-            MalformedError: a value is out of its bounds.
+            MalformedError: a value exceeds its bounds.
         """
         content = self.content()
         text = json.dumps(content, sort_keys=True, allow_nan=False, **options)
@@ -55,11 +55,11 @@ class Form(BaseModel):
 
 
 class MalformedError(ValueError):
-    """A text is not the document it should be."""
+    """A text is not a document of the expected form."""
 
 
 class UnknownSchemaError(MalformedError):
-    """A document was written by another version, whose schema this one does not know."""
+    """A document was written by another version with a schema that this one does not know."""
 
     def __init__(self, found: object) -> None:
         super().__init__(f"it has schema {shortened(found)}; this version reads {SCHEMA}")
@@ -69,7 +69,7 @@ def parsed(kind: type[F], text: str | bytes) -> F:
     """Read a document.
 
     Raises:
-        UnknownSchemaError: it says that it has another schema.
+        UnknownSchemaError: it states another schema.
         MalformedError: it is not JSON, or not of the form; the message names the first field
             that is wrong.
     """
@@ -81,25 +81,25 @@ def parsed(kind: type[F], text: str | bytes) -> F:
         if "schema" in content and (type(found) is not int or found != SCHEMA):
             raise UnknownSchemaError(found)
     form = _held(lambda: kind.model_validate_json(text))
-    if constants:  # where a field is that may have such a value, it is written by its name
+    if constants:  # a field that may have such a value writes its name as text
         raise MalformedError(f"it is not JSON: {constants[0]} is not a number there")
     return form
 
 
 def held(kind: type[F], **values: Any) -> F:
-    """Make a document of values of our own; records among them are taken as they are.
+    """Make a document from the program's own values; records among them are used as they are.
 
     Raises:
-        MalformedError: another value is out of its bounds.
+        MalformedError: another value exceeds its bounds.
     """
     return _held(lambda: kind(**values))
 
 
 def plain_text(value: object, most: int) -> str:
-    """Plain values from a file of another kind as JSON, to be read as a document.
+    """Return plain values from a file of another kind as JSON, to read it as a document.
 
     Raises:
-        MalformedError: they hold other things, or more than a document may.
+        MalformedError: they hold other objects, or more than a document may.
     """
     _require_small(value, most)
     try:
@@ -109,7 +109,7 @@ def plain_text(value: object, most: int) -> str:
 
 
 def _require_small(value: object, most: int) -> None:
-    """Count without writing: a few bytes of pickle can stand for endless lists."""
+    """Limit the size before writing, because a few bytes of pickle can stand for huge lists."""
     size = 0
     waiting = [value]
     while waiting:
@@ -126,7 +126,7 @@ def _require_small(value: object, most: int) -> None:
 
 
 def shortened(value: object) -> str:
-    """A value from a file, short enough for a message."""
+    """Shorten a value from a file for a message."""
     written = Repr()
     written.maxstring = written.maxother = written.maxlong = 40
     written.maxlevel = 1
@@ -169,13 +169,13 @@ def _held(make: Callable[[], F]) -> F:
 
 
 def _told(error: ValidationError) -> str:
-    """The first complaint with its field, and how many more there are."""
+    """Describe the first error with its field, and count the others."""
     details = error.errors(include_url=False, include_context=False)
-    # What holds a wrong value is complained of too, as though the value were not there.
+    # Pydantic also reports the objects around a wrong value, as though the value were missing.
     inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
-    own = [detail for detail in details if detail["loc"] not in inner] or details
-    more = f" (and {len(own) - 1} more)" if len(own) > 1 else ""
-    return _complaint(own[0]) + more
+    innermost = [detail for detail in details if detail["loc"] not in inner] or details
+    more = f" (and {len(innermost) - 1} more)" if len(innermost) > 1 else ""
+    return _complaint(innermost[0]) + more
 
 
 def _complaint(detail: ErrorDetails) -> str:

@@ -37,7 +37,7 @@ class Published:
     forms: tuple[type[Form], ...]
 
     def json_schema(self) -> dict[str, Any]:
-        """The JSON Schema."""
+        """Return the JSON Schema."""
         printed = issubclass(self.forms[0], Printed)
         adapter: TypeAdapter[Any] = TypeAdapter(reduce(or_, self.forms))
         return {

@@ -1,4 +1,4 @@
-"""What the commands print with `--json`."""
+"""The documents that the commands print with `--json`."""
 
 from __future__ import annotations
 

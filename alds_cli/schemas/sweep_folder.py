@@ -19,12 +19,13 @@ from alds_cli.scalars import Digest, Positive
 from alds_cli.schemas.form import Form
 
 BY_RUN = ("epochs", "seed")
-"""What differs between the retrainings of a sweep."""
+"""The settings that differ between the retrainings of a sweep."""
 
 
 def _hyperparameters() -> dict[str, Any]:
     kinds = get_type_hints(RetrainSettings, include_extras=True)
-    return {own.name: kinds[own.name] for own in fields(RetrainSettings) if own.name not in BY_RUN}
+    names = [setting.name for setting in fields(RetrainSettings)]
+    return {name: kinds[name] for name in names if name not in BY_RUN}
 
 
 HyperparametersForm = create_model(
@@ -63,11 +64,11 @@ class SweepForm(Form):
     settings: SettingsForm
 
     def known(self) -> Mapping[str, Any]:
-        """The settings that are in the file, as JSON holds them."""
+        """Return the settings in the file, as JSON holds them."""
         return self.settings.model_dump(mode="json", exclude_unset=True)
 
     def content(self) -> dict[str, Any]:
-        """With those settings only that were stated."""
+        """Return the document with only the settings that were stated."""
         return {**super().content(), "settings": self.known()}
 
 

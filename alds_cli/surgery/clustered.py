@@ -199,7 +199,7 @@ class ClusteredLinear(nn.Module):
         return torch.cat([F.linear(part, weight) for part, weight in pairs], -1)
 
     def extra_repr(self) -> str:
-        """What `print` shows of it."""
+        """Return the text that `print` shows in the module."""
         return f"in_features={self.in_features}, clusters={self.lengths}, rank={self.rank}"
 
     def _load_from_state_dict(
@@ -262,7 +262,7 @@ class ClusteredConv2d(ClusteredLinear):
         return windows.movedim((-2, -1), (-4, -3)).flatten(-5, -3)
 
     def extra_repr(self) -> str:
-        """What `print` shows of it."""
+        """Return the text that `print` shows in the module."""
         return (
             f"{super().extra_repr()}, kernel_size={self.kernel_size}, stride={self.stride}, "
             f"dilation={self.dilation}, margins={self._margins}, mode={self.padding_mode}"

@@ -20,7 +20,7 @@ from alds_cli.surgery.sliced import SlicedPairs
 
 
 class PairForm(Protocol):
-    """How the pairs of some schemes are built, filled, multiplied back and checked.
+    """The building, filling, multiplying back and checking of the pairs of some schemes.
 
     The halves' weights and the tensors beside them are passed as one tuple: the first
     half's weight, the second's, and then those that `extra` names.
