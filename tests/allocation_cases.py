@@ -12,7 +12,7 @@ TIED = (0.1, 0.2, 0.3)
 
 
 def options(costs, errors, choices=None):
-    """One layer's options; costs may be a list of numbers or of one row per option."""
+    """Make one layer's options; costs are a list of numbers or of one row per option."""
     costs = np.array(costs, dtype=np.int64)
     costs = costs[:, None] if costs.ndim == 1 else costs
     if choices is None:
@@ -21,9 +21,9 @@ def options(costs, errors, choices=None):
 
 
 def random_layer(generator, resources, *, tied):
-    """Curves over j for a few k, with the option that keeps the layer somewhere among them.
+    """Draw curves over j for a few k, with the option that keeps the layer among them.
 
-    The first resource's costs rise with j, as parameters do; the others' need not, and may
+    The first resource's costs rise with j, as parameters do. The others' need not, and may
     exceed those of keeping the layer, as measured times may.
     """
     keep = generator.integers(2, 30)
@@ -41,43 +41,43 @@ def random_layer(generator, resources, *, tied):
 
 
 def random_problem(generator, resources=1, *, tied=False, layers=4):
-    """Up to four layers, and budgets between the least and the most that can be taken."""
+    """Draw up to four layers, and budgets between the least and the most possible costs."""
     problem = [random_layer(generator, resources, tied=tied) for _ in range(layers)]
     problem = problem[: generator.integers(1, layers + 1)]
-    least = sum(own.costs.min(axis=0) for own in problem)
-    most = sum(own.costs.max(axis=0) for own in problem)
+    least = sum(layer.costs.min(axis=0) for layer in problem)
+    most = sum(layer.costs.max(axis=0) for layer in problem)
     return problem, [int(generator.integers(a, b + 1)) for a, b in zip(least, most, strict=True)]
 
 
 def cost_of(problem, chosen):
-    return sum(own.costs[index] for own, index in zip(problem, chosen, strict=True))
+    return sum(layer.costs[index] for layer, index in zip(problem, chosen, strict=True))
 
 
 def errors_of(problem, chosen):
-    """From worst to best."""
-    own = (float(own.errors[index]) for own, index in zip(problem, chosen, strict=True))
-    return sorted(own, reverse=True)
+    """Return the errors of a choice, from worst to best."""
+    errors = (float(layer.errors[index]) for layer, index in zip(problem, chosen, strict=True))
+    return sorted(errors, reverse=True)
 
 
 def enumerated(problem, budgets):
-    """The errors (m, layers) of every combination within all budgets, worst first in each."""
-    grid = np.indices([len(own.errors) for own in problem]).reshape(len(problem), -1)
+    """Return the errors (m, layers) of all combinations within the budgets, each worst first."""
+    grid = np.indices([len(layer.errors) for layer in problem]).reshape(len(problem), -1)
     pairs = list(zip(problem, grid, strict=True))
-    fits = np.all(sum(own.costs[at] for own, at in pairs) <= budgets, axis=1)
-    errors = np.stack([own.errors[at] for own, at in pairs], axis=1)[fits]
+    fits = np.all(sum(layer.costs[at] for layer, at in pairs) <= budgets, axis=1)
+    errors = np.stack([layer.errors[at] for layer, at in pairs], axis=1)[fits]
     return -np.sort(-errors, axis=1)
 
 
 def least_errors(problem, budgets):
-    """The lexicographic minimum of the errors, worst first; None where nothing fits."""
+    """Return the lexicographic minimum of the errors, worst first; None if nothing fits."""
     errors = enumerated(problem, budgets)
     return errors[np.lexsort(errors.T[::-1])[0]].tolist() if len(errors) else None
 
 
 def least_sum(problem, budgets):
-    """The least sum of the errors, rounded once; None where nothing fits."""
+    """Return the least sum of the errors, rounded once; None if nothing fits."""
     errors = enumerated(problem, budgets)
     if not len(errors):
         return None
     sums = errors.sum(axis=1)
-    return min(math.fsum(own) for own in errors[sums <= sums.min() * (1 + 1e-12)].tolist())
+    return min(math.fsum(row) for row in errors[sums <= sums.min() * (1 + 1e-12)].tolist())

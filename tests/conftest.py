@@ -1,4 +1,4 @@
-"""What several test modules need: the real data beside the repository, and a cache apart."""
+"""Fixtures of several test modules: real data beside the repository, and a separate cache."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 import uuid
 from pathlib import Path
 
-# Before torch is imported, and for the commands that tests start: workers that run side by
+# Set before torch is imported, and for the commands that tests start: workers that run side by
 # side share the cores, and threads that wait by spinning would take them all.
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -23,7 +23,7 @@ from small_networks import digits_network  # noqa: E402
 from alds_cli import architectures  # noqa: E402
 from alds_cli.cli.app import main  # noqa: E402
 
-# Small networks gain nothing from threads that wait for each other, least of all where
+# Small networks gain nothing from threads that wait for each other, least of all if
 # several test processes share the cores. Tests of threads set their number themselves.
 torch.set_num_threads(1)
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def shared_folder():
-    """Where the real checkpoints and data lie; None where they are absent."""
+    """Return the folder of real checkpoints and data; None if there is none."""
     candidates = [ROOT.parent / "shared", ROOT / "shared"]
     if named := os.environ.get("ALDS_SHARED"):
         candidates.insert(0, Path(named))
@@ -40,7 +40,7 @@ def shared_folder():
 
 @pytest.fixture(scope="session")
 def shared():
-    """The folder of real checkpoints and data."""
+    """Return the folder of real checkpoints and data, or skip the test."""
     folder = shared_folder()
     if folder is None:
         pytest.skip("needs the real checkpoints in ../shared (or in the folder $ALDS_SHARED)")
@@ -49,7 +49,7 @@ def shared():
 
 @pytest.fixture(autouse=True)
 def cache_folder_of_the_test(tmp_path_factory):
-    """An empty cache for every test; the user's own is never read or written."""
+    """Give every test an empty cache; the user's own is never read or written."""
     folder = tmp_path_factory.getbasetemp() / f"cache-{uuid.uuid4().hex}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ALDS_CACHE_DIR", str(folder))
@@ -58,14 +58,14 @@ def cache_folder_of_the_test(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_stated_size(monkeypatch):
-    """Test without the width of the terminal that tests run in, or that workers are told of."""
+    """Hide the width of the terminal that tests run in, and the width set for workers."""
     for name in ("COLUMNS", "LINES"):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(autouse=True)
 def notes_end_with_the_test():
-    """A command run in this process leaves a handler that writes to a stream of its own."""
+    """Remove the log handler that a command run in this process leaves behind."""
     logger = logging.getLogger("alds_cli")
     before = list(logger.handlers), logger.level, logger.propagate
     yield
@@ -75,7 +75,7 @@ def notes_end_with_the_test():
 
 @pytest.fixture
 def threads():
-    """Set torch's number of threads; it is what it was when the test is over."""
+    """Yield a setter of torch's number of threads, which is restored after the test."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -83,7 +83,7 @@ def threads():
 
 @pytest.fixture
 def run(monkeypatch, capfdbinary):
-    """The command in this process: (exit code, stdout, stderr)."""
+    """Return a function that runs the command in this process: (exit code, stdout, stderr)."""
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["alds", *map(str, arguments)])
@@ -104,7 +104,7 @@ def run(monkeypatch, capfdbinary):
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """A folder with a small checkpoint and labelled images, as a training leaves them."""
+    """Make a folder with a small checkpoint and labelled images, as a training leaves them."""
     folder = tmp_path_factory.mktemp("digits")
     torch.manual_seed(0)
     network = architectures.build(architectures.parse_architecture("digits_cnn"))
@@ -117,7 +117,7 @@ def digits(tmp_path_factory):
 
 @pytest.fixture
 def model(tmp_path):
-    """A checkpoint of a small network, alone in the test's folder."""
+    """Write a checkpoint of a small network, alone in the test's folder."""
     path = tmp_path / "model.pt"
     torch.save(digits_network().state_dict(), path)
     return path

@@ -1,4 +1,4 @@
-"""What the tests of surgery share: decompositions by SVD, random plans and pairs."""
+"""Helpers for tests of surgery: decompositions by SVD, random plans and pairs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from alds_cli.surgery import find_layers, install_pair, weight_at
 
 
 def rank_of(spec, scheme, k):
-    """The rank at which nothing is lost."""
+    """Return the rank at which nothing is lost."""
     return full_rank(spec.weight_shape, scheme, k, spec.groups)
 
 
@@ -31,8 +31,8 @@ def decompose(network, name, scheme, k, j):
     assert tuple(weight.shape) == spec.weight_shape
     rows, columns = folded_shape(spec.weight_shape, scheme)
     # (g, rows / g, k, columns / k) -> (g·k, rows / g, columns / k)
-    own = (spec.groups, rows // spec.groups, k, columns // k)
-    slices = fold(weight, scheme).to(torch.float64).reshape(own).transpose(1, 2).flatten(0, 1)
+    split = (spec.groups, rows // spec.groups, k, columns // k)
+    slices = fold(weight, scheme).to(torch.float64).reshape(split).transpose(1, 2).flatten(0, 1)
     left, values, right = torch.linalg.svd(slices, full_matrices=False)
     left, right = left[..., :j] * values[:, None, :j], right[:, :j]
     weights = factors_to_weights(left, right, spec.weight_shape, scheme, spec.groups)
@@ -40,7 +40,7 @@ def decompose(network, name, scheme, k, j):
 
 
 def install_random(network, name, choice):
-    """Replace a layer by a pair of random weights, of any rank at all."""
+    """Replace a layer by a pair of random weights of any rank."""
     spec = find_layers(network)[name]
     shapes = pair_shapes(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
     weights = tuple(torch.randn(shape, dtype=torch.float64) for shape in shapes)
@@ -48,7 +48,7 @@ def install_random(network, name, choice):
 
 
 def randomised(network):
-    """The network in float64, every parameter drawn anew, biases and norms too."""
+    """Convert the network to float64, and draw every parameter anew, even biases and norms."""
     network = network.double()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -57,7 +57,7 @@ def randomised(network):
 
 
 def any_plan(specs, seed):
-    """Some choice that fits for every layer for which there is one."""
+    """Draw a fitting choice for every layer that has one."""
     draw = random.Random(seed)
     plan = {}
     for name, spec in specs.items():

@@ -75,11 +75,11 @@ CONTENTS = {
         },
     },
 }
-"""What a sound document of each kind holds."""
+"""The content of a sound document of each kind."""
 
 
 def nested(depth, kind=list):
-    """Lists or objects within each other."""
+    """Nest lists or objects within each other."""
     found = kind()
     for _ in range(depth):
         found = [found] if kind is list else {"": found}
@@ -94,9 +94,9 @@ EXTREMES = (
     *("os:system", "float[1,3", "float[999999999,999999999]", "{" * 200, "NaN", "٣"),
     *([], {}, [[]], [None] * 3, {"": {}}, {"k": 1}, {"schema": 1}, [1e999], nested(50)),
 )
-"""Values that belong nowhere, or only here and there."""
+"""Values that are valid nowhere, or in few places."""
 
-# Copies, because later changes go into what an earlier one brought.
+# Copies, because later changes may alter values that earlier ones inserted.
 replacements = st.sampled_from(EXTREMES).map(copy.deepcopy) | st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
@@ -105,7 +105,7 @@ replacements = st.sampled_from(EXTREMES).map(copy.deepcopy) | st.recursive(
 
 
 def places(value, trail=()):
-    """The path of every value within a document, its own included."""
+    """Yield the path of every value within a document, including that of the document itself."""
     yield trail
     if isinstance(value, dict):
         for key, item in value.items():
@@ -117,7 +117,7 @@ def places(value, trail=()):
 
 @st.composite
 def damaged(draw, kind):
-    """The content of a document after one to three changes."""
+    """Draw the content of a document after one to three changes."""
     content = copy.deepcopy(CONTENTS[kind])
     for _ in range(draw(st.integers(1, 3))):
         trail = draw(st.sampled_from(list(places(content))))
@@ -146,7 +146,7 @@ def damaged(draw, kind):
 
 @st.composite
 def damaged_texts(draw, kind):
-    """A document's text: of damaged content, or damaged itself."""
+    """Draw the text of a document with damaged content, or a damaged text."""
     text = json.dumps(draw(damaged(kind)))
     if draw(st.booleans()):
         return text

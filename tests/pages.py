@@ -1,9 +1,9 @@
-"""Markdown pages as tests read them: their blocks, their links, what is shown and what is printed.
+"""Markdown pages as tests read them: blocks, links, and comparison of shown and printed output.
 
 A block may have marks, HTML comments on the lines right before it:
 
-- `<!-- not run: WHY -->`: it is only read, and here is why;
-- `<!-- slow -->`: it runs with the slow tests alone;
+- `<!-- not run: WHY -->`: it is only read, for the reason given;
+- `<!-- slow -->`: it runs only with the slow tests;
 - `<!-- file: NAME -->`: it is the text of a file that later blocks of the page use;
 - `<!-- printed -->`: it is what the Python block before it printed;
 - `<!-- schema: NAME -->`: it is a document that `alds schema NAME` describes;
@@ -29,7 +29,7 @@ RUN = {"console", "sh", "python"}
 """The languages of blocks that run."""
 
 READ = {"json", "text", "toml", "markdown"}
-"""Those of blocks that are only read: documents, grammars, formulas and what is printed."""
+"""The languages of blocks that are only read: documents, grammars, formulas, printed output."""
 
 MARKS = {"not run", "slow", "file", "printed", "schema", "exit", "reader", "tests", "demo"}
 
@@ -39,7 +39,7 @@ _MARK = re.compile(r"^\s*<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\s*-
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block of a page, and the line that its text begins in."""
+    """A fenced block of a page, and the line in which its text begins."""
 
     page: Path
     line: int
@@ -49,12 +49,12 @@ class Block:
 
     @property
     def place(self):
-        """Where it is, for messages."""
+        """The block's page and line, for messages."""
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
 def blocks_of(page):
-    """All fenced blocks of a page, in order."""
+    """Return all fenced blocks of a page, in order."""
     found, marks, number = [], {}, 0
     lines = page.read_text(encoding="utf-8").splitlines()
     while number < len(lines):
@@ -80,7 +80,7 @@ def _end_of_block(lines, start, fence):
 
 
 def prose_of(page):
-    """A page's text with its blocks and comments blanked out, so that lines keep their numbers."""
+    """Blank out a page's blocks and comments, so that lines keep their numbers."""
     lines = page.read_text(encoding="utf-8").splitlines()
     number = 0
     while number < len(lines):
@@ -94,9 +94,9 @@ def prose_of(page):
 
 
 def commands_of(block):
-    """The commands of a block with what is shown of their output; None where nothing is shown.
+    """Return a block's commands with their output as shown; None if no output is shown.
 
-    In a console block a command stands behind `$ `, and goes on in the next line where its own
+    In a console block a command follows `$ `, and continues on the next line if its line
     ends with a backslash; all other lines are output. In a shell block every line is a command.
     """
     if block.language == "sh":
@@ -111,22 +111,22 @@ def commands_of(block):
 
 
 def _joined(lines):
-    """Lines that end with a backslash, with those that they go on in."""
+    """Join lines that end with a backslash with those that continue them."""
     return "\n".join(lines).replace("\\\n", " ").splitlines()
 
 
 _NUMBER = re.compile(r"\d[\d,.]*(?:e[-+]?\d+)?")
 _MACHINE = re.compile(r"\d\s?(?:ns|µs|ms|s|min|[kMG]?i?B)\b|^ *bytes\b")
-"""What depends on the machine, as times do, or on PyTorch's version, as sizes of files do."""
+"""Text that depends on the machine, like times, or on PyTorch's version, like file sizes."""
 
 _ROUNDING = re.compile(r"\d(?:\.\d+)?e-\d+")
 
 
 def agrees(shown, printed):
-    """Whether a page shows what was printed.
+    """Return whether a page shows what was printed.
 
-    Blank lines and the widths of gaps and rules do not count. In a line that tells a time or
-    the size of a file every number may be another one, and so may numbers of the form 1.2e-07,
+    Blank lines and the widths of gaps and rules are ignored. In a line that states a time or
+    the size of a file every number may differ, and so may numbers of the form 1.2e-07,
     which are rounding. `…` stands for any text in a line, and alone for any lines.
     """
     pattern = "".join(
@@ -154,26 +154,26 @@ _PATH = re.compile(
 
 
 def links_of(page):
-    """The targets of a page's links, each with its line."""
+    """Return the targets of a page's links, each with its line."""
     return [(number, found[found.lastgroup]) for number, found in _found(_LINK, page)]
 
 
 def paths_named(page):
-    """What the page names in code type that is a path of the repository, each with its line."""
+    """Return the repository's paths that a page names in code type, each with its line."""
     return [
         (number, found[1]) for number, found in _found(_QUOTED, page) if _PATH.fullmatch(found[1])
     ]
 
 
 def _found(pattern, page):
-    """Where a pattern is found in a page's prose, each with its line."""
+    """Return the matches of a pattern in a page's prose, each with its line."""
     prose = prose_of(page)
     for found in pattern.finditer(prose):
         yield prose.count("\n", 0, found.start()) + 1, found
 
 
 def anchors_of(page):
-    """The anchors that GitHub gives a page's headings."""
+    """Return the anchors that GitHub gives to a page's headings."""
     headings = re.findall(r"^#{1,6} +(.*)$", prose_of(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings

@@ -1,4 +1,4 @@
-"""Filter pruning checked from outside: zeros in a dense network, and counts of a smaller one."""
+"""Independent checks of filter pruning: zeros in a dense network, counts of a smaller one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def scramble(network, seed=0):
-    """Random parameters and statistics, so that no shift or scale is neutral; in float64."""
+    """Draw parameters and statistics in float64, so that no shift or scale is neutral."""
     torch.manual_seed(seed)
     network.double().eval()
     with torch.no_grad():
@@ -33,7 +33,7 @@ def scramble(network, seed=0):
 
 
 def any_removal(channels, seed=0):
-    """Some channels of every group that has several, never all."""
+    """Choose some channels of every group that has several, never all of them."""
     draw = np.random.default_rng(seed)
     return {
         group.name: np.sort(draw.permutation(group.size)[: draw.integers(1, max(2, group.size))])
@@ -43,7 +43,7 @@ def any_removal(channels, seed=0):
 
 
 def with_zero_columns(network, pruned):
-    """A dense copy in which the layers that take removed channels ignore them."""
+    """Make a dense copy in which the layers that read removed channels ignore them."""
     dense = copy.deepcopy(network)
     with torch.no_grad():
         for name, kept in pruned.items():
@@ -57,7 +57,7 @@ def with_zero_columns(network, pruned):
 
 
 def with_zero_filters(network, pruned):
-    """A dense copy in which the removed filters and features are zeros themselves."""
+    """Make a dense copy in which the removed filters and features are zeros."""
     dense = copy.deepcopy(network)
     with torch.no_grad():
         for name, kept in pruned.items():
@@ -73,7 +73,7 @@ def with_zero_filters(network, pruned):
 
 
 def pruned_copy(network, pruned):
-    """A smaller network, the dense one left as it is."""
+    """Return a smaller network, and leave the dense one as it is."""
     small = copy.deepcopy(network)
     prune_network(small, pruned)
     return small
@@ -85,5 +85,5 @@ def outputs(network, images):
 
 
 def assert_same(found, expected):
-    assert expected.abs().max() > 1e-9  # or anything would do
+    assert expected.abs().max() > 1e-9  # otherwise any output would pass
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-10 * float(expected.abs().max()))

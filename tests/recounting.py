@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def recounted_macs(network, sample):
-    """Of one call, every product counted: fused kernels of attention count for nothing."""
+    """Count all MACs of one call, without fused kernels of attention, which count as none."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

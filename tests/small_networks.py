@@ -9,6 +9,6 @@ from alds_cli.records import Architecture
 
 
 def digits_network(seed=0):
-    """The smallest network of the zoo, with random weights."""
+    """Build the smallest network of the zoo, with random weights."""
     torch.manual_seed(seed)
     return build(Architecture("digits_cnn")).eval()

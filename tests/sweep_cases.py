@@ -16,7 +16,7 @@ from alds_cli.records import (
 
 
 def baseline(**changes):
-    """A network before a sweep."""
+    """Make the baseline of a sweep."""
     fields = {
         "model": "model.pt",
         "architecture": "digits_cnn",
@@ -31,7 +31,7 @@ def baseline(**changes):
 
 
 def record(key=None, **changes):
-    """A finished run."""
+    """Make a finished run."""
     key = key or RunKey("alds", "0.5", 0, 0)
     fields = {
         "seed": key.repeat,
@@ -51,7 +51,7 @@ def record(key=None, **changes):
 
 
 def without_times(folder):
-    """The records of a sweep by file name, but for what no two runs take alike."""
+    """Return the records of a sweep by file name, without measured times."""
     found = {}
     for path in sorted((folder / "records").glob("[!.]*")):
         content = json.loads(path.read_text())

@@ -24,7 +24,7 @@ from alds_cli.retraining import RetrainSettings
 
 
 def arguments(place):
-    """Two methods, one of them random, with and without retraining."""
+    """Return arguments for two methods, one of them random, with and without retraining."""
     return {
         "data": f"tensors:{place / 'test.safetensors'}",
         "methods": ["alds", "alds:solver=alternating"],
@@ -37,7 +37,7 @@ def arguments(place):
 
 
 def begin(place, folder):
-    """Fork a process that sweeps; its file `FOLDER.made.PID` says how many runs it made."""
+    """Fork a process that sweeps, and writes its number of runs to `FOLDER.made.PID`."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -51,12 +51,12 @@ def begin(place, folder):
 
 
 def sweep(place, folder):
-    """How many runs were made."""
+    """Sweep, and return the number of runs made."""
     return api.sweep(place / "model.pt", output=place / folder, **arguments(place)).made
 
 
 def ended(child):
-    """Wait for a process; its exit code, negative after a signal."""
+    """Wait for a process, and return its exit code, which is negative after a signal."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -68,9 +68,9 @@ def kill(child, delay):
 
 
 def main(place, kills, seed):
-    """An undisturbed sweep, one that is killed again and again, and one that two share."""
+    """Make an undisturbed sweep, one that is killed repeatedly, and one shared by processes."""
     draw = random.Random(seed)
-    made = {"undisturbed": [sweep(place, "undisturbed")]}  # loads all that the others need
+    made = {"undisturbed": [sweep(place, "undisturbed")]}  # loads everything that the others need
     records = RunFolder(place / "undisturbed").records()
     whole = sum(sum(record.seconds.values()) for record in records)
     for _ in range(kills):
@@ -85,7 +85,7 @@ def main(place, kills, seed):
 
 
 def prepare(place):
-    """A network and images."""
+    """Write a network and images."""
     torch.save(digits_network().state_dict(), place / "model.pt")
     generator = torch.Generator().manual_seed(0)
     for name in ("train", "test"):

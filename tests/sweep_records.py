@@ -1,4 +1,4 @@
-"""Runs of a sweep made up for the tests of its reports."""
+"""Invented runs of a sweep, for the tests of reports."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def baseline(correct=914, top5=990, *, macs=MACS, timed=False, images=IMAGES):
 
 
 def run(method, ratio, correct, *, repeat=0, epochs=0, top5=None, images=IMAGES, **others):
-    """A run that removed just what was asked for."""
+    """Make a run that removed exactly what was asked for."""
     removed = float(ratio)
     values = {
         "params": round(PARAMS * (1 - removed)),
@@ -63,7 +63,7 @@ def unreached(method, ratio, *, repeat=0, epochs=0, reason="too much"):
 
 
 def layers(names, removed, *, schemes=(0,), pruned=False):
-    """Layers that keep a share of their parameters each, the first one none of them changed."""
+    """Make layers that each lose a share of their parameters, except for an unchanged first one."""
     found = [LayerReport(names[0], (16, 3, 3, 3), 432, 432, reason="too small")]
     for number, name in enumerate(names[1:]):
         share = max(0.02, (1 - removed) * (1 + 0.3 * ((number * 7) % 5 - 2) / 2))
@@ -83,7 +83,7 @@ def layers(names, removed, *, schemes=(0,), pruned=False):
 
 
 def many(methods=12, ratios=12, repeats=3, count_of_layers=20, *, epochs=(0,), timed=True):
-    """A sweep like the paper's: methods that lose accuracy sooner or later."""
+    """Make a sweep like the paper's, of methods that lose accuracy sooner or later."""
     source = random.Random(0)
     names = [
         "conv1",

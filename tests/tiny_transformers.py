@@ -31,67 +31,67 @@ _PIXELS = "pixel_values:float[1,3,32,32]"
 def _made(model, configuration, **settings):
     import transformers  # noqa: PLC0415 - optional, and slow to import
 
-    own = getattr(transformers, configuration)(**settings)
-    return getattr(transformers, model)(own)
+    made = getattr(transformers, configuration)(**settings)
+    return getattr(transformers, model)(made)
 
 
 def bert():
-    """An encoder of text that gives states."""
+    """Build an encoder of text that returns states."""
     return _made("BertModel", "BertConfig", **_TEXT)
 
 
 def bert_masked():
-    """The same, whose last layer shares its weight with the token embedding."""
+    """Build the encoder with a last layer that shares its weight with the token embedding."""
     return _made("BertForMaskedLM", "BertConfig", **_TEXT)
 
 
 def bert_classes():
-    """The same with a classifier."""
+    """Build the encoder with a classifier."""
     return _made("BertForSequenceClassification", "BertConfig", num_labels=3, **_TEXT)
 
 
 def distilbert():
-    """A smaller make of it."""
+    """Build a smaller encoder of text."""
     settings = {"vocab_size": 99, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
     return _made("DistilBertForMaskedLM", "DistilBertConfig", **settings)
 
 
 def roberta():
-    """Another make of it."""
+    """Build an encoder of text with RoBERTa's changes."""
     return _made("RobertaForMaskedLM", "RobertaConfig", pad_token_id=1, **_TEXT)
 
 
 def vit():
-    """An encoder of images."""
+    """Build an encoder of images."""
     return _made("ViTForImageClassification", "ViTConfig", num_labels=10, **_IMAGE)
 
 
 def deit():
-    """The same with a token for distillation."""
+    """Build an encoder of images with a token for distillation."""
     return _made("DeiTForImageClassification", "DeiTConfig", num_labels=10, **_IMAGE)
 
 
 def dinov2():
-    """The same with scaled branches."""
+    """Build an encoder of images with scaled branches."""
     settings = {**_IMAGE, "mlp_ratio": 2}
     del settings["intermediate_size"]
     return _made("Dinov2ForImageClassification", "Dinov2Config", num_labels=10, **settings)
 
 
 def convnext():
-    """A convolutional network."""
+    """Build a convolutional network."""
     settings = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1], "num_labels": 10}
     return _made("ConvNextForImageClassification", "ConvNextConfig", **settings)
 
 
 def resnet():
-    """Another."""
+    """Build a residual convolutional network."""
     settings = {"embedding_size": 16, "hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 2, 1]}
     return _made("ResNetForImageClassification", "ResNetConfig", layer_type="basic", **settings)
 
 
 def swin():
-    """Attention in shifted windows."""
+    """Build an encoder with attention in shifted windows."""
     settings = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [2, 2]}
     return _made(
         "SwinForImageClassification", "SwinConfig", num_heads=[2, 4], window_size=4, **settings
@@ -99,58 +99,58 @@ def swin():
 
 
 def gpt2():
-    """A decoder of text; its projections are no linear layers, its head is tied."""
+    """Build a decoder of text with a tied head, whose projections are not linear layers."""
     settings = {"vocab_size": 99, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
     return _made("GPT2LMHeadModel", "GPT2Config", **settings)
 
 
 def gpt_neox():
-    """A decoder with one projection for queries, keys and values."""
+    """Build a decoder with one projection for queries, keys and values."""
     return _made("GPTNeoXForCausalLM", "GPTNeoXConfig", **_TEXT)
 
 
 def llama():
-    """A decoder with gated feed-forward layers and fewer keys than queries."""
+    """Build a decoder with gated feed-forward layers and fewer keys than queries."""
     return _made("LlamaForCausalLM", "LlamaConfig", num_key_value_heads=2, **_TEXT)
 
 
 def llama_tied():
-    """The same, whose head is tied."""
+    """Build the same decoder with a tied head."""
     return _made("LlamaForCausalLM", "LlamaConfig", tie_word_embeddings=True, **_TEXT)
 
 
 def qwen2():
-    """Another make of it, with biases."""
+    """Build a similar decoder with biases."""
     return _made("Qwen2ForCausalLM", "Qwen2Config", num_key_value_heads=2, **_TEXT)
 
 
 def mixtral():
-    """A decoder of experts."""
+    """Build a decoder of experts."""
     settings = {**_TEXT, "num_key_value_heads": 2, "num_local_experts": 4}
     return _made("MixtralForCausalLM", "MixtralConfig", **settings)
 
 
 def opt():
-    """A decoder with learnt positions."""
+    """Build a decoder with learnt positions."""
     settings = {**_TEXT, "ffn_dim": 64, "word_embed_proj_dim": 32}
     del settings["intermediate_size"]
     return _made("OPTForCausalLM", "OPTConfig", **settings)
 
 
 def mamba():
-    """A decoder without attention."""
+    """Build a decoder without attention."""
     settings = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}
     return _made("MambaForCausalLM", "MambaConfig", **settings)
 
 
 def t5():
-    """An encoder and a decoder that share their embedding with each other and the head."""
+    """Build an encoder and a decoder that share their embedding with each other and the head."""
     settings = {"vocab_size": 99, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2}
     return _made("T5ForConditionalGeneration", "T5Config", num_heads=4, **settings)
 
 
 def bart():
-    """Another make of it."""
+    """Build another encoder and decoder, with BART's changes."""
     settings = {"vocab_size": 99, "max_position_embeddings": 40, "d_model": 32}
     for side in ("encoder", "decoder"):
         settings |= {
@@ -162,7 +162,7 @@ def bart():
 
 
 def whisper():
-    """An encoder of sound and a decoder of text."""
+    """Build an encoder of sound and a decoder of text."""
     settings = {"vocab_size": 99, "d_model": 32, "num_mel_bins": 16, "pad_token_id": 0}
     for side in ("encoder", "decoder"):
         settings |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 64}
@@ -179,7 +179,7 @@ def whisper():
 
 
 def wav2vec2():
-    """An encoder of sound, whose positions pass a convolution of normalised weight."""
+    """Build an encoder of sound whose positions pass a convolution of normalised weight."""
     settings = {
         **_TEXT,
         "conv_dim": [16, 16],
@@ -193,7 +193,7 @@ def wav2vec2():
 
 
 def clip():
-    """An encoder of images and one of text."""
+    """Build an encoder of images and one of text."""
     return _made(
         "CLIPModel",
         "CLIPConfig",
@@ -204,21 +204,21 @@ def clip():
 
 
 def detr():
-    """A detector with attention between image and queries."""
+    """Build a detector with attention between image and queries."""
     backbone = {"embedding_size": 16, "hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
     import transformers  # noqa: PLC0415 - as above
 
-    own = transformers.ResNetConfig(layer_type="basic", out_features=["stage4"], **backbone)
+    resnet = transformers.ResNetConfig(layer_type="basic", out_features=["stage4"], **backbone)
     settings = {"d_model": 32, "num_queries": 5, "use_timm_backbone": False}
     for side in ("encoder", "decoder"):
         settings |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 64}
     return _made(
-        "DetrForObjectDetection", "DetrConfig", backbone_config=own, backbone=None, **settings
+        "DetrForObjectDetection", "DetrConfig", backbone_config=resnet, backbone=None, **settings
     )
 
 
 def segformer():
-    """Segmentation by attention over fewer keys."""
+    """Build a network that segments by attention over fewer keys."""
     settings = {
         "depths": [1, 1, 1, 1],
         "hidden_sizes": [16, 16, 32, 32],
@@ -258,4 +258,4 @@ _INPUTS = {
 }
 
 TINY = {f"{__name__}:{make.__name__}": inputs for make, inputs in _INPUTS.items()}
-"""What `--arch` takes of each, and `--input-spec`."""
+"""The values of `--input-spec` by those of `--arch`, for each of these networks."""

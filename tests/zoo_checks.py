@@ -1,4 +1,4 @@
-"""Whether a network of somebody's library survives a compression, looked at from outside.
+"""Independent checks that networks of other libraries survive a compression.
 
 Nothing here multiplies pairs back or runs networks by the package's own means: the dense
 network that an artefact stands for is made by plain tensor products, and both are run.
@@ -43,39 +43,39 @@ from alds_cli.tracing.trace import Trace, count_parameters, trace
 RATIO = 0.3
 
 SIZES = (64, 96, 112, 128, 160, 192, 224, 256, 288, 336, 384, 448, 512)
-"""Heights and widths of images that are tried, smallest first."""
+"""Heights and widths of images to try, smallest first."""
 
 CLIPS = ((3, 8, 64, 64), (3, 16, 64, 64), (3, 16, 112, 112))
 
 
 class NotBuiltError(Exception):
-    """The library itself cannot build or run the network here."""
+    """The library itself cannot build or run the network."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, what it takes, and one forward pass of it."""
+    """A network, its inputs, and one forward pass."""
 
     arch: Architecture
     inputs: InputSpec
     seen: Trace
 
     def source(self):
-        """How to read a checkpoint of it."""
+        """The source for reading a checkpoint of the network."""
         return api.Source(self.arch.name, self.arch.arguments, input_spec=self.inputs)
 
 
 @dataclass
 class Outcome:
-    """What came of a network.
+    """The result of a check.
 
     Attributes:
         status: `verified`, `kept` (whole), `refused`, `wrong` or `not built`.
-        reason: why it is not verified.
-        params: before and after.
-        pairs: how many layers became one.
-        kept: how many layers stayed for which reason.
-        difference: relative, of the outputs from those of the dense network.
+        reason: the reason why it is not verified.
+        params: the numbers of parameters before and after.
+        pairs: how many layers became pairs.
+        kept: the numbers of kept layers, by reason.
+        difference: the relative difference of the outputs from the dense network's.
     """
 
     status: str
@@ -87,7 +87,7 @@ class Outcome:
 
 
 def fitted_case(name):
-    """A network by its `--arch` name, on the smallest input that it takes.
+    """Build a network by its `--arch` name, for the smallest input that it takes.
 
     Raises:
         NotBuiltError: its library cannot build it, or it takes none of the inputs tried.
@@ -112,7 +112,7 @@ def fitted_case(name):
 
 
 def _candidates(name):
-    """Arguments and inputs to try, the usual ones of the network last."""
+    """Yield arguments and inputs to try, the network's usual ones last."""
     usual = architectures.input_shape(architectures.parse_architecture(name))
     if name in TINY:
         yield {}, parse_inputs(TINY[name])
@@ -121,7 +121,7 @@ def _candidates(name):
         classes = {"num_classes": 10}
         channels = usual[0]
         sized = _builds(name, {**classes, "img_size": usual[-1]})
-        for size in [own for own in SIZES if own < min(usual[1:])]:
+        for size in [each for each in SIZES if each < min(usual[1:])]:
             yield {**classes, "img_size": size} if sized else classes, (channels, size, size)
         yield classes, usual
         return
@@ -136,7 +136,7 @@ def _candidates(name):
         yield {}, usual
     else:
         sized = _builds(name, {"image_size": usual[-1]})
-        for size in [own for own in SIZES if own < usual[-1]]:
+        for size in [each for each in SIZES if each < usual[-1]]:
             yield {"image_size": size} if sized else {}, (3, size, size)
         yield {}, usual
 
@@ -151,20 +151,20 @@ def _builds(name, arguments):
 
 
 def draw(network, seed=0):
-    """Give all parameters and running statistics values by which signals keep their size.
+    """Draw all parameters and running statistics so that signals keep their size.
 
-    A fresh network often scales its branches by zero, and would not show what they compute.
+    A fresh network often scales its branches by zero, which would hide what they compute.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             parameter.normal_(generator=generator)
-            own = name.rpartition(".")[2]
-            if parameter.dim() > 1 and own.endswith("weight"):
+            leaf = name.rpartition(".")[2]
+            if parameter.dim() > 1 and leaf.endswith("weight"):
                 parameter.mul_(math.sqrt(parameter.shape[0] / max(1, parameter.numel())))
             else:
                 parameter.mul_(0.1)
-                if own in {"weight", "gamma"}:
+                if leaf in {"weight", "gamma"}:
                     parameter.add_(1)
         for name, buffer in network.named_buffers():
             if name.endswith("running_mean"):
@@ -178,8 +178,8 @@ def structure(case, folder, seed=0):
 
     Args:
         case: the network.
-        folder: for the artefact.
-        seed: of plan and weights.
+        folder: the folder for the artefact.
+        seed: the seed of plan and weights.
     """
     module = architectures.build(case.arch, initialise=False).eval()
     before = count_parameters(module)
@@ -226,20 +226,20 @@ def compressed(case, folder, seed=0, ratio=RATIO):
 
 
 def reasons(specs):
-    """How many layers are kept for which reason."""
+    """Count the kept layers by reason."""
     return dict(Counter(spec.reason for spec in specs.values() if spec.reason is not None))
 
 
 def replace_outcome(outcome, status, reason):
-    """The same outcome with another end."""
+    """Return the outcome with another status and reason."""
     return replace(outcome, status=status, reason=reason)
 
 
 def compared(case, path, plan, outcome, ratio=0.0):
     """Load an artefact and run it beside the dense network that it stands for."""
     factory = architectures.is_factory(case.arch.name)
-    own = {"arch": case.arch.name, "arch_args": case.arch.arguments} if factory else {}
-    loaded = alds_cli.load(path, **own)
+    source = {"arch": case.arch.name, "arch_args": case.arch.arguments} if factory else {}
+    loaded = alds_cli.load(path, **source)
     before, counted = outcome.params[0], count_parameters(loaded)
     if counted != outcome.params[1] or counted > (1 - ratio) * before:
         return replace_outcome(
@@ -266,9 +266,9 @@ def compared(case, path, plan, outcome, ratio=0.0):
 
 
 def outputs(network, call, names=()):
-    """All floating-point tensors that a network gives, and samples of what some layers give.
+    """Return all floating-point outputs of a network, and samples of some layers' outputs.
 
-    A detector may find nothing, and give nothing that could be compared.
+    A detector may find nothing, and return nothing to compare.
     """
     inner = {}
     handles = [
@@ -302,7 +302,7 @@ def _floats(made):
 
 
 def distance(found, expected):
-    """The largest difference of two lists of tensors over the largest number in each."""
+    """Return the largest difference of tensors, relative to each one's largest number."""
     if [tensor.shape for tensor in found] != [tensor.shape for tensor in expected]:
         return math.inf
     worst = 0.0
@@ -315,7 +315,7 @@ def distance(found, expected):
 
 
 def unfold_norms(dense, loaded):
-    """Make plain weights of those that are normalised, where the artefact has them so."""
+    """Replace normalised weights by plain ones where the artefact has plain ones."""
     names = {name.partition(".parametrizations.")[0] for name, _ in loaded.named_parameters()}
     for name, module in dense.named_modules():
         if parametrize.is_parametrized(module) and name not in names:
@@ -323,12 +323,12 @@ def unfold_norms(dense, loaded):
 
 
 def dense_tensors(dense, loaded, plan):
-    """The state dict of the dense network: every pair's halves multiplied."""
+    """Return the dense network's state dict, with every pair's halves multiplied."""
     state = dict(loaded.state_dict())
     for name in plan:
         pair = loaded.get_submodule(name)
-        owner, _, own = name.rpartition(".")
-        packed = own == "in_proj" and isinstance(dense.get_submodule(owner), nn.MultiheadAttention)
+        owner, _, leaf = name.rpartition(".")
+        packed = leaf == "in_proj" and isinstance(dense.get_submodule(owner), nn.MultiheadAttention)
         for key in [key for key in state if key.startswith(f"{name}.")]:
             del state[key]
         joint = "_" if packed else "."
@@ -338,7 +338,7 @@ def dense_tensors(dense, loaded, plan):
     for owner, module in dense.named_modules():
         prefix = f"{owner}." if owner else ""
         if isinstance(module, nn.MultiheadAttention):
-            for kind in ("weight", "bias"):  # of a projection that stayed beside a pair
+            for kind in ("weight", "bias"):  # those of a projection that stayed beside a pair
                 if f"{prefix}in_proj.{kind}" in state:
                     state[f"{prefix}in_proj_{kind}"] = state.pop(f"{prefix}in_proj.{kind}")
     whole = dense.state_dict()
@@ -349,7 +349,7 @@ def dense_tensors(dense, loaded, plan):
 
 
 def product(pair):
-    """The weight of the one layer that two layers in sequence make, in float64.
+    """Return the weight, in float64, of the single layer that two layers in sequence make.
 
     With g groups of the whole, k groups of the first half in each of these and j channels in
     each, W is a sum over j. Every axis of the kernel has an extent of 1 in one half at least.
@@ -363,10 +363,10 @@ def product(pair):
     first = first.reshape(groups, slices, *first.shape[1:3], *(first.shape[3:] or kernel))
     axes = len(kernel)
     sizes = [a * b for a, b in zip(second.shape[4:], first.shape[4:], strict=True)]
-    own = (*second.shape[:4], -1), (*first.shape[:4], -1)
-    joined = torch.einsum("gokja,gkjib->gokiab", second.reshape(own[0]), first.reshape(own[1]))
+    left, right = (*second.shape[:4], -1), (*first.shape[:4], -1)
+    joined = torch.einsum("gokja,gkjib->gokiab", second.reshape(left), first.reshape(right))
     shape = (*joined.shape[:4], *second.shape[4:], *first.shape[4:])
-    order = [axis for own in range(axes) for axis in (4 + own, 4 + axes + own)]
+    order = [axis for each in range(axes) for axis in (4 + each, 4 + axes + each)]
     joined = joined.reshape(shape).permute(0, 1, 2, 3, *order)
     blocks = joined.reshape(groups, shape[1], shape[2] * shape[3], *sizes)
     if "Transpose" in type(pair.second).__name__:
@@ -375,7 +375,7 @@ def product(pair):
 
 
 def _blocks(layer):
-    """A layer's weight in float64 as groups × out × in × kernel, each group's apart."""
+    """Return a layer's weight in float64 as groups × out × in × kernel."""
     weight = layer.weight.detach().double()
     blocks = weight.reshape(getattr(layer, "groups", 1), -1, *weight.shape[1:])
     return blocks.transpose(1, 2) if "Transpose" in type(layer).__name__ else blocks

@@ -23,7 +23,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 
 @dataclass
 class Corpus:
-    """Files as bytes by name, and the state dict they hold."""
+    """Files as bytes by name, and the state dict that they hold."""
 
     files: dict[str, bytes] = field(default_factory=dict)
     state: dict[str, torch.Tensor] = field(default_factory=dict)
@@ -40,7 +40,7 @@ def _built(channels, classes):
 
 
 def make(folder):
-    """Make everything in a folder."""
+    """Make all healthy inputs in a folder."""
     torch.manual_seed(0)
     found = Corpus()
     network = _built(1, 10)
@@ -84,7 +84,7 @@ class _StoppedError(Exception):
 
 
 def _interrupted(folder, data):
-    """The state that a training leaves when it is stopped."""
+    """Return the state that a training leaves when it is stopped."""
 
     def stop(event):
         if event.done >= event.total // 2 + 1:
@@ -101,14 +101,14 @@ def _interrupted(folder, data):
 
 
 def _shards(found):
-    """A folder as Hugging Face's libraries save it."""
+    """Add a folder as Hugging Face's libraries save it."""
     names = sorted(found.state)
     parts = {"model-00001-of-00002": names[::2], "model-00002-of-00002": names[1::2]}
     where = {}
-    for part, own in parts.items():
+    for part, names in parts.items():
         file = f"{part}.safetensors"
-        found.files[f"hub/{file}"] = save({name: found.state[name] for name in own})
-        where |= dict.fromkeys(own, file)
+        found.files[f"hub/{file}"] = save({name: found.state[name] for name in names})
+        where |= dict.fromkeys(names, file)
     index = {"metadata": {"total_size": 1}, "weight_map": where}
     found.files["hub/model.safetensors.index.json"] = json.dumps(index).encode()
     found.files["hub/config.json"] = b'{"model_type": "digits"}'

@@ -1,4 +1,4 @@
-"""One command in this process, and what must hold whatever it was given."""
+"""Runs of single commands in this process, and the conditions that hold for any input."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from alds_cli.cli.app import main
 
 SECONDS = 10
-"""No command on a small input may take longer."""
+"""The longest that a command on a small input may take."""
 
 MEMORY = 2 << 30
-"""Bytes beyond those at the start that the process may come to hold."""
+"""The most bytes that the process may hold beyond those at the start."""
 
 
 class Hang(BaseException):
-    """Raised in the midst of a command that takes too long."""
+    """Raised within a command that takes too long."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Outcome:
 
 
 def peak():
-    """Bytes that this process held at most so far."""
+    """Return the most bytes that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
@@ -54,7 +54,7 @@ def _limited_time():
 
 @contextlib.contextmanager
 def _streams(folder, standard_input):
-    """The three standard streams as files, down to their descriptors."""
+    """Replace the three standard streams by files, including their descriptors."""
     sys.stdout.flush()
     sys.stderr.flush()
     kept = [os.dup(number) for number in range(3)]
@@ -86,7 +86,7 @@ def _streams(folder, standard_input):
 
 
 def run(arguments, *, work, standard_input=b""):
-    """The command in the folder `work`, with temporary files in one beside it."""
+    """Run the command in the folder `work`, with temporary files in one beside it."""
     spool = work.parent / "spool"
     spool.mkdir(exist_ok=True)
     argv, directory, temporary = sys.argv, Path.cwd(), tempfile.tempdir
@@ -126,7 +126,7 @@ def _exit_code():
 
 
 def contents(folder):
-    """Every file below a folder, with size and time of change."""
+    """Return every file below a folder, with its size and time of change."""
     return {
         str(path.relative_to(folder)): (path.lstat().st_size, path.lstat().st_mtime_ns)
         for path in folder.rglob("*")
@@ -138,7 +138,7 @@ ALLOWED = {"\n"}
 
 
 def require_clean(text):
-    """No character that moves a cursor, colours, hides or turns text round."""
+    """Require that no character moves a cursor or colours, hides or reverses text."""
     decoded = text.decode("utf-8")
     raw = {
         character
@@ -149,14 +149,14 @@ def require_clean(text):
 
 
 def check(arguments, *, work, start, outputs=(), standard_input=b"", binary=False):
-    """Run a command, and require what must hold.
+    """Run a command, and check the conditions that hold for any input.
 
     Args:
-        arguments: of the command.
-        work: the folder it runs in.
-        start: `peak()` before the first.
-        outputs: names in `work` that may appear, or change, where it ends well.
-        standard_input: what it may read.
+        arguments: the command's arguments.
+        work: the folder that it runs in.
+        start: `peak()` before the first command.
+        outputs: names in `work` that may appear or change if it succeeds.
+        standard_input: the content of its standard input.
         binary: whether it writes a file to standard output.
     """
     before = contents(work)

@@ -1,8 +1,8 @@
 """Ways to damage inputs: bytes, JSON, checkpoints' objects, archives.
 
-A mutation is a few plain numbers that Hypothesis draws: what to do, where (a fraction of the
-whole) and with what (an index into a list of hostile things). So it shrinks, and is the same
-again for the same numbers.
+A mutation is a few plain numbers drawn by Hypothesis: what to do, where (a fraction of the
+whole) and with what (an index into a list of hostile values). It can therefore shrink, and the
+same numbers give the same mutation.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ HOSTILE_VALUES = (
 
 @dataclass(frozen=True)
 class Mutation:
-    """What, where and with what."""
+    """The numbers that tell what to do, where and with what."""
 
     kind: int
     where: float
@@ -190,7 +190,7 @@ def mutated_bytes(data, mutations):
 
 
 def _nodes(content, path=()):
-    """The paths of all values inside."""
+    """Return the paths of all values in the content."""
     yield path
     if isinstance(content, dict):
         for key in content:
@@ -240,12 +240,12 @@ def mutated_json(content, mutations):
 
 
 def dumped(content):
-    """JSON text, even of what JSON does not have."""
+    """Return JSON text, even of values that JSON does not have."""
     return json.dumps(content).encode("utf-8", "surrogatepass")
 
 
 def mutated_json_bytes(data, mutations):
-    """Half of the time the bytes themselves are damaged afterwards."""
+    """Damage JSON, and half of the time also the bytes of its text."""
     first, rest = mutations[0], mutations[1:]
     text = dumped(mutated_json(json.loads(data), mutations))
     return mutated_bytes(text, rest) if first.kind & 512 and rest else text
@@ -260,9 +260,9 @@ class Unknown:
 
 @cache
 def hostile_tensors():
-    """Tensors that no network's state holds, or not under that name."""
+    """Return tensors that no network's state holds, or not under such a name."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # some of their kinds are on their way out
+        warnings.simplefilter("ignore")  # some of their kinds are deprecated
         return tuple(_hostile_tensors())
 
 
@@ -291,7 +291,7 @@ def _hostile_tensors():
 
 @cache
 def hostile_objects():
-    """What training scripts save beside tensors, and what nobody should."""
+    """Return objects that training scripts save beside tensors, and objects that none should."""
     return tuple(_hostile_objects())
 
 
@@ -338,7 +338,7 @@ def mutated_object(content, mutations):
 
 
 def saved(content, m):
-    """In one of the ways in which checkpoints are saved; None where that cannot be."""
+    """Save in one of the ways for checkpoints; None if the content cannot be saved so."""
     file = io.BytesIO()
     try:
         if m.kind & 3 == 3:
@@ -359,7 +359,7 @@ def saved(content, m):
 
 
 def mutated_archive(data, mutations):
-    """A zip archive one of whose entries is damaged, or whose list of entries is."""
+    """Damage an entry of a zip archive, or its list of entries."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = [(info.filename, archive.read(info)) for info in archive.infolist()]
     first = mutations[0]
@@ -384,7 +384,7 @@ def mutated_archive(data, mutations):
 
 
 def mutated_safetensors(data, mutations):
-    """A safetensors file with a damaged header that still is JSON, of the right length."""
+    """Damage a safetensors file's header, which stays JSON of the right length."""
     length = int.from_bytes(data[:8], "little")
     header = mutated_json(json.loads(data[8 : 8 + length]), mutations)
     text = dumped(header)
