@@ -128,7 +128,7 @@ class InputSpec:
         total = sum(tensor.elements for tensor in self.tensors())
         if total > MOST_ELEMENTS:
             raise OptionError(
-                f"the inputs have {total:,} numbers; at most {MOST_ELEMENTS:,} can be meant"
+                f"the inputs have {total:,} numbers; at most {MOST_ELEMENTS:,} are allowed"
             )
 
     def require_batch(self, samples: int) -> None:
@@ -182,8 +182,8 @@ def as_inputs(inputs: InputSpec | tuple[int, ...]) -> InputSpec:
 def inputs_tip(known: InputSpec | None) -> str:
     """Return a tip on how to state a network's inputs, none of which are known or accepted."""
     if known is None:
-        return f"say what it takes: --input-shape C,H,W, or {EXAMPLE}"
-    return f"see whether it takes {known}: --input-shape and --input-spec say otherwise"
+        return f"state its inputs: --input-shape C,H,W, or {EXAMPLE}"
+    return f"if {known} is not what it takes, state its inputs with --input-shape or --input-spec"
 
 
 def _tensors(value: InputValue) -> Iterator[InputTensor]:

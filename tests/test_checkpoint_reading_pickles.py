@@ -307,9 +307,9 @@ def as_pickle(value):
     ("pickled", "complaint"),
     [
         (as_pickle(WithDtype(Structured())), "fields"),
-        (as_pickle(np.zeros(2, "i4,f8")), "no plain one|fields"),
-        (as_pickle(np.array([None])), "Python objects|no plain one"),
-        (as_pickle(np.zeros(2, "V8")), "no plain one"),
+        (as_pickle(np.zeros(2, "i4,f8")), "not a plain one|fields"),
+        (as_pickle(np.array([None])), "Python objects|not a plain one"),
+        (as_pickle(np.zeros(2, "V8")), "not a plain one"),
         (as_pickle(Canary()), "canary"),
         (as_pickle(canary), "canary"),
         (as_pickle(Canary), "Canary"),

@@ -387,7 +387,7 @@ def test_bad_options(run, digits, tmp_path, arguments, message):
 def test_no_output_named(run, digits):
     code, _, err = run("compress", digits / "model.pt", "--ratio", "0.5")
     assert code == 2
-    assert "No output is named" in err
+    assert "no output is named" in err
 
 
 def test_artefact_and_json_cannot_share_standard_output(run, digits):

@@ -199,7 +199,7 @@ def test_where_nothing_can_be_written_is_said_before_the_work(run, folder, tmp_p
     file = tmp_path / "file"
     file.write_text("mine")
     for target, said in (
-        (file, "it is no folder"),
+        (file, "it is not a folder"),
         (tmp_path / "no" / "such", "does not exist"),
         (file / "below", "Not a directory"),
     ):

@@ -181,21 +181,24 @@ def test_documents_of_earlier_versions_state_the_shape_of_a_sample():
     [
         ('{"layers": {}, "arguments": {"a": NaN}}', "arguments.a should be text, a finite number"),
         ('{"layers": {"a": {"k": 1, "j": Infinity}}}', "layers.a.j should be"),
-        ('{"layers": {"a": {"k": 1, "j": 1, "k": 2}}}', "k is there twice"),
-        ('{"layers": {}, "layers": {}}', "layers is there twice"),
+        ('{"layers": {"a": {"k": 1, "j": 1, "k": 2}}}', "k occurs twice"),
+        ('{"layers": {}, "layers": {}}', "layers occurs twice"),
         ('{"layers": {"a": {"k": 0, "j": 1}}}', "layers.a.k should be greater than or equal to 1"),
         ('{"layers": {"a": {"k": true, "j": 1}}}', "layers.a.k should be a valid integer"),
         ('{"layers": {"a": {"k": 1%s, "j": 1}}}' % ("0" * 400), "layers.a.k should be less"),
         ('{"layers": {"a": {"k": 1%s, "j": 1}}}' % ("0" * 9000), "not JSON"),
         ('{"layers": {"a": 3, "b": 4, "c": 5}}', "layers.a should be .* (and 2 more)"),
         ('{"layers": {"\\u001b[31m": 3}}', r"layers.\x1b[31m should be"),
-        ('{"layers": {}, "colour": 1}', "colour is no field that is known"),
+        ('{"layers": {}, "colour": 1}', "colour is not a known field"),
         (json.dumps({"layers": nested(100)}), "layers should be an object"),
         (json.dumps({"layers": nested(500)}), "it is not JSON that can be read"),
         ("[" * 10**6, "not JSON"),
         ('{"layers": {}, "pruned": {"a": {"outputs": "3-1"}}}', "module a: outputs '3-1' is not"),
         ('{"layers": {}, "pruned": {"a": {"outputs": "1,1"}}}', "module a: outputs '1,1' is not"),
-        ('{"layers": {}, "pruned": {"a": {"inputs": "x"}}}', "pruned.a.inputs is not of the form"),
+        (
+            '{"layers": {}, "pruned": {"a": {"inputs": "x"}}}',
+            "pruned.a.inputs does not have the expected form",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(text, message, tmp_path):

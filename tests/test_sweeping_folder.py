@@ -160,7 +160,7 @@ def test_equal_runs_give_equal_bytes(folder, tmp_path):
         ('{"schema": 1}', "record is missing"),
         ('{"schema": 1, "record": {}}', "record.method is missing (and 5 more)"),
         ('{"schema": 1, "record": NaN}', "record should be an object, not nan"),
-        ('{"schema": 1, "schema": 1}', "schema is there twice"),
+        ('{"schema": 1, "schema": 1}', "schema occurs twice"),
     ],
 )
 def test_a_damaged_record_is_named(folder, text, reason):
@@ -185,7 +185,7 @@ def test_a_damaged_record_is_named(folder, text, reason):
         ("seconds", [], "record.seconds should be an object"),
         ("layers", {}, "record.layers should be a valid array"),
         ("quality", {"top1": "good"}, "record.quality.top1 should be a valid number"),
-        ("colour", "red", "record.colour is no field that is known"),
+        ("colour", "red", "record.colour is not a known field"),
         ("ratio", "half", "record.ratio"),
         ("ratio", "1/0", "record.ratio: 1/0 is not a ratio"),
         ("ratio", "5/3", "record.ratio: 5/3 is not a ratio"),

@@ -195,7 +195,7 @@ def require_folder(folder: Path) -> None:
     if folder.is_dir():
         require_writable(folder / "report")
     elif folder.exists():
-        raise OutputError(f"cannot write to {folder}: it is no folder", tip="name a folder")
+        raise OutputError(f"cannot write to {folder}: it is not a folder", tip="name a folder")
     else:
         require_writable(folder)
 
@@ -246,7 +246,7 @@ def sent_on() -> Iterator[Path]:
     """
     sink = _carried[0] if _carried else getattr(sys.stdout, "buffer", None)
     if sink is None:
-        raise OutputError("standard output takes no files here", tip="name a file")
+        raise OutputError("standard output cannot take files here", tip="name a file")
     try:
         folder = tempfile.TemporaryDirectory(prefix="alds-stdout-", ignore_cleanup_errors=True)
     except OSError as error:
@@ -346,7 +346,7 @@ def require_regular(path: Path, refusal: type[AldsError], *, most: int | None = 
         reason = error.strerror if isinstance(error, OSError) else None
         raise refusal(f"{path}: {reason or error}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "of another kind")
         raise refusal(f"{path} is {kind}, not a file")
     if most is not None and status.st_size > most:
         raise refusal(

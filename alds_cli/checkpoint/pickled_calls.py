@@ -201,7 +201,7 @@ def _layout(_values: Values, name: object) -> object:
 def _numpy_type(_values: Values, text: object, *_flags: object) -> object:
     if not isinstance(text, str) or not _ARRAY_TYPE.fullmatch(text):
         shown = text if isinstance(text, str) else type(text).__name__
-        raise NeedsCodeError(f"it holds a NumPy array of type {shown:.20}, which is no plain one")
+        raise NeedsCodeError(f"it holds a NumPy array of type {shown:.20}, not a plain one")
     return ArrayType(text)
 
 
@@ -223,7 +223,7 @@ def _numpy_scalar(_values: Values, kind: object, content: object = b"") -> objec
     if not isinstance(kind, ArrayType):
         raise NeedsCodeError("it holds a NumPy scalar of a Python object")
     if kind.plain is None:
-        return Opaque("a NumPy scalar that is no number")
+        return Opaque("a NumPy scalar that is not a number")
     value = np.zeros((), kind.plain)
     copy_into(content, value.reshape(1).view(np.uint8).data)
     return value.astype(kind.plain.newbyteorder("="))[()]
@@ -236,18 +236,18 @@ def _encoded(values: Values, text: object, encoding: object) -> object:
     """Make bytes, which protocols before 3 write as text."""
     require(
         isinstance(encoding, str) and encoding.lower() in _LATIN,
-        "its pickle encodes text as no bytes are written",
+        "its pickle encodes text in a way that bytes are never written",
     )
     if isinstance(text, Blob) and text.kind == "text":
         values.limits.claim_copies(text.size)
         return text.as_kind("latin-1")
-    require(isinstance(text, str), "its pickle encodes what is no text")
+    require(isinstance(text, str), "its pickle encodes a value that is not text")
     values.limits.claim_copies(len(str(text)))
     return str(text).encode("latin-1")
 
 
 def _bytes(_values: Values, content: object = b"") -> object:
-    require(isinstance(content, bytes), "its pickle makes bytes of what is none")
+    require(isinstance(content, bytes), "its pickle makes bytes of another value")
     return content
 
 
@@ -258,7 +258,7 @@ def _bytearray(values: Values, content: object = b"", encoding: object = None) -
     if isinstance(content, str) and encoding in _LATIN:
         return bytearray(content.encode("latin-1"))
     if not isinstance(content, bytes):
-        raise MalformedError("its pickle makes bytes of what is none")
+        raise MalformedError("its pickle makes bytes of another value")
     return bytearray(content)
 
 

@@ -155,7 +155,7 @@ class PickledValues:
         if isinstance(function, Opaque):
             return function  # refused at the end, with all the names
         if not isinstance(function, Reference) or not isinstance(arguments, tuple):
-            raise MalformedError("its pickle is damaged: it calls what is no function")
+            raise MalformedError("its pickle is damaged: it calls a value that is not a function")
         if function.name in _HARMLESS:
             return Opaque(f"a {function.name}")
         maker = CALLS.get(function.name)
@@ -166,7 +166,8 @@ class PickledValues:
         except (TypeError, IndexError, ValueError, RuntimeError) as error:
             if isinstance(error, (MalformedError, NeedsCodeError)):
                 raise
-            raise MalformedError(f"its pickle gives {function.name} what it cannot take") from error
+            message = f"its pickle gives {function.name} arguments that it cannot take"
+            raise MalformedError(message) from error
 
     def build(self, value: object, state: object) -> object:
         """Return the value with its state, unless the state is attributes that are not needed."""
@@ -175,7 +176,7 @@ class PickledValues:
         elif isinstance(value, Array):
             self._fill(value, state)
         elif not isinstance(value, (Opaque, dict, Tensor, Deferred)):
-            raise MalformedError("its pickle gives a state to what has none")
+            raise MalformedError("its pickle gives a state to a value without one")
         return value
 
     def persistent(self, identifier: object) -> object:
@@ -187,7 +188,7 @@ class PickledValues:
             or len(identifier) not in {5, 6}
             or identifier[0] != "storage"
         ):
-            raise MalformedError("its pickle refers to data outside that are no tensor's")
+            raise MalformedError("its pickle refers to outside data that do not belong to a tensor")
         kind, key, _device, count = identifier[1:5]
         if isinstance(kind, Opaque):
             return kind

@@ -353,7 +353,7 @@ def _open_artefact(
     tensors: object, document: object, name: str
 ) -> tuple[dict[str, Tensor], Document]:
     if not isinstance(document, str) or not isinstance(tensors, Mapping):
-        raise CheckpointError(f"{name} calls itself an alds artefact, but is not whole")
+        raise CheckpointError(f"{name} calls itself an alds artefact, but is incomplete")
     if not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError(f"{name} calls itself an alds artefact, but holds other than tensors")
+        raise CheckpointError(f"{name} calls itself an alds artefact, but holds more than tensors")
     return dict(tensors), parse_document(document, name)

@@ -144,7 +144,7 @@ def _require_whole(entries: Mapping[str, _Entry], data: int) -> None:
         if math.prod(entry.shape) * entry.dtype.itemsize != entry.end - entry.start:
             raise MalformedError(f"its tensor {name:.60} has other data than its shape says")
         if math.prod(max(1, size) for size in entry.shape) * entry.dtype.itemsize >= 1 << 63:
-            raise MalformedError(f"the shape of its tensor {name:.60} is none that can be")
+            raise MalformedError(f"the shape of its tensor {name:.60} is impossible")
         place = entry.end
     if place != data:
         raise TruncatedError(

@@ -37,7 +37,7 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
         binary_stdout=(output == "-" and not options.dry_run) or plan_output != options.plan_output,
     )
     if output is None and plan_output is None and not options.dry_run:
-        raise OptionError("where to? No output is named", tip="-o small.pt, or --dry-run")
+        raise OptionError("no output is named", tip="-o small.pt, or --dry-run")
     with interface.progress() as progress:
         changed = replace(
             options,

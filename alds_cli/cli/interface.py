@@ -151,7 +151,7 @@ class Interface:
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback | None]:
-        """Yield a callback that draws progress bars, or None where nobody would see them."""
+        """Yield a callback that draws progress bars, or None if no one would see them."""
         if self.quiet or not self.notes.is_terminal:
             yield None
             return

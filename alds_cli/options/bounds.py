@@ -28,7 +28,7 @@ _REAL = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})(?:[eE]
 
 @dataclass(frozen=True, slots=True)
 class Whole:
-    """Whole numbers from `least` to `most`."""
+    """The whole numbers from `least` to `most`."""
 
     least: int
     most: int
@@ -37,7 +37,7 @@ class Whole:
         """Read a number.
 
         Raises:
-            ValueError: the text is none, or not within the bounds.
+            ValueError: the text is not a number, or is not within the bounds.
         """
         stripped = text.strip()
         if _WHOLE.fullmatch(stripped) is None or not self.least <= int(stripped) <= self.most:
@@ -60,7 +60,7 @@ class Real:
         """Read a number.
 
         Raises:
-            ValueError: the text is none, or not within the bounds.
+            ValueError: the text is not a number, or is not within the bounds.
         """
         stripped = text.strip()
         number = float(stripped) if _REAL.fullmatch(stripped) else math.nan

@@ -105,7 +105,7 @@ def plain_text(value: object, most: int) -> str:
     try:
         return json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise MalformedError(f"it holds other than plain values ({error})") from error
+        raise MalformedError(f"it does not hold only plain values ({error})") from error
 
 
 def _require_small(value: object, most: int) -> None:
@@ -135,9 +135,7 @@ def shortened(value: object) -> str:
 
 def _json(text: str | bytes, most: int, constants: list[str]) -> Any:
     if len(text) > most:
-        raise MalformedError(
-            f"it has {len(text):,} characters, more than the {most:,} that it may have"
-        )
+        raise MalformedError(f"it has {len(text):,} characters, more than the {most:,} allowed")
     try:
         return json.loads(text, parse_constant=constants.append, object_pairs_hook=_distinct)
     except MalformedError:
@@ -155,7 +153,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise MalformedError(f"{_printable(twice)} is there twice")
+        raise MalformedError(f"{_printable(twice)} occurs twice")
     return found
 
 
@@ -186,9 +184,9 @@ def _complaint(detail: ErrorDetails) -> str:
     if kind == "missing":
         return f"{where} is missing"
     if kind in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{where} is no field that is known"
+        return f"{where} is not a known field"
     if kind == "string_pattern_mismatch":
-        return f"{where} is not of the form that it has, but {shortened(detail['input'])}"
+        return f"{where} does not have the expected form: {shortened(detail['input'])}"
     if kind == "value_error":
         said = message.removeprefix("Value error, ")
         if said.startswith("should be"):
