@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 import torch
-from scipy.linalg import LinAlgError
 from torch import Tensor
 
 from alds_cli.numerics.grams import solve_in_place
@@ -80,7 +78,7 @@ def _call(
         ctypes.byref(info),
     )
     if info.value:
-        raise LinAlgError(f"dsyevd did not succeed (info {info.value})")
+        raise np.linalg.LinAlgError(f"dsyevd did not succeed (info {info.value})")
 
 
 @cache
@@ -192,6 +190,8 @@ def _ritz(diagonal: list[float], beside: list[float]) -> tuple[float, float]:
     count = len(diagonal)
     if count == 1:
         return diagonal[0], beside[0]
+    import scipy.linalg  # noqa: PLC0415 - slow to import
+
     values, vectors = scipy.linalg.eigh_tridiagonal(
         np.array(diagonal), np.array(beside[:-1]), select="i", select_range=(count - 2, count - 1)
     )

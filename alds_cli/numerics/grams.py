@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from math import frexp
 from typing import Any, NamedTuple
 
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -145,6 +144,8 @@ def solve_in_place(gram: Tensor, *, driver: str, **wanted: Any) -> Any:
         driver: the LAPACK routine.
         wanted: which eigenvalues and vectors to compute, as arguments of `eigh`.
     """
+    import scipy.linalg  # noqa: PLC0415 - slow to import, and seldom needed
+
     return scipy.linalg.eigh(
         gram.numpy().T, driver=driver, overwrite_a=True, check_finite=False, **wanted
     )
