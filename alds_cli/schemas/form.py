@@ -33,6 +33,7 @@ class Form(BaseModel):
         validate_by_name=True,
         serialize_by_alias=True,
         json_schema_serialization_defaults_required=True,
+        defer_build=True,  # no command needs all of the documents
     )
 
     most_bytes: ClassVar[int] = 1 << 22
