@@ -1,0 +1,61 @@
+"""What a command imports, beyond what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from alds_cli import architectures
+
+SLOW = ("torchvision", "matplotlib", "timm", "transformers", "sklearn", "scipy.linalg")
+"""Packages that take long to import, of which a network of the zoo needs none."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a checkpoint of a network of the zoo, and an artefact made of it."""
+    folder = tmp_path_factory.mktemp("zoo")
+    torch.manual_seed(0)
+    network = architectures.build(architectures.parse_architecture("cifar_resnet20"))
+    torch.save(network.state_dict(), folder / "m.pt")
+    assert imported("compress m.pt --ratio 0.5 -o small.pt", folder) is not None
+    return folder
+
+
+def imported(line, folder):
+    """Which of the slow packages a command imports, in a new process."""
+    code = (
+        "import sys\n"
+        "from alds_cli.cli.app import main\n"
+        f"sys.argv = {['alds', *line.split()]!r}\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('found', *({set(SLOW)!r} & set(sys.modules)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.splitlines()[-1].split()) - {"found"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect m.pt",
+        "inspect m.pt --json",
+        "inspect small.pt",
+        "compress m.pt --ratio 0.5 -o again.pt",
+        "compress m.pt --ratio 0.5 --dry-run --json",
+    ],
+)
+def test_commands_import_no_slow_package_that_they_do_not_need(line, folder):
+    assert imported(line, folder) == set()
+
+
+def test_a_network_of_torchvision_needs_torchvision(tmp_path):
+    network = architectures.build(architectures.parse_architecture("squeezenet1_1"))
+    torch.save(network.state_dict(), tmp_path / "m.pt")
+    assert "torchvision" in imported("inspect m.pt", tmp_path)
