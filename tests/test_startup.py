@@ -10,7 +10,10 @@ import torch
 
 from alds_cli import architectures
 
-SLOW = ("torchvision", "matplotlib", "timm", "transformers", "sklearn", "scipy.linalg")
+SLOW = frozenset(
+    {"torchvision", "matplotlib", "timm", "transformers", "sklearn", "scipy.linalg"}
+    | {"torch._dynamo", "sympy", "triton"}
+)
 """Packages that take long to import, of which a network of the zoo needs none."""
 
 

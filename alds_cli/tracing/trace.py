@@ -1,23 +1,23 @@
 """The cost of a network, counted in a real forward pass: parameters and multiply-accumulates.
 
-The forward pass runs on the meta device, where tensors have shapes but no storage, on a copy
-without storage: a VGG16 is counted in milliseconds and kilobytes.
+The forward pass of a large network runs on the meta device, where tensors have shapes but no
+storage, on a copy that never held any: a VGG16 is counted in milliseconds and kilobytes.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 from alds_cli.errors import first_line
@@ -26,10 +26,25 @@ from alds_cli.inputs import (
     as_inputs,
     example_call,
 )
+from alds_cli.tracing.counting import (
+    FLOPS_PER_MAC,
+    Counter,
+    NotCounting,
+    Shape,
+    SmallCounter,
+    UncountedError,
+    plain_attention,
+)
 from alds_cli.tracing.reads import Read, watch_reads
 
 _log = logging.getLogger(__name__)
 
+
+_SMALL = 1 << 24
+"""Numbers in a small network, and in what it is fed."""
+
+_SMALL_MACS = 1 << 29
+"""Multiply-accumulates that take less time than the meta device needs to begin."""
 
 _MOST_REAL_MACS = 1 << 36
 """The MACs beyond which a network that the meta device cannot run is not run for real, since that
@@ -71,8 +86,9 @@ def count_macs(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> int | 
 def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
     """Record one forward pass in evaluation mode, without changing the network.
 
-    A network that cannot run on the meta device runs for real on its own device. If it cannot run
-    at all, the trace is empty and the reason is logged.
+    A small network runs on numbers, where that is quicker, and others on the meta device. Where
+    that cannot be, a network runs for real on its own device; where it cannot run at all, the
+    trace is empty and the reason is logged.
 
     Args:
         module: the network; its flags, weights and hooks are left unchanged.
@@ -80,13 +96,24 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
             (3, 224, 224).
     """
     spec = as_inputs(inputs)
+    if "torch._dynamo" not in sys.modules:  # by then the meta device is the quicker one
+        try:
+            return _trace_small(module, spec)
+        except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+            _log.debug("this network is not traced on numbers: %s", error)
+    return _trace_large(module, spec)
+
+
+def _trace_large(module: nn.Module, spec: InputSpec) -> Trace:
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - slow to import
+
     failure, counted = "", 0
     for watched in (True, False):
         counter = FlopCounterMode(display=False)
         try:
             device = torch.device("meta")
             return _observe(meta_copy(module), device, spec, counter, watched=watched)
-        except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+        except Exception as error:  # noqa: BLE001
             _log.debug("the meta device cannot run this network: %s", error)
             failure = first_line(error)
             counted = max(counted, counter.get_total_flops() // FLOPS_PER_MAC)
@@ -100,14 +127,22 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
     return Trace(None, failure=failure)
 
 
-class _NotCounting(FlopCounterMode):
-    """A stand-in for the counter, for networks that run, but not while they are counted."""
+def _trace_small(module: nn.Module, inputs: InputSpec) -> Trace:
+    """Observe a pass on numbers, which calls and computes what one on the meta device does.
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        pass
+    Raises:
+        UncountedError: the network is not small, or something in it cannot be counted so.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    fed = sum(tensor.elements for tensor in inputs.tensors())
+    if max(sum(tensor.numel() for tensor in tensors), fed) > _SMALL:
+        raise UncountedError("it is large")
+    if floating_type(module) != torch.float32 or any(own.device.type != "cpu" for own in tensors):
+        raise UncountedError("CPUs compute it in other ways")
+    copied = copy.deepcopy(module).eval().requires_grad_(requires_grad=False)
+    with plain_attention(), torch.random.fork_rng(devices=[]):
+        counter = SmallCounter(_SMALL_MACS)
+        return _observe(copied, torch.device("cpu"), inputs, counter, watched=True)
 
 
 _REAL_WAYS = ((True, True), (False, True), (True, False))
@@ -120,15 +155,10 @@ def _trace_for_real(
 ) -> Trace:
     tensor = next(module.parameters(), None)
     device = torch.device("cpu") if tensor is None else tensor.device
-    fused = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(evaluation_mode(module))
-        stack.enter_context(_without_gradients(module))
-        # Fused attention hides its matrix products from the counter.
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH))
-        counter = FlopCounterMode(display=False) if counting else _NotCounting(display=False)
+    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - slow to import
+
+    counter: Counter = FlopCounterMode(display=False) if counting else NotCounting()
+    with evaluation_mode(module), _without_gradients(module), plain_attention():
         found = _observe(module, device, inputs, counter, watched=watched)
     return found if counting else replace(found, macs=None)
 
@@ -203,7 +233,7 @@ def _observe(
     module: nn.Module,
     device: torch.device,
     inputs: InputSpec,
-    counter: FlopCounterMode,
+    counter: Counter,
     *,
     watched: bool,
 ) -> Trace:
@@ -219,12 +249,6 @@ def _observe(
         stack.enter_context(counter)
         call(module)
     return Trace(counter.get_total_flops() // FLOPS_PER_MAC, calls, reads=reads)
-
-
-FLOPS_PER_MAC = 2
-"""PyTorch counts a multiply-accumulate as two floating-point operations."""
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +288,7 @@ class LayerCall:
 
 
 def watch_calls(
-    network: nn.Module, counter: FlopCounterMode, calls: dict[str, LayerCall]
+    network: nn.Module, counter: Counter, calls: dict[str, LayerCall]
 ) -> list[RemovableHandle]:
     """Register hooks in the network that record its calls in `calls`.
 
@@ -297,7 +321,7 @@ def _is_leaf(module: nn.Module) -> bool:
 def _watch_leaf(
     name: str,
     module: nn.Module,
-    counter: FlopCounterMode,
+    counter: Counter,
     enter: Callable[[LayerCall], None],
 ) -> tuple[RemovableHandle, RemovableHandle]:
     before = [0]
