@@ -3,6 +3,10 @@
 import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 
 def main() -> None:
     """Run the command, and end every error with a line, not a traceback."""
@@ -37,7 +41,13 @@ def stop_silently() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+clearing: "list[Callable[[], None]]" = []
+"""What has to be wiped from the terminal, however the process ends."""
+
+
 def _leave(number: int, _: object) -> None:
+    for clear in tuple(clearing):
+        clear()
     os._exit(128 + number)
 
 

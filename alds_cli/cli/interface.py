@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import math
@@ -89,7 +90,10 @@ class Interface:
         self.verbose = reporting.verbose
         if current is not None:
             current.require_output()
-            current.divert()
+            current.divert()  # it imports torch
+            current.spinner.stop()
+            gc.freeze()
+            gc.enable()
             app.stop_in_order()
         self._output = output
         self.notes = PlainConsole(sys.stderr)

@@ -1,22 +1,79 @@
-"""The standard streams: results go to standard output, everything else to standard error."""
+"""The standard streams: results go to standard output, everything else to standard error.
+
+A terminal shows that PyTorch is being loaded, until anything else is written.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import select
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alds_cli.cli import app
 from alds_cli.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
+
+
+class Spinner:
+    """A line on the terminal that says that PyTorch is being loaded, as long as it is.
+
+    Importing Rich would take longer than a user waits for a sign of life. Another thread turns the
+    spinner; the first sign is there at once, since libraries are loaded with the interpreter held.
+    """
+
+    def __init__(self) -> None:
+        self._turning = False
+        self._lock = threading.RLock()
+
+    def start(self) -> None:
+        """Show it, where standard error is a terminal that can go back in a line."""
+        if os.environ.get("TERM") in {"dumb", "unknown"}:
+            return
+        with suppress(OSError, ValueError):
+            if os.isatty(_STDERR) and os.get_terminal_size(_STDERR).columns > len(_LOADING) + 2:
+                self._turning = True
+                app.clearing.append(self.stop)
+                self._draw(0)
+                threading.Thread(target=self._turn, name="alds-spinner", daemon=True).start()
+
+    def stop(self) -> None:
+        """Wipe it away, if it is there."""
+        # A signal may come while a thread is writing to a terminal that has been halted.
+        if self._turning and self._lock.acquire(timeout=1):
+            self._turning = False
+            app.clearing.clear()
+            with suppress(OSError):
+                os.write(_STDERR, b"\r" + b" " * (len(_LOADING) + 2) + b"\r")
+            self._lock.release()
+
+    def _turn(self) -> None:
+        for number in itertools.count(1):
+            time.sleep(0.1)
+            if not self._draw(number):
+                return
+
+    def _draw(self, number: int) -> bool:
+        with self._lock, suppress(OSError):
+            if self._turning:
+                os.write(_STDERR, f"\r{_SIGNS[number % len(_SIGNS)]} {_LOADING}".encode())
+            return self._turning
+        return False
+
+
+_LOADING = "loading PyTorch"
+_SIGNS = "|/-\\"
 
 
 class ReaderGoneError(Exception):
@@ -41,6 +98,7 @@ class Streams:
             io.BufferedWriter(self._raw), encoding, errors="backslashreplace"
         )
         self._diverted = False
+        self.spinner = Spinner()
 
     def require_output(self) -> None:
         """Make sure, before the work starts, that there is an output for its results.
@@ -102,6 +160,11 @@ def current() -> Streams | None:
     return _current[-1] if _current else None
 
 
+def _stop_spinner() -> None:
+    if own := current():
+        own.spinner.stop()
+
+
 def output_name(name: str | Path | None) -> str | None:
     """Return `-` for a file name that means standard output, and other names as they are."""
     running = current()
@@ -137,6 +200,7 @@ def standard_streams() -> Iterator[Streams]:
     try:
         yield streams
     finally:
+        streams.spinner.stop()
         _current.pop()
         streams.close()
         sys.stdin, sys.stdout, sys.stderr = before
@@ -174,6 +238,7 @@ class _Results(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all data or raise; only the first failure is reported."""
+        _stop_spinner()
         whole = memoryview(data).cast("B")
         try:
             left = whole
@@ -204,6 +269,7 @@ class _Notes(io.FileIO):
 
     def write(self, data: ReadableBuffer, /) -> int:
         """Write the data if possible."""
+        _stop_spinner()
         with suppress(OSError):
             super().write(data)
         return len(memoryview(data).cast("B"))
