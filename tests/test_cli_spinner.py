@@ -129,7 +129,12 @@ def test_errors_stand_alone(line, tmp_path):
 )
 @pytest.mark.parametrize("moment", [SHOWN, b"<torch>"])
 def test_signals_wipe_it(model, number, code, moment):
-    terminal = Terminal(model.parent, f"inspect {model.name}")
+    # A new process ignores what is ignored here, as SIGINT is where tests run in the background.
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        terminal = Terminal(model.parent, f"inspect {model.name}")
+    finally:
+        signal.signal(number, before)
     terminal.read(moment)
     terminal.process.send_signal(number)
     found, written, out = terminal.end()
