@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -344,6 +345,29 @@ def test_the_claim_of_a_process_ends_with_it(folder, end):
         holder.wait()
         with folder.claim(key()) as granted:
             assert granted
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_without_locks_every_claim_is_granted_and_nothing_stays(
+    folder, monkeypatch, caplog, number
+):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    for wait in (folder.claim(key()), folder.claim(key()), folder.claim_start()):
+        with wait as granted:
+            assert granted
+    assert "has no locks" in caplog.text
+
+
+def test_a_claim_that_cannot_be_locked_is_an_error(folder, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "broken disk")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(OutputError, match="broken disk"), folder.claim(key()):
+        pass
 
 
 def test_the_baseline_is_a_dataclass_as_well():
