@@ -1,4 +1,8 @@
-"""Building the network of an architecture, and finding its inputs and preprocessing."""
+"""Building the network of an architecture, and finding its inputs and preprocessing.
+
+torchvision renames some entries while it loads its own published files; a file that is opened
+directly still has the old names, which are translated here.
+"""
 
 from __future__ import annotations
 

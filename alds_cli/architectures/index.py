@@ -2,6 +2,11 @@
 
 The file is JSON with one network per line; `build_index` makes it. Nothing here builds
 a network or imports torchvision.
+
+A network's *needed* entries are its state dict without the buffers that follow from the rest. A
+*slot* is a place in a needed entry's shape that a constructor argument sets, such as the rows of
+a classifier. The digest of a network is taken over its needed entries with the slots left open,
+so it is the same for every number of classes.
 """
 
 from __future__ import annotations
