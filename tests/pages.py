@@ -7,7 +7,8 @@ A block may have marks, HTML comments on the lines right before it:
 - `<!-- file: NAME -->`: it is the text of a file that later blocks of the page use;
 - `<!-- printed -->`: it is what the Python block before it printed;
 - `<!-- schema: NAME -->`: it is a document that `alds schema NAME` describes;
-- `<!-- exit: N -->`: its last command ends with that exit code, not with 0.
+- `<!-- exit: N -->`: its last command ends with that exit code, not with 0; `0 or 1` where it
+  depends on what the machine measures.
 """
 
 from __future__ import annotations
