@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,22 @@ from alds_cli.checkpoint import (
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, trace_network
-from alds_cli.numerics.costs import pair_params
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
-from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape
+from alds_cli.numerics.eigenvalues import operator_norm
+from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape, pair_params
 from alds_cli.numerics.grams import in_units, unit_exponent
-from alds_cli.numerics.option_tables import empty_table, rounding_share, with_exact, with_scheme
-from alds_cli.numerics.slice_counts import shrinking_ks
-from alds_cli.numerics.spectra import SpectraJob
-from alds_cli.numerics.spectral_norms import operator_norm
+from alds_cli.numerics.spectra import (
+    SpectraJob,
+    empty_table,
+    rounding_share,
+    shrinking_ks,
+    with_exact,
+    with_scheme,
+)
 from alds_cli.numerics.true_errors import ExactErrors
 from alds_cli.options.profile_options import ProfileOptions
 from alds_cli.records import (
+    OPERATOR,
     Choice,
     Curve,
     ErrorTable,
@@ -46,7 +52,6 @@ from alds_cli.records import (
 )
 from alds_cli.runtime.devices import Clock, pick_device
 from alds_cli.runtime.pool import run_jobs, working_memory
-from alds_cli.schemes import OPERATOR
 from alds_cli.surgery import find_layers, layer_at, weight_at
 
 logger = logging.getLogger(__name__)
@@ -282,8 +287,12 @@ class TrueErrors:
         self.tables = tables
         self._computed = 0
         self._progress = progress
-        groups = {name: layer.spec.groups for name, layer in tables.layers.items()}
-        self._errors = ExactErrors(lambda name, scheme: _matrix(module, name, scheme), groups)
+        self._module = module
+
+    @cached_property
+    def _errors(self) -> ExactErrors:
+        groups = {name: layer.spec.groups for name, layer in self.tables.layers.items()}
+        return ExactErrors(lambda name, scheme: _matrix(self._module, name, scheme), groups)
 
     def __call__(self, options: Sequence[tuple[str, Choice]]) -> list[float]:
         """Return the relative errors of (layer, choice); every choice must be in the tables."""

@@ -23,8 +23,8 @@ from alds_cli.allocation import (
     minimax,
 )
 from alds_cli.network.networks import Network
-from alds_cli.numerics.costs import divisors, full_rank
-from alds_cli.numerics.option_tables import empty_table, with_scheme
+from alds_cli.numerics.fold import divisors, full_rank
+from alds_cli.numerics.spectra import empty_table, with_scheme
 from alds_cli.profiling import error_tables
 from alds_cli.records import Curve, LayerSpec, LayerTable
 from alds_cli.surgery import find_layers

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from alds_cli import architectures
 from alds_cli.methods.equalising import nearest_slices
-from alds_cli.numerics.costs import pair_params
-from alds_cli.records import Architecture, Choice, LayerSpec
+from alds_cli.numerics.fold import pair_params
+from alds_cli.records import CLUSTERED, Architecture, Choice, LayerSpec
 from alds_cli.runtime.devices import paired, time_networks
-from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import (
     find_layers,
     layer_at,

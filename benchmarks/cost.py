@@ -20,7 +20,7 @@ from statistics import linear_regression, median
 import torch
 from common import print_bar, print_table
 
-from alds_cli.numerics.costs import divisors
+from alds_cli.numerics.fold import divisors
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.runtime.pool import run_jobs
 

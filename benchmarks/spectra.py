@@ -25,8 +25,7 @@ from common import fresh_network, print_bar, print_table
 from torch import Tensor, nn
 
 from alds_cli.network.opening import trace_network
-from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.fold import fold
+from alds_cli.numerics.fold import divisors, fold
 from alds_cli.profiling import error_tables
 from alds_cli.records import ErrorTable, LayerSpec
 from alds_cli.surgery import find_layers, weight_at

@@ -7,12 +7,14 @@ import random
 import torch
 from torch import nn
 
-from alds_cli.numerics.costs import divisors, full_rank, pair_params
 from alds_cli.numerics.fold import (
     distinct_schemes,
+    divisors,
     factors_to_weights,
     fold,
     folded_shape,
+    full_rank,
+    pair_params,
     pair_shapes,
 )
 from alds_cli.records import Choice

@@ -19,8 +19,8 @@ from torch import nn
 
 from alds_cli.architectures import build
 from alds_cli.compression.filter_pruning import prunable_channels
-from alds_cli.compression.filter_removal import pruned_amount, pruning_reports
-from alds_cli.compression.targets import multiply_accumulates, parameters
+from alds_cli.compression.filter_removal import pruning_reports
+from alds_cli.compression.targets import multiply_accumulates, parameters, pruned_amount
 from alds_cli.records import Architecture, Plan
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import find_channels

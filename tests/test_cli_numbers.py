@@ -7,10 +7,10 @@ import typing
 
 import pytest
 
-from alds_cli.cli import commands
+from alds_cli.cli import verbs
 from alds_cli.errors import OptionError
-from alds_cli.quantities import exact
 from alds_cli.sweeping import geometric_ratios
+from alds_cli.text import exact
 
 VALUES = ["-1", "0", "1e308", str(10**30), "1" * 3000, "1e-999999999", "NaN", "inf", "", " ", "٣"]
 
@@ -33,7 +33,7 @@ REQUIRED = {
 
 def numeric_options():
     """(command, option) for each parameter that is a number or a text of numbers."""
-    for own in commands.app.registered_commands:
+    for own in verbs.program().registered_commands:
         hints = typing.get_type_hints(own.callback)
         for name in inspect.signature(own.callback).parameters:
             kinds = set(typing.get_args(hints[name])) or {hints[name]}

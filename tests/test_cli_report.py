@@ -237,8 +237,8 @@ def test_the_installed_command_reports(folder):
 def test_help_imports_neither_torch_nor_matplotlib():
     code = (
         "import sys\n"
-        "from alds_cli.cli.commands import app\n"
-        "app(['report', '--help'], standalone_mode=False)\n"
+        "from alds_cli.cli.verbs import program\n"
+        "program()(['report', '--help'], standalone_mode=False)\n"
         "found = [name for name in ('torch', 'matplotlib') if name in sys.modules]\n"
         "raise SystemExit(f'imported {found}' if found else 0)\n"
     )

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import alds_cli
-from alds_cli.cli import commands
+from alds_cli.cli import verbs
 
 ALDS = Path(sys.executable).with_name("alds")
 
@@ -353,7 +353,7 @@ def test_every_error_is_a_line(run, monkeypatch, error, code, told):
         raise error
 
     monkeypatch.delenv("ALDS_TRACEBACK", raising=False)
-    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(verbs, "run", fail)
     found, out, err = run("inspect", "m.pt")
     assert (found, out) == (code, "")
     assert told in err
@@ -366,7 +366,7 @@ def test_errors_of_the_tool_are_told_in_full_on_request(run, monkeypatch, way):
     def fail():
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(commands, "run", fail)
+    monkeypatch.setattr(verbs, "run", fail)
     monkeypatch.delenv("ALDS_TRACEBACK", raising=False)
     if way == "environment":
         monkeypatch.setenv("ALDS_TRACEBACK", "1")

@@ -9,9 +9,8 @@ import re
 import pytest
 from rich.text import Text
 
-from alds_cli.cli.interface import PlainConsole
+from alds_cli.cli.interface import PlainConsole, table
 from alds_cli.cli.rendering import advice, removed, signed
-from alds_cli.cli.tables import table
 from alds_cli.records import CompressionReport
 
 NAMES = ["resnet20_finetuned-0.2.safetensors", "resnet20_finetuned-0.35.safetensors", "a.pt"]

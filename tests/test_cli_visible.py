@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_networks import digits_network
 
-from alds_cli.cli.interface import PlainConsole, line
-from alds_cli.cli.tables import table
-from alds_cli.visible import visible
+from alds_cli.cli.interface import PlainConsole, line, table
+from alds_cli.text import visible
 
 STEERING = [
     "\x1b[2J",

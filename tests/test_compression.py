@@ -27,10 +27,10 @@ from alds_cli.errors import (
 from alds_cli.methods.solvers import SOLVERS
 from alds_cli.network.loading import load_network
 from alds_cli.profiling import TrueErrors, error_tables
-from alds_cli.quantities import parse_ratio
 from alds_cli.records import Architecture, Choice, Plan
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.layers import select_layers
+from alds_cli.text import parse_ratio
 from alds_cli.tracing.trace import count_parameters
 
 

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from alds_cli.inputs import as_inputs, parse_inputs
-from alds_cli.tracing import counting, trace
-from alds_cli.tracing.counting import SmallCounter, UncountedError
+from alds_cli.tracing import trace, watching
+from alds_cli.tracing.watching import SmallCounter, UncountedError
 
 
 def same_both_ways(network, inputs):
@@ -192,8 +192,8 @@ def test_every_operator_that_is_counted_elsewhere_is_known_or_suspect():
     for packet in flop_registry:
         name = str(packet)
         if name.startswith("aten."):
-            known = packet in counting._FORMULAS
-            assert known or any(part in name for part in counting._SUSPECT), name
+            known = packet in watching._FORMULAS
+            assert known or any(part in name for part in watching._SUSPECT), name
 
 
 @settings(max_examples=40, deadline=None)

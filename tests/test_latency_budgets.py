@@ -11,7 +11,7 @@ from alds_cli import api
 from alds_cli.compression import latency_model
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
-from alds_cli.numerics.costs import pair_macs, pair_params
+from alds_cli.numerics.fold import pair_macs, pair_params
 from alds_cli.records import Choice
 from alds_cli.runtime.devices import as_latency, paired
 from alds_cli.surgery import find_layers

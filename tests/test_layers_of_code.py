@@ -33,11 +33,9 @@ ORDER = (
     ("schemas",),
     ("records",),
     ("options",),
-    ("quantities",),
-    ("scalars",),
-    ("schemes",),
+    ("text",),
+    ("forms",),
     ("errors",),
-    ("visible",),
 )
 """Top to bottom: a room imports itself and what stands below it, never beside or above."""
 

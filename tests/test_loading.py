@@ -22,8 +22,8 @@ from alds_cli.errors import (
     PlanError,
     UnsafeCheckpointError,
 )
-from alds_cli.network.filling import require_sound
 from alds_cli.network.loading import load_network
+from alds_cli.network.networks import require_sound
 from alds_cli.records import Architecture, Choice, Plan
 
 

@@ -40,8 +40,7 @@ from alds_cli.methods import (
 )
 from alds_cli.methods.equalising import nearest_slices
 from alds_cli.methods.l_rank import least_lagrangian
-from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery import dense_state, find_layers, weight_at

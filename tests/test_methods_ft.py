@@ -18,8 +18,14 @@ from alds_cli.allocation import InfeasibleError
 from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, PruningProblem
 from alds_cli.architectures import build
 from alds_cli.compression.filter_pruning import prunable_channels, prune_within
-from alds_cli.compression.filter_removal import carry_out_pruning, pruned_amount
-from alds_cli.compression.targets import Budget, Resource, multiply_accumulates, parameters
+from alds_cli.compression.filter_removal import carry_out_pruning
+from alds_cli.compression.targets import (
+    Budget,
+    Resource,
+    multiply_accumulates,
+    parameters,
+    pruned_amount,
+)
 from alds_cli.errors import BudgetError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, ft
 from alds_cli.records import Architecture

@@ -11,21 +11,20 @@ from torch import nn
 
 from alds_cli import api
 from alds_cli.allocation import Problem
-from alds_cli.compression.strategy import layer_reports
+from alds_cli.compression.traced_model import layer_reports
 from alds_cli.errors import BadWeightsError, OptionError, RatioUnreachableError
 from alds_cli.methods import METHODS, messi
 from alds_cli.network.opening import open_network
 from alds_cli.numerics.clustering.clustered_factors import cluster_factors, clustered_residual
-from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.fold import fold
-from alds_cli.numerics.option_tables import empty_table
+from alds_cli.numerics.fold import fold, pair_params
+from alds_cli.numerics.spectra import empty_table
 from alds_cli.records import (
+    CLUSTERED,
     Choice,
     ErrorTable,
     LayerSpec,
     Plan,
 )
-from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import dense_state, find_layers, weight_at
 from alds_cli.tracing.trace import count_macs, count_parameters
 

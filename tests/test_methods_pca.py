@@ -24,7 +24,7 @@ from alds_cli.datasets import Batches, TensorImages, open_dataset
 from alds_cli.errors import OptionError, PlanError, RatioUnreachableError
 from alds_cli.evaluation import measure_quality
 from alds_cli.methods import METHODS, FactorTask, pca
-from alds_cli.numerics.costs import full_rank
+from alds_cli.numerics.fold import full_rank
 from alds_cli.profiling import error_tables
 from alds_cli.records import Choice, Plan, Preprocessing
 from alds_cli.runtime.pool import run_jobs

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from alds_cli import api
 from alds_cli.architectures import build, resolve
-from alds_cli.architectures.wrappers import HOLDERS, WRAPPERS, spellings
+from alds_cli.architectures.entry_names import HOLDERS, WRAPPERS, spellings
 from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.records import Architecture
 

@@ -27,10 +27,9 @@ from alds_cli.numerics.clustering.subspaces import (
     settled,
     squared_distances,
 )
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.records import Choice, LayerSpec
+from alds_cli.numerics.grams import low_rank_factors
+from alds_cli.records import CLUSTERED, Choice, LayerSpec
 from alds_cli.runtime.pool import run_jobs
-from alds_cli.schemes import CLUSTERED
 
 
 def dense(factors):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alds_cli.numerics import device_spectra as module
-from alds_cli.numerics.costs import divisors
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
+from alds_cli.numerics.fold import divisors
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.runtime.pool import run_jobs
 

@@ -10,16 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import (
-    eigenvalues,
-    slice_svd,
-    true_errors,
-)
-from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.eigenvalues import largest_eigenvalue
-from alds_cli.numerics.factors import low_rank_factors
+from alds_cli.numerics import eigenvalues, slice_svd, true_errors
+from alds_cli.numerics.eigenvalues import largest_eigenvalue, residual_norm
+from alds_cli.numerics.fold import divisors
+from alds_cli.numerics.grams import low_rank_factors
 from alds_cli.numerics.slice_svd import Layout
-from alds_cli.numerics.spectral_norms import residual_norm
 from alds_cli.numerics.true_errors import (
     Decomposition,
     ExactErrors,

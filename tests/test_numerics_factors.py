@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics import factors, spectral_norms
-from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.spectral_norms import residual_norm
+from alds_cli.numerics import eigenvalues, grams
+from alds_cli.numerics.eigenvalues import residual_norm
+from alds_cli.numerics.fold import divisors
+from alds_cli.numerics.grams import low_rank_factors
 from alds_cli.runtime.pool import single_threaded_blas
 
 
@@ -99,7 +99,7 @@ def peaks(left, right):
 @pytest.mark.parametrize("shape", [(6, 8, 3), (40, 8, 1), (5, 12, 9)])
 @pytest.mark.parametrize("limit", [1024, 2])
 def test_signs_and_bits_are_repeatable(shape, limit, monkeypatch, threads):
-    monkeypatch.setattr(factors, "_ALL_VECTORS", limit)
+    monkeypatch.setattr(grams, "_ALL_VECTORS", limit)
     matrix = matrix_of(*shape)
     found = []
     for count in (1, 4, 1):
@@ -123,9 +123,9 @@ def test_leading_eigenvectors_alone_give_the_same(shape, k, rank, monkeypatch):
     matrix = matrix_of(*shape, rank=rank)
     full = min(shape[0], shape[1] * shape[2] // k)
     for j in sorted({1, 2, full // 2, full}):
-        monkeypatch.setattr(factors, "_ALL_VECTORS", 1024)
+        monkeypatch.setattr(grams, "_ALL_VECTORS", 1024)
         batched = product(*low_rank_factors(matrix, k, j))
-        monkeypatch.setattr(factors, "_ALL_VECTORS", 0)
+        monkeypatch.setattr(grams, "_ALL_VECTORS", 0)
         alone = product(*low_rank_factors(matrix, k, j))
         torch.testing.assert_close(alone, batched, rtol=1e-9, atol=1e-9)
 
@@ -174,7 +174,7 @@ def test_degenerate_matrices_have_finite_factors(shape, kind, dtype):
 
 
 @settings(max_examples=60, deadline=None)
-@given(cases(), st.sampled_from([spectral_norms._DENSE_EIGENVALUES, 1]), st.integers(-20, 20))
+@given(cases(), st.sampled_from([eigenvalues._DENSE_EIGENVALUES, 1]), st.integers(-20, 20))
 def test_residual_norm_is_the_spectral_norm(case, limit, exponent):
     matrix, k, j = case
     matrix = matrix * 10.0**exponent
@@ -184,7 +184,7 @@ def test_residual_norm_is_the_spectral_norm(case, limit, exponent):
     whole = float(torch.linalg.matrix_norm(matrix.flatten(1), 2))
     with pytest.MonkeyPatch.context() as patch:
         # ARPACK wants fewer eigenvalues than there are
-        patch.setattr(spectral_norms, "_DENSE_EIGENVALUES", limit)
+        patch.setattr(eigenvalues, "_DENSE_EIGENVALUES", limit)
         found = residual_norm(matrix, left, right)
     assert found == pytest.approx(exact, rel=1e-9, abs=1e-14 * whole)
 
@@ -227,7 +227,7 @@ POWERS = [-990, -700, -499, -67, 0, 66, 499, 700, 990]
 @pytest.mark.parametrize("limit", [1024, 2])
 def test_scales_of_float64_change_no_bit(power, shape, limit, monkeypatch):
     """Up to their own squares, which leave the range."""
-    monkeypatch.setattr(factors, "_ALL_VECTORS", limit)
+    monkeypatch.setattr(grams, "_ALL_VECTORS", limit)
     matrix = matrix_of(*shape)
     power -= power % 2  # each half takes the root of it
     usual = low_rank_factors(matrix, 2, 3)
@@ -262,7 +262,7 @@ def test_the_norm_of_a_pair_that_has_little_to_do_with_the_weight():
 @pytest.mark.parametrize("limit", [512, 1])
 @pytest.mark.parametrize("shape", [(6, 8, 3), (40, 8, 1)])
 def test_nothing_left_is_zero(limit, shape, monkeypatch):
-    monkeypatch.setattr(spectral_norms, "_DENSE_EIGENVALUES", limit)
+    monkeypatch.setattr(eigenvalues, "_DENSE_EIGENVALUES", limit)
     matrix = torch.zeros(shape)
     matrix[0, 0, 0] = 2.0
     left, right = low_rank_factors(matrix, 1, 1)
@@ -274,7 +274,7 @@ def test_nothing_left_is_zero(limit, shape, monkeypatch):
 @pytest.mark.parametrize("kind", ["orthogonal", "two values", "last only"])
 def test_lanczos_with_repeated_or_hidden_values(shape, kind, monkeypatch):
     """All eigenvalues equal, or the leading vector far from the start vector."""
-    monkeypatch.setattr(spectral_norms, "_DENSE_EIGENVALUES", 1)
+    monkeypatch.setattr(eigenvalues, "_DENSE_EIGENVALUES", 1)
     matrix = torch.zeros(shape[0], shape[1], dtype=torch.float64)
     count = min(shape[:2])
     diagonal = torch.ones(count, dtype=torch.float64)

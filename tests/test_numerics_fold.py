@@ -7,18 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alds_cli.numerics.costs import divisors, full_rank, pair_params
 from alds_cli.numerics.fold import (
     distinct_schemes,
+    divisors,
     factors_to_weights,
     fold,
     folded_shape,
+    full_rank,
     multiply_back,
+    pair_params,
     pair_shapes,
     unfold,
     weights_to_factors,
 )
-from alds_cli.schemes import SCHEMES
+from alds_cli.records import SCHEMES
 
 
 @st.composite

@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from alds_cli.numerics import slice_counts, spectra
-from alds_cli.numerics.costs import divisors, pair_params
-from alds_cli.numerics.fold import distinct_schemes, fold
+from alds_cli.numerics import spectra
+from alds_cli.numerics.fold import distinct_schemes, divisors, fold, pair_params
 from alds_cli.numerics.shared_grams import Slicing
-from alds_cli.numerics.slice_counts import numerical_rank, shrinking_ks, worth_a_proof
-from alds_cli.numerics.spectra import SpectraJob
+from alds_cli.numerics.spectra import SpectraJob, numerical_rank, shrinking_ks, worth_a_proof
 from alds_cli.runtime.pool import run_jobs
 
 MEASURES = ("sum_squares", "largest", "tail_energy", "saved")
@@ -26,7 +24,7 @@ KINDS = ("gaussian", "zero", "rank 1", "rank 2", "rank 3", "orthogonal", "blocks
 def small_layers_count():
     """Proofs are otherwise sought only where much work could be spared."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slice_counts, "_LEAST_WORK", 0)
+        patch.setattr(spectra, "_LEAST_WORK", 0)
         yield
 
 
@@ -81,7 +79,7 @@ def require_the_same_frontiers(weight, scheme, groups, share=0.0):
     matrix, ks = fold(weight, scheme), divisors(shape[1])
     full, norm = curves_of(matrix, ks, groups, prove=False)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slice_counts, "_WORTH_A_PROOF", share)
+        patch.setattr(spectra, "_WORTH_A_PROOF", share)
         some, same_norm = curves_of(matrix, ks, groups, prove=True)
     assert set(full) == set(ks)
     assert set(some) <= set(full)

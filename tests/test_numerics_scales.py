@@ -23,17 +23,16 @@ from alds_cli.allocation import PROVEN_BOUNDS as PROVEN
 from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.filter_removal import _depthwise_error, _ErrorJob
 from alds_cli.numerics.clustering.clustered_factors import cluster_factors, clustered_residual
-from alds_cli.numerics.factors import low_rank_factors
+from alds_cli.numerics.eigenvalues import operator_norm, residual_norm, spectral_norm
 from alds_cli.numerics.fold import fold, unfold
-from alds_cli.numerics.grams import in_units, unit_exponent
-from alds_cli.numerics.spectral_norms import operator_norm, residual_norm, spectral_norm
+from alds_cli.numerics.grams import in_units, low_rank_factors, unit_exponent
 from alds_cli.profiling import TrueErrors, error_tables, tabled_norm
 from alds_cli.records import (
+    CLUSTERED,
     Choice,
     Kept,
     Plan,
 )
-from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import find_layers, weight_at
 
 SCALES = {

@@ -16,11 +16,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.fold import distinct_schemes, fold
+from alds_cli.numerics.eigenvalues import residual_norm
+from alds_cli.numerics.fold import distinct_schemes, divisors, fold
+from alds_cli.numerics.grams import low_rank_factors
 from alds_cli.numerics.spectra import SpectraJob
-from alds_cli.numerics.spectral_norms import residual_norm
 from alds_cli.numerics.true_errors import error_interval, exact_errors
 from alds_cli.records import Curve
 from alds_cli.runtime.pool import run_jobs

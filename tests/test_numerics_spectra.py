@@ -18,11 +18,12 @@ from alds_cli.numerics import (
     large_grams,
     shared_grams,
     spectra,
-    spectral_norms,
 )
-from alds_cli.numerics.costs import divisors
-from alds_cli.numerics.factors import low_rank_factors
-from alds_cli.numerics.fold import distinct_schemes, fold
+from alds_cli.numerics import (
+    eigenvalues as spectral_norms,
+)
+from alds_cli.numerics.fold import distinct_schemes, divisors, fold
+from alds_cli.numerics.grams import low_rank_factors
 from alds_cli.numerics.spectra import SpectraJob
 from alds_cli.runtime.pool import run_jobs
 

@@ -10,10 +10,9 @@ from torch import nn
 
 from alds_cli.allocation import PROVEN_BOUNDS
 from alds_cli.compression.factorise import carry_out
-from alds_cli.numerics import spectral_norms
+from alds_cli.numerics import eigenvalues
 from alds_cli.profiling import error_tables, operator_norms, tabled_norm
-from alds_cli.records import Choice, Plan
-from alds_cli.schemes import CLUSTERED
+from alds_cli.records import CLUSTERED, Choice, Plan
 from alds_cli.surgery import dense_state, find_layers, weight_at
 
 LAYERS = {
@@ -53,7 +52,7 @@ def true_error(module, made, choices, groups):
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_tabled_pair_is_reported_in_the_papers_fold(kind, bound, chunk, monkeypatch):
     if chunk:
-        monkeypatch.setattr(spectral_norms, "CHUNK_BYTES", chunk)
+        monkeypatch.setattr(eigenvalues, "CHUNK_BYTES", chunk)
     module, specs = alone(kind)
     tables, _ = error_tables(module, specs, schemes=(0, 1, 2, 3), cache=False)
     choices = [Choice(*row) for row in tables.layers["0"].choices.tolist()]

@@ -14,29 +14,32 @@ import typer
 from typer.testing import CliRunner
 
 import alds_cli
-from alds_cli.cli import commands, reference
+from alds_cli import text
+from alds_cli import text as parsing
+from alds_cli.cli import reference, verbs
 from alds_cli.cli.verbs import verb
 from alds_cli.errors import OptionError
-from alds_cli.options import bounds, parsing
-from alds_cli.options.bounds import Real, Whole
-from alds_cli.options.calling import arguments, takes_fields, takes_several
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.declaring import (
     PANELS,
     PLANNING,
     Keyword,
     Option,
+    arguments,
     asked,
     declared,
     parameters,
+    takes_fields,
+    takes_several,
 )
 from alds_cli.options.model_source import Source
 from alds_cli.options.reporting_options import Reporting
 from alds_cli.options.sweep_options import SweepOptions
+from alds_cli.text import Real, Whole
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
-COMMANDS = {own.name: own.callback for own in commands.app.registered_commands}
+COMMANDS = {own.name: own.callback for own in verbs.program().registered_commands}
 
 FUNCTIONS = ["compress", "evaluate", "inspect", "profile", "report", "retrain", "sweep"]
 
@@ -253,7 +256,7 @@ def test_an_options_object_can_be_called_with_again():
     ("kind", "text", "value"),
     [
         (Whole(1, 9), " 9 ", 9),
-        (Whole(0, bounds.MOST_SEED), str(bounds.MOST_SEED), bounds.MOST_SEED),
+        (Whole(0, text.MOST_SEED), str(text.MOST_SEED), text.MOST_SEED),
         (Real(0, 1), "1", 1.0),
         (Real(0, 1, above=True), "1e-3", 0.001),
         (Real(0, 1, below=True), "0", 0.0),

@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alds_cli.errors import OptionError
-from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity
+from alds_cli.text import (
+    COUNTS,
+    SIZES,
+    TIMES,
+    parse_quantity,
+)
 
 
 @pytest.mark.parametrize(

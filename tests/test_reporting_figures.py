@@ -15,7 +15,7 @@ from alds_cli.errors import MissingExtraError
 from alds_cli.records import Choice, Kept, LayerReport
 from alds_cli.reporting import draw
 from alds_cli.reporting.points import gather
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 mpl = pytest.importorskip("matplotlib", reason="pictures need the extra 'plots'")
 

@@ -22,7 +22,7 @@ from alds_cli.reporting import (
 )
 from alds_cli.reporting.latex import _SIGNS as LATEX_SIGNS
 from alds_cli.reporting.latex import escape
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 AWKWARD = "my_pkg.mod|x:obj:a#b=50%&{c}~^\\$"
 

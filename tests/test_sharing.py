@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from alds_cli import api, architectures
+from alds_cli.architectures.building import share, shared_groups
 from alds_cli.checkpoint import Document, artefact_size, write_artefact
 from alds_cli.errors import BadWeightsError, CheckpointError, OutputError
 from alds_cli.records import Architecture, Plan
-from alds_cli.tracing.sharing import share, shared_groups
 from alds_cli.tracing.trace import count_parameters
 
 SOURCE = '''

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
-from alds_cli.numerics.costs import divisors, full_rank
+from alds_cli.numerics.fold import divisors, full_rank
 from alds_cli.records import Choice
 from alds_cli.surgery import (
     dense_state,

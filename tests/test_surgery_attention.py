@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from alds_cli.errors import PlanError
-from alds_cli.numerics.costs import pair_macs
+from alds_cli.numerics.fold import pair_macs
 from alds_cli.records import Choice
 from alds_cli.surgery import (
     PairedAttention,

@@ -13,10 +13,8 @@ from torch import nn
 
 from alds_cli.errors import BadWeightsError, PlanError
 from alds_cli.numerics.clustering.clustered_factors import multiply_clusters
-from alds_cli.numerics.costs import pair_macs, pair_params
-from alds_cli.numerics.fold import unfold
-from alds_cli.records import Choice
-from alds_cli.schemes import CLUSTERED
+from alds_cli.numerics.fold import pair_macs, pair_params, unfold
+from alds_cli.records import CLUSTERED, Choice
 from alds_cli.surgery import (
     ClusteredConv2d,
     ClusteredLinear,

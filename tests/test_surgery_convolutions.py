@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alds_cli.errors import PlanError
-from alds_cli.numerics.costs import divisors, pair_macs, pair_params
-from alds_cli.numerics.fold import distinct_schemes
-from alds_cli.records import Choice
-from alds_cli.schemes import CLUSTERED, SCHEMES
+from alds_cli.numerics.fold import distinct_schemes, divisors, pair_macs, pair_params
+from alds_cli.records import CLUSTERED, SCHEMES, Choice
 from alds_cli.surgery import (
     dense_state,
     find_layers,

@@ -13,7 +13,7 @@ from decomposing import any_plan, install_random
 from torch import nn
 
 from alds_cli import api
-from alds_cli.numerics.costs import pair_macs, pair_params
+from alds_cli.numerics.fold import pair_macs, pair_params
 from alds_cli.surgery import dense_state, find_layers, reshape_network
 from alds_cli.tracing.trace import count_parameters, trace
 

@@ -2,26 +2,28 @@
 
 from alds_cli.allocation.alternating import alternating
 from alds_cli.allocation.knapsack.solve import knapsack
-from alds_cli.allocation.layer_options import Allocation, InfeasibleError, LayerOptions
-from alds_cli.allocation.lazy_errors import refined
-from alds_cli.allocation.minimax import minimax
-from alds_cli.allocation.problem import (
+from alds_cli.allocation.layer_options import (
     DEFAULT_DEFINITION,
     ERROR_DEFINITIONS,
+    Allocation,
+    InfeasibleError,
+    LayerOptions,
+    exactly_known,
+)
+from alds_cli.allocation.lazy_errors import refined
+from alds_cli.allocation.problem import (
+    PROVEN_BOUNDS,
     Prices,
     Problem,
     RankPrices,
     Refine,
     Spending,
-    exactly_known,
-    layer_options,
-    smallest_cost,
-)
-from alds_cli.allocation.proven_bounds import (
-    PROVEN_BOUNDS,
     error_bound,
+    layer_options,
+    minimax,
     operator_bound,
     rounding_of_factors,
+    smallest_cost,
 )
 
 __all__ = [

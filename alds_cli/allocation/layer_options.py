@@ -1,13 +1,14 @@
-"""The options of each layer as plain arrays, on which all optimisers work.
+"""The options of each layer as plain arrays, on which all optimisers work, and their errors.
 
 A frontier holds the undominated options where one resource is budgeted: costs rise, errors fall.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from alds_cli.records import (
     Choice,
     FloatArray,
     IntArray,
+    LayerTable,
 )
 
 
@@ -255,3 +257,108 @@ def undominated_options(errors: FloatArray, costs: IntArray) -> IntArray:
     """Return the indices of options that no other matches in error (n,) and all costs (n, D)."""
     _, ranks = np.unique(errors, return_inverse=True)
     return undominated(ranks.astype(np.int64), costs)
+
+
+def _sum_bound(table: LayerTable) -> FloatArray:
+    """Return sqrt(Σ_i σ²_{i,j+1}): blocks side by side have at most the norm of their norms."""
+    return _relative(np.sqrt(table.sum_squares), _by_row(table, table.norms))
+
+
+def _theorem1_bound(table: LayerTable) -> FloatArray:
+    """Return √k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
+    k = table.choices[:, 1]
+    return _relative(np.sqrt(k) * table.largest, _by_row(table, table.norms))
+
+
+def _published_code(table: LayerTable) -> FloatArray:
+    """Return max_i σ_{i,j+1}, as in the paper's published code; not a bound for k > 1."""
+    return _relative(table.largest, _by_row(table, table.norms))
+
+
+def _exact(table: LayerTable) -> FloatArray:
+    """Return ‖W − Ŵ‖₂ where it is known, else a lower bound.
+
+    A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}, less the amount by
+    which that was raised to be an upper bound (`numerics.spectra`). No error is above 1.
+    """
+    raised = _by_row(table, table.slack)
+    below = np.sqrt(np.maximum(np.square(table.largest) - 2 * raised, 0.0))
+    found = np.where(_told_by_spectrum(table), table.largest, below)
+    found = np.where(np.isnan(table.exact), found, table.exact)
+    return np.minimum(_relative(found, _by_row(table, table.norms)), 1.0)
+
+
+def exactly_known(table: LayerTable) -> NDArray[np.bool_]:
+    """Return for which rows (n,) the definition `exact` gives the error itself, to 1e-9 of it."""
+    found = _told_by_spectrum(table)
+    found |= ~np.isnan(table.exact)
+    return found
+
+
+def _told_by_spectrum(table: LayerTable) -> NDArray[np.bool_]:
+    """Return the rows with one slice, whose norm is the first singular value left out."""
+    told: NDArray[np.bool_] = np.square(table.largest) * _NEGLIGIBLE >= _by_row(table, table.slack)
+    told &= table.choices[:, 1] == 1
+    return told
+
+
+def _frobenius(table: LayerTable) -> FloatArray:
+    """Return ‖W − Ŵ‖_F / ‖W‖_F, which the singular values give exactly."""
+    return np.sqrt(_relative(table.tail_energy, _by_row(table, table.energies)))
+
+
+def density(table: LayerTable, rank_prices: FloatArray) -> FloatArray:
+    """Return sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · price)): the saving of the next unit that is spent.
+
+    One more rank in every slice takes Σ_i σ²_{i,j+1} from the squared Frobenius error and has
+    its price: k·rows + columns parameters, or a number of MACs. Where the sum over the layers of
+    their relative squared errors is least for what is spent, no layer's parameters save more
+    than another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
+    its maximum brings that about. It is not a bound on any error.
+
+    Args:
+        table: the layer's option table, with n rows.
+        rank_prices: the positive price of one more rank in every slice, (n,).
+    """
+    return np.sqrt(_relative(table.saved / rank_prices, _by_row(table, table.energies)))
+
+
+def _density_of_parameters(table: LayerTable) -> FloatArray:
+    return density(table, np.asarray(table.costs // table.choices[:, 2], dtype=np.float64))
+
+
+def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | float:
+    """Return the value of each row's scheme, (n,); the value itself if there is only one."""
+    if len(values) == 1:
+        return next(iter(values.values()))
+    of_scheme = np.zeros(max(values, default=0) + 1)
+    for scheme, value in values.items():
+        of_scheme[scheme] = value
+    return of_scheme[table.choices[:, 0]]
+
+
+def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
+    """Return values / whole; a layer that is zero everywhere loses nothing."""
+    if np.all(np.asarray(whole) > 0):
+        return values / whole
+    return np.zeros_like(values)
+
+
+_NEGLIGIBLE = 1e-9
+"""The share of a squared error that is negligible."""
+
+ErrorDefinition = Callable[[LayerTable], FloatArray]
+
+ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
+    {
+        "density": _density_of_parameters,
+        "sum": _sum_bound,
+        "theorem1": _theorem1_bound,
+        "published-code": _published_code,
+        "exact": _exact,
+        "frobenius": _frobenius,
+    }
+)
+"""The errors that an allocation may minimise, computed for every row of a layer's table."""
+
+DEFAULT_DEFINITION = "density"

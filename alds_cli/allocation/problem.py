@@ -1,18 +1,39 @@
-"""The problem that a method solves: options of layers within budgets, by a measure of error."""
+"""The allocation problem (Eq. 8), its exact solution for one budget, and proven bounds on errors.
+
+Minimise max_ℓ ε^ℓ over all choices subject to a budget (Liebenwein et al., NeurIPS 2021,
+Eq. 8). At a given level the layers separate: each takes its cheapest option whose error is at
+most the level, and the total cost falls as the level rises. So a search over the distinct errors
+finds the global optimum. The rest of the budget goes to the next worst layers: the result is the
+lexicographic minimum of the errors sorted from worst to best.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from math import sqrt
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from alds_cli.allocation.layer_options import LayerOptions
-from alds_cli.numerics.costs import full_rank, pair_params
+from alds_cli.allocation.layer_options import (
+    DEFAULT_DEFINITION,
+    ERROR_DEFINITIONS,
+    Allocation,
+    Frontiers,
+    LayerOptions,
+    density,
+    first_of_equals,
+    frontier,
+)
+from alds_cli.allocation.minimax_multi import minimax_within_all, settle_ties
+from alds_cli.numerics.fold import folded_shape, full_rank, pair_params
+from alds_cli.numerics.spectra import UNIT_ROUNDOFF
 from alds_cli.records import (
+    OPERATOR,
     ArgumentValue,
     Choice,
     FloatArray,
@@ -20,111 +41,6 @@ from alds_cli.records import (
     LayerSpec,
     LayerTable,
 )
-
-
-def _sum_bound(table: LayerTable) -> FloatArray:
-    """Return sqrt(Σ_i σ²_{i,j+1}): blocks side by side have at most the norm of their norms."""
-    return _relative(np.sqrt(table.sum_squares), _by_row(table, table.norms))
-
-
-def _theorem1_bound(table: LayerTable) -> FloatArray:
-    """Return √k · max_i σ_{i,j+1}: Theorem 1 of Liebenwein et al., NeurIPS 2021."""
-    k = table.choices[:, 1]
-    return _relative(np.sqrt(k) * table.largest, _by_row(table, table.norms))
-
-
-def _published_code(table: LayerTable) -> FloatArray:
-    """Return max_i σ_{i,j+1}, as in the paper's published code; not a bound for k > 1."""
-    return _relative(table.largest, _by_row(table, table.norms))
-
-
-def _exact(table: LayerTable) -> FloatArray:
-    """Return ‖W − Ŵ‖₂ where it is known, else a lower bound.
-
-    A slice is a part of the matrix, so the norm is at least max_i σ_{i,j+1}, less the amount by
-    which that was raised to be an upper bound (`numerics.spectra`). No error is above 1.
-    """
-    raised = _by_row(table, table.slack)
-    below = np.sqrt(np.maximum(np.square(table.largest) - 2 * raised, 0.0))
-    found = np.where(_told_by_spectrum(table), table.largest, below)
-    found = np.where(np.isnan(table.exact), found, table.exact)
-    return np.minimum(_relative(found, _by_row(table, table.norms)), 1.0)
-
-
-def exactly_known(table: LayerTable) -> NDArray[np.bool_]:
-    """Return for which rows (n,) the definition `exact` gives the error itself, to 1e-9 of it."""
-    found = _told_by_spectrum(table)
-    found |= ~np.isnan(table.exact)
-    return found
-
-
-def _told_by_spectrum(table: LayerTable) -> NDArray[np.bool_]:
-    """Return the rows with one slice, whose norm is the first singular value left out."""
-    told: NDArray[np.bool_] = np.square(table.largest) * _NEGLIGIBLE >= _by_row(table, table.slack)
-    told &= table.choices[:, 1] == 1
-    return told
-
-
-def _frobenius(table: LayerTable) -> FloatArray:
-    """Return ‖W − Ŵ‖_F / ‖W‖_F, which the singular values give exactly."""
-    return np.sqrt(_relative(table.tail_energy, _by_row(table, table.energies)))
-
-
-def density(table: LayerTable, rank_prices: FloatArray) -> FloatArray:
-    """Return sqrt(Σ_i σ²_{i,j+1} / (‖W‖_F² · price)): the saving of the next unit that is spent.
-
-    One more rank in every slice takes Σ_i σ²_{i,j+1} from the squared Frobenius error and has
-    its price: k·rows + columns parameters, or a number of MACs. Where the sum over the layers of
-    their relative squared errors is least for what is spent, no layer's parameters save more
-    than another's: the quotient is the same everywhere (the condition of Lagrange). Minimising
-    its maximum brings that about. It is not a bound on any error.
-
-    Args:
-        table: the layer's option table, with n rows.
-        rank_prices: the positive price of one more rank in every slice, (n,).
-    """
-    return np.sqrt(_relative(table.saved / rank_prices, _by_row(table, table.energies)))
-
-
-def _density_of_parameters(table: LayerTable) -> FloatArray:
-    return density(table, np.asarray(table.costs // table.choices[:, 2], dtype=np.float64))
-
-
-def _by_row(table: LayerTable, values: Mapping[int, float]) -> FloatArray | float:
-    """Return the value of each row's scheme, (n,); the value itself if there is only one."""
-    if len(values) == 1:
-        return next(iter(values.values()))
-    of_scheme = np.zeros(max(values, default=0) + 1)
-    for scheme, value in values.items():
-        of_scheme[scheme] = value
-    return of_scheme[table.choices[:, 0]]
-
-
-def _relative(values: FloatArray, whole: FloatArray | float) -> FloatArray:
-    """Return values / whole; a layer that is zero everywhere loses nothing."""
-    if np.all(np.asarray(whole) > 0):
-        return values / whole
-    return np.zeros_like(values)
-
-
-_NEGLIGIBLE = 1e-9
-"""The share of a squared error that is negligible."""
-
-ErrorDefinition = Callable[[LayerTable], FloatArray]
-
-ERROR_DEFINITIONS: Mapping[str, ErrorDefinition] = MappingProxyType(
-    {
-        "density": _density_of_parameters,
-        "sum": _sum_bound,
-        "theorem1": _theorem1_bound,
-        "published-code": _published_code,
-        "exact": _exact,
-        "frobenius": _frobenius,
-    }
-)
-"""The errors that an allocation may minimise, computed for every row of a layer's table."""
-
-DEFAULT_DEFINITION = "density"
 
 Prices = Callable[[LayerSpec, IntArray], IntArray]
 """`prices(spec, choices)`: the costs (n, D) of choices (n, 3) in each of D resources.
@@ -307,3 +223,164 @@ def _beaten_by(
     best = np.concatenate([[np.inf], least])[within]
     beaten: NDArray[np.bool_] = other_lost > best
     return beaten
+
+
+def minimax(layers: Sequence[LayerOptions], budgets: Sequence[int]) -> Allocation:
+    """Minimise the maximum of the layers' errors within the budgets.
+
+    For one budget, the result is the lexicographic minimum of the errors sorted from worst to
+    best. For several, which must all hold, see `minimax_within_all`.
+
+    Args:
+        layers: the options of every layer, with costs (n, D).
+        budgets: for each of the D resources, the most that the chosen options may cost together.
+
+    Raises:
+        InfeasibleError: no allocation within the budgets exists, or none was found for several
+            budgets.
+    """
+    if not layers:
+        return Allocation([], 0.0, 0.0)
+    if len(budgets) > 1:
+        return minimax_within_all(layers, budgets)
+    joined = Frontiers.join([frontier(options) for options in layers])
+    level = joined.lowest_level(int(budgets[0]))
+    positions = _spend_the_rest(joined, joined.cheapest(level), int(budgets[0]))
+    chosen = [
+        first_of_equals(options, int(index))
+        for options, index in zip(layers, joined.indices[positions], strict=True)
+    ]
+    objective = float(joined.errors[positions].max())
+    return Allocation(chosen, objective, objective)
+
+
+def _spend_the_rest(joined: Frontiers, start: IntArray, budget: int) -> list[int]:
+    """Improve the worst layer repeatedly; a layer that cannot improve is settled.
+
+    Where several layers share the worst error and the budget improves only some of them, the
+    right ones depend on all later steps, and `settle_ties` finds them.
+    """
+    slack = budget - int(joined.costs[start].sum())
+    positions: list[int] = start.tolist()
+    heap = [(-error, layer) for layer, error in enumerate(joined.errors[start].tolist())]
+    heapq.heapify(heap)
+    while heap and heap[0][0] < 0:
+        worst = heap[0][0]
+        tied = []
+        while heap and heap[0][0] == worst:
+            tied.append(heapq.heappop(heap)[1])
+        steps = [_step_cost(joined, layer, positions[layer]) for layer in tied]
+        if sum(steps) <= slack:
+            slack -= int(sum(steps))
+            for layer in tied:
+                positions[layer] += 1
+                heapq.heappush(heap, (-float(joined.errors[positions[layer]]), layer))
+        elif len(tied) > 1 and min(steps) <= slack:
+            return _settled(joined, positions, [*tied, *(layer for _, layer in heap)], slack)
+    return positions
+
+
+def _step_cost(joined: Frontiers, layer: int, at: int) -> float:
+    """Return the additional cost of the next better option; infinite where there is none."""
+    return float(joined.costs[at + 1] - joined.costs[at]) if at + 1 < joined.ends[layer] else np.inf
+
+
+def _settled(joined: Frontiers, positions: list[int], layers: list[int], slack: int) -> list[int]:
+    """Return the positions after the ties among the open layers are settled."""
+    layers = sorted(layers)
+    starts = [int(joined.starts[layer]) for layer in layers]
+    standing = [positions[layer] - start for layer, start in zip(layers, starts, strict=True)]
+    found = settle_ties([joined.of(layer) for layer in layers], standing, slack)
+    for layer, start, at in zip(layers, starts, found, strict=True):
+        positions[layer] = start + at
+    return positions
+
+
+PROVEN_BOUNDS = ("sum", "theorem1")
+"""The definitions that are upper bounds on ‖W − Ŵ‖₂ / ‖W‖₂."""
+
+
+def error_bound(table: LayerTable, choice: Choice, definition: str, rounding: float = 0.0) -> float:
+    """Return a proven bound on the error of a tabled choice: by the definition, or by `sum`.
+
+    The error is that in the choice's own fold, relative to the norm of the weight so folded. A
+    computed true error is not used, since another of several equally good approximations of a
+    slice may be stored. The bound is at most 1, apart from rounding: Ŵ is W times a projection,
+    so W − Ŵ has no larger norm than W.
+
+    Args:
+        table: the layer's table.
+        choice: a choice in the table.
+        definition: the error definition, which is used if it is one of `PROVEN_BOUNDS`.
+        rounding: the most that rounding the pair's factors may add to the error.
+
+    Raises:
+        KeyError: the table has no such choice.
+    """
+    row = table.row(choice)
+    if row is None:
+        raise KeyError(choice)
+    proven = definition if definition in PROVEN_BOUNDS else "sum"
+    return min(float(ERROR_DEFINITIONS[proven](table)[row]), 1.0) + rounding
+
+
+def operator_bound(
+    table: LayerTable, choice: Choice, definition: str, norm: float, rounding: float = 0.0
+) -> float:
+    """Return a proven bound on the error of a tabled choice in the paper's fold.
+
+    Let D be the difference between the weight and the pair. Scheme 0 places m blocks of rows of
+    D as folded by the choice's scheme side by side, where m is how many times more rows that
+    fold has. So ‖D‖₂ is at most √m times its value in the choice's own fold; at most ‖D‖_F,
+    which is the same in all folds; and at most ‖W‖₂, because D is in every fold the weight times
+    a projection of its columns.
+
+    Args:
+        table: the layer's table.
+        choice: a choice in the table.
+        definition: the error definition, which is used if it is one of `PROVEN_BOUNDS`.
+        norm: ‖W‖₂ in the paper's fold, in the units of the table.
+        rounding: as for `error_bound`, in the choice's own fold.
+
+    Returns:
+        A bound on ‖W − Ŵ‖₂ / ‖W‖₂, folded by scheme 0.
+
+    Raises:
+        KeyError: the table has no such choice.
+    """
+    in_own_fold = error_bound(table, choice, definition)
+    if choice.scheme == OPERATOR:
+        return in_own_fold + rounding
+    row = table.row(choice)
+    if norm <= 0 or row is None:
+        return 0.0
+    spec, scheme = table.spec, choice.scheme
+    rows, _ = folded_shape(spec.weight_shape, scheme)
+    across = sqrt(rows // spec.out_channels) * table.norms[scheme] / norm
+    left_out = full_rank(spec.weight_shape, scheme, choice.k, spec.groups) - choice.j
+    # The number of squares, each of which rounding may have changed by the table's slack.
+    squares = float(table.tail_energy[row])
+    squares += spec.groups * choice.k * left_out * table.slack[scheme]
+    return min(across * in_own_fold, sqrt(squares) / norm, 1.0) + across * rounding
+
+
+def rounding_of_factors(table: LayerTable, choice: Choice, dtype: torch.dtype) -> float:
+    """Return the share of ‖W‖₂ by which rounding its factors may change the product of a pair.
+
+    Let u be the unit roundoff and η the least number of the factors' type. An entry x of a factor
+    changes by at most u·|x| + η. So the factor of r rows, whose columns are √σ_l times unit
+    vectors, changes by at most √j·(u·√σ_1 + √r·η). Neither factor has a norm above √σ_1, and the
+    k products stand side by side.
+    """
+    spec, k, j = table.spec, choice.k, choice.j
+    norm = table.norms[choice.scheme]
+    if norm <= 0:
+        return 0.0
+    rows, columns = folded_shape(spec.weight_shape, choice.scheme)
+    sides = rows // spec.groups, columns // k
+    info = torch.finfo(dtype)
+    unit = info.eps / 2 + 4 * sum(sides) * UNIT_ROUNDOFF  # the latter for computing them
+    least = info.smallest_normal * info.eps / (sqrt(norm) * 2.0 ** (table.exponent // 2))
+    first, second = (sqrt(j) * (unit + sqrt(side) * least) for side in sides)
+    share: float = sqrt(k) * (first + second + first * second)
+    return share

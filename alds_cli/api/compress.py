@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alds_cli.errors import OptionError
-from alds_cli.options.calling import takes_fields, takes_several
 from alds_cli.options.compress_options import CompressOptions
+from alds_cli.options.declaring import takes_fields, takes_several
 
 if TYPE_CHECKING:
     from alds_cli.compression.session import CompressionResult

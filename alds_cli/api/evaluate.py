@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alds_cli.options.calling import takes_fields
+from alds_cli.options.declaring import takes_fields
 from alds_cli.options.evaluate_options import EvaluateOptions
 
 if TYPE_CHECKING:

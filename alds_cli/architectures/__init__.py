@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from alds_cli.architectures.building import (
     build,
+    caveat,
     current_names,
     default_inputs,
     default_preprocessing,
     input_shape,
 )
+from alds_cli.architectures.entry_names import spellings
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
@@ -20,9 +22,7 @@ from alds_cli.architectures.naming import (
     parse_architecture,
     require_plain,
 )
-from alds_cli.architectures.recognition import caveat, recognise, recognise_state
-from alds_cli.architectures.resolving import Resolution, resolve
-from alds_cli.architectures.wrappers import spellings
+from alds_cli.architectures.recognition import Resolution, recognise, recognise_state, resolve
 
 __all__ = [
     "Resolution",

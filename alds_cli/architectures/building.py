@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from alds_cli.architectures import from_factory, from_timm, from_torchvision
@@ -23,7 +24,6 @@ from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.inputs import InputSpec
 from alds_cli.records import Architecture, Preprocessing
-from alds_cli.tracing.sharing import identity, share, shared_groups
 
 
 def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:
@@ -298,3 +298,96 @@ def _told_by(module: nn.Module) -> tuple[int, ...] | None:
         if isinstance(value, Sequence) and value and all(isinstance(n, int) for n in value):
             return tuple(value)
     return None
+
+
+_TRANSFORM_INPUT = frozenset({"googlenet", "inception_v3"})
+
+
+def caveat(architecture: Architecture) -> str | None:
+    """Warn if two networks with the same entries compute different things.
+
+    torchvision's published weights of GoogLeNet and Inception v3 belong to networks that
+    rescale their input themselves (`transform_input`), while networks built without weights do
+    not. `recognise` returns the builder's default, so the user is warned.
+
+    Four of torchvision's detectors were published with an epsilon of 0 in their normalisation
+    (`norm_eps`), but are built without weights with the usual one.
+
+    Returns:
+        One sentence with the option to change, or None if there is no doubt.
+    """
+    if architecture.name in _TRANSFORM_INPUT and "transform_input" not in architecture.arguments:
+        return (
+            f"{architecture.name} is taken without input rescaling; if the checkpoint stems from "
+            "torchvision's published weights, add --arch-arg transform_input=true"
+        )
+    if (
+        architecture.name in from_torchvision.OLD_NORMALISATION
+        and "norm_eps" not in architecture.arguments
+    ):
+        return (
+            f"{architecture.name} is taken with an epsilon of 1e-5 in its normalisation; if the "
+            "checkpoint stems from torchvision's published weights, add --arch-arg norm_eps=0"
+        )
+    return None
+
+
+Groups = Sequence[tuple[str, ...]]
+"""The names of one tensor each, in the network's order."""
+
+
+def shared_groups(network: nn.Module) -> list[tuple[str, ...]]:
+    """Return the names that stand for one parameter or one buffer, in groups of two or more.
+
+    A module that is registered twice, a parameter that two modules hold, and two parameters that
+    are the whole of the same memory are shared. A part of another tensor's memory, or the same
+    memory in another shape, is a tensor of its own.
+    """
+    names: dict[Hashable, list[str]] = {}
+    for name, tensor in _named(network):
+        names.setdefault((isinstance(tensor, nn.Parameter), identity(tensor)), []).append(name)
+    return [tuple(group) for group in names.values() if len(group) > 1]
+
+
+def identity(tensor: Tensor) -> Hashable:
+    """Return a key that is equal for tensors with the same numbers in the same memory."""
+    if tensor.layout is not torch.strided or tensor.numel() == 0:
+        return id(tensor)
+    try:
+        # The meta device has no addresses, but it has storages.
+        storage = tensor.untyped_storage()._cdata  # noqa: SLF001
+    except (RuntimeError, NotImplementedError, ValueError):  # there is no storage (yet)
+        return id(tensor)
+    return (
+        storage,
+        tensor.storage_offset(),
+        tuple(tensor.shape),
+        tensor.stride(),
+        tensor.dtype,
+        # A view of a complex tensor's memory may differ from it in this alone.
+        tensor.is_conj() or tensor.is_neg(),
+    )
+
+
+def share(network: nn.Module, groups: Iterable[Sequence[str]]) -> None:
+    """Put the tensor of every group's first name under its other names, in place."""
+    for first, *others in groups:
+        tensor = _at(network, first)
+        for name in others:
+            owner, _, attribute = name.rpartition(".")
+            holder = network.get_submodule(owner)
+            if getattr(holder, attribute) is not tensor:
+                setattr(holder, attribute, tensor)
+
+
+def _at(network: nn.Module, name: str) -> Tensor:
+    owner, _, attribute = name.rpartition(".")
+    found: Tensor = getattr(network.get_submodule(owner), attribute)
+    return found
+
+
+def _named(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    return chain(
+        network.named_parameters(remove_duplicate=False),
+        network.named_buffers(remove_duplicate=False),
+    )

@@ -1,34 +1,220 @@
-"""Recognising the network of a state dict by its names and shapes."""
+"""Which network a checkpoint belongs to, and which of its entries are that network's."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from alds_cli.architectures import from_torchvision
-from alds_cli.architectures.building import build, renamed
+from alds_cli.architectures.building import build, current_names, renamed
+from alds_cli.architectures.entry_names import (
+    HOLDERS,
+    Node,
+    is_bookkeeping,
+    is_training,
+    led_back,
+    patterns,
+    plain_names,
+    roots,
+    tree_of,
+    unexplained,
+)
 from alds_cli.architectures.index import (
     NAMING_TIP,
+    Differences,
     Entry,
     Shapes,
     command_line,
     compare,
+    is_derived,
     load_index,
     needed,
+    reshaped,
     tokens,
-)
-from alds_cli.architectures.resolving import is_bookkeeping, is_training, resolve
-from alds_cli.architectures.wrappers import (
-    Node,
-    plain_names,
-    roots,
-    tree_of,
 )
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.records import Architecture
+
+_MOST_PREFIXES = 200
+"""The most prefixes of a file's names that are tried in search of a tip."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """The assignment of a checkpoint's entries to a network's.
+
+    `names` maps each of the network's entries to the checkpoint's. `left_out` are entries of no
+    layer; `prefix` is what precedes all names, that is wrappers or a holder; `rivals` are other
+    prefixes under which the whole network is found as well.
+    """
+
+    names: Mapping[str, str]
+    left_out: Sequence[str]
+    prefix: str
+    rivals: Sequence[str]
+
+
+def resolve(
+    architecture: Architecture,
+    expected: Shapes,
+    tensors: Mapping[str, Tensor],
+    *,
+    twins: Sequence[Sequence[str]] = (),
+    spared: Collection[str] = (),
+) -> Resolution:
+    """Find a network's entries in a checkpoint, by names and shapes.
+
+    Components of wrappers are removed wherever they occur in a name and the network has no such
+    component, and the network may be below one of the names by which training scripts hold it.
+    Every entry that it needs must be there, though one of several names of a shared tensor is
+    enough. Entries that are left over must be explained, as `unexplained` describes, or be
+    another copy of the network.
+
+    Args:
+        architecture: the network's architecture.
+        expected: names and shapes of the network's state dict.
+        tensors: the checkpoint's entries.
+        twins: groups of the network's names that stand for one tensor each.
+        spared: entries of the checkpoint that need no explanation.
+
+    Raises:
+        ArchitectureError: the checkpoint does not belong to the network; it lists missing,
+            unexpected and differently shaped entries, with a tip if one can help.
+    """
+    places = list(_places(architecture, expected, tensors, twins))
+    whole = [place for place in places if not (place.missing or place.reshaped)]
+    best = whole[0] if whole else max(places, key=lambda place: place.matching)
+    others = [place for place in places if place.copies(best, len(needed(expected)))]
+    used = set(best.names.values()).union(spared, *(place.names.values() for place in others))
+    left = {name: tensor for name, tensor in tensors.items() if name not in used}
+    doubtful = unexplained(left, best.relative, {name.partition(".")[0] for name in expected})
+    chosen = frozenset(spared)
+    differences = Differences(best.missing, doubtful, best.reshaped)
+    if differences:
+        raise ArchitectureError(
+            f"the checkpoint does not belong to {architecture}:\n{differences}",
+            tip=_tip(architecture, expected, tensors, best, differences),
+        )
+    rivals = [
+        place.prefix
+        for place in others
+        if place in whole and not chosen.issuperset(place.names.values())
+    ]
+    return Resolution(best.names, tuple(left), best.prefix, rivals)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """The network as found below one place in the checkpoint's tree of names.
+
+    `relative` maps names below that place to the names relative to it.
+    """
+
+    trail: tuple[str, ...]
+    names: Mapping[str, str]
+    relative: Mapping[str, str]
+    missing: list[str]
+    reshaped: list[str]
+
+    @property
+    def prefix(self) -> str:
+        return "".join(f"{part}." for part in self.trail)
+
+    @property
+    def matching(self) -> int:
+        """The number of entries that fit."""
+        return len(self.names) - len(self.reshaped)
+
+    def copies(self, best: _Place, size: int) -> bool:
+        """Return whether this is another copy of at least most of the network, held elsewhere."""
+        return (
+            bool(self.trail)
+            and not self.reshaped
+            and 2 * len(self.names) >= size
+            and set(self.names.values()).isdisjoint(best.names.values())
+        )
+
+
+def _places(
+    architecture: Architecture,
+    expected: Shapes,
+    tensors: Mapping[str, Tensor],
+    twins: Sequence[Sequence[str]],
+) -> Iterator[_Place]:
+    tree = tree_of(current_names(architecture, tensors))
+    owns = list(_own_roots(tree_of({name: name for name in expected})))
+    together = {name: group for group in twins for name in group}
+    for trail, root in roots(tree):
+        names = max((led_back(root, network_root) for network_root in owns), key=len)
+        yield _Place(
+            trail,
+            names,
+            {name: relative for relative, name in plain_names(root)},
+            [
+                name
+                for name in expected
+                if not is_derived(name) and names.keys().isdisjoint(together.get(name, (name,)))
+            ],
+            list(
+                reshaped(expected, {key: tuple(tensors[name].shape) for key, name in names.items()})
+            ),
+        )
+
+
+def _own_roots(tree: Node) -> Iterator[Node]:
+    """Yield the nodes where the network's names may begin: at the top, or below its sole holder."""
+    yield tree
+    while len(tree.children) == 1 and tree.name is None:
+        ((key, tree),) = tree.children.items()
+        if key not in HOLDERS:
+            return
+        yield tree
+
+
+def _tip(
+    architecture: Architecture,
+    expected: Shapes,
+    tensors: Mapping[str, Tensor],
+    best: _Place,
+    differences: Differences,
+) -> str | None:
+    """Return a tip for an architecture that was named or is certain; None if there is none."""
+    shapes = {relative: tuple(tensors[name].shape) for name, relative in best.relative.items()}
+    found = [each for each in load_index().matches(needed(shapes)) if each != architecture]
+    if found:
+        return f"it fits {' or '.join(command_line(each) for each in found)}"
+    if not (differences.missing or differences.reshaped):
+        listed = " ".join(f"--ignore '{each}'" for each in patterns(differences.unexpected)[:4])
+        return f"if the network does without them: {listed}"
+    if prefix := _better_prefix(expected, tensors, best):
+        return f"more names fit with --strip-prefix {prefix}"
+    if differences.reshaped and not differences.missing and not architecture.arguments:
+        return "give the constructor the arguments of the training: --arch-arg KEY=VALUE"
+    return None
+
+
+def _better_prefix(expected: Shapes, tensors: Mapping[str, Tensor], best: _Place) -> str | None:
+    """Return a prefix, not of a known wrapper, below which most of the network is found."""
+    network_tree = tree_of({name: name for name in expected})
+    level: list[tuple[tuple[str, ...], Node]] = [((), tree_of({name: name for name in tensors}))]
+    found: tuple[int, str] | None = None
+    tried = 0
+    while level and tried < _MOST_PREFIXES:
+        level = [
+            ((*trail, key), child) for trail, node in level for key, child in node.children.items()
+        ]
+        for trail, node in level[: _MOST_PREFIXES - tried]:
+            tried += 1
+            matching = sum(
+                tuple(tensors[name].shape) == tuple(expected[own_name])
+                for own_name, name in led_back(node, network_tree).items()
+            )
+            if matching > max(best.matching, len(expected) // 2, found[0] if found else 0):
+                found = matching, ".".join(trail)
+    return found[1] if found else None
+
 
 _SHOWN = 3
 
@@ -190,35 +376,3 @@ def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
         f"compared with {architecture}, {same} of whose {len(expected)} tensors match:",
         str(compare(expected, entries)),
     ]
-
-
-_TRANSFORM_INPUT = frozenset({"googlenet", "inception_v3"})
-
-
-def caveat(architecture: Architecture) -> str | None:
-    """Warn if two networks with the same entries compute different things.
-
-    torchvision's published weights of GoogLeNet and Inception v3 belong to networks that
-    rescale their input themselves (`transform_input`), while networks built without weights do
-    not. `recognise` returns the builder's default, so the user is warned.
-
-    Four of torchvision's detectors were published with an epsilon of 0 in their normalisation
-    (`norm_eps`), but are built without weights with the usual one.
-
-    Returns:
-        One sentence with the option to change, or None if there is no doubt.
-    """
-    if architecture.name in _TRANSFORM_INPUT and "transform_input" not in architecture.arguments:
-        return (
-            f"{architecture.name} is taken without input rescaling; if the checkpoint stems from "
-            "torchvision's published weights, add --arch-arg transform_input=true"
-        )
-    if (
-        architecture.name in from_torchvision.OLD_NORMALISATION
-        and "norm_eps" not in architecture.arguments
-    ):
-        return (
-            f"{architecture.name} is taken with an epsilon of 1e-5 in its normalisation; if the "
-            "checkpoint stems from torchvision's published weights, add --arch-arg norm_eps=0"
-        )
-    return None

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.errors import OutputError, TableError
-from alds_cli.numerics.costs import option_costs
-from alds_cli.numerics.option_tables import MEASURES
+from alds_cli.numerics.fold import option_costs
+from alds_cli.numerics.spectra import MEASURES
 from alds_cli.records import ErrorTable, LayerSpec, LayerTable
 from alds_cli.schemas import MalformedError, held, parsed
 from alds_cli.schemas.file_forms import SchemeForm, TableForm, TableLayerForm

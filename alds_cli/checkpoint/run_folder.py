@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 from alds_cli.checkpoint.files import make_folder, replacing, require_regular
 from alds_cli.checkpoint.locks import claimed
 from alds_cli.errors import OutputError, RunFolderError
+from alds_cli.forms import SCHEMA, plain_text
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.schemas import (
     Form,
@@ -35,7 +36,6 @@ from alds_cli.schemas import (
     held,
     parsed,
 )
-from alds_cli.schemas.form import SCHEMA, plain_text
 from alds_cli.schemas.sweep_folder import (
     AskedForm,
     RecordForm,

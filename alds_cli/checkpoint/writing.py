@@ -17,6 +17,7 @@ from alds_cli._version import __version__
 from alds_cli.checkpoint.files import replacing, sent_on
 from alds_cli.checkpoint.safetensors_files import TYPES
 from alds_cli.errors import CheckpointError, OptionError, OutputError, first_line
+from alds_cli.forms import SCHEMA
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.records import (
     Architecture,
@@ -31,7 +32,6 @@ from alds_cli.schemas import (
     parsed,
 )
 from alds_cli.schemas.file_forms import ArtefactForm, PlanForm
-from alds_cli.schemas.form import SCHEMA
 
 DOCUMENT_KEY = "alds"
 """The key of the document beside `state_dict`, and in a safetensors file's metadata."""

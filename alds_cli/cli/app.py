@@ -1,4 +1,4 @@
-"""The entry point of the `alds` command."""
+"""The entry point of the `alds` command: how signals and errors end it."""
 
 import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
@@ -13,7 +13,7 @@ def main() -> None:
     stop_at_once()
     try:
         # All other imports wait until signals are answered: they take most of the start-up time.
-        from alds_cli.cli.boundary import answered  # noqa: PLC0415
+        from alds_cli.cli.streams import answered  # noqa: PLC0415
 
         code = answered()
     except KeyboardInterrupt:  # while an error message was being written
@@ -67,3 +67,74 @@ def _answered() -> list[int]:
     """Return the signals that stop a command, without those it was started to ignore (`nohup`)."""
     known = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
     return [number for number in known if signal.getsignal(number) != signal.SIG_IGN]
+
+
+INTERNAL = 70
+"""Exit code of errors that no user can cause (EX_SOFTWARE of sysexits.h)."""
+
+TRACEBACK = "ALDS_TRACEBACK"
+"""The environment variable that makes such errors print their traceback."""
+
+
+def told(error: Exception) -> int:
+    """Print what went wrong, and return the exit code."""
+    import sys  # noqa: PLC0415 - see main
+
+    from alds_cli.errors import AldsError, first_line  # noqa: PLC0415
+
+    if isinstance(error, AldsError):
+        _explain(error.message, error.tip)
+        return error.exit_code
+    if _lacks_memory(error):
+        _explain("there is not enough memory", "close other programs, or use a larger machine")
+        return 2
+    if isinstance(error, OSError):
+        where = "" if error.filename is None else f"{error.filename}: "
+        _explain(f"{where}{error.strerror or first_line(error)}", None)
+        return 2
+    kind = type(error).__name__
+    said = first_line(error)
+    _explain(
+        f"internal error: {kind}" + ("" if said == kind else f": {said}"),
+        f"please report this; {TRACEBACK}=1 in the environment shows where it happened",
+    )
+    if os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:]):
+        _show_traceback(error)
+    return INTERNAL
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """Return whether memory ran out, which PyTorch reports in several ways."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+
+
+_LONGEST = 800
+"""The most characters shown of an error's message, because some quote what they refuse."""
+
+
+def _explain(message: str, tip: "str | None") -> None:
+    """Print an error on one line, and on another what to do about it."""
+    import sys  # noqa: PLC0415 - see main
+
+    from alds_cli.cli.interface import PlainConsole, line  # noqa: PLC0415
+
+    console = PlainConsole(sys.stderr)
+    said = message if len(message) <= _LONGEST else f"{message[:_LONGEST]}…"
+    console.print(line(("error: ", "bold red"), said), soft_wrap=True)
+    if tip:
+        console.print(line(("  tip: ", "bold"), tip), soft_wrap=True)
+
+
+def _show_traceback(error: BaseException) -> None:
+    """Print an error's traceback, for its report."""
+    import sys  # noqa: PLC0415 - see main
+    import traceback  # noqa: PLC0415
+
+    from alds_cli.cli.interface import PlainConsole, line  # noqa: PLC0415
+
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    console = PlainConsole(sys.stderr)
+    for text in lines:
+        console.print(line(text), soft_wrap=True)

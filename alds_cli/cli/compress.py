@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
 from alds_cli.options.compress_options import CompressOptions
+from alds_cli.options.declaring import arguments
 from alds_cli.options.reporting_options import ComputingReporting
 
 
@@ -25,7 +25,7 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
 
     [bold]alds compress model.pt --ratio 0.2,0.4,0.6 -o 'small-{ratio}.pt'[/]
     """
-    from alds_cli import api  # noqa: PLC0415 - it imports torch
+    from alds_cli.api.compress import compress_family  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.streams import output_name, output_path  # noqa: PLC0415
@@ -48,18 +48,18 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
         )
         asked = arguments(changed)
         ratios = asked.pop("ratio")
-        results = api.compress_family(ratios=[None] if ratios is None else ratios, **asked)
+        results = compress_family(ratios=[None] if ratios is None else ratios, **asked)
     for result in results:
         if options.dry_run or reporting.verbose:
             interface.show(rendering.layer_table(result.report.layers))
     if len(results) > 1:
         interface.show(rendering.family(str(options.model), results))
         interface.remark(rendering.FAMILY_LEGEND)
-        interface.show_json(documents.family(results))
+        interface.show_json(lambda: documents.family(results))
     else:
         interface.show(rendering.compression_summary(str(options.model), results[0]))
         interface.remark(f"time: {rendering.seconds(results[0].report.seconds)}")
-        interface.show_json(documents.compression(results[0]))
+        interface.show_json(lambda: documents.compression(results[0]))
     if options.plan is None:  # a given plan had its budgets when it was made
         advised = (rendering.advice(result.report) for result in results)
         if told := next(filter(None, advised), None):

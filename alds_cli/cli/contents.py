@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from alds_cli.cli.interface import line
+from alds_cli.cli.interface import line, table
 from alds_cli.cli.rendering import count, size
-from alds_cli.cli.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

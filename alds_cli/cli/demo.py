@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from alds_cli.cli.interface import Interface
-    from alds_cli.cli.tables import Rows
+    from alds_cli.cli.interface import Interface, Rows
     from alds_cli.evaluation.models import Measured
     from alds_cli.schemas.results import DemoNetworkForm
 
@@ -41,7 +40,7 @@ def command(options: DemoOptions, reporting: ComputingReporting) -> None:
     interface.remark(f"The files are in {output}. Things to try next:")
     interface.remark(f"  alds inspect {output}/small-0.8.pt")
     interface.remark(f"  alds compress {output}/digits_cnn.pt --ratio 0.6 -o {output}/small-0.6.pt")
-    interface.show_json(DemoForm(folder=str(output), networks=chain.rows))
+    interface.show_json(lambda: DemoForm(folder=str(output), networks=chain.rows))
 
 
 class _Chain:
@@ -139,7 +138,7 @@ class _Chain:
 
     def table(self) -> Rows:
         """Return a table with one row for each network."""
-        from alds_cli.cli.tables import table  # noqa: PLC0415 - not needed for --help
+        from alds_cli.cli.interface import table  # noqa: PLC0415 - not needed for --help
 
         made = table(
             "digits_cnn on 8×8 digits", "network", "parameters", "MACs", "file", "top-1", "latency"

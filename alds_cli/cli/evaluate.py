@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.evaluate_options import EvaluateOptions
 from alds_cli.options.reporting_options import ComputingReporting
 
@@ -29,4 +29,4 @@ def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
         asked = replace(options, baseline_source=options.source, progress=progress)
         result = api.evaluate(**arguments(asked))
     interface.show(rendering.evaluation(result))
-    interface.show_json(documents.evaluation(result))
+    interface.show_json(lambda: documents.evaluation(result))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.inspect_options import InspectOptions
 from alds_cli.options.reporting_options import Reporting
 
@@ -27,7 +27,7 @@ def command(options: InspectOptions, reporting: Reporting) -> None:
         if found.tip is not None:
             logger.warning("to see its layers, %s", found.tip)
         interface.show(contents_table(found))
-        interface.show_json(documents.contents(found))
+        interface.show_json(lambda: documents.contents(found))
         return
     interface.show(rendering.inspection(found))
-    interface.show_json(documents.inspection(found))
+    interface.show_json(lambda: documents.inspection(found))

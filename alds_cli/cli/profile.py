@@ -6,12 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.profile_options import ProfileOptions
 from alds_cli.options.reporting_options import ComputingReporting
 
 if TYPE_CHECKING:
-    from alds_cli.cli.tables import Rows
+    from alds_cli.cli.interface import Rows
     from alds_cli.profiling import ProfileResult
 
 
@@ -35,13 +35,13 @@ def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     origin = "computed" if result.computed else "found"
     kept = "not kept" if result.path is None else f"kept in {result.path}"
     interface.remark(f"{origin} in {sum(result.seconds.values()):.2f} s; {kept}")
-    interface.show_json(documents.profile(result))
+    interface.show_json(lambda: documents.profile(result))
 
 
 def _table(result: ProfileResult) -> Rows:
     """Return a row per layer: the bound on its relative error at some fractions of its size."""
     from alds_cli.allocation import layer_options  # noqa: PLC0415
-    from alds_cli.cli.tables import table  # noqa: PLC0415
+    from alds_cli.cli.interface import table  # noqa: PLC0415
 
     shares = (0.75, 0.5, 0.25, 0.1)
     made = table(

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from alds_cli.cli.commands import app
+from alds_cli.cli.verbs import program
 from alds_cli.options.declaring import MISSING, Declared, Option
 
 _HEAD = """# Commands and options
@@ -26,7 +26,7 @@ takes `-h` and `--help` too.
 def reference() -> str:
     """Return the page, in Markdown."""
     parts = [_HEAD]
-    for verb in app.registered_commands:
+    for verb in program().registered_commands:
         parts += _command(str(verb.name), verb.callback)
     return "\n".join(parts)
 

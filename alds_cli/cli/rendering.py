@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 
-from alds_cli.cli.interface import line
-from alds_cli.cli.tables import Rows, table
-from alds_cli.schemes import OPERATOR, SCHEMES
+from alds_cli.cli.interface import Rows, line, table
+from alds_cli.records import OPERATOR, SCHEMES
 
 if TYPE_CHECKING:
     from alds_cli.api import (

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.report_options import ReportOptions
 from alds_cli.options.reporting_options import Reporting
 
@@ -28,4 +28,4 @@ def command(options: ReportOptions, reporting: Reporting) -> None:
     for part in report_tables.shown(result.report, interface.results):
         interface.show(part)
     interface.remark(f"written to {Path(result.files[0]).parent}: {len(result.files)} files")
-    interface.show_json(documents.report(result))
+    interface.show_json(lambda: documents.report(result))

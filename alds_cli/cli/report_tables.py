@@ -8,9 +8,8 @@ from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.text import Text
 
-from alds_cli.cli.interface import line
-from alds_cli.cli.tables import Rows
-from alds_cli.cli.tables import table as drawn_table
+from alds_cli.cli.interface import Rows, line
+from alds_cli.cli.interface import table as drawn_table
 from alds_cli.reporting import (
     Cell,
     Report,

@@ -6,14 +6,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.reporting_options import ComputingReporting
 from alds_cli.options.retrain_options import RetrainOptions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from alds_cli.cli.tables import Rows
+    from alds_cli.cli.interface import Rows
     from alds_cli.retraining import EpochRecord
 
 
@@ -38,11 +38,11 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     source = rendering.place(str(options.model), "input")
     places = f"{source} → {rendering.place(output, 'output')}"
     interface.remark(f"{places} in {result.seconds:.1f} s")
-    interface.show_json(documents.retraining(result))
+    interface.show_json(lambda: documents.retraining(result))
 
 
 def _history(history: Sequence[EpochRecord]) -> Rows:
-    from alds_cli.cli.tables import table  # noqa: PLC0415
+    from alds_cli.cli.interface import table  # noqa: PLC0415
 
     made = table(None, "epoch", "learning rate", "loss", "accuracy", "time")
     for record in history:

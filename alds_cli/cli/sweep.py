@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.calling import arguments
+from alds_cli.options.declaring import arguments
 from alds_cli.options.reporting_options import ComputingReporting
 from alds_cli.options.sweep_options import SweepOptions
 
@@ -42,15 +42,14 @@ def command(options: SweepOptions, reporting: ComputingReporting) -> None:
         result = api.sweep(**arguments(replace(options, watcher=watcher, progress=progress)))
     interface.show(_summary(result))
     interface.remark(f"tables and curves: alds report {result.folder}")
-    interface.show_json(documents.sweep(result))
+    interface.show_json(lambda: documents.sweep(result))
 
 
 def _summary(result: SweepResult) -> RenderableType:
     """Show the results, method by method, beside the original's."""
     from rich.console import Group  # noqa: PLC0415 - slow to import
 
-    from alds_cli.cli.interface import line  # noqa: PLC0415
-    from alds_cli.cli.tables import table  # noqa: PLC0415
+    from alds_cli.cli.interface import line, table  # noqa: PLC0415
 
     base = result.baseline
     made = table(

@@ -25,7 +25,7 @@ from alds_cli.records import (
     SweepRecord,
 )
 from alds_cli.sweeping import RETRAINING, Forecast, Watcher
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 _LONGEST_NAME = 28
 """The most columns that the names of methods take."""

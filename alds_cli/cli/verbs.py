@@ -1,22 +1,32 @@
-"""Commands in the form that Typer takes, made from the definitions of their options."""
+"""The subcommands of `alds` as Typer takes them, made from the definitions of their options."""
 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from alds_cli._version import __version__
 from alds_cli.options.compress_options import MethodFlags
-from alds_cli.options.declaring import MISSING, Declared, Option, asked, parameters
+from alds_cli.options.declaring import (
+    MISSING,
+    Declared,
+    Option,
+    asked,
+    parameters,
+)
 from alds_cli.options.image_options import PreprocessingFlags
 from alds_cli.options.reporting_options import NoReporting
 
 if TYPE_CHECKING:
     from alds_cli.network.opening import Preparation
-    from alds_cli.options.bounds import Real, Whole
     from alds_cli.records import ArgumentValue
+    from alds_cli.text import Real, Whole
 
 O = TypeVar("O")  # noqa: E741 - an options class
 S = TypeVar("S", bound=NoReporting)
@@ -129,3 +139,89 @@ _FINISH: dict[type, Callable[[Any], Any]] = {
     MethodFlags: _method_arguments,
 }
 """Functions that make one value of several options, by the options' class."""
+
+
+VERBS = (
+    "profile",
+    "compress",
+    "inspect",
+    "evaluate",
+    "retrain",
+    "sweep",
+    "report",
+    "schema",
+    "demo",
+)
+"""The subcommands of `alds`, in the order of its help; each has a module of its name here."""
+
+
+@cache
+def program() -> typer.Typer:
+    """Return `alds` with all of its subcommands."""
+    made = typer.Typer(
+        name="alds",
+        help="Make a trained PyTorch network smaller: low-rank layers, globally allocated.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_root)
+    for name in VERBS:
+        made.command(name)(import_module(f"alds_cli.cli.{name}").command)
+    return made
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"alds {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Make a trained PyTorch network smaller: low-rank layers, globally allocated.
+
+    Exit codes: 0 done; 1 what was asked for cannot be had; 2 bad usage or bad input, or a
+    result that cannot be written; 70 an error of the tool's own.
+    """
+
+
+def run() -> int:
+    """Run the command that the arguments name, and return its exit code.
+
+    Raises:
+        OptionError: the arguments are not those of any command.
+    """
+    try:
+        code = program()(prog_name="alds", standalone_mode=False)
+    except _CLICK_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # the help is the answer
+            return 2
+        raise _usage(error) from error
+    except typer.Abort:
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+_CLICK_ERROR = cast("type[Exception]", typer.BadParameter.__mro__[2])
+"""The exception for wrong usage, of Click itself or of the copy within Typer."""
+
+
+def _usage(error: Exception) -> Exception:
+    """Turn a usage error of Click into the form that all errors have."""
+    from alds_cli.errors import OptionError  # noqa: PLC0415
+
+    context = getattr(error, "ctx", None)
+    command = "alds" if context is None else context.command_path
+    message = " ".join(error.format_message().split())  # type: ignore[attr-defined]
+    message = re.sub(r"^Invalid value for '([^']+)': it is ", r"\1 is ", message)
+    if message[:1].isupper():
+        message = message[0].lower() + message[1:]
+    return OptionError(message.removesuffix("."), tip=f"{command} --help lists the options")

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.compression.strategy import layer_reports
+from alds_cli.compression.traced_model import layer_reports
 from alds_cli.errors import PlanError
 from alds_cli.methods import Factorisation, Factors, FactorTask, Method, factorisation_for
+from alds_cli.numerics.eigenvalues import operator_norm
 from alds_cli.numerics.grams import unit_exponent
-from alds_cli.numerics.spectral_norms import operator_norm
 from alds_cli.profiling import tabled_norm
 from alds_cli.records import (
     ErrorTable,

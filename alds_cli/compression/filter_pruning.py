@@ -19,8 +19,8 @@ from alds_cli.compression.filter_removal import (
     require_removable,
 )
 from alds_cli.compression.refusals import out_of_reach
-from alds_cli.compression.strategy import TracedModel, batches_for
 from alds_cli.compression.targets import Budget, Offered
+from alds_cli.compression.traced_model import TracedModel, batches_for
 from alds_cli.errors import BudgetError, ContractError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.numerics.grams import in_units, unit_exponent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.allocation.channel_pruning import PruningCost
-from alds_cli.compression.strategy import NOT_CHOSEN
-from alds_cli.compression.targets import Resource
+from alds_cli.compression.targets import Resource, channel_terms
+from alds_cli.compression.traced_model import NOT_CHOSEN
 from alds_cli.errors import PlanError
+from alds_cli.numerics.eigenvalues import spectral_norm
 from alds_cli.numerics.grams import in_units, unit_exponent
-from alds_cli.numerics.spectral_norms import spectral_norm
 from alds_cli.records import (
     Kept,
     LayerReport,
@@ -230,7 +230,7 @@ def cost_of(channels: Channels, resource: Resource, calls: Mapping[str, LayerCal
         calls: how a forward pass called the network's layers; other layers cost no MACs.
     """
     columns = {group.name: index for index, group in enumerate(channels.groups)}
-    terms = list(_terms(channels, resource.name, calls))
+    terms = list(channel_terms(channels, resource.name, calls))
     outputs = np.zeros((len(terms), len(columns)), np.int64)
     inputs = np.zeros_like(outputs)
     rows = {name: [r for r, term in enumerate(terms) if term[0] == name] for name, *_ in terms}
@@ -258,51 +258,3 @@ def cost_of(channels: Channels, resource: Resource, calls: Mapping[str, LayerCal
         inputs,
         taken - inputs @ sizes,
     )
-
-
-def _terms(
-    channels: Channels, resource: str, calls: Mapping[str, LayerCall]
-) -> Iterator[tuple[str, int, bool]]:
-    """Yield (module, units, whether they count per pair of output and input or per output)."""
-    for name, member in channels.members.items():
-        connected, alone = _units(member, resource, calls.get(name))
-        if connected:
-            yield name, connected, member.role == "dense"
-        if alone:
-            yield name, alone, False
-
-
-def _units(member: Member, resource: str, call: LayerCall | None) -> tuple[int, int]:
-    """Return the cost of a module per connection, and its additional cost per output."""
-    if resource == "macs":
-        if call is None:
-            return 0, 0
-        dense = member.role == "dense"
-        return call.macs // (member.outputs * (member.inputs if dense else 1)), 0
-    if resource == "bytes":
-        size = member.itemsize
-        return member.per_connection * size, (member.per_output + member.buffers) * size
-    return member.per_connection, member.per_output
-
-
-def pruned_amount(
-    channels: Channels,
-    resource: Resource,
-    calls: Mapping[str, LayerCall],
-    pruned: Mapping[str, Kept],
-) -> int:
-    """Return the network's cost after a plan; parameters and MACs are exact.
-
-    Args:
-        channels: the channels of the dense network.
-        resource: parameters, MACs or bytes.
-        calls: how a forward pass called the network's layers.
-        pruned: the outputs and inputs that are kept, by module.
-    """
-    amount = resource.fixed + sum(resource.kept.values())
-    for name, units, connected in _terms(channels, resource.name, calls):
-        member = channels.members[name]
-        made, taken = member.left(pruned.get(name, Kept()))
-        before = member.outputs * (member.inputs if connected else 1)
-        amount += units * (made * (taken if connected else 1) - before)
-    return amount

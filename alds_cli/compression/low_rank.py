@@ -21,17 +21,17 @@ from alds_cli.calibration import keep_unobserved
 from alds_cli.checkpoint import store_cached
 from alds_cli.compression.factorise import carry_out, require_makeable, weight_types
 from alds_cli.compression.refusals import kept_in_words, nothing_to_decompose, refusal
-from alds_cli.compression.strategy import (
-    TracedModel,
-    batches_for,
-    layer_reports,
-    schemes_needed,
-)
 from alds_cli.compression.targets import (
     Budget,
     Offered,
     prices_of,
     rank_prices_of,
+)
+from alds_cli.compression.traced_model import (
+    TracedModel,
+    batches_for,
+    layer_reports,
+    schemes_needed,
 )
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named

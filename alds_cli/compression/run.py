@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from alds_cli.compression.cost_model import CostModel
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
+from alds_cli.compression.traced_model import CostModel
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
 from alds_cli.network.networks import Network

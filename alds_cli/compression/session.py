@@ -15,13 +15,12 @@ from torch import nn
 
 from alds_cli.allocation import Spending
 from alds_cli.checkpoint import read_plan, require_apart, write_plan
-from alds_cli.compression.cost_model import CostModel
 from alds_cli.compression.filter_pruning import FilterPruningStrategy
 from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled_names
 from alds_cli.compression.run import planned
-from alds_cli.compression.strategy import TracedModel, schemes_needed
 from alds_cli.compression.targets import Budget, Offered, Target, parse_target
+from alds_cli.compression.traced_model import CostModel, TracedModel, schemes_needed
 from alds_cli.datasets import tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.methods import method_named

@@ -6,7 +6,7 @@ time. A target is what the user asks, and a budget is what that allows of one re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,17 +16,25 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
-from alds_cli.numerics.costs import option_costs, option_macs
+from alds_cli.numerics.fold import option_costs, option_macs
 from alds_cli.options.compress_options import CompressOptions, Ratio
-from alds_cli.quantities import COUNTS, SIZES, TIMES, parse_quantity, parse_ratio
 from alds_cli.records import (
     Choice,
     FloatArray,
     IntArray,
+    Kept,
     LayerSpec,
 )
 from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery import form_of
+from alds_cli.surgery.channels import Channels, Member
+from alds_cli.text import (
+    COUNTS,
+    SIZES,
+    TIMES,
+    parse_quantity,
+    parse_ratio,
+)
 from alds_cli.tracing.trace import LayerCall
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
@@ -280,3 +288,51 @@ def rank_prices_of(budgets: Sequence[Budget]) -> RankPrices | None:
         return np.asarray(np.sum(parts, axis=0))
 
     return shares
+
+
+def channel_terms(
+    channels: Channels, resource: str, calls: Mapping[str, LayerCall]
+) -> Iterator[tuple[str, int, bool]]:
+    """Yield (module, units, whether they count per pair of output and input or per output)."""
+    for name, member in channels.members.items():
+        connected, alone = _units(member, resource, calls.get(name))
+        if connected:
+            yield name, connected, member.role == "dense"
+        if alone:
+            yield name, alone, False
+
+
+def _units(member: Member, resource: str, call: LayerCall | None) -> tuple[int, int]:
+    """Return the cost of a module per connection, and its additional cost per output."""
+    if resource == "macs":
+        if call is None:
+            return 0, 0
+        dense = member.role == "dense"
+        return call.macs // (member.outputs * (member.inputs if dense else 1)), 0
+    if resource == "bytes":
+        size = member.itemsize
+        return member.per_connection * size, (member.per_output + member.buffers) * size
+    return member.per_connection, member.per_output
+
+
+def pruned_amount(
+    channels: Channels,
+    resource: Resource,
+    calls: Mapping[str, LayerCall],
+    pruned: Mapping[str, Kept],
+) -> int:
+    """Return the network's cost after a plan; parameters and MACs are exact.
+
+    Args:
+        channels: the channels of the dense network.
+        resource: parameters, MACs or bytes.
+        calls: how a forward pass called the network's layers.
+        pruned: the outputs and inputs that are kept, by module.
+    """
+    amount = resource.fixed + sum(resource.kept.values())
+    for name, units, connected in channel_terms(channels, resource.name, calls):
+        member = channels.members[name]
+        made, taken = member.left(pruned.get(name, Kept()))
+        before = member.outputs * (member.inputs if connected else 1)
+        amount += units * (made * (taken if connected else 1) - before)
+    return amount

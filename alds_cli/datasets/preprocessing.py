@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from alds_cli.errors import DataError, OptionError
+from alds_cli.forms import MOST_PIXELS
 from alds_cli.inputs import MOST_ELEMENTS
 from alds_cli.records import Preprocessing
-from alds_cli.scalars import MOST_PIXELS
 
 if TYPE_CHECKING:
     from PIL import Image

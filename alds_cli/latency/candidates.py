@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from alds_cli.numerics.costs import divisors, full_rank, pair_params
-from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.numerics.fold import distinct_schemes, divisors, full_rank, pair_params
 from alds_cli.records import Choice, LayerSpec
 
 _STEP = 8

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.fold import pair_params
 from alds_cli.records import Choice, LayerKind
 from alds_cli.runtime.devices import computing_dtype
 from alds_cli.surgery import make_pair

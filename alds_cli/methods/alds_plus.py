@@ -11,8 +11,7 @@ from __future__ import annotations
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.methods.method import ALDS_PAPER, Method
 from alds_cli.methods.solvers import ROUNDING_ARGUMENT, allocated, default_bounds
-from alds_cli.records import Plan
-from alds_cli.schemes import SLICED
+from alds_cli.records import SLICED, Plan
 
 
 def plan(problem: Problem) -> Plan:

@@ -16,7 +16,7 @@ import numpy as np
 from alds_cli.allocation import LayerOptions, Problem, minimax
 from alds_cli.errors import OptionError
 from alds_cli.methods.solvers import offering, plan_of
-from alds_cli.numerics.costs import divisors
+from alds_cli.numerics.fold import divisors
 from alds_cli.records import ArgumentValue, LayerSpec, Plan
 
 

@@ -31,13 +31,13 @@ from alds_cli.methods.method import Method
 from alds_cli.methods.solvers import offering, plan_of
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import (
+    SLICED,
     ArgumentValue,
     FloatArray,
     LayerSpec,
     LayerTable,
     Plan,
 )
-from alds_cli.schemes import SLICED
 
 COSTS = ("target", "params", "macs")
 """The costs that λ can be the price of: the budgeted resource, or a fixed one of these."""

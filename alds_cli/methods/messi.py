@@ -18,24 +18,22 @@ import numpy as np
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.errors import OptionError
 from alds_cli.methods.equalising import constant_ratio, slices_asked
-from alds_cli.methods.factorisation import Factors, FactorTask
-from alds_cli.methods.method import ALDS_PAPER, Method
+from alds_cli.methods.method import ALDS_PAPER, Factors, FactorTask, Method
 from alds_cli.numerics.clustering.clustered_factors import (
     cluster_factors,
     clustering_bytes,
     largest_rank,
 )
 from alds_cli.numerics.clustering.subspaces import DEFAULT_STARTS, DISTANCES
-from alds_cli.numerics.costs import option_costs, rank_params
-from alds_cli.numerics.fold import fold, folded_shape
+from alds_cli.numerics.fold import fold, folded_shape, option_costs, rank_params
 from alds_cli.records import (
+    CLUSTERED,
     ArgumentValue,
     Choice,
     IntArray,
     LayerSpec,
     Plan,
 )
-from alds_cli.schemes import CLUSTERED
 from alds_cli.surgery import form_of
 
 ARGUMENTS: Mapping[str, ArgumentValue] = MappingProxyType(

@@ -32,13 +32,11 @@ from alds_cli.allocation import (
 )
 from alds_cli.calibration import RESPONSES, Responses
 from alds_cli.errors import OptionError
-from alds_cli.methods.factorisation import Factors, FactorTask
-from alds_cli.methods.method import Method
+from alds_cli.methods.method import Factors, FactorTask, Method
 from alds_cli.methods.solvers import offering, plan_of
 from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.pca_factors import constant_left, response_factors
-from alds_cli.records import Choice, FloatArray, IntArray, Plan
-from alds_cli.schemes import OPERATOR
+from alds_cli.records import OPERATOR, Choice, FloatArray, IntArray, Plan
 
 
 def plan(problem: Problem) -> Plan:

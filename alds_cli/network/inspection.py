@@ -16,7 +16,7 @@ from alds_cli.network.opening import (
     stated_architecture,
     trace_network,
 )
-from alds_cli.numerics.costs import pair_params
+from alds_cli.numerics.fold import pair_params
 from alds_cli.options.inspect_options import InspectOptions
 from alds_cli.options.model_source import Source
 from alds_cli.records import LayerReport, LayerSpec, Plan

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from alds_cli import architectures
+from alds_cli.architectures.building import Groups, shared_groups
 from alds_cli.checkpoint import (
     Checkpoint,
     Document,
@@ -26,13 +27,16 @@ from alds_cli.errors import (
     UnsafeCheckpointError,
 )
 from alds_cli.inputs import InputSpec
-from alds_cli.network.filling import (
+from alds_cli.network.networks import (
+    Network,
     completed,
+    described,
     listed,
     load_tensors,
     require_sound,
+    shapes_of,
+    skeleton,
 )
-from alds_cli.network.networks import Network, described, shapes_of, skeleton
 from alds_cli.records import (
     Architecture,
     Plan,
@@ -45,10 +49,6 @@ from alds_cli.surgery import (
     fold_norms,
     prune_network,
     reshape_network,
-)
-from alds_cli.tracing.sharing import (
-    Groups,
-    shared_groups,
 )
 
 logger = logging.getLogger(__name__)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from alds_cli import architectures
+from alds_cli.architectures.building import share, shared_groups
 from alds_cli.checkpoint import (
     Checkpoint,
     read_checkpoint,
@@ -19,14 +20,12 @@ from alds_cli.checkpoint import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec, parse_inputs
-from alds_cli.network.filling import require_sound
 from alds_cli.network.loading import densified, fold, open_checkpoint
-from alds_cli.network.networks import Network, network_of
+from alds_cli.network.networks import Network, network_of, require_sound
 from alds_cli.network.verification import Verification, verify
 from alds_cli.options.model_source import AS_IT_IS, Source
 from alds_cli.records import Architecture, Preprocessing
 from alds_cli.surgery import detach_computed
-from alds_cli.tracing.sharing import share, shared_groups
 from alds_cli.tracing.trace import Trace, trace
 
 Model = str | Path | Network | nn.Module

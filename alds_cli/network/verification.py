@@ -26,9 +26,8 @@ from alds_cli.errors import (
     first_line,
 )
 from alds_cli.inputs import InputSpec, example_call, inputs_tip
-from alds_cli.network.filling import require_sound
 from alds_cli.network.loading import densified, reopened
-from alds_cli.network.networks import Network
+from alds_cli.network.networks import Network, require_sound
 from alds_cli.network.observed_outputs import difference, layer_differences, observe, same_draws
 from alds_cli.surgery import dense_copy
 from alds_cli.tracing.trace import count_parameters, floating_type

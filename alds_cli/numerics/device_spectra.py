@@ -18,13 +18,13 @@ from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues
 from alds_cli.numerics.grams import even_exponent
-from alds_cli.numerics.option_tables import curve_of
 from alds_cli.numerics.shared_grams import (
     CARD,
     Slicing,
     families,
     family_grams,
 )
+from alds_cli.numerics.spectra import curve_of
 from alds_cli.records import Curve
 
 _DATACENTRE = {(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues
-from alds_cli.numerics.factors import balance, leading_eigenpairs
+from alds_cli.numerics.grams import balance, leading_eigenpairs
 from alds_cli.records import FloatArray
 
 

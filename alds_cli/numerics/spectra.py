@@ -1,25 +1,38 @@
-"""Singular values of every slice, from Gram matrices, without an SVD.
+"""Singular values of every slice, from Gram matrices, and the tables of options made from them.
 
 σ(M)² are the eigenvalues of the smaller of M Mᵀ and Mᵀ M. In float64 the products of float32
 numbers are exact, so that only the sums are rounded.
+
+Some numbers of slices need no spectrum, because none of their options can be the best. Two proofs
+are used, both about costs j·(k·rows + groups·columns), which rise with k and j:
+
+- An option that is not smaller than the layer is never chosen.
+- If the matrix (of each group, where there are groups) has rank R, the pair of one slice and
+  rank R loses nothing. No option that costs as much can do better, by any measure of error.
+
+More cannot be derived from the spectrum of one slice: by Weyl, a pair of k slices and rank j has
+‖W − Ŵ‖₂ ≥ σ_{kj+1}(W), but one slice for the same cost has a rank of at most k·j. It is proven as
+good only where the two singular values are equal, which is where both are zero.
 
 Source: Liebenwein et al., NeurIPS 2021, Theorem 1 and supplement A.4, where the curves are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import partial
-from math import sqrt
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from math import ldexp, prod, sqrt
+from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues
+from alds_cli.numerics.fold import divisors, folded_shape, full_rank, pair_params, rank_params
 from alds_cli.numerics.grams import even_exponent
 from alds_cli.numerics.large_grams import LARGE, LargeSlice
-from alds_cli.numerics.option_tables import curve_of
 from alds_cli.numerics.shared_grams import (
     Family,
     GramBatch,
@@ -28,9 +41,221 @@ from alds_cli.numerics.shared_grams import (
     family_bytes,
     family_grams,
 )
-from alds_cli.numerics.slice_counts import ks_that_can_win, numerical_rank, worth_a_proof
-from alds_cli.records import Curve, FloatArray
+from alds_cli.records import (
+    Curve,
+    FloatArray,
+    IntArray,
+    LayerSpec,
+    LayerTable,
+)
 from alds_cli.runtime.pool import Spawn
+
+MEASURES = ("sum_squares", "largest", "tail_energy", "saved")
+"""The columns of a table that are taken from a curve."""
+
+_COLUMNS = ("choices", "costs", *MEASURES, "exact")
+
+
+def empty_table(spec: LayerSpec, exponent: int = 0) -> LayerTable:
+    """Return a table without options and schemes, for 2**-exponent times the weight."""
+    choices, costs, none = np.zeros((0, 3), np.int64), np.zeros(0, np.int64), np.zeros(0)
+    return LayerTable(spec, {}, {}, {}, choices, costs, none, none, none, none, none, exponent)
+
+
+def with_scheme(
+    table: LayerTable, scheme: int, norm: float, curves: Mapping[int, Curve], slack: float
+) -> LayerTable:
+    """Return the table with the options of one more folding scheme.
+
+    Args:
+        table: the layer's table, without that scheme.
+        scheme: the folding scheme.
+        norm: σ_1 of the weight so folded.
+        curves: the curves by number of slices k. 1 must be among them, unless there are none
+            because no pair is smaller than the layer.
+        slack: the most by which rounding may have moved a squared singular value.
+    """
+    if not curves:
+        energy, columns = 0.0, {}
+    else:
+        energy = float(curves[1].tail_energy[0])
+        columns = _columns_of(table, scheme, curves)
+    return replace(
+        table,
+        norms={**table.norms, scheme: norm},
+        energies={**table.energies, scheme: energy},
+        slack={**table.slack, scheme: slack},
+        **columns,
+    )
+
+
+def _columns_of(table: LayerTable, scheme: int, curves: Mapping[int, Curve]) -> dict[str, Any]:
+    """Return the columns of a table with the options of one more scheme."""
+    grid = _grid(table.spec.weight_shape, table.spec.groups, scheme, tuple(sorted(curves)))
+    fresh: dict[str, FloatArray | IntArray] = {
+        "choices": grid.choices,
+        "costs": grid.costs,
+        "exact": np.full(len(grid.costs), np.nan),
+    }
+    for name in MEASURES:
+        column = np.concatenate([getattr(curves[k], name) for k in sorted(curves)])
+        fresh[name] = column[grid.sources]
+    return fresh if not len(table.costs) else _merged(table, fresh)
+
+
+def _merged(
+    table: LayerTable, fresh: Mapping[str, FloatArray | IntArray]
+) -> dict[str, FloatArray | IntArray]:
+    """Return the columns of a table with further rows, in order."""
+    columns = {name: np.concatenate([getattr(table, name), fresh[name]]) for name in _COLUMNS}
+    scheme, k, j = columns["choices"].T
+    order = np.lexsort((j, k, scheme, columns["costs"]))
+    return {name: column[order] for name, column in columns.items()}
+
+
+def with_exact(table: LayerTable, rows: Iterable[int], errors: Iterable[float]) -> LayerTable:
+    """Return the table with true errors ‖W − Ŵ‖₂ filled in at some rows."""
+    exact = table.exact.copy()
+    exact[list(rows)] = list(errors)
+    return replace(table, exact=exact)
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The options of a shape and scheme, and their positions in its curves laid end to end."""
+
+    choices: IntArray
+    costs: IntArray
+    sources: IntArray
+
+
+@lru_cache(maxsize=512)
+def _grid(shape: tuple[int, ...], groups: int, scheme: int, ks: tuple[int, ...]) -> _Grid:
+    """Return the options that shrink a layer, cheapest first; equal layers share the arrays."""
+    lengths = np.array([full_rank(shape, scheme, k, groups) + 1 for k in ks])
+    ends = np.cumsum(lengths)
+    j = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    k = np.repeat(np.array(ks), lengths)
+    costs = j * rank_params(*folded_shape(shape, scheme), k, groups)
+    (smaller,) = np.nonzero((j > 0) & (costs < prod(shape)))
+    sources = smaller[np.lexsort((j[smaller], k[smaller], costs[smaller]))]
+    choices = np.stack([np.full(len(sources), scheme), k[sources], j[sources]], axis=1)
+    for array in (choices, found := costs[sources], sources):
+        array.setflags(write=False)
+    return _Grid(choices, found, sources)
+
+
+UNIT_ROUNDOFF = 2.0**-53
+
+
+def rounding_share(terms: int) -> float:
+    """Return the share of the trace by which eigenvalues of a Gram matrix in float64 may be off.
+
+    It is about √terms unit roundoffs: sums of `terms` products are rounded, and the eigenvalue
+    routine is backward stable.
+    """
+    return 8 * sqrt(terms) * UNIT_ROUNDOFF
+
+
+def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float = 0.0) -> Curve:
+    """Return eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
+
+    The most that rounding may have taken is added, so that upper bounds remain upper bounds.
+
+    Args:
+        eigenvalues: (groups, k, n).
+        terms: the number of terms over which a sum may have been rounded.
+        exponent: exponent of the power of two that the matrix was divided by.
+        solved: the share of the largest eigenvalue by which a routine of less than double
+            precision may have moved them all.
+    """
+    exact = np.maximum(eigenvalues, 0.0)
+    raised = exact + rounding_share(terms) * exact.sum(axis=2, keepdims=True)
+    if solved:
+        raised += solved * exact[:, :, :1]
+    sums = raised.sum(axis=1)
+    # One more entry for full rank, where nothing is lost.
+    squares, largest, tails, saved = np.zeros((4, sums.shape[1] + 1))
+    sums.max(axis=0, out=squares[:-1])
+    np.sqrt(raised.max(axis=(0, 1)), out=largest[:-1])
+    exact.sum(axis=(0, 1))[::-1].cumsum(out=tails[-2::-1])
+    sums.sum(axis=0, out=saved[:-1])
+    if exponent:
+        largest *= ldexp(1.0, exponent)
+        for energies in (squares, tails, saved):
+            np.multiply(energies, ldexp(1.0, 2 * exponent), out=energies)
+    return Curve(squares, largest, tails, saved)
+
+
+_SAMPLE = 32
+_LEAST_WORK = 2e9
+"""Sum of cubed sides below which even a look at a sample takes too long."""
+
+_WORTH_A_PROOF = 0.1
+"""The share of the work that must be at stake before one slice is done ahead of the others."""
+
+
+def shrinking_ks(shape: tuple[int, ...], scheme: int, groups: int = 1) -> tuple[int, ...]:
+    """Return the numbers of slices with an option smaller than the layer, and 1 for the norm.
+
+    Args:
+        shape: the shape of the weight, (f, c / groups, κ…).
+        scheme: the folding scheme.
+        groups: the groups of the layer.
+    """
+    size = int(np.prod(shape))
+    return tuple(
+        k for k in divisors(shape[1]) if k == 1 or pair_params(shape, scheme, k, 1, groups) < size
+    )
+
+
+def ks_that_can_win(slicing: Slicing, ks: Sequence[int], rank: int) -> list[int]:
+    """Return the ks with an option cheaper than one slice of that rank, and 1 itself."""
+    exact = max(rank, 1) * _unit(slicing, 1)
+    return [k for k in ks if k == 1 or _unit(slicing, k) < exact]
+
+
+def numerical_rank(eigenvalues: FloatArray, terms: int) -> int:
+    """Return the highest rank of any group, from squared singular values (groups, 1, n).
+
+    Values that rounding may have produced do not count.
+    """
+    floor = rounding_share(terms) * np.maximum(eigenvalues, 0.0).sum(axis=2, keepdims=True)
+    return int((eigenvalues > floor).sum(axis=2).max())
+
+
+def worth_a_proof(slicing: Slicing, ks: Sequence[int]) -> bool:
+    """Return whether a low rank may save much work; False for nearly all layers, at little cost.
+
+    The rank of a few rows and columns of the first group is no larger than the matrix's.
+    """
+    work = {k: k * slicing.side(k) ** 3 for k in ks}
+    if len(slicing.matrix) * sum(work.values()) < _LEAST_WORK:
+        return False
+    least = _unit(slicing, 1) * max(1, _rank_of_a_sample(slicing))
+    at_stake = sum(work[k] for k in ks if k > 1 and _unit(slicing, k) >= least)
+    return at_stake > _WORTH_A_PROOF * sum(work.values())
+
+
+def _unit(slicing: Slicing, k: int) -> int:
+    """Return the cost of one rank in every slice."""
+    groups, rows, channels, width = slicing.matrix.shape
+    return rank_params(groups * rows, channels * width, k, groups)
+
+
+def _rank_of_a_sample(slicing: Slicing) -> int:
+    """Return a lower bound on the rank of the first group's matrix."""
+    first = slicing.matrix[0]
+    rows, channels, width = first.shape
+    every = max(1, channels * width // _SAMPLE)
+    some = first[:: max(1, rows // _SAMPLE), :: max(1, every // width)]
+    sample = slicing.prepared(some).flatten(1)[:, : 2 * _SAMPLE]
+    # The trace separates squared singular values of the whole from rounding, and this is an
+    # upper bound on it. Where it is far above, too few are counted, which costs only time.
+    trace = first.numel() * 4.0 ** (even_exponent(first) - slicing.exponent)
+    floor = rounding_share(rows + channels * width) * trace
+    return int((torch.linalg.svdvals(sample).square() > floor).sum())
+
 
 _WORTH_A_TASK = 1e-3
 _LONGEST_TASK = 1e-2

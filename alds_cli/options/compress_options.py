@@ -6,13 +6,18 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options import bounds
-from alds_cli.options.bounds import Whole
-from alds_cli.options.declaring import BUDGET, IMAGES, PLANNING, Expanded, Keyword, Option
+from alds_cli.options.declaring import (
+    BUDGET,
+    IMAGES,
+    PLANNING,
+    Expanded,
+    Keyword,
+    Option,
+)
 from alds_cli.options.image_options import DownloadField, PreprocessingField, WorkersField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
-from alds_cli.options.parsing import stripped
 from alds_cli.options.reporting_options import CacheField
+from alds_cli.text import MOST_IMAGES, MOST_SAMPLES, MOST_SEED, Whole, stripped
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -147,7 +152,7 @@ class CompressOptions:
         Option(
             help="Samples in a timed forward pass.",
             metavar="N",
-            bounds=Whole(1, bounds.MOST_SAMPLES),
+            bounds=Whole(1, MOST_SAMPLES),
             panel=BUDGET,
         ),
     ] = 1
@@ -193,7 +198,7 @@ class CompressOptions:
         Option(
             help="How many of these images to use, drawn at random by --seed.",
             metavar="N",
-            bounds=Whole(1, bounds.MOST_IMAGES),
+            bounds=Whole(1, MOST_IMAGES),
             panel=IMAGES,
         ),
     ] = 512
@@ -234,7 +239,7 @@ class CompressOptions:
         Option(
             help="Seed of the solvers that draw random numbers.",
             metavar="N",
-            bounds=Whole(0, bounds.MOST_SEED),
+            bounds=Whole(0, MOST_SEED),
             panel=PLANNING,
         ),
     ] = 0

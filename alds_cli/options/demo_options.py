@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from alds_cli.options.bounds import MOST_SEED, Whole
 from alds_cli.options.declaring import Option
+from alds_cli.text import MOST_SEED, Whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

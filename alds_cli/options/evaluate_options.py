@@ -3,7 +3,6 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.bounds import MOST_SAMPLES, Whole
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import (
     ClassesField,
@@ -14,6 +13,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.text import MOST_SAMPLES, Whole
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below

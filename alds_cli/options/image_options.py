@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.bounds import MOST_THREADS, Whole
+from alds_cli.forms import MOST_PIXELS
 from alds_cli.options.declaring import IMAGES, Expanded, Option
-from alds_cli.scalars import MOST_PIXELS
+from alds_cli.text import MOST_THREADS, Whole
 
 if TYPE_CHECKING:
     from alds_cli import LabelledImages, Preparation

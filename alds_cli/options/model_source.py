@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import READING, Option
-from alds_cli.options.parsing import shape
+from alds_cli.text import shape
 
 if TYPE_CHECKING:
     from alds_cli import InputSpec, Model

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import Keyword, Option
-from alds_cli.options.parsing import stripped
+from alds_cli.text import stripped
 
 if TYPE_CHECKING:
     from alds_cli import ProgressCallback

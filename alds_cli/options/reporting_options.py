@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Annotated
 
-from alds_cli.options.bounds import MOST_THREADS, Whole
 from alds_cli.options.declaring import REPORTING, Option
+from alds_cli.text import MOST_THREADS, Whole
 
 CacheField = Annotated[
     bool,

@@ -5,9 +5,15 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from alds_cli.options.bounds import MOST_EPOCHS, MOST_IMAGES, Whole
+from alds_cli.forms import MOST_EPOCHS
 from alds_cli.options.compress_options import Ratio
-from alds_cli.options.declaring import GRID, TRAINING, Expanded, Keyword, Option
+from alds_cli.options.declaring import (
+    GRID,
+    TRAINING,
+    Expanded,
+    Keyword,
+    Option,
+)
 from alds_cli.options.image_options import (
     ClassesField,
     DataField,
@@ -17,8 +23,8 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
-from alds_cli.options.parsing import listed
 from alds_cli.options.training_options import RetrainSettings
+from alds_cli.text import MOST_IMAGES, Whole, listed
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below

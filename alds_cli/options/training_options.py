@@ -6,11 +6,17 @@ from typing import Annotated, Literal, get_args
 from annotated_types import Len
 
 from alds_cli.errors import OptionError
-from alds_cli.options import bounds
-from alds_cli.options.bounds import Whole
+from alds_cli.forms import (
+    LARGEST_RATE,
+    MOST,
+    MOST_EPOCHS,
+    Finite,
+    Positive,
+    Seed,
+    Term,
+)
 from alds_cli.options.declaring import TRAINING, Option
-from alds_cli.options.parsing import fractions
-from alds_cli.scalars import LARGEST_RATE, MOST, MOST_EPOCHS, Finite, Positive, Seed, Term
+from alds_cli.text import MOST_SAMPLES, MOST_SEED, Real, Whole, fractions
 
 AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip"]
 """Ways to change training images at random; "auto" chooses by the preprocessing."""
@@ -57,7 +63,7 @@ class RetrainSettings:
         Option(
             help="Passes over the data.",
             metavar="N",
-            bounds=Whole(1, bounds.MOST_EPOCHS),
+            bounds=Whole(1, MOST_EPOCHS),
             panel=TRAINING,
             default=3,
         ),
@@ -67,7 +73,7 @@ class RetrainSettings:
         Option(
             help="Images in a step.",
             metavar="N",
-            bounds=Whole(2, bounds.MOST_SAMPLES),
+            bounds=Whole(2, MOST_SAMPLES),
             panel=TRAINING,
         ),
     ] = 128
@@ -76,7 +82,7 @@ class RetrainSettings:
         Option(
             help="Learning rate after the warm-up.",
             metavar="X",
-            bounds=bounds.Real(0, _MOST_FACTOR, above=True),
+            bounds=Real(0, _MOST_FACTOR, above=True),
             panel=TRAINING,
         ),
     ] = 0.01
@@ -85,7 +91,7 @@ class RetrainSettings:
         Option(
             help="Share of the last step that is added to the next one.",
             metavar="X",
-            bounds=bounds.Real(0, 1, below=True),
+            bounds=Real(0, 1, below=True),
             panel=TRAINING,
         ),
     ] = 0.9
@@ -95,7 +101,7 @@ class RetrainSettings:
         Option(
             help="The weights times this factor are added to their gradient.",
             metavar="X",
-            bounds=bounds.Real(0, _MOST_FACTOR),
+            bounds=Real(0, _MOST_FACTOR),
             panel=TRAINING,
         ),
     ] = 1e-4
@@ -104,7 +110,7 @@ class RetrainSettings:
         Option(
             help="Length of the warm-up, in which the rate rises from 0.",
             metavar="E",
-            bounds=bounds.Real(0, bounds.MOST_EPOCHS),
+            bounds=Real(0, MOST_EPOCHS),
             panel=TRAINING,
         ),
     ] = 0.0
@@ -124,7 +130,7 @@ class RetrainSettings:
         Option(
             help="Factor of the learning rate at a milestone.",
             metavar="X",
-            bounds=bounds.Real(0, 1, above=True),
+            bounds=Real(0, 1, above=True),
             panel=TRAINING,
         ),
     ] = 0.1
@@ -142,7 +148,7 @@ class RetrainSettings:
         Option(
             help="Share of the target that is spread over all classes.",
             metavar="X",
-            bounds=bounds.Real(0, 1, below=True),
+            bounds=Real(0, 1, below=True),
             panel=TRAINING,
         ),
     ] = 0.0
@@ -151,7 +157,7 @@ class RetrainSettings:
         Option(
             help="Seed of the images' order and augmentation.",
             metavar="N",
-            bounds=Whole(0, bounds.MOST_SEED),
+            bounds=Whole(0, MOST_SEED),
             panel=TRAINING,
         ),
     ] = 0

@@ -22,6 +22,10 @@ from alds_cli.records.measurements import (
     Training,
 )
 from alds_cli.records.plans_and_layers import (
+    CLUSTERED,
+    OPERATOR,
+    SCHEMES,
+    SLICED,
     Architecture,
     ArgumentValue,
     Choice,
@@ -36,9 +40,14 @@ from alds_cli.records.plans_and_layers import (
     LayerTable,
     Plan,
     Preprocessing,
+    SchemeNumber,
 )
 
 __all__ = [
+    "CLUSTERED",
+    "OPERATOR",
+    "SCHEMES",
+    "SLICED",
     "Architecture",
     "ArgumentValue",
     "Choice",
@@ -63,6 +72,7 @@ __all__ = [
     "ProgressCallback",
     "ProgressEvent",
     "RetrainSettings",
+    "SchemeNumber",
     "SweepBaseline",
     "SweepRecord",
     "SweepRun",

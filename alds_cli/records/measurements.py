@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from alds_cli.options.training_options import RetrainSettings
-from alds_cli.records.plans_and_layers import ArgumentValue, LayerReport
-from alds_cli.scalars import (
+from alds_cli.forms import (
     Count,
     Digest,
     Finite,
@@ -23,6 +21,8 @@ from alds_cli.scalars import (
     Seed,
     Term,
 )
+from alds_cli.options.training_options import RetrainSettings
+from alds_cli.records.plans_and_layers import ArgumentValue, LayerReport
 
 
 @dataclass(frozen=True, slots=True)

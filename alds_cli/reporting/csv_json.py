@@ -14,7 +14,7 @@ from alds_cli.reporting.paper import PublishedTable
 from alds_cli.reporting.points import Point, mean
 from alds_cli.reporting.summary import Report
 from alds_cli.schemas.results import CellForm, PointForm
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 CELL_FIELDS = tuple(CellForm.model_fields)
 """The columns of `report.csv`, which has a row for each cell of the tables over δ."""

@@ -9,7 +9,7 @@ from alds_cli.reporting.delta_tables import Cell, Row, Table
 from alds_cli.reporting.paper import PublishedTable
 from alds_cli.reporting.points import decimal
 from alds_cli.reporting.summary import Report
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 _SIGNS = {
     "\\": r"\textbackslash{}",

@@ -8,7 +8,7 @@ from alds_cli.reporting import wording
 from alds_cli.reporting.delta_tables import Cell, Row, Table
 from alds_cli.reporting.points import decimal
 from alds_cli.reporting.summary import Report
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 _SIGNS = frozenset("\\`*_[]<>|#&~$")
 """Characters that are special in Markdown, in HTML entities or in GitHub's formulas."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from alds_cli.errors import OptionError
-from alds_cli.quantities import exact
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.reporting.delta_tables import DELTAS, Table, threshold_tables
 from alds_cli.reporting.paper import Published, beside, published
@@ -19,6 +18,7 @@ from alds_cli.reporting.points import (
     repeats,
     short,
 )
+from alds_cli.text import exact
 
 
 @dataclass(frozen=True, slots=True)

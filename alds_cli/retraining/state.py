@@ -12,6 +12,7 @@ from torch.nn import Parameter
 
 from alds_cli.datasets import LabelledImages
 from alds_cli.errors import CheckpointError, OptionError
+from alds_cli.forms import plain_text
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     EpochRecord,
@@ -20,7 +21,6 @@ from alds_cli.records import (
 )
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.file_forms import TrainingForm
-from alds_cli.schemas.form import plain_text
 
 _FORMAT = 2
 

@@ -4,7 +4,7 @@ A document's text is checked against its form as a whole before it is used, and 
 Schemas that `alds schema` prints come from the same definitions.
 """
 
-from alds_cli.schemas.form import (
+from alds_cli.forms import (
     Form,
     MalformedError,
     UnknownSchemaError,

@@ -16,6 +16,21 @@ from pydantic import (
     model_validator,
 )
 
+from alds_cli.forms import (
+    MOST_EPOCHS,
+    SCHEMA,
+    ArgumentName,
+    Count,
+    Digest,
+    Form,
+    Name,
+    Positive,
+    Seed,
+    Term,
+    Time,
+    held,
+    shortened,
+)
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     Architecture,
@@ -26,25 +41,8 @@ from alds_cli.records import (
     Kept,
     Plan,
     Preprocessing,
-    Training,
-)
-from alds_cli.scalars import (
-    MOST_EPOCHS,
-    ArgumentName,
-    Count,
-    Digest,
-    Name,
-    Positive,
     SchemeNumber,
-    Seed,
-    Term,
-    Time,
-)
-from alds_cli.schemas.form import (
-    SCHEMA,
-    Form,
-    held,
-    shortened,
+    Training,
 )
 
 Extents = Annotated[tuple[Annotated[int, Field(ge=1, le=1 << 28)], ...], Len(1, 11)]

@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from alds_cli.forms import Form
 from alds_cli.schemas.file_forms import ArtefactForm, LatencyForm, PlanForm, TableForm, TrainingForm
-from alds_cli.schemas.form import Form
 from alds_cli.schemas.results import (
     CompressForm,
     ContentsForm,

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from alds_cli.forms import SCHEMA, Form, Real
 from alds_cli.records import (
     Architecture,
     ArgumentValue,
@@ -17,8 +18,6 @@ from alds_cli.records import (
     SweepRun,
     Training,
 )
-from alds_cli.scalars import Real
-from alds_cli.schemas.form import SCHEMA, Form
 
 
 class Printed(Form):

@@ -9,14 +9,13 @@ from typing import Annotated, Any, ClassVar, Literal, get_type_hints
 from annotated_types import Len
 from pydantic import Field, create_model
 
+from alds_cli.forms import Digest, Form, Positive
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     Preprocessing,
     SweepBaseline,
     SweepRecord,
 )
-from alds_cli.scalars import Digest, Positive
-from alds_cli.schemas.form import Form
 
 BY_RUN = ("epochs", "seed")
 """The settings that differ between the retrainings of a sweep."""

@@ -29,8 +29,7 @@ from alds_cli.numerics.clustering.clustered_factors import (
     require_clusters,
 )
 from alds_cli.numerics.fold import fold, folded_shape, unfold
-from alds_cli.records import Choice, IntArray, LayerSpec
-from alds_cli.schemes import CLUSTERED
+from alds_cli.records import CLUSTERED, Choice, IntArray, LayerSpec
 
 
 class ClusteredPairs:

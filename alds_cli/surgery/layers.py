@@ -13,8 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.prune import BasePruningMethod
 
 from alds_cli.errors import OptionError
-from alds_cli.numerics.costs import pair_params
-from alds_cli.numerics.fold import distinct_schemes
+from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.records import (
     LayerKind,
     LayerSpec,
@@ -29,8 +28,8 @@ from alds_cli.surgery.layer_contents import (
     reason_beyond_type,
     recurrent_matrices,
 )
-from alds_cli.tracing.reads import Read
 from alds_cli.tracing.trace import LayerCall, Trace
+from alds_cli.tracing.watching import Read
 
 _KINDS: Mapping[type[nn.Module], LayerKind] = {
     nn.Linear: "linear",

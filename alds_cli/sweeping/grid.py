@@ -10,7 +10,7 @@ from typing import Any
 
 from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.errors import OptionError
-from alds_cli.quantities import exact
+from alds_cli.text import exact
 
 _DIGITS = 4
 """Decimal places of a ratio, unless neighbours are too close to be told apart by them."""

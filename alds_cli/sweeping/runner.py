@@ -19,7 +19,6 @@ from alds_cli.network.opening import (
 from alds_cli.options.sweep_options import SweepOptions
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.profiling import error_tables
-from alds_cli.quantities import parse_ratio
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.runtime.devices import pick_device
 from alds_cli.schemas.sweep_folder import BY_RUN
@@ -34,6 +33,7 @@ from alds_cli.sweeping import (
 )
 from alds_cli.sweeping.method_specs import MethodSpec, parse_method_specs
 from alds_cli.sweeping.runs import SweepRunner, image_fingerprint
+from alds_cli.text import parse_ratio
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,16 +26,17 @@ from alds_cli.inputs import (
     as_inputs,
     example_call,
 )
-from alds_cli.tracing.counting import (
+from alds_cli.tracing.watching import (
     FLOPS_PER_MAC,
     Counter,
     NotCounting,
+    Read,
     Shape,
     SmallCounter,
     UncountedError,
     plain_attention,
+    watch_reads,
 )
-from alds_cli.tracing.reads import Read, watch_reads
 
 _log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import typer.main
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from alds_cli.cli.commands import app
+from alds_cli.cli.verbs import program
 
 EXAMPLES = int(os.environ.get("ALDS_FUZZ_EXAMPLES", "10000"))
 
@@ -360,7 +360,7 @@ def test_damaged_streams(corpus, start):
 
 def _options():
     """The options of every command, as the command line itself knows them."""
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(program())
     for name, command in group.commands.items():
         if name in {"demo", "sweep"}:  # they may run for minutes when all is well
             continue

@@ -19,11 +19,12 @@ from torch import Tensor
 from alds_cli.numerics.clustering.columns import Columns, columns_bytes
 from alds_cli.numerics.clustering.subspaces import DEFAULT_STARTS, Clusters, projective_clusters
 from alds_cli.numerics.eigenvalues import eigenvalue_bytes, largest_eigenvalue
-from alds_cli.numerics.factors import balance, leading_eigenpairs
 from alds_cli.numerics.grams import (
     CHUNK_BYTES,
+    balance,
     even_exponent,
     gram_of_blocks,
+    leading_eigenpairs,
     scaled,
     scaled_factors,
 )

@@ -31,8 +31,7 @@ from torch import Tensor
 
 from alds_cli.numerics.clustering.columns import Columns
 from alds_cli.numerics.clustering.seeds import consecutive, k_means
-from alds_cli.numerics.factors import leading_eigenpairs
-from alds_cli.numerics.grams import gram_of_blocks
+from alds_cli.numerics.grams import gram_of_blocks, leading_eigenpairs
 
 DISTANCES = ("squared", "absolute")
 

@@ -15,7 +15,7 @@ from alds_cli.reporting.figures.style import (
     percent,
 )
 from alds_cli.reporting.points import Point, Results
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

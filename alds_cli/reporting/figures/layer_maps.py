@@ -5,11 +5,10 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from alds_cli.records import LayerReport, SweepRecord
+from alds_cli.records import SCHEMES, LayerReport, SweepRecord
 from alds_cli.reporting.figures.style import WIDTH
 from alds_cli.reporting.points import Point, Results
-from alds_cli.schemes import SCHEMES
-from alds_cli.visible import visible
+from alds_cli.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

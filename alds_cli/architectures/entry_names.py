@@ -1,4 +1,4 @@
-"""Names that wrappers add to a network's own, and the way from a file's names back to those.
+"""The names of a file's entries: what wrappers add to a network's own, and what is no weight.
 
 The names of a state dict form a tree, in which wrappers are components of their own. Parallel
 training, compilation, sharding and activation checkpointing add one wherever they wrap a module;
@@ -9,8 +9,11 @@ itself has no component of that name, or fits better without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 WRAPPERS = frozenset(
     {
@@ -171,3 +174,102 @@ def _all_names(node: Node) -> Iterator[str]:
         yield node.name
     for child in node.children.values():
         yield from _all_names(child)
+
+
+BOOKKEEPING = frozenset(
+    {
+        "_extra_state",
+        "_float_tensor",
+        "attn_mask",
+        "inv_freq",
+        "initted",
+        "masked_bias",
+        "n_averaged",
+        "num_batches_tracked",
+        "num_updates",
+        "position_ids",
+        "relative_coords_table",
+        "relative_position_index",
+        "token_type_ids",
+        "total_ops",
+        "total_params",
+    }
+)
+"""Last components of entries that follow from the network, or count something beside it."""
+
+_OF_TRAINING = re.compile(
+    r"(?:^|_)(?:loss|losses|criterion|criterions|criteria|metric|metrics|acc|accuracy|auroc|"
+    r"confmat|optimizer|scheduler|ema_decay)(?:$|_|\d)",
+    re.IGNORECASE,
+)
+"""A component that refers to the training."""
+
+_OF_LAYERS = re.compile(
+    r"(?:weight|bias|gamma|beta|scale|shift|running_mean|running_var|mean|std|(?:weight|bias)_.*)$"
+)
+"""The last component of an entry with which some layer computes."""
+
+_MOST_SMALL = 16
+"""The most entries of unknown meaning that are left out."""
+
+
+def unexplained(
+    left: Mapping[str, Tensor], relative: Mapping[str, str], components: Collection[str]
+) -> list[str]:
+    """Return the entries that a network does not have, but that may belong to a layer.
+
+    An entry is explained, and may be left out, if
+
+    - its last component is a bookkeeping term (`position_ids`, `total_ops`,
+      `n_averaged`, …), or it holds truth values;
+    - or no part of the network has the name that it begins with, and either a component of its
+      name refers to training (`criterion`, `loss_fn`, `val_acc`, …), or it holds whole numbers
+      or has at most one dimension and is not named as layers name what they compute with
+      (`weight`, `bias`, `running_mean`, …). At most sixteen of the latter are left out.
+
+    Everything else may be weights, and weights that a network does not have are a sign that
+    it is a different network.
+
+    Args:
+        left: the entries, by their names in the file.
+        relative: the names, relative to the network's beginning, of those below it.
+        components: the first components of the network's names.
+    """
+    doubtful: list[str] = []
+    small: list[str] = []
+    for name, tensor in left.items():
+        parts = relative.get(name, name).split(".")
+        if _is_bookkeeping(parts, tensor):
+            continue
+        if parts[0] in components:
+            doubtful.append(name)
+        elif not any(_OF_TRAINING.search(part) for part in parts):
+            (doubtful if _may_be_a_layers(parts, tensor) else small).append(name)
+    return doubtful if len(small) <= _MOST_SMALL else doubtful + small
+
+
+def is_bookkeeping(name: str, tensor: Tensor) -> bool:
+    """Return whether an entry is not a weight, whatever the network."""
+    return _is_bookkeeping(name.split("."), tensor)
+
+
+def is_training(name: str) -> bool:
+    """Return whether an entry's name says that it belongs to the training."""
+    return any(_OF_TRAINING.search(part) for part in name.split("."))
+
+
+def patterns(names: Iterable[str]) -> list[str]:
+    """Return patterns for `--ignore` that match entries: one for each first component."""
+    return list(
+        dict.fromkeys(f"{name.partition('.')[0]}.*" if "." in name else name for name in names)
+    )
+
+
+def _is_bookkeeping(parts: list[str], tensor: Tensor) -> bool:
+    return parts[-1] in BOOKKEEPING or str(tensor.dtype) == "torch.bool"
+
+
+def _may_be_a_layers(parts: list[str], tensor: Tensor) -> bool:
+    if _OF_LAYERS.match(parts[-1]):
+        return True
+    return tensor.ndim > 1 and (tensor.is_floating_point() or tensor.is_complex())
