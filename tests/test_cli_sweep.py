@@ -124,7 +124,7 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         ("--methods svdd", "unknown method 'svdd'"),
         (
             "--retrain-epochs 1,two",
-            "--retrain-epochs: it is a whole number from 0 to 100,000, not 'two'",
+            "--retrain-epochs: it is a whole number from 0 to 16,384, not 'two'",
         ),
         ("--retrain-epochs 1", "retraining needs images to learn from"),
         ("--ratios 0.5,2", "between 0 and 1, not 2"),
