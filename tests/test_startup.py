@@ -11,7 +11,15 @@ import torch
 from alds_cli import architectures
 
 SLOW = frozenset(
-    {"torchvision", "matplotlib", "timm", "transformers", "sklearn", "scipy.linalg"}
+    {
+        "torchvision",
+        "matplotlib",
+        "timm",
+        "transformers",
+        "sklearn",
+        "scipy.linalg",
+        "scipy.cluster",
+    }
     | {"torch._dynamo", "sympy", "triton"}
 )
 """Packages that take long to import, of which a network of the zoo needs none."""

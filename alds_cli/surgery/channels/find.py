@@ -108,11 +108,13 @@ def _groups(network: nn.Module, channel_map: ChannelMap) -> list[ChannelGroup]:
 def _classes(channel_map: ChannelMap) -> list[dict[_Slot, list[int]]]:
     """List for every removable class its indices in each table and module, in filter order."""
     found: dict[int, dict[_Slot, list[int]]] = {}
+    sets = channel_map.sets.removable()
     for table in ("outputs", "inputs", "features"):
         for name, ids in sorted(getattr(channel_map, table).items()):
-            for index, root in enumerate(channel_map.sets.roots(ids).tolist()):
-                if not channel_map.sets.frozen(root):
-                    found.setdefault(root, {}).setdefault((table, name), []).append(index)
+            for index, channel in enumerate(ids.tolist()):
+                if channel in sets:
+                    slots = found.setdefault(sets[channel], {})
+                    slots.setdefault((table, name), []).append(index)
     return [slots for slots in found.values() if any(table == "outputs" for table, _ in slots)]
 
 

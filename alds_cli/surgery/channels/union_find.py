@@ -14,48 +14,40 @@ class DisjointChannels:
     """Disjoint sets of channels, each with an integer id; a set stays or goes as a whole.
 
     A set with a frozen channel stays.
-
-    Source: Tarjan, "Efficiency of a good but not linear set union algorithm", J. ACM 1975.
     """
 
     def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._frozen: list[bool] = []
+        from scipy.cluster.hierarchy import DisjointSet  # noqa: PLC0415 - slow to import
+
+        self._sets = DisjointSet()
+        self._frozen: set[int] = set()
 
     def fresh(self, count: int, *, frozen: bool = False) -> IntArray:
         """Make new channels, each in a set of its own, and return their ids (count,)."""
-        start = len(self._parents)
-        self._parents.extend(range(start, start + count))
-        self._frozen.extend([frozen] * count)
-        return np.arange(start, start + count, dtype=np.int64)
+        ids = range(len(self._sets), len(self._sets) + count)
+        for channel in ids:
+            self._sets.add(channel)
+        if frozen:
+            self.freeze(ids)
+        return np.array(ids, dtype=np.int64)
 
     def equate(self, some: IntArray, others: IntArray) -> None:
         """Join the sets of the i-th channels of two arrays (n,), for every i."""
         for one, other in zip(some.tolist(), others.tolist(), strict=True):
-            first, second = sorted((self._root(one), self._root(other)))
-            self._parents[second] = first
-            self._frozen[first] = self._frozen[first] or self._frozen[second]
+            self._sets.merge(one, other)
 
     def freeze(self, ids: Iterable[int]) -> None:
         """Mark channels as channels that must stay."""
-        for channel in ids:
-            self._frozen[self._root(int(channel))] = True
+        self._frozen.update(ids)
 
-    def roots(self, ids: IntArray) -> IntArray:
-        """Return for each channel the id that represents its set, (n,)."""
-        return np.array([self._root(channel) for channel in ids.tolist()], dtype=np.int64)
-
-    def frozen(self, channel: int) -> bool:
-        """Return whether a channel must stay."""
-        return self._frozen[self._root(channel)]
-
-    def _root(self, channel: int) -> int:
-        root = channel
-        while self._parents[root] != root:
-            root = self._parents[root]
-        while self._parents[channel] != root:
-            self._parents[channel], channel = root, self._parents[channel]
-        return root
+    def removable(self) -> dict[int, int]:
+        """Return the number of its set for every channel that need not stay."""
+        return {
+            channel: number
+            for number, members in enumerate(self._sets.subsets())
+            if self._frozen.isdisjoint(members)
+            for channel in members
+        }
 
 
 @dataclass(slots=True)
