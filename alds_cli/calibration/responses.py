@@ -89,14 +89,17 @@ def gather_responses(
     seen = observe(
         network, list(wanted), batches, _MomentsObserver(wanted), device=device, progress=progress
     )
-    norms = following_norms(network)
-    uses = Counter(id(tensor) for _, tensor in network.named_parameters(remove_duplicate=False))
+    taken = absorbers(
+        network,
+        {name: wanted[name] for name in seen},
+        {name: found.flat for name, found in seen.items()},
+    )
     jobs = {
         name: _SettleJob(
             found,
             layer_at(network, name),
             wanted[name].groups,
-            _absorber(network, wanted[name], found, norms, uses),
+            taken[name],
         )
         for name, found in seen.items()
     }
@@ -206,20 +209,29 @@ class _Blocks:
             yield part.transpose(0, 1).to(torch.float64).reshape(part.shape[1], -1)
 
 
-def _absorber(
-    network: nn.Module,
-    spec: LayerSpec,
-    found: _Moments,
-    norms: Mapping[str, str],
-    uses: Mapping[int, int],
-) -> str | None:
-    """Return the name of the module that can absorb an added constant; see `Responses`."""
-    layer: Any = layer_at(network, spec.name)
-    if layer.bias is not None and uses.get(id(layer.bias)) == 1:
-        return spec.name
-    if spec.kernel or found.flat:
-        return norms.get(spec.name)
-    return None
+def absorbers(
+    network: nn.Module, specs: Mapping[str, LayerSpec], flat: Mapping[str, bool]
+) -> dict[str, str | None]:
+    """Return the name of the module that can absorb a constant added to each layer's output.
+
+    Args:
+        network: the network.
+        specs: the layers by name.
+        flat: whether every output of the layer had the shape (samples, features).
+
+    Returns:
+        The names by layer, as in `Responses.absorber`.
+    """
+    norms = following_norms(network)
+    uses = Counter(id(tensor) for _, tensor in network.named_parameters(remove_duplicate=False))
+
+    def of_layer(spec: LayerSpec) -> str | None:
+        layer: Any = layer_at(network, spec.name)
+        if layer.bias is not None and uses.get(id(layer.bias)) == 1:
+            return spec.name
+        return norms.get(spec.name) if spec.kernel or flat[spec.name] else None
+
+    return {name: of_layer(spec) for name, spec in specs.items()}
 
 
 @dataclass(slots=True)

@@ -119,7 +119,7 @@ def _shares(layer: nn.Module, kernel: Tensor, given: Tensor) -> Tensor:
     by_channel = kernel.reshape(filters, kernel.shape[1], -1).transpose(0, 1).contiguous()
     together = kernel.reshape(filters, -1)
     most = given.new_zeros(kernel.shape[1])
-    for patches in _patches(layer, given):
+    for patches in input_patches(layer, given):
         response = together @ patches.flatten(0, 1)
         inverse = _inverse(response)
         torch.maximum(most, _most(by_channel, patches, inverse), out=most)
@@ -155,14 +155,23 @@ def _most(by_channel: Tensor, patches: Tensor, inverse: Tensor) -> Tensor:
     return most
 
 
-def _patches(layer: nn.Module, given: Tensor) -> Iterator[Tensor]:
-    """Yield the patches that a layer's kernel is applied to, a few positions at once: (c, κ, p)."""
+def input_patches(layer: nn.Module, given: Tensor) -> Iterator[Tensor]:
+    """Yield the patches that a layer's kernel is applied to, a few positions at once: (c, κ, p).
+
+    Kernel positions follow one another as in the columns of the folded weight, so that the folded
+    weight times a patch is the output at its position, without the bias.
+
+    Args:
+        layer: linear, or a convolution, transposed or not.
+        given: a batch of its inputs.
+    """
     if isinstance(layer, nn.Linear):
         rows = given.reshape(-1, given.shape[-1])
         for some in torch.split(rows, max(1, _at_a_time(given.shape[-1:], given))):
             yield some.T.unsqueeze(1).contiguous()
         return
-    windows = _windows(layer, given)
+    make = _windows_between if type(layer) in _TRANSPOSED else _windows
+    windows = make(layer, given)
     spatial = (windows.ndim - 2) // 2
     one = windows.shape[1:]
     samples = _at_a_time(one, given)
@@ -189,6 +198,29 @@ def _windows(layer: Any, given: Tensor) -> Tensor:
     ):
         windows = windows.unfold(axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
     return windows
+
+
+def _windows_between(layer: Any, given: Tensor) -> Tensor:
+    """Return a view of what each output of a transposed convolution is made from.
+
+    It is an ordinary convolution with the kernel turned round, of the inputs with stride - 1 zeros
+    between them: (n, c, positions…, kernel…).
+    """
+    extents = [
+        (size - 1) * step + 1 for size, step in zip(given.shape[2:], layer.stride, strict=True)
+    ]
+    apart = given.new_zeros(*given.shape[:2], *extents)
+    steps: tuple[Any, ...] = tuple(slice(None, None, step) for step in layer.stride)
+    apart[(..., *steps)] = given
+    reach = [d * (size - 1) for size, d in zip(layer.kernel_size, layer.dilation, strict=True)]
+    pairs = [
+        (far - width, far - width + more)
+        for far, width, more in zip(reach, layer.padding, layer.output_padding, strict=True)
+    ]
+    windows = F.pad(apart, [width for pair in reversed(pairs) for width in pair])
+    for axis, (far, dilation) in enumerate(zip(reach, layer.dilation, strict=True), start=2):
+        windows = windows.unfold(axis, far + 1, 1)[..., ::dilation]
+    return windows.flip(tuple(range(2 + len(reach), windows.ndim)))
 
 
 def _padding(layer: Any) -> list[int]:

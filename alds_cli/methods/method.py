@@ -308,6 +308,7 @@ METHODS = MethodTable(
     {
         "alds": "alds",
         "alds+": "alds_plus",
+        "alds-data": "alds_data",
         "alds-error": "alds_error",
         "svd-error": "svd_error",
         "alds-simple": "alds_simple",

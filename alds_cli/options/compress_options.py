@@ -168,9 +168,10 @@ class CompressOptions:
     method: Annotated[
         str,
         Option(
-            help="alds; alds+ (four ways to fold); alds-error, svd-error (slices fixed, equal "
-            "error); alds-simple, svd, messi (the same ratio in every layer); svd-energy; l-rank; "
-            "pca; ft, pfp (remove filters); or package.module:object.",
+            help="alds; alds+ (four ways to fold); alds-data (errors on images); alds-error, "
+            "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
+            "every layer); svd-energy; l-rank; pca; ft, pfp (remove filters); or "
+            "package.module:object.",
             metavar="NAME",
             panel=PLANNING,
         ),
@@ -187,7 +188,7 @@ class CompressOptions:
         "str | LabelledImages | None",
         Option(
             help="Training images for methods that look at what the network does with them "
-            "(pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
+            "(alds-data, pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
             given=str,
