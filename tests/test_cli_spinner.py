@@ -147,9 +147,9 @@ def test_signals_wipe_it(model, number, code, moment):
     ("line", "more"),
     [
         ("inspect model.pt -q", {}),
-        ("inspect model.pt --quiet", {}),
-        ("inspect model.pt --json -q", {}),
-        ("inspect model.pt", {"TERM": "dumb"}),
+        pytest.param("inspect model.pt --quiet", {}, marks=pytest.mark.slow),
+        pytest.param("inspect model.pt --json -q", {}, marks=pytest.mark.slow),
+        pytest.param("inspect model.pt", {"TERM": "dumb"}, marks=pytest.mark.slow),
         ("inspect model.pt", {"columns": 12}),
         ("--version", {}),
         ("--help", {}),

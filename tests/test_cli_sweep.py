@@ -201,6 +201,7 @@ def heeded_interrupts():
 
 
 @pytest.mark.usefixtures("heeded_interrupts")
+@pytest.mark.slow
 def test_the_installed_command_is_interrupted(digits, tmp_path):
     """Ctrl-C at the first finished run."""
     words = [

@@ -55,10 +55,10 @@ def imported(line, folder):
 @pytest.mark.parametrize(
     "line",
     [
-        "inspect m.pt",
-        "inspect m.pt --json",
+        pytest.param("inspect m.pt", marks=pytest.mark.slow),
+        pytest.param("inspect m.pt --json", marks=pytest.mark.slow),
         "inspect small.pt",
-        "compress m.pt --ratio 0.5 -o again.pt",
+        pytest.param("compress m.pt --ratio 0.5 -o again.pt", marks=pytest.mark.slow),
         "compress m.pt --ratio 0.5 --dry-run --json",
     ],
 )

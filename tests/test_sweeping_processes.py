@@ -58,6 +58,7 @@ def check(folder, told):
     assert reached.count(False) == RUNS // 2
 
 
+@pytest.mark.slow
 def test_killed_and_shared_sweeps_hold_what_an_undisturbed_one_holds(tmp_path):
     check(tmp_path, swept(tmp_path, kills=1, seed=0))
 
