@@ -48,6 +48,9 @@ METHODS = (
     _resnet20("svd-error", "--method svd-error --ratio 0.36"),
     _resnet20("l-rank", "--method l-rank --method-arg cost=macs --target macs --ratio 0.3"),
     _resnet20("pca", "--method pca --data tensors:images.safetensors --samples 48 --ratio 0.4"),
+    _resnet20(
+        "alds-data", "--method alds-data --data tensors:images.safetensors --samples 48 --ratio 0.4"
+    ),
     _resnet20("ft", "--method ft --ratio 0.4"),
     _resnet20("pfp", "--method pfp --data tensors:images.safetensors --samples 32 --ratio 0.4"),
     Command(
