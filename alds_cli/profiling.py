@@ -28,13 +28,12 @@ from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, trace_network
 from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
 from alds_cli.numerics.eigenvalues import operator_norm
-from alds_cli.numerics.fold import distinct_schemes, fold, folded_shape, pair_params
+from alds_cli.numerics.fold import distinct_schemes, fold, pair_params, slicings
 from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.numerics.spectra import (
     SpectraJob,
     empty_table,
-    rounding_share,
-    shrinking_ks,
+    rounding_slack,
     with_exact,
     with_scheme,
 )
@@ -192,13 +191,13 @@ def _on_cpu(
     for name, scheme in missing:
         spec = wanted[name]
         matrix = _matrix(module, name, scheme)
-        jobs.append((name, scheme, SpectraJob(matrix, _slicings(spec, scheme), spec.groups)))
+        jobs.append((name, scheme, SpectraJob(matrix, slicings(spec, scheme), spec.groups)))
     jobs.sort(key=lambda entry: -entry[2].work)
 
     def finished(index: int) -> None:
         name, scheme, job = jobs[index]
         curves = job.curves()
-        enter(name, scheme, (job.norm, curves), _slack(wanted[name], scheme, curves[1]))
+        enter(name, scheme, (job.norm, curves), rounding_slack(wanted[name], scheme, curves[1]))
 
     weights = sum(parameter.nbytes for parameter in module.parameters())
     run_jobs([job for _, _, job in jobs], memory=working_memory(weights), on_done=finished)
@@ -219,14 +218,14 @@ def _on_device(
         matrix = _matrix(module, name, scheme)
         try:
             norm, curves = device_spectra(
-                matrix, _slicings(spec, scheme), spec.groups, device=device, dtype=dtype
+                matrix, slicings(spec, scheme), spec.groups, device=device, dtype=dtype
             )
         except torch.OutOfMemoryError:
             logger.info("%s does not fit into the memory of %s", name, device)
             left.append((name, scheme))
             continue
         side = len(curves[1].largest) - 1
-        slack = _slack(spec, scheme, curves[1]) + solving_share(side, dtype) * norm**2
+        slack = rounding_slack(spec, scheme, curves[1]) + solving_share(side, dtype) * norm**2
         enter(name, scheme, (norm, curves), slack)
     return left
 
@@ -235,18 +234,6 @@ def _matrix(module: nn.Module, name: str, scheme: int) -> Tensor:
     """Return the folded weight of a layer, in the units of its table."""
     weight = weight_at(module, name)
     return fold(in_units(weight, unit_exponent(weight)), scheme)
-
-
-def _slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
-    """Return the most by which float64 may have moved a squared singular value of a layer."""
-    rows, columns = folded_shape(spec.weight_shape, scheme)
-    return rounding_share(rows // spec.groups + columns) * float(whole.tail_energy[0])
-
-
-def _slicings(spec: LayerSpec, scheme: int) -> list[int]:
-    """Return the numbers of slices whose spectra are needed."""
-    most = spec.max_slices or spec.in_channels
-    return [k for k in shrinking_ks(spec.weight_shape, scheme, spec.groups) if k <= most]
 
 
 def tabled_norm(table: LayerTable) -> float | None:

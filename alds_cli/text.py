@@ -204,7 +204,7 @@ class Real:
 
 
 def _quoted(text: str) -> str:
-    return f"'{text}'" if len(text) <= 40 else f"'{text[:40]}…'"
+    return f"'{_shortened(text)}'"
 
 
 T = TypeVar("T")

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from alds_cli.numerics import spectra
-from alds_cli.numerics.fold import distinct_schemes, divisors, fold, pair_params
+from alds_cli.numerics.fold import distinct_schemes, divisors, fold, pair_params, shrinking_ks
 from alds_cli.numerics.shared_grams import Slicing
-from alds_cli.numerics.spectra import SpectraJob, numerical_rank, shrinking_ks, worth_a_proof
+from alds_cli.numerics.spectra import SpectraJob, numerical_rank, worth_a_proof
 from alds_cli.runtime.pool import run_jobs
 
 MEASURES = ("sum_squares", "largest", "tail_energy", "saved")

@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 
 import alds_cli
 from alds_cli import text
-from alds_cli import text as parsing
 from alds_cli.cli import reference, verbs
 from alds_cli.cli.verbs import verb
 from alds_cli.errors import OptionError
@@ -284,10 +283,10 @@ def test_numbers_out_of_their_bounds(kind, text, message):
 @pytest.mark.parametrize(
     ("read", "text"),
     [
-        (parsing.shape, "3,x"),
-        (parsing.shape, "3,0"),
-        (parsing.fractions, "half"),
-        (parsing.listed(Whole(0, 9).read, "--epochs 0,1"), "1,10"),
+        (text.shape, "3,x"),
+        (text.shape, "3,0"),
+        (text.fractions, "half"),
+        (text.listed(Whole(0, 9).read, "--epochs 0,1"), "1,10"),
     ],
 )
 def test_texts_that_are_no_lists(read, text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -44,8 +45,13 @@ def imported(line, folder):
         f"sys.argv = {['alds', *line.split()]!r}\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"print('found', *({set(SLOW)!r} & set(sys.modules)))\n"
     )
+    return slow_after(code, folder)
+
+
+def slow_after(code, folder=None):
+    """Which of the slow packages are there after some code has run in a new process."""
+    code += f"print('found', *({set(SLOW)!r} & set(sys.modules)))\n"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=folder, check=True, capture_output=True, text=True
     )
@@ -66,15 +72,10 @@ def test_commands_import_no_slow_package_that_they_do_not_need(line, folder):
     assert imported(line, folder) <= imported_by_torch()
 
 
+@cache
 def imported_by_torch():
     """Which of the slow packages PyTorch itself imports for a layer on the meta device."""
-    code = (
-        "import sys, torch\n"
-        "torch.nn.Linear(2, 2, device='meta')\n"
-        f"print(*({set(SLOW)!r} & set(sys.modules)))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return set(done.stdout.split())
+    return slow_after("import sys, torch\ntorch.nn.Linear(2, 2, device='meta')\n")
 
 
 def test_a_network_of_torchvision_needs_torchvision(tmp_path):

@@ -1,4 +1,4 @@
-"""Building the network of an architecture, and finding its inputs and preprocessing.
+"""Building the network of an architecture: its inputs, preprocessing and shared tensors.
 
 torchvision renames some entries while it loads its own published files; a file that is opened
 directly still has the old names, which are translated here.

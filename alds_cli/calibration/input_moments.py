@@ -26,9 +26,8 @@ from torch import Tensor, nn
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.calibration.responses import absorbers
 from alds_cli.calibration.sensitivities import input_patches
-from alds_cli.calibration.statistic import Statistic
+from alds_cli.calibration.statistic import Statistic, require_finite
 from alds_cli.datasets import Batch
-from alds_cli.errors import DataError
 from alds_cli.numerics.data_norm import data_table
 from alds_cli.numerics.grams import add_gram, mirrored
 from alds_cli.records import LayerSpec, LayerTable, ProgressCallback, ProgressEvent
@@ -74,6 +73,11 @@ class InputMoments:
     spec: LayerSpec
     weight: Tensor
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What was gathered."""
+        return [self.mean] if self.moments is None else [self.mean, self.moments]
+
 
 def gather_input_moments(
     network: nn.Module,
@@ -116,8 +120,7 @@ def gather_input_moments(
         done += len(wave)
         nbytes = sum(tensor.nbytes for calls in held.values() for tensor in calls.inputs)
         together = min(_MOST_TOGETHER, max(1, len(wave) * _HELD_BYTES // max(1, nbytes)))
-        with torch.no_grad():
-            run_jobs([_AddJob(sums[name], calls) for name, calls in held.items()])
+        run_jobs([_AddJob(sums[name], calls) for name, calls in held.items()])
         wave = list(islice(source, together))
     seen = {name: own for name, own in sums.items() if own.count}
     taken = absorbers(
@@ -125,7 +128,10 @@ def gather_input_moments(
         {name: wanted[name] for name in seen},
         {name: own.flat for name, own in seen.items()},
     )
-    return {name: _finite(name, own.settled(taken[name])) for name, own in seen.items()}
+    found = {name: own.settled(taken[name]) for name, own in seen.items()}
+    for name, own in found.items():
+        require_finite(f"the inputs of {name}", *own.tensors)
+    return found
 
 
 @dataclass(slots=True)
@@ -235,23 +241,10 @@ class _AddJob:
         self.held.inputs.clear()
 
 
-def _finite(name: str, found: InputMoments) -> InputMoments:
-    """Return the moments, or raise DataError if they are not finite."""
-    if not found.mean.isfinite().all() or (
-        found.moments is not None and not found.moments.isfinite().all()
-    ):
-        raise DataError(
-            f"the inputs of {name} are not finite",
-            tip="check that the images are prepared as in training (--preprocess)",
-        )
-    return found
-
-
 def input_tables(found: Mapping[str, InputMoments]) -> dict[str, LayerTable]:
     """Return the error table of each layer in the norm of its inputs."""
     jobs = {name: _TableJob(own) for name, own in found.items()}
-    with torch.no_grad():
-        run_jobs(list(jobs.values()))
+    run_jobs(list(jobs.values()))
     return {name: job.table for name, job in jobs.items()}
 
 

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration.observing import Call, observe
-from alds_cli.calibration.statistic import Statistic
+from alds_cli.calibration.statistic import Statistic, require_finite
 from alds_cli.datasets import Batch
-from alds_cli.errors import DataError
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.pca_factors import response_spectrum, weight_frame
 from alds_cli.records import FloatArray, LayerSpec, ProgressCallback
@@ -105,7 +104,9 @@ def gather_responses(
     }
     with torch.no_grad():
         run_jobs(list(jobs.values()))
-    return {name: _finite(name, job.responses) for name, job in jobs.items()}
+    for name, job in jobs.items():
+        require_finite(f"the responses of {name}", job.responses.moments)
+    return {name: job.responses for name, job in jobs.items()}
 
 
 def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArray]:
@@ -265,16 +266,6 @@ class _SettleJob:
             moments = (moments + moments.mT) / 2
         self.responses = Responses(found.count, found.mean, moments, frame, self.absorber)
         found.scatter = None
-
-
-def _finite(name: str, responses: Responses) -> Responses:
-    """Return the responses, or raise DataError if they are not finite."""
-    if not responses.moments.isfinite().all():
-        raise DataError(
-            f"the responses of {name} are not finite",
-            tip="check that the images are prepared as in training (--preprocess)",
-        )
-    return responses
 
 
 @dataclass(slots=True)

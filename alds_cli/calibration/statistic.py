@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alds_cli.datasets import Batch
+from alds_cli.errors import DataError
 from alds_cli.records import LayerSpec, ProgressCallback
 
 Subject_contra = TypeVar("Subject_contra", contravariant=True)
@@ -73,3 +74,20 @@ def keep_unobserved(
         name: spec if spec.reason is not None or name in found else replace(spec, reason=reason)
         for name, spec in specs.items()
     }
+
+
+def require_finite(what: str, *tensors: Tensor) -> None:
+    """Check that statistics are finite.
+
+    Args:
+        what: what they are statistics of, in the plural, for the message.
+        tensors: the statistics.
+
+    Raises:
+        DataError: one of them is not.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+        raise DataError(
+            f"{what} are not finite",
+            tip="check that the images are prepared as in training (--preprocess)",
+        )

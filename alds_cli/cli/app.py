@@ -2,6 +2,7 @@
 
 import _signal as signal  # type: ignore[import-not-found, unused-ignore]
 import os
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,8 +79,6 @@ TRACEBACK = "ALDS_TRACEBACK"
 
 def told(error: Exception) -> int:
     """Print what went wrong, and return the exit code."""
-    import sys  # noqa: PLC0415 - see main
-
     from alds_cli.errors import AldsError, first_line  # noqa: PLC0415
 
     if isinstance(error, AldsError):
@@ -116,8 +115,6 @@ _LONGEST = 800
 
 def _explain(message: str, tip: "str | None") -> None:
     """Print an error on one line, and on another what to do about it."""
-    import sys  # noqa: PLC0415 - see main
-
     from alds_cli.cli.interface import PlainConsole, line  # noqa: PLC0415
 
     console = PlainConsole(sys.stderr)
@@ -129,7 +126,6 @@ def _explain(message: str, tip: "str | None") -> None:
 
 def _show_traceback(error: BaseException) -> None:
     """Print an error's traceback, for its report."""
-    import sys  # noqa: PLC0415 - see main
     import traceback  # noqa: PLC0415
 
     from alds_cli.cli.interface import PlainConsole, line  # noqa: PLC0415

@@ -39,9 +39,7 @@ from alds_cli.options.reporting_options import ComputingReporting, Reporting
 from alds_cli.text import visible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from rich.console import RenderableType
+    from collections.abc import Sequence
 
     from alds_cli.records import ProgressCallback, ProgressEvent
     from alds_cli.schemas.results import Printed

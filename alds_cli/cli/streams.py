@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli import app
-from alds_cli.cli.app import stop_at_once, told
 from alds_cli.errors import CheckpointError, OutputError
 
 if TYPE_CHECKING:
@@ -336,7 +335,7 @@ def _answer(streams: Streams) -> int:
     try:
         code = _carried_out()
         streams.results.flush()
-        stop_at_once()  # all is done
+        app.stop_at_once()  # all is done
     except ReaderGoneError:
         return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
@@ -344,7 +343,7 @@ def _answer(streams: Streams) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:  # noqa: BLE001 - the outermost handler
-        return told(error)
+        return app.told(error)
     return code
 
 

@@ -19,7 +19,7 @@ from alds_cli.allocation import Problem
 from alds_cli.calibration.input_moments import INPUT_MOMENTS, InputMoments
 from alds_cli.errors import OptionError
 from alds_cli.methods.method import ALDS_PAPER, Factors, FactorTask, Method, SvdOfSlices
-from alds_cli.methods.solvers import ROUNDING_ARGUMENT, SOLVERS, allocated, default_bounds
+from alds_cli.methods.solvers import ROUNDING_ARGUMENT, SOLVERS, allocated, default_bounds, observed
 from alds_cli.numerics.data_norm import data_factors
 from alds_cli.numerics.fold import factors_to_weights, fold, multiply_back
 from alds_cli.records import OPERATOR, Choice, Plan
@@ -32,12 +32,7 @@ def plan(problem: Problem) -> Plan:
         OptionError: no moments are known, or the solver cannot do what is asked.
         ValueError: the budgets cannot be met.
     """
-    known = problem.statistics.get(INPUT_MOMENTS.name)
-    if known is None:
-        raise OptionError(
-            "the method alds-data needs images, because it measures errors on them",
-            tip="--data tensors:FILE, or imagefolder:DIR",
-        )
+    known = observed(problem, INPUT_MOMENTS, "alds-data", "measures errors on them")
     if problem.bound == "exact":
         raise OptionError(
             "the method alds-data minimises errors on images, not the true errors of weights",

@@ -31,9 +31,8 @@ from alds_cli.allocation import (
     Problem,
 )
 from alds_cli.calibration import RESPONSES, Responses
-from alds_cli.errors import OptionError
 from alds_cli.methods.method import Factors, FactorTask, Method
-from alds_cli.methods.solvers import offering, plan_of
+from alds_cli.methods.solvers import observed, offering, plan_of
 from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.pca_factors import constant_left, response_factors
 from alds_cli.records import OPERATOR, Choice, FloatArray, IntArray, Plan
@@ -49,12 +48,7 @@ def plan(problem: Problem) -> Plan:
         OptionError: no responses are known at all.
         ValueError: the budgets cannot be met.
     """
-    known = problem.statistics.get(RESPONSES.name)
-    if known is None:
-        raise OptionError(
-            "the method pca needs images, because it observes the layers' responses to them",
-            tip="--data tensors:FILE, or imagefolder:DIR",
-        )
+    known = observed(problem, RESPONSES, "pca", "observes the layers' responses to them")
     layers = []
     for options in problem.options("frobenius"):
         whole = options.choices[:, 1] == 0

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ from alds_cli.allocation import (
 )
 from alds_cli.errors import OptionError
 from alds_cli.records import ArgumentValue, IntArray, LayerTable, Plan
+
+if TYPE_CHECKING:  # only methods that look at images import how that is done
+    from alds_cli.calibration import Statistic
 
 Options = Callable[[str], list[LayerOptions]]
 """`options(bound)`: the options of every layer for a method, with errors by that definition."""
@@ -217,3 +220,26 @@ def _require_able(problem: Problem, solver: str, bound: str) -> None:
         raise OptionError(
             f"the solver {solver} has whole ranks and rounds nothing", tip="--solver alternating"
         )
+
+
+def observed(
+    problem: Problem, statistic: Statistic[Any], method: str, purpose: str
+) -> Mapping[str, Any]:
+    """Return what planners see of a statistic, by layer.
+
+    Args:
+        problem: the problem.
+        statistic: one of the method's needs.
+        method: the method's name, for the message.
+        purpose: what the method does with images, for the message.
+
+    Raises:
+        OptionError: the network was not observed.
+    """
+    known = problem.statistics.get(statistic.name)
+    if known is None:
+        raise OptionError(
+            f"the method {method} needs images, because it {purpose}",
+            tip="--data tensors:FILE, or imagefolder:DIR",
+        )
+    return known

@@ -30,7 +30,7 @@ Izenman, Journal of Multivariate Analysis 5 (1975).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from math import prod, sqrt
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -38,13 +38,12 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues
-from alds_cli.numerics.fold import fold, pair_params
+from alds_cli.numerics.fold import fold, pair_params, slicings
 from alds_cli.numerics.grams import balance, in_units, leading_eigenpairs, unit_exponent
 from alds_cli.numerics.spectra import (
     curve_of,
     empty_table,
-    rounding_share,
-    shrinking_ks,
+    rounding_slack,
     with_scheme,
 )
 from alds_cli.records import OPERATOR, Curve, FloatArray, LayerSpec, LayerTable
@@ -95,14 +94,10 @@ def data_table(spec: LayerSpec, weight: Tensor, moments: Tensor | None) -> Layer
     table = empty_table(spec)
     if pair_params(shape, OPERATOR, 1, 1, groups) >= spec.weight_params:
         return with_scheme(table, OPERATOR, 0.0, {}, 0.0)
-    most = spec.max_slices or spec.in_channels
-    ks = [k for k in shrinking_ks(shape, OPERATOR, groups) if k <= most]
     matrix = fold(in_units(weight.cpu(), unit_exponent(weight)), OPERATOR)
-    norm, curves = data_curves(matrix, moments, ks, groups)
-    terms = shape[0] // groups + prod(shape[1:])
-    return with_scheme(
-        table, OPERATOR, norm, curves, rounding_share(terms) * float(curves[1].tail_energy[0])
-    )
+    norm, curves = data_curves(matrix, moments, slicings(spec, OPERATOR), groups)
+    slack = rounding_slack(spec, OPERATOR, curves[1])
+    return with_scheme(table, OPERATOR, norm, curves, slack)
 
 
 def data_curves(

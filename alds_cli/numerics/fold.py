@@ -303,3 +303,23 @@ def divisors(number: int) -> tuple[int, ...]:
     """Return all divisors in ascending order."""
     small = [d for d in range(1, int(number**0.5) + 1) if number % d == 0]
     return tuple(sorted({*small, *(number // d for d in small)}))
+
+
+def shrinking_ks(shape: tuple[int, ...], scheme: int, groups: int = 1) -> tuple[int, ...]:
+    """Return the numbers of slices with an option smaller than the layer, and 1 for the norm.
+
+    Args:
+        shape: the shape of the weight, (f, c / groups, κ…).
+        scheme: the folding scheme.
+        groups: the groups of the layer.
+    """
+    size = int(np.prod(shape))
+    return tuple(
+        k for k in divisors(shape[1]) if k == 1 or pair_params(shape, scheme, k, 1, groups) < size
+    )
+
+
+def slicings(spec: LayerSpec, scheme: int) -> list[int]:
+    """Return the numbers of slices whose spectra a layer's table needs."""
+    most = spec.max_slices or spec.in_channels
+    return [k for k in shrinking_ks(spec.weight_shape, scheme, spec.groups) if k <= most]

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.numerics.eigenvalues import eigenvalues
-from alds_cli.numerics.fold import divisors, folded_shape, full_rank, pair_params, rank_params
+from alds_cli.numerics.fold import folded_shape, full_rank, rank_params
 from alds_cli.numerics.grams import even_exponent
 from alds_cli.numerics.large_grams import LARGE, LargeSlice
 from alds_cli.numerics.shared_grams import (
@@ -157,6 +157,18 @@ def rounding_share(terms: int) -> float:
     return 8 * sqrt(terms) * UNIT_ROUNDOFF
 
 
+def rounding_slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
+    """Return the most by which float64 may have moved a squared singular value of a layer.
+
+    Args:
+        spec: the layer.
+        scheme: the folding scheme.
+        whole: the curve of one slice.
+    """
+    rows, columns = folded_shape(spec.weight_shape, scheme)
+    return rounding_share(rows // spec.groups + columns) * float(whole.tail_energy[0])
+
+
 def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float = 0.0) -> Curve:
     """Return eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
 
@@ -193,20 +205,6 @@ _LEAST_WORK = 2e9
 
 _WORTH_A_PROOF = 0.1
 """The share of the work that must be at stake before one slice is done ahead of the others."""
-
-
-def shrinking_ks(shape: tuple[int, ...], scheme: int, groups: int = 1) -> tuple[int, ...]:
-    """Return the numbers of slices with an option smaller than the layer, and 1 for the norm.
-
-    Args:
-        shape: the shape of the weight, (f, c / groups, κ…).
-        scheme: the folding scheme.
-        groups: the groups of the layer.
-    """
-    size = int(np.prod(shape))
-    return tuple(
-        k for k in divisors(shape[1]) if k == 1 or pair_params(shape, scheme, k, 1, groups) < size
-    )
 
 
 def ks_that_can_win(slicing: Slicing, ks: Sequence[int], rank: int) -> list[int]:
