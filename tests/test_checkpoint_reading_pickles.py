@@ -543,6 +543,18 @@ OPERATIONS = [op.code.encode("latin-1") for op in pickletools.opcodes]
 SPLICES = st.sampled_from([*OPERATIONS, CANARY_CALL, b"h\x00", b"r\xff\xff\xff\x7f", b"(", b"t"])
 
 
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("value", [torch.zeros(2), np.zeros(2), True, 2.5, None, [], {}])
+def test_anything_may_stand_where_a_number_is_expected(tmp_path, value, protocol):
+    path = tmp_path / "odd.pt"
+    odd = pickle.dumps(value, protocol)
+    magic = pickle.dumps(0x1950A86A20F9469CFC6C, protocol)
+    for content in (odd, magic + odd + pickle.dumps({"little_endian": True}, protocol)):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            read_checkpoint(path)
+
+
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SAMPLES), st.data())
 def test_mutated_pickles_are_read_or_refused(tmp_path_factory, sample, data):

@@ -59,14 +59,19 @@ def read_pickle(path: Path) -> object:
         values = PickledValues(Limits(nbytes), storages)
         root = interpret(window, values)
         _require_no_code(values)
-        if root == _MAGIC and type(root) is int:
+        if _is_number(root, _MAGIC):
             root = _after_magic(window, values, storages)
         return settle(root)
 
 
+def _is_number(value: object, number: int) -> bool:
+    """Return whether a value is that number; tensors would compare each of their elements."""
+    return type(value) is int and value == number
+
+
 def _after_magic(window: Window, values: PickledValues, storages: _LegacyStorages) -> object:
     """Read the rest of a legacy file: version, machine, value, keys of the storages, data."""
-    if interpret(window, values) != _LEGACY_PROTOCOL:
+    if not _is_number(interpret(window, values), _LEGACY_PROTOCOL):
         raise UnsupportedError("it has a version of PyTorch's old format that is not known")
     machine = interpret(window, values)
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
