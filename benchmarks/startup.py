@@ -52,6 +52,8 @@ FURTHER = {
     "schema": "schema compress",
 }
 
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+
 _LINE = re.compile(r"import time:\s*(\d+) \|\s*(\d+) \| (\s*)(\S+)")
 
 
@@ -79,8 +81,13 @@ def python_of(alds: Path) -> str:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The own one without CUDA, and the cache in the folder."""
-    return {**os.environ, "ALDS_CACHE_DIR": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
+    """The own one without CUDA, and the cache in the folder.
+
+    Bytecode is kept, as it is where nobody forbids it: pip compiles torch when it installs it, but
+    not a working tree.
+    """
+    kept = {name: value for name, value in os.environ.items() if name != _NO_BYTECODE}
+    return {**kept, "ALDS_CACHE_DIR": str(folder / "cache"), "CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(command: Sequence[str], folder: Path) -> str:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from alds_cli.errors import ContractError
-from alds_cli.surgery.channels import find_channels
+from alds_cli.surgery.channels.find import find_channels
 
 
 def channels_of(network, shape=(3, 8, 8), **options):

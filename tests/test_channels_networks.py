@@ -23,7 +23,7 @@ from alds_cli.compression.filter_removal import pruning_reports
 from alds_cli.compression.targets import multiply_accumulates, parameters, pruned_amount
 from alds_cli.records import Architecture, Plan
 from alds_cli.surgery import find_layers
-from alds_cli.surgery.channels import find_channels
+from alds_cli.surgery.channels.find import find_channels
 from alds_cli.tracing.trace import trace
 
 

@@ -10,7 +10,7 @@ from pruned_networks import assert_same, outputs, pruned_copy, scramble, with_ze
 from torch import nn
 from torch.nn import functional as F
 
-from alds_cli.surgery.channels import find_channels
+from alds_cli.surgery.channels.find import find_channels
 
 ACTIVATIONS = (F.relu, torch.sigmoid, F.gelu)
 

@@ -13,7 +13,7 @@ from alds_cli.compression.filter_removal import carry_out_pruning, require_remov
 from alds_cli.errors import PlanError
 from alds_cli.records import Kept, Plan
 from alds_cli.surgery import dense_pruned_state, find_layers, prune_network
-from alds_cli.surgery.channels import find_channels
+from alds_cli.surgery.channels.find import find_channels
 from alds_cli.surgery.equivalence import same_function
 from alds_cli.tracing.trace import meta_copy, trace
 

@@ -13,6 +13,7 @@ from torch import nn
 from alds_cli.architectures.index import did_you_mean
 from alds_cli.errors import ArchitectureError, MissingExtraError
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.runtime.user_code import large_import
 
 PREFIX = "timm:"
 
@@ -70,7 +71,7 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
 def _timm(name: str) -> ModuleType:
     """Import timm, and make sure that it has `name`, with or without a tag after a dot."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), large_import():
             warnings.simplefilter("ignore")
             import timm  # noqa: PLC0415 - optional, and slow to import
     except ImportError as error:

@@ -12,6 +12,7 @@ from torch import nn
 from alds_cli.errors import ArchitectureError
 from alds_cli.inputs import InputGroup, InputSpec, InputTensor
 from alds_cli.records import Architecture, ArgumentValue
+from alds_cli.runtime.user_code import large_import
 
 INDEXED_KINDS = frozenset({"classification", "segmentation", "video"})
 """The kinds of torchvision networks that are recognised: they map one tensor to class scores."""
@@ -50,7 +51,8 @@ _INIT_WEIGHTS = frozenset({"googlenet", "inception_v3"})
 
 def models() -> ModuleType:
     """Return `torchvision.models`."""
-    from torchvision import models  # noqa: PLC0415 - takes a second
+    with large_import():
+        from torchvision import models  # noqa: PLC0415 - takes a second
 
     module: ModuleType = models
     return module

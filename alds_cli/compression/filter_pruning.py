@@ -35,7 +35,8 @@ from alds_cli.records import (
 )
 from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery import weight_at
-from alds_cli.surgery.channels import ChannelGroup, Channels, find_channels
+from alds_cli.surgery.channels import ChannelGroup, Channels
+from alds_cli.surgery.channels.find import find_channels
 from alds_cli.surgery.layers import LEFT_OUT
 from alds_cli.tracing.trace import LayerCall
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from alds_cli.allocation import Spending
 from alds_cli.checkpoint import read_plan, require_apart, write_plan
-from alds_cli.compression.filter_pruning import FilterPruningStrategy
 from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled_names
 from alds_cli.compression.run import planned
@@ -281,4 +280,9 @@ def strategy_for(traced: TracedModel) -> Strategy:
         prunes = bool(given.pruned)
         if prunes and given.decomposed:
             raise OptionError("a plan either prunes or decomposes", tip="remove one of the two")
-    return FilterPruningStrategy(traced) if prunes else LowRankStrategy(traced)
+    if prunes:
+        # Following filters through a network takes many modules, which pairs do without.
+        from alds_cli.compression.filter_pruning import FilterPruningStrategy  # noqa: PLC0415
+
+        return FilterPruningStrategy(traced)
+    return LowRankStrategy(traced)

@@ -222,7 +222,7 @@ def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
     """Return the parameters (n,) of pairs (n, 3), without the bias; 0 where no pair is made."""
     scheme, k, j = choices.T
     costs = np.zeros(len(choices), np.int64)
-    for number in np.unique(scheme):
+    for number in np.flatnonzero(np.bincount(scheme)):
         rows_of_scheme = scheme == number
         rows, columns = folded_shape(spec.weight_shape, int(number))
         costs[rows_of_scheme] = j[rows_of_scheme] * rank_params(
