@@ -115,7 +115,15 @@ def starts(written):
     return [own - 2 for own in range(len(written)) if written[own:].startswith(SHOWN)]
 
 
-@pytest.mark.parametrize("line", ["inspect missing.pt", "inspect", "inspect --nothing", "nothing"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inspect missing.pt",
+        pytest.param("inspect", marks=pytest.mark.slow),
+        pytest.param("inspect --nothing", marks=pytest.mark.slow),
+        pytest.param("nothing", marks=pytest.mark.slow),
+    ],
+)
 def test_errors_stand_alone(line, tmp_path):
     code, written, _ = Terminal(tmp_path, line).end()
     assert code == 2
@@ -125,7 +133,12 @@ def test_errors_stand_alone(line, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("moment", [SHOWN, b"<torch>"])
 def test_signals_wipe_it(model, number, code, moment):
@@ -150,11 +163,11 @@ def test_signals_wipe_it(model, number, code, moment):
         pytest.param("inspect model.pt --quiet", {}, marks=pytest.mark.slow),
         pytest.param("inspect model.pt --json -q", {}, marks=pytest.mark.slow),
         pytest.param("inspect model.pt", {"TERM": "dumb"}, marks=pytest.mark.slow),
-        ("inspect model.pt", {"columns": 12}),
+        pytest.param("inspect model.pt", {"columns": 12}, marks=pytest.mark.slow),
         ("--version", {}),
-        ("--help", {}),
+        pytest.param("--help", {}, marks=pytest.mark.slow),
         ("inspect --help", {}),
-        ("schema", {}),
+        pytest.param("schema", {}, marks=pytest.mark.slow),
     ],
 )
 def test_nothing_is_shown(model, line, more):

@@ -104,7 +104,7 @@ def test_an_artefact_compressed_again_starts_from_the_dense_network(model, grey,
     assert inspected.params == sum(p.numel() for p in alds_cli.load(path).parameters())
 
 
-@pytest.mark.parametrize("target", ["macs", "bytes"])
+@pytest.mark.parametrize("target", ["macs", pytest.param("bytes", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_plans_for_macs_and_bytes(model, grey, tmp_path, method, target):
     path = tmp_path / "small.pt"

@@ -47,8 +47,15 @@ def true_error(module, made, choices, groups):
     return operator_norm(before - weight_at(dense, "0"), groups) / operator_norm(before, groups)
 
 
-@pytest.mark.parametrize("chunk", [None, 64])
-@pytest.mark.parametrize("bound", [None, *PROVEN_BOUNDS])
+@pytest.mark.parametrize(
+    ("bound", "chunk"),
+    [
+        (None, None),
+        (None, 64),
+        *((bound, None) for bound in PROVEN_BOUNDS),
+        *(pytest.param(bound, 64, marks=pytest.mark.slow) for bound in PROVEN_BOUNDS),
+    ],
+)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_every_tabled_pair_is_reported_in_the_papers_fold(kind, bound, chunk, monkeypatch):
     if chunk:
