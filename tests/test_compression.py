@@ -24,6 +24,7 @@ from alds_cli.errors import (
     PlanError,
     RatioUnreachableError,
 )
+from alds_cli.methods import METHODS
 from alds_cli.methods.solvers import SOLVERS
 from alds_cli.network.loading import load_network
 from alds_cli.profiling import TrueErrors, error_tables
@@ -99,7 +100,12 @@ def profiled():
     st.decimals("0.0001", "0.92", places=4).map(str)
     | st.integers(1, 92).map(lambda n: f"0.{n:02}"),
     st.sampled_from(
-        [(s, b) for s in SOLVERS for b in ERROR_DEFINITIONS if b not in SOLVERS[s].excluded]
+        [
+            (s, b)
+            for s in METHODS["alds"].solvers
+            for b in ERROR_DEFINITIONS
+            if b not in SOLVERS[s].excluded
+        ]
     ),
 )
 def test_never_less_is_removed_than_asked(profiled, text, how):

@@ -22,6 +22,7 @@ from alds_cli.allocation import (
 )
 from alds_cli.allocation.alternating import alternating, randomised_rounding, relaxed_positions
 from alds_cli.allocation.layer_options import Frontier, frontier
+from alds_cli.allocation.lower_hull import least_lagrangian
 from alds_cli.allocation.problem import economical
 from alds_cli.compression.factorise import carry_out
 from alds_cli.compression.low_rank import plan_within
@@ -39,7 +40,6 @@ from alds_cli.methods import (
     schemes_of,
 )
 from alds_cli.methods.equalising import nearest_slices
-from alds_cli.methods.l_rank import least_lagrangian
 from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Choice, LayerSpec

@@ -124,7 +124,7 @@ def test_methods_that_know_no_times_refuse_a_latency(model, grey, tmp_path, meth
     assert not path.exists()
 
 
-@pytest.mark.parametrize("method", ["alds-data", "pca", "pfp"])
+@pytest.mark.parametrize("method", ["alds-data", "balf", "pca", "pfp"])
 def test_methods_that_look_at_images_ask_for_them(run, model, tmp_path, method):
     path = tmp_path / "small.pt"
     code, out, err = run("compress", model, "--method", method, "--ratio", "0.3", "-o", path)

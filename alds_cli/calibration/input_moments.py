@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from math import prod
 from operator import length_hint
@@ -86,6 +87,7 @@ def gather_input_moments(
     *,
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
+    centred: bool = True,
 ) -> dict[str, InputMoments]:
     """Gather mean and moments of the input patches of every layer that may be decomposed.
 
@@ -96,6 +98,7 @@ def gather_input_moments(
         device: where to compute; None means the CPU, where the result has the same bits
             whatever the number of threads.
         progress: called after each batch, with the task `calibrate`.
+        centred: whether to look for an absorber of constants; without, all moments are E[x xᵀ].
 
     Returns:
         The moments by layer name, in the order of `specs`; layers that are never called are
@@ -123,12 +126,14 @@ def gather_input_moments(
         run_jobs([_AddJob(sums[name], calls) for name, calls in held.items()])
         wave = list(islice(source, together))
     seen = {name: own for name, own in sums.items() if own.count}
-    taken = absorbers(
-        network,
-        {name: wanted[name] for name in seen},
-        {name: own.flat for name, own in seen.items()},
-    )
-    found = {name: own.settled(taken[name]) for name, own in seen.items()}
+    taken: Mapping[str, str | None] = {}
+    if centred:
+        taken = absorbers(
+            network,
+            {name: wanted[name] for name in seen},
+            {name: own.flat for name, own in seen.items()},
+        )
+    found = {name: own.settled(taken.get(name)) for name, own in seen.items()}
     for name, own in found.items():
         require_finite(f"the inputs of {name}", *own.tensors)
     return found
@@ -271,3 +276,8 @@ INPUT_MOMENTS: Statistic[Mapping[str, LayerSpec]] = Statistic(
     "input_moments", gather_input_moments, NOT_OBSERVED, input_tables
 )
 """`InputMoments` of every layer; a planner sees the error tables in their norm."""
+
+SECOND_MOMENTS: Statistic[Mapping[str, LayerSpec]] = Statistic(
+    "second_moments", partial(gather_input_moments, centred=False), NOT_OBSERVED, input_tables
+)
+"""The same without any constant that is added to outputs: E[x xᵀ] of every layer."""

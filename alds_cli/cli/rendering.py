@@ -200,11 +200,11 @@ def _at_most(bound: float | None) -> str:
 def _gap(report: CompressionReport) -> str | None:
     """Describe the gap to the proven bound; None if there is no bound or `exact` reached it."""
     least, found = report.objective_bound, report.objective
-    if least is None or found is None or report.solver not in {"exact", "knapsack"}:
+    if least is None or found is None or report.solver in {None, "alternating"}:
         return None
     if report.solver == "exact" and found <= least:
         return None
-    what = "sum of squared errors" if report.solver == "knapsack" else f"largest {report.bound}"
+    what = f"largest {report.bound}" if report.solver == "exact" else "sum of squared errors"
     if found <= least:
         return f"{what}: {found:.6g}, proven to be the least"
     share = f"{found / least - 1:.2%}" if least > 0 else f"{found - least:.6g}"

@@ -190,8 +190,8 @@ def plan_within(
         tables: error tables of those that may be decomposed.
         budgets: at least one.
         method: a key of `methods.METHODS`.
-        solver: one of the method's solvers. None takes its first, but `knapsack` where MACs or
-            time are budgeted: there, minimising the maximum keeps less of the accuracy.
+        solver: one of the method's solvers. None takes its first, but `knapsack` for `exact`
+            where MACs or time are budgeted: minimising the maximum keeps less accuracy there.
         bound: the error definition, a key of `allocation.ERROR_DEFINITIONS`; None takes the
             solver's default.
         arguments: the method's arguments, where they differ from the defaults.
@@ -298,7 +298,7 @@ def settled_names(
                 )
         return None, None
     usual = next(iter(solvers))
-    if not set(resources) <= {"params", "bytes"} and "knapsack" in solvers:
+    if usual == "exact" and not set(resources) <= {"params", "bytes"}:
         usual = "knapsack"
     solver = solver or usual
     _require_known("solver", solver, solvers)

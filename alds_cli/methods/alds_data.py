@@ -12,10 +12,12 @@ Sun, TPAMI 2016, Sec. 3.1, and Wang et al., ICLR 2025 (SVD-LLM), for the norm.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from alds_cli.allocation import Problem
+from alds_cli.calibration import Statistic
 from alds_cli.calibration.input_moments import INPUT_MOMENTS, InputMoments
 from alds_cli.errors import OptionError
 from alds_cli.methods.method import ALDS_PAPER, Factors, FactorTask, Method, SvdOfSlices
@@ -44,10 +46,17 @@ def plan(problem: Problem) -> Plan:
 
 
 class DataFitted:
-    """Factors that are closest to the layer on its inputs; see `method.Factorisation`."""
+    """Factors that are closest to the layer on its inputs; see `method.Factorisation`.
+
+    Args:
+        statistic: `INPUT_MOMENTS`, or other moments of the same kind.
+    """
 
     schemes = (OPERATOR,)
     tabled = False
+
+    def __init__(self, statistic: Statistic[Any] = INPUT_MOMENTS) -> None:
+        self._statistic = statistic
 
     def complaint(self, choice: Choice) -> str | None:
         """Return None: any number of slices can be fitted."""
@@ -56,13 +65,13 @@ class DataFitted:
 
     def nbytes(self, task: FactorTask) -> int:
         """Return the approximate bytes of the moments in other units and of products with them."""
-        found: InputMoments = task.statistics[INPUT_MOMENTS.name]
+        found: InputMoments = task.statistics[self._statistic.name]
         moments = 0 if found.moments is None else found.moments.numel()
         return 8 * (3 * moments + 6 * task.weight.numel())
 
     def __call__(self, task: FactorTask) -> Factors:
         """Fit the factors, and find the constant that keeps the mean of the outputs."""
-        found: InputMoments = task.statistics[INPUT_MOMENTS.name]
+        found: InputMoments = task.statistics[self._statistic.name]
         weight, choice, groups = task.weight, task.choice, task.spec.groups
         if found.moments is None:
             tensors = SvdOfSlices()(task).tensors

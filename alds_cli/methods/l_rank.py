@@ -1,9 +1,7 @@
 """L-Rank: the least energy lost plus λ times the cost, with one λ for all layers.
 
-Given λ the layers separate: each takes the option with the least ‖W − Ŵ‖_F² + λ·cost. As λ rises
-from 0, each layer moves along the lower convex hull of its (cost, energy) pairs, from being kept
-towards its cheapest option. The λ for a budget is found by making all these moves in order: the
-first plan within the budget is the answer.
+Given λ the layers separate: each takes the option with the least ‖W − Ŵ‖_F² + λ·cost. The λ for a
+budget is the smallest at which the plan keeps within it; see `allocation.lower_hull`.
 
 The original method learns ranks and weights in turns. Without training, this is its step for the
 ranks, as in the comparison of Liebenwein et al., NeurIPS 2021, supplement B.4, item 4.
@@ -13,19 +11,14 @@ Source: Idelbayev, Carreira-Perpiñán, CVPR 2020, Eq. 5 and Sec. 4.2; folding s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from math import ldexp
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alds_cli.allocation import (
-    Allocation,
-    InfeasibleError,
-    LayerOptions,
-    Problem,
-)
+from alds_cli.allocation import Allocation, LayerOptions, Problem
+from alds_cli.allocation.lower_hull import least_lagrangian
 from alds_cli.errors import OptionError
 from alds_cli.methods.method import Method
 from alds_cli.methods.solvers import offering, plan_of
@@ -108,84 +101,6 @@ def _lagrangian_costs(
     if problem.spending is None:
         raise OptionError("what options cost is not known", tip="leave out cost=")
     return problem.spending(cost, spec, options.choices).astype(np.float64)
-
-
-def least_lagrangian(
-    layers: Sequence[LayerOptions], costs: Sequence[FloatArray], budgets: Sequence[int]
-) -> list[int]:
-    """Return the options with the least Σ error + λ·cost for the smallest λ that meets the budgets.
-
-    Where several layers move at the same λ, they do so in their order and only as far as needed;
-    every such plan is a minimiser.
-
-    Args:
-        layers: the options of every layer; their errors are added up.
-        costs: for every layer, the costs (n,) that λ is the price of.
-        budgets: the most that the options' own `costs` may add up to.
-
-    Returns:
-        The index of an option for every layer.
-
-    Raises:
-        InfeasibleError: no λ meets the budgets.
-    """
-    paths = [_hull(options.errors, cost) for options, cost in zip(layers, costs, strict=True)]
-    chosen = [int(path.indices[0]) for path in paths]
-    spent = np.sum([options.costs[at] for options, at in zip(layers, chosen, strict=True)], axis=0)
-    allowed = np.asarray(budgets)
-    moves = sorted(
-        (float(price), layer, step)
-        for layer, path in enumerate(paths)
-        for step, price in enumerate(path.prices)
-    )
-    for _, layer, step in moves:
-        if np.all(spent <= allowed):
-            break
-        after = int(paths[layer].indices[step + 1])
-        spent = spent + layers[layer].costs[after] - layers[layer].costs[chosen[layer]]
-        chosen[layer] = after
-    if not np.all(spent <= allowed):
-        raise InfeasibleError("even the cheapest options exceed the budget")
-    return chosen
-
-
-@dataclass(frozen=True, slots=True)
-class _Hull:
-    """The options on the lower convex hull, from the least error to the least cost.
-
-    `prices` (n - 1,) are the rising λ at which one option gives way to the next.
-    """
-
-    indices: NDArray[np.int64]
-    prices: FloatArray
-
-
-def _hull(errors: FloatArray, costs: FloatArray) -> _Hull:
-    """Return the lower left hull of points (cost, error)."""
-    # Least error first, the cheapest of equals; then only options cheaper than all before.
-    order = np.lexsort((costs, errors))
-    cheapest = np.minimum.accumulate(costs[order])
-    fresh = np.concatenate([[True], costs[order][1:] < cheapest[:-1]])
-    corners: list[int] = []
-    prices: list[float] = []
-    for point in order[fresh].tolist():
-        price = _price(errors, costs, corners, point)
-        while prices and price <= prices[-1]:
-            corners.pop()
-            prices.pop()
-            price = _price(errors, costs, corners, point)
-        if corners:
-            prices.append(price)
-        corners.append(point)
-    return _Hull(np.array(corners), np.array(prices))
-
-
-def _price(errors: FloatArray, costs: FloatArray, corners: Sequence[int], point: int) -> float:
-    """Return the λ at which the last corner and a cheaper point are equally good."""
-    if not corners:
-        return 0.0
-    last = corners[-1]
-    return float((errors[point] - errors[last]) / (costs[last] - costs[point]))
 
 
 METHOD = Method(

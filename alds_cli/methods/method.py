@@ -317,6 +317,7 @@ METHODS = MethodTable(
         "l-rank": "l_rank",
         "messi": "messi",
         "pca": "pca",
+        "balf": "balf",
         "ft": "ft",
         "pfp": "pfp",
     }

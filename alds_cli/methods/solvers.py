@@ -78,9 +78,11 @@ def _least_sum(
 ) -> Allocation:
     """Minimise the sum of squared errors."""
     del problem
-    return knapsack(
-        [replace(options, errors=np.square(options.errors)) for options in layers], budgets
-    )
+    return knapsack(_squared(layers), budgets)
+
+
+def _squared(layers: Sequence[LayerOptions]) -> list[LayerOptions]:
+    return [replace(options, errors=np.square(options.errors)) for options in layers]
 
 
 def _alternating(
@@ -91,20 +93,31 @@ def _alternating(
     return alternating(layers, budgets, seed=problem.seed, randomised=randomised)
 
 
+def _one_price(
+    layers: Sequence[LayerOptions], budgets: Sequence[int], problem: Problem
+) -> Allocation:
+    """Minimise the sum of squared errors plus one price times the cost."""
+    from alds_cli.allocation.lower_hull import lagrangian  # noqa: PLC0415 - only balf needs it
+
+    del problem
+    return lagrangian(_squared(layers), budgets[0])
+
+
 SOLVERS: Mapping[str, Solver] = MappingProxyType(
     {
         "exact": Solver(_exact, DEFAULT_DEFINITION),
         "knapsack": Solver(_least_sum, "frobenius", excluded=("density",)),
         "alternating": Solver(_alternating, DEFAULT_DEFINITION, excluded=("exact",), budgets=1),
+        "lagrangian": Solver(_one_price, "frobenius", excluded=("density", "exact"), budgets=1),
     }
 )
 """`exact`: the least maximum; `knapsack`: the least sum of squares, up to a certified gap;
-`alternating`: the paper's Algorithm 1."""
+`alternating`: the paper's Algorithm 1; `lagrangian`: the least sum of squares plus a price."""
 
 
-def default_bounds() -> dict[str, str]:
-    """Return the names of the solvers with their default error definitions."""
-    return {name: solver.bound for name, solver in SOLVERS.items()}
+def default_bounds(*names: str) -> dict[str, str]:
+    """Return solvers with their default error definitions; without names, those of ALDS."""
+    return {name: SOLVERS[name].bound for name in names or ("exact", "knapsack", "alternating")}
 
 
 def allocated(problem: Problem, options: Options, method: str) -> Plan:
@@ -209,7 +222,7 @@ def _require_able(problem: Problem, solver: str, bound: str) -> None:
         )
     if chosen.budgets is not None and budgets > chosen.budgets:
         raise OptionError(
-            f"the solver {solver} spends one budget, not {budgets}", tip="--solver exact"
+            f"the solver {solver} spends one budget, not {budgets}", tip="--solver knapsack"
         )
     rounding = problem.arguments.get("rounding", ROUNDINGS[0])
     if rounding not in ROUNDINGS:

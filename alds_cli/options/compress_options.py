@@ -170,7 +170,7 @@ class CompressOptions:
         Option(
             help="alds; alds+ (four ways to fold); alds-data (errors on images); alds-error, "
             "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
-            "every layer); svd-energy; l-rank; pca; ft, pfp (remove filters); or "
+            "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
             "package.module:object.",
             metavar="NAME",
             panel=PLANNING,
@@ -188,7 +188,7 @@ class CompressOptions:
         "str | LabelledImages | None",
         Option(
             help="Training images for methods that look at what the network does with them "
-            "(alds-data, pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
+            "(alds-data, balf, pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
             given=str,
@@ -210,8 +210,8 @@ class CompressOptions:
         str | None,
         Option(
             help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
-            "with a certified gap; alternating: the paper's Algorithm 1. Without it: exact; "
-            "knapsack where MACs or time are budgeted.",
+            "with a certified gap; alternating: the paper's Algorithm 1; lagrangian: for balf. "
+            "Without it: exact; knapsack where MACs or time are budgeted.",
             metavar="NAME",
             panel=PLANNING,
         ),
