@@ -104,6 +104,10 @@ class RatioUnreachableError(ContractError):
         self.largest = largest
 
 
+class DropUnreachableError(ContractError):
+    """No smaller network that was tried keeps as much of the quality as asked."""
+
+
 class BudgetError(ContractError):
     """No plan meets an absolute limit, or all budgets at once."""
 

@@ -235,6 +235,11 @@ def replace_outcome(outcome, status, reason):
     return replace(outcome, status=status, reason=reason)
 
 
+SEEDS = (5, 6, 7)
+"""Of inputs. Where every pair agrees with its layer and only the outputs differ, other inputs are
+tried: a detector that finds two boxes with one score takes either, by the last bit."""
+
+
 def compared(case, path, plan, outcome, ratio=0.0):
     """Load an artefact and run it beside the dense network that it stands for."""
     factory = architectures.is_factory(case.arch.name)
@@ -248,18 +253,21 @@ def compared(case, path, plan, outcome, ratio=0.0):
     dense = architectures.build(case.arch).eval()
     unfold_norms(dense, loaded)
     difference = 0.0
-    for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-7)):
-        call = example_call(case.inputs, dtype=dtype, widen=dtype, seed=5)
-        dense.to(dtype).load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
-        expected, inside = outputs(dense, call, plan)
-        found, pairs = outputs(loaded.to(dtype), call, plan)
-        difference = distance(found, expected)
-        for name in inside.keys() & pairs.keys():  # an attention calls its pairs alone
-            difference = max(difference, distance(pairs[name], inside[name]))
-        if not all(bool(tensor.isfinite().any()) for tensor in expected if tensor.numel()):
-            return replace_outcome(outcome, "wrong", "nothing finite came out")
-        if difference <= tolerance:
-            return replace(outcome, difference=difference)
+    for seed in SEEDS:
+        for dtype, tolerance in ((torch.float32, 1e-4), (torch.float64, 1e-7)):
+            call = example_call(case.inputs, dtype=dtype, widen=dtype, seed=seed)
+            dense.to(dtype).load_state_dict(dense_tensors(dense, loaded, plan), strict=True)
+            expected, inside = outputs(dense, call, plan)
+            found, pairs = outputs(loaded.to(dtype), call, plan)
+            # An attention calls its pairs alone.
+            layers = [distance(pairs[name], inside[name]) for name in inside.keys() & pairs.keys()]
+            difference = max(distance(found, expected), *layers, 0.0)
+            if not all(bool(tensor.isfinite().any()) for tensor in expected if tensor.numel()):
+                return replace_outcome(outcome, "wrong", "nothing finite came out")
+            if difference <= tolerance:
+                return replace(outcome, difference=difference)
+        if not layers or max(layers) > tolerance:
+            break
     return replace(
         outcome, status="wrong", reason=f"outputs differ by {difference:.2g}", difference=difference
     )

@@ -22,6 +22,7 @@ def compress(options: CompressOptions) -> CompressionResult:
         OptionError: options make no sense, alone or together.
         RatioUnreachableError: the ratio cannot be had.
         BudgetError: an absolute limit, or all of them together, cannot be had.
+        DropUnreachableError: no smaller network that was tried keeps so much of the quality.
         AldsError: the model cannot be read, or a result not be written.
     """
     from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
@@ -30,6 +31,8 @@ def compress(options: CompressOptions) -> CompressionResult:
         raise OptionError(
             "several ratios make several networks", tip="compress_family(model, ratios=[…])"
         )
+    if options.max_drop is not None:
+        return _within_drop(options)
     (result,) = compress_networks(options)
     return result
 
@@ -46,4 +49,12 @@ def compress_family(options: CompressOptions) -> list[CompressionResult]:
     """
     from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
 
+    if options.max_drop is not None:
+        return [_within_drop(options)]
     return compress_networks(options)
+
+
+def _within_drop(options: CompressOptions) -> CompressionResult:
+    from alds_cli.compression.drop_search import compress_within_drop  # noqa: PLC0415 - see above
+
+    return compress_within_drop(options)

@@ -5,6 +5,7 @@ from alds_cli.calibration.observing import (
     Observer,
     calibration_batches,
     observe,
+    shuffled,
 )
 from alds_cli.calibration.responses import (
     RESPONSES,
@@ -28,4 +29,5 @@ __all__ = [
     "keep_unobserved",
     "observe",
     "response_energies",
+    "shuffled",
 ]

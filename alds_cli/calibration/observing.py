@@ -96,9 +96,13 @@ def calibration_batches(
         raise OptionError(
             f"a calibration on {samples} images tells nothing", tip="--samples 512 is usual"
         )
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    drawn = images.subset(order[:samples].sort().values)
+    drawn = images.subset(shuffled(len(images), seed)[:samples].sort().values)
     return Batches(drawn, preprocessing, batch_size=batch_size, workers=workers)
+
+
+def shuffled(count: int, seed: int) -> Tensor:
+    """Return the numbers of so many images (count,) in the order in which a sample draws them."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
 
 
 def observe(

@@ -69,6 +69,7 @@ def compression(result: CompressionResult) -> CompressForm:
         verified_difference=report.verified_difference,
         objective=report.objective,
         objective_bound=report.objective_bound,
+        drop=report.drop,
         seconds=dict(report.seconds),
         output=result.output,
         layers=layers(report.layers),

@@ -11,13 +11,16 @@ from alds_cli.cli.interface import Rows, line, table
 from alds_cli.records import OPERATOR, SCHEMES
 
 if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
     from alds_cli.api import (
         CompressionResult,
         EvaluationResult,
         Inspection,
         Measured,
     )
-    from alds_cli.records import CompressionReport, Latency, LayerReport
+    from alds_cli.records import CompressionReport, DropSearch, Latency, LayerReport
 
 
 def count(value: int | None) -> str:
@@ -86,7 +89,9 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
     if report.latency_before and report.latency_after and report.latency_saved is not None:
         saved = f"{100 * report.latency_saved:.2f} %".replace("-", "−")
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
-    lines = [line(text) for text in _facts(report)]
+    lines: list[Text | Table] = [line(text) for text in _facts(report)]
+    if report.drop is not None:
+        lines += [_drop_curve(report.drop), line(_drop_found(report.drop))]
     if report.verified is False:
         warning = "not verified: no forward pass was made, so the result may not run"
         return Group(line(warning, style="bold red"), made, *lines)
@@ -112,6 +117,34 @@ def family(name: str, results: Sequence[CompressionResult]) -> Group:
             _at_most(report.max_error_bound) if error is None else f"{error:.4f}",
         )
     return Group(made, line(f"of {count(first.params_before)} parameters ({_by(first)})"))
+
+
+def _drop_curve(search: DropSearch) -> Table:
+    """Show every network that was measured, the chosen one marked."""
+    made = table("", "", "ratio", "parameters", "drop", "95 % confidence")
+    for point in search.tried:
+        made.add_row(
+            "→" if point == search.chosen else "",
+            f"{point.ratio:.3f}",
+            count(point.params),
+            _points(point.drop),
+            f"{_points(point.low)} to {_points(point.high)}",
+        )
+    return made
+
+
+def _drop_found(search: DropSearch) -> str:
+    what = "agreement with the original" if search.of == "agreement" else "top-1"
+    chosen = search.chosen
+    return (
+        f"{what} falls from {search.before:.2f} % by {_points(chosen.drop)} of the "
+        f"{search.allowed:g} points allowed, on {count(search.images)} images "
+        f"(95 % confidence: {_points(chosen.low)} to {_points(chosen.high)})"
+    )
+
+
+def _points(drop: float) -> str:
+    return f"{drop:.2f}".replace("-", "−")
 
 
 FAMILY_LEGEND = "MACs: the share removed; error: the largest over the layers"

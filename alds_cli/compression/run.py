@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ class CompressionRun:
         self._target = target
         self._cost_model = cost_model
         self._clock = Clock()
+        self._verified: _Verified | None = None
         with self._clock("measure" if target.timed else "allocate"):
             self._budgets = cost_model.budgets()
 
@@ -165,8 +166,17 @@ class CompressionRun:
     def finished(self, output: str | None, *, last: bool) -> tuple[Network, CompressionReport]:
         """Carry the plan out, verify that the contract holds, and write the artefact.
 
+        Raises:
+            ContractError: a budget is exceeded.
+            VerificationError: the compressed network does not run, or computes something else.
+        """
+        self.carry_out(last=last)
+        return self.written(output)
+
+    def carry_out(self, *, last: bool) -> Network:
+        """Make the network, and verify that it computes what it should and holds the contract.
+
         Args:
-            output: the file to write; None writes nothing.
             last: whether the session's network may be taken apart, as it is not needed afterwards.
 
         Raises:
@@ -192,23 +202,41 @@ class CompressionRun:
                 original=self._session.network.module,
                 unverified=self._session.options.unverified,
             )
+        self._verified = _Verified(made, comparison, verification)
+        return made.network
+
+    def written(self, output: str | None) -> tuple[Network, CompressionReport]:
+        """Write the artefact of the network that was carried out, and return it with its report.
+
+        Args:
+            output: the file to write; None writes nothing.
+        """
+        if self._verified is None:
+            raise ValueError("nothing was carried out")
+        made, verification = self._verified.made, self._verified.verification
         with self._clock("save"):
             nbytes = None if output is None else write_network(made.network, output, verification)
         report = self._report(
             made.layers,
             macs_after=made.macs,
             nbytes=nbytes,
-            times=comparison,
+            times=self._verified.comparison,
             verification=verification,
         )
-        if reached["params"] != report.params_after:
-            raise AssertionError(
-                f"reported {report.params_after} parameters, but has {reached['params']}"
-            )
-        if nbytes is not None and reached["bytes"] not in (None, nbytes):
-            raise AssertionError(f"foresaw {reached['bytes']} bytes, but wrote {nbytes}")
+        params = count_parameters(made.network.module)
+        if params != report.params_after:
+            raise AssertionError(f"reported {report.params_after} parameters, but has {params}")
+        if nbytes is not None and "bytes" in self._names:
+            foreseen = self._cost_model.size_after(self.plan)
+            if foreseen != nbytes:
+                raise AssertionError(f"foresaw {foreseen} bytes, but wrote {nbytes}")
         made.network.nbytes = nbytes
         return made.network, report
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """The seconds of this run's stages, without those of its session."""
+        return self._clock.seconds
 
     @property
     def _rebuildable(self) -> bool:
@@ -346,6 +374,15 @@ class _Made:
     network: Network
     layers: list[LayerReport]
     macs: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verified:
+    """A network that holds the contract, its times if they are limited, and its verification."""
+
+    made: _Made
+    comparison: NetworkComparison | None
+    verification: Verification
 
 
 def _excess_ns(budget: Budget, times: NetworkComparison) -> int:

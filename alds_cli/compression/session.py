@@ -70,11 +70,7 @@ def compress_networks(options: CompressOptions) -> list[CompressionResult]:
         for target in targets:
             timed = ("latency",) if target.timed else ()
             require_able(options.method, {*target.resources, *timed})
-    outputs, plans = (_names(name, ratios) for name in (options.output, options.plan_output))
-    files = [name for name in [*([] if options.dry_run else outputs), *plans] if name]
-    for file in files:
-        require_target(file)
-    _require_apart(files, outputs, plans, options)
+    outputs, plans = require_files(options, ratios)
     session = Session(options, given)
     runs = [
         planned(session, target, name or "artefact.pt", given)
@@ -98,6 +94,23 @@ def _ratios(options: CompressOptions) -> Sequence[Ratio]:
     if isinstance(ratio, Sequence) and not isinstance(ratio, str):
         return ratio
     return [ratio]
+
+
+def require_files(
+    options: CompressOptions, ratios: Sequence[Ratio]
+) -> tuple[list[str | None], list[str | None]]:
+    """Return the artefact and the plan to write for each ratio, after checking that they can be.
+
+    Raises:
+        OptionError: several results have one name.
+        OutputError: a file cannot be written, or would replace another.
+    """
+    outputs, plans = (_names(name, ratios) for name in (options.output, options.plan_output))
+    files = [name for name in [*([] if options.dry_run else outputs), *plans] if name]
+    for file in files:
+        require_target(file)
+    _require_apart(files, outputs, plans, options)
+    return outputs, plans
 
 
 def _require_apart(

@@ -112,6 +112,35 @@ def measure_quality(
     return tally.evaluation()
 
 
+def answers(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | None = None,
+    progress: ProgressCallback | None = None,
+) -> Tensor:
+    """Return the class (n,) that a network gives each image, -1 where its output has a NaN.
+
+    Args:
+        module: a network from (n, C, H, W) to logits (n, classes); left as it was.
+        batches: inputs and labels, usually `alds_cli.datasets.Batches`.
+        device: where to compute; None means `pick_device()`.
+        progress: called after each batch with the task "evaluate", counting batches.
+
+    Raises:
+        DataError: the network does not take the images, or does not give one row of logits each.
+    """
+    found = []
+    total = length_hint(batches)
+    with ready(module, device or pick_device()) as run, torch.inference_mode():
+        for done, (inputs, labels) in enumerate(batches, start=1):
+            logits = _logits(run, inputs, len(labels))
+            found.append(logits.argmax(dim=1).where(~logits.isnan().any(dim=1), -1))
+            if progress is not None:
+                progress(ProgressEvent("evaluate", done, total))
+    return torch.cat(found)
+
+
 def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:
     """Return the network's output (n, classes) in float64 on the CPU."""
     logits = logits_of(accepted(run, inputs), labels, "evaluated")

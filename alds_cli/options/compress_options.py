@@ -17,7 +17,7 @@ from alds_cli.options.declaring import (
 from alds_cli.options.image_options import DownloadField, PreprocessingField, WorkersField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.reporting_options import CacheField
-from alds_cli.text import MOST_IMAGES, MOST_SAMPLES, MOST_SEED, Whole, stripped
+from alds_cli.text import MOST_IMAGES, MOST_SAMPLES, MOST_SEED, Real, Whole, stripped
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -143,6 +143,25 @@ class CompressOptions:
             given=str,
         ),
     ] = None
+    max_drop: Annotated[
+        float | None,
+        Option(
+            help="The most points that top-1 may fall on --data: the smallest network found within "
+            "it, of at most 12 that are measured. It goes with the limits, in place of a ratio.",
+            metavar="POINTS",
+            bounds=Real(0, 100),
+            panel=BUDGET,
+        ),
+    ] = None
+    drop_of: Annotated[
+        str,
+        Option(
+            help="What may fall by --max-drop: top1, by the images' labels; or agreement with the "
+            "original's answers, which takes none.",
+            metavar="NAME",
+            panel=BUDGET,
+        ),
+    ] = "top1"
     never_slower: Annotated[
         bool,
         Option(help="Make no layer that measures slower than what it replaces.", panel=BUDGET),
@@ -188,7 +207,8 @@ class CompressOptions:
         "str | LabelledImages | None",
         Option(
             help="Training images for methods that look at what the network does with them "
-            "(alds-data, balf, pca, pfp): tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
+            "(alds-data, balf, pca, pfp), and for --max-drop: tensors:FILE[,GLOB], "
+            "imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
             given=str,

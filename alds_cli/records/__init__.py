@@ -9,6 +9,8 @@ from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
     ClassAssignment,
     CompressionReport,
+    DropPoint,
+    DropSearch,
     EpochRecord,
     Evaluation,
     Fingerprint,
@@ -54,6 +56,8 @@ __all__ = [
     "ClassAssignment",
     "CompressionReport",
     "Curve",
+    "DropPoint",
+    "DropSearch",
     "EpochRecord",
     "ErrorTable",
     "Evaluation",

@@ -38,6 +38,36 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class DropPoint:
+    """A network that was measured: the ratio asked, its parameters, and its drop in points.
+
+    `low` and `high` are the ends of the drop's interval of 95 % confidence.
+    """
+
+    ratio: Real
+    params: Count
+    drop: Finite
+    low: Finite
+    high: Finite
+
+
+@dataclass(frozen=True, slots=True)
+class DropSearch:
+    """The search for the smallest network that loses at most `allowed` points on `images` images.
+
+    `of` is what may fall: top1, of which the original has `before` per cent, or agreement with the
+    original. `tried` are all networks that were measured, in the order of their ratios.
+    """
+
+    of: Term
+    allowed: Finite
+    images: Positive
+    before: Percent
+    chosen: DropPoint
+    tried: Sequence[DropPoint]
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionReport:
     """The result of one compression; `ratio` is the fraction of parameters removed.
 
@@ -46,7 +76,8 @@ class CompressionReport:
     `objective_bound` what no plan within the same budgets can fall below. `latency_saved` is
     the fraction of time saved, measured in turns. `verified` says whether the result was run
     beside the network that it stands for (None before it is made), and `verified_difference` by
-    what fraction of the largest number it differed.
+    what fraction of the largest number it differed. `drop` is what was measured where a drop was
+    limited.
     """
 
     method: str
@@ -72,6 +103,7 @@ class CompressionReport:
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
     verified: bool | None = None
     verified_difference: float | None = None
+    drop: DropSearch | None = None
 
     @property
     def ratio(self) -> float:

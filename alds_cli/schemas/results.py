@@ -11,6 +11,7 @@ from alds_cli.forms import SCHEMA, Form, Real
 from alds_cli.records import (
     Architecture,
     ArgumentValue,
+    DropSearch,
     EpochRecord,
     Latency,
     Preprocessing,
@@ -85,6 +86,7 @@ class CompressionForm(Form):
     verified_difference: Real | None
     objective: Real | None
     objective_bound: Real | None
+    drop: DropSearch | None
     seconds: Mapping[str, Real]
     output: str | None
     layers: Sequence[LayerForm]

@@ -1,0 +1,319 @@
+"""The search for the smallest network that loses at most so much of its quality on images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from alds_cli.calibration import shuffled
+from alds_cli.checkpoint import write_plan
+from alds_cli.compression.low_rank import require_able
+from alds_cli.compression.run import CompressionRun, planned
+from alds_cli.compression.session import CompressionResult, Session, require_files
+from alds_cli.compression.targets import parse_target
+from alds_cli.datasets import Batches, LabelledImages, opened
+from alds_cli.errors import ContractError, DropUnreachableError, OptionError, RatioUnreachableError
+from alds_cli.evaluation import answers, assigned
+from alds_cli.methods import method_named
+from alds_cli.network.opening import settled_preprocessing
+from alds_cli.options.compress_options import CompressOptions
+from alds_cli.records import DropPoint, DropSearch
+from alds_cli.runtime.devices import Clock, pick_device
+from alds_cli.tracing.trace import count_parameters
+
+EVALUATIONS = 12
+"""The most networks that are made and measured, without the original."""
+
+_STEPS = 1000
+"""Ratios are multiples of one part in so many."""
+
+_NEAR = 10
+"""The interval between a ratio within the drop and one beyond it is halved down to so many."""
+
+_LEAPS = (15, 25, 35)
+"""How many steps beyond the best ratio a better one is looked for then. The drop does not rise
+evenly, so a larger ratio may lose less than a smaller one."""
+
+_CONFIDENCE = 1.959963984540054
+"""The quantile of the normal distribution that 95 % lie within."""
+
+_TOGETHER = 250
+"""Images in a batch."""
+
+MEASURES = ("top1", "agreement")
+"""What may fall: accuracy by the images' labels, or agreement with the original network."""
+
+
+def compress_within_drop(options: CompressOptions) -> CompressionResult:
+    """Write the smallest network found whose quality falls by at most `options.max_drop` points.
+
+    Ratios are tried from one profile and one set of statistics. Each gives a network that is
+    verified and measured on images. A target and limits hold as without a drop.
+
+    Args:
+        options: what was asked, without a ratio or a plan.
+
+    Raises:
+        DropUnreachableError: no smaller network that was tried loses so little.
+        ContractError: a limit cannot be met.
+        OptionError: options make no sense together, or no images are left to measure on.
+        DataError: the images cannot be used, or not with this network.
+    """
+    _require_searchable(options)
+    limited = parse_target(options, None)
+    require_able(options.method, {options.target, *limited.resources})
+    (output,), (plan_output,) = require_files(options, [None])
+    session = Session(options)
+    search = _Search(session, _Measure(session), output or "artefact.pt")
+    if limited.resources:
+        search.require_limits()
+    search.halve()
+    search.leap()
+    run = search.chosen()
+    if plan_output is not None:
+        write_plan(run.plan, Path(plan_output))
+    target = None if options.dry_run else output
+    network, report = run.written(target)
+    report = replace(report, drop=search.report(), seconds=search.seconds())
+    return CompressionResult(network, run.plan, report, target)
+
+
+def _require_searchable(options: CompressOptions) -> None:
+    if options.ratio not in (None, [None]) or options.plan is not None:
+        given = "a plan" if options.plan is not None else "a ratio"
+        raise OptionError(
+            f"{given} says how small the result is, and so does --max-drop",
+            tip="give one of them; --max-params, --max-macs, --max-size and --max-latency go with "
+            "--max-drop",
+        )
+    if options.data is None:
+        raise OptionError(
+            "a drop is measured on images, and none are named",
+            tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR",
+        )
+    if options.drop_of not in MEASURES:
+        raise OptionError(
+            f"the drop of '{options.drop_of}' is not known",
+            tip="--drop-of top1, or agreement for images without labels",
+        )
+
+
+class _Measure:
+    """The fall of a network's quality on the images that calibration does not see."""
+
+    def __init__(self, session: Session) -> None:
+        options = session.options
+        self._device = pick_device(options.device)
+        self._progress = options.progress
+        self.clock = Clock()
+        with self.clock("evaluate"):
+            prepared = settled_preprocessing(options.preprocessing, session.network)
+            images = _held_back(options)
+            module = session.network.module
+            if options.drop_of == "top1":
+                images, _ = assigned(images, prepared, module, None, device=self._device)
+            self._batches = Batches(images, prepared, batch_size=_TOGETHER, workers=options.workers)
+            found = self._answers(module)
+        self.images = len(images)
+        self._expected = images.labels if options.drop_of == "top1" else found
+        self._right = found == self._expected
+
+    def _answers(self, module: nn.Module) -> Tensor:
+        return answers(module, self._batches, device=self._device, progress=self._progress)
+
+    @property
+    def before(self) -> float:
+        """The quality of the original in per cent."""
+        return 100 * float(self._right.double().mean())
+
+    def drop(self, module: nn.Module) -> tuple[float, float, float]:
+        """Return the drop in points, and the ends of its interval of 95 % confidence."""
+        with self.clock("evaluate"):
+            right = self._answers(module) == self._expected
+        return paired_drop(self._right, right)
+
+
+def _held_back(options: CompressOptions) -> LabelledImages:
+    """Return the images that the method does not draw; all where it needs none.
+
+    Raises:
+        OptionError: it draws them all.
+    """
+    assert options.data is not None  # noqa: S101 - checked by the caller
+    images = opened(options.data, split="train", download=options.download)
+    if not method_named(options.method).needs:
+        return images
+    left = shuffled(len(images), options.seed)[options.samples :]
+    if len(left) == 0:
+        raise OptionError(
+            f"the method {options.method} observes all {len(images):,} images, and none are left "
+            "to measure the drop on",
+            tip=f"--samples {max(1, len(images) // 2)}, or name more images",
+        )
+    return images.subset(left.sort().values)
+
+
+def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float, float]:
+    """Return a drop in points, and the ends of its interval of 95 % confidence.
+
+    Args:
+        before: whether the original is right on each of n images, (n,).
+        after: whether the other network is, on the same images, (n,).
+
+    Source: Agresti and Min, Statistics in Medicine 2005: the interval of a difference of paired
+    proportions with half an observation added to each of the four cells. It is not empty where the
+    two networks never differ.
+    """
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    count = len(before) + 2
+    more, fewer = lost + 0.5, gained + 0.5
+    middle = (more - fewer) / count
+    spread = _CONFIDENCE * ((more + fewer) / count - middle**2) ** 0.5 / count**0.5
+    drop = (lost - gained) / len(before)
+    return 100 * drop, 100 * min(middle - spread, drop), 100 * max(middle + spread, drop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """A run that was carried out, and the drop of its network."""
+
+    run: CompressionRun
+    point: DropPoint
+
+
+class _Search:
+    """The search over ratios, which are whole numbers of steps here.
+
+    Args:
+        session: the network, its tables and how to plan.
+        measure: measures the drop.
+        output: the artefact's file name, which determines its format.
+    """
+
+    def __init__(self, session: Session, measure: _Measure, output: str) -> None:
+        self._session, self._measure, self._output = session, measure, output
+        options = session.options
+        assert options.max_drop is not None  # noqa: S101 - that is why there is a search
+        self._allowed = options.max_drop
+        self._points: list[DropPoint] = []
+        self._clocks: list[Mapping[str, float]] = []
+        self._best: _Tried | None = None
+        self._least = 0
+        self._failed: set[int] = set()
+        self._unreachable = _STEPS
+
+    @property
+    def _beyond(self) -> int:
+        """The least ratio above the best one that loses too much or cannot be had."""
+        return min([self._unreachable, *(step for step in self._failed if step > self._least)])
+
+    @property
+    def _over(self) -> bool:
+        return len(self._points) >= EVALUATIONS
+
+    def require_limits(self) -> None:
+        """Try what the limits alone ask for: larger networks are of no use.
+
+        Raises:
+            DropUnreachableError: it loses too much already.
+            ContractError: a limit cannot be met.
+        """
+        tried = self._carried_out(None)
+        if tried.point.drop > self._allowed:
+            raise DropUnreachableError(
+                f"the network within the limits loses {tried.point.drop:.2f} points, more than "
+                f"the {self._allowed:g} allowed",
+                tip="loosen a limit, or allow a larger --max-drop",
+            )
+        self._best = tried
+        self._least = int(tried.point.ratio * _STEPS)
+
+    def halve(self) -> None:
+        """Halve the interval between the best ratio and one beyond the drop."""
+        while self._beyond - self._least > _NEAR and not self._over:
+            self._try((self._least + self._beyond) // 2)
+
+    def leap(self) -> None:
+        """Look for better ratios beyond one that loses too much, then halve what is left."""
+        leaps = list(_LEAPS)
+        while leaps and not self._over:
+            step = self._least + leaps.pop(0)
+            if step < self._unreachable and step not in self._failed and self._try(step):
+                leaps = list(_LEAPS)
+        while self._beyond - self._least > 1 and not self._over:
+            self._try((self._least + self._beyond) // 2)
+
+    def _try(self, step: int) -> bool:
+        """Measure the network at a ratio, and return whether it loses little enough."""
+        try:
+            tried = self._carried_out(Fraction(step, _STEPS))
+        except RatioUnreachableError as error:
+            self._unreachable = min(step, max(self._least, int(error.largest * _STEPS)) + 1)
+            return False
+        except ContractError:
+            self._unreachable = step
+            return False
+        if tried.point.drop > self._allowed:
+            self._failed.add(step)
+            return False
+        self._best, self._least = tried, step
+        return True
+
+    def _carried_out(self, ratio: Fraction | None) -> _Tried:
+        """Make a network and measure its drop.
+
+        Raises:
+            ContractError: no plan reaches the ratio and the limits.
+        """
+        target = parse_target(self._session.options, ratio)
+        run = planned(self._session, target, self._output, None)
+        network = run.carry_out(last=False)
+        drop, low, high = self._measure.drop(network.module)
+        params = count_parameters(network.module)
+        removed = 1 - params / self._session.params if ratio is None else float(ratio)
+        point = DropPoint(removed, params, drop, low, high)
+        self._points.append(point)
+        self._clocks.append(run.seconds)
+        return _Tried(run, point)
+
+    def chosen(self) -> CompressionRun:
+        """Return the run of the smallest network that loses little enough.
+
+        Raises:
+            DropUnreachableError: none does.
+        """
+        if self._best is not None:
+            return self._best.run
+        if not self._points:
+            raise ContractError("no smaller network can be made of this one")
+        least = min(self._points, key=lambda point: point.drop)
+        raise DropUnreachableError(
+            f"no smaller network was found that loses at most {self._allowed:g} points: at a "
+            f"ratio of {least.ratio:g} it loses {least.drop:.2f}",
+            tip=f"--max-drop {max(least.drop, 0) + 0.005:.2f}, or a method that looks at images: "
+            "--method alds-data",
+        )
+
+    def report(self) -> DropSearch:
+        """Return what was measured, in the order of the ratios."""
+        assert self._best is not None  # noqa: S101 - there is nothing to report otherwise
+        return DropSearch(
+            of=self._session.options.drop_of,
+            allowed=self._allowed,
+            images=self._measure.images,
+            before=self._measure.before,
+            chosen=self._best.point,
+            tried=sorted(self._points, key=lambda point: point.ratio),
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of all stages of all networks."""
+        total = dict(self._session.clock.seconds)
+        for clock in [*self._clocks, self._measure.clock.seconds]:
+            for stage, taken in clock.items():
+                total[stage] = total.get(stage, 0.0) + taken
+        return total
