@@ -65,12 +65,12 @@ class Searched(_Search):
         drop = self.drops(step)
         point = DropPoint(float(ratio), 1000 - step, drop, drop, drop)
         self._points.append(point)
-        return _Tried(SimpleNamespace(step=step), point)
+        return _Tried(SimpleNamespace(step=step), None, point)
 
     def searched(self):
         self.halve()
         self.leap()
-        return self.chosen().step
+        return self.chosen().run.step
 
 
 @given(st.integers(0, 999), st.integers(1, 999))

@@ -25,15 +25,11 @@ def compress(options: CompressOptions) -> CompressionResult:
         DropUnreachableError: no smaller network that was tried keeps so much of the quality.
         AldsError: the model cannot be read, or a result not be written.
     """
-    from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
-
     if isinstance(options.ratio, (list, tuple)):
         raise OptionError(
             "several ratios make several networks", tip="compress_family(model, ratios=[…])"
         )
-    if options.max_drop is not None:
-        return _within_drop(options)
-    (result,) = compress_networks(options)
+    (result,) = _compressed(options)
     return result
 
 
@@ -47,14 +43,14 @@ def compress_family(options: CompressOptions) -> list[CompressionResult]:
     Raises:
         AldsError: as `compress`.
     """
+    return _compressed(options)
+
+
+def _compressed(options: CompressOptions) -> list[CompressionResult]:
+    if options.max_drop is not None:
+        from alds_cli.compression import drop_search  # noqa: PLC0415 - imports torch
+
+        return [drop_search.compress_within_drop(options)]
     from alds_cli.compression.session import compress_networks  # noqa: PLC0415 - imports torch
 
-    if options.max_drop is not None:
-        return [_within_drop(options)]
     return compress_networks(options)
-
-
-def _within_drop(options: CompressOptions) -> CompressionResult:
-    from alds_cli.compression.drop_search import compress_within_drop  # noqa: PLC0415 - see above
-
-    return compress_within_drop(options)

@@ -4,8 +4,8 @@ from alds_cli.calibration.observing import (
     Call,
     Observer,
     calibration_batches,
+    draw_sample,
     observe,
-    shuffled,
 )
 from alds_cli.calibration.responses import (
     RESPONSES,
@@ -25,9 +25,9 @@ __all__ = [
     "Statistic",
     "calibration_batches",
     "channel_sensitivities",
+    "draw_sample",
     "gather_responses",
     "keep_unobserved",
     "observe",
     "response_energies",
-    "shuffled",
 ]

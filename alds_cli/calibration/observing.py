@@ -96,13 +96,14 @@ def calibration_batches(
         raise OptionError(
             f"a calibration on {samples} images tells nothing", tip="--samples 512 is usual"
         )
-    drawn = images.subset(shuffled(len(images), seed)[:samples].sort().values)
-    return Batches(drawn, preprocessing, batch_size=batch_size, workers=workers)
+    drawn, _ = draw_sample(len(images), samples, seed)
+    return Batches(images.subset(drawn), preprocessing, batch_size=batch_size, workers=workers)
 
 
-def shuffled(count: int, seed: int) -> Tensor:
-    """Return the numbers of so many images (count,) in the order in which a sample draws them."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+def draw_sample(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return which of `count` images a calibration draws and which it leaves, both rising."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[:samples].sort().values, order[samples:].sort().values
 
 
 def observe(

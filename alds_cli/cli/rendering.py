@@ -44,12 +44,17 @@ def removed(before: int | None, after: int | None) -> str:
     """Format the fraction that was removed, in per cent."""
     if not before or after is None:
         return "–"
-    return f"{100 * (1 - after / before):.2f} %".replace("-", "−")
+    return _minus(f"{100 * (1 - after / before):.2f} %")
 
 
 def signed(value: float, form: str) -> str:
     """Format a difference with its sign, with a true minus sign instead of a hyphen."""
-    return f"{value:+{form}}".replace("-", "−")
+    return _minus(f"{value:+{form}}")
+
+
+def _minus(number: str) -> str:
+    """Put a true minus sign in the place of a hyphen."""
+    return number.replace("-", "−")
 
 
 def place(name: str, direction: str) -> str:
@@ -87,7 +92,7 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
             removed(report.bytes_before, report.bytes_after),
         )
     if report.latency_before and report.latency_after and report.latency_saved is not None:
-        saved = f"{100 * report.latency_saved:.2f} %".replace("-", "−")
+        saved = _minus(f"{100 * report.latency_saved:.2f} %")
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
     lines: list[Text | Table] = [line(text) for text in _facts(report)]
     if report.drop is not None:
@@ -144,7 +149,7 @@ def _drop_found(search: DropSearch) -> str:
 
 
 def _points(drop: float) -> str:
-    return f"{drop:.2f}".replace("-", "−")
+    return _minus(f"{drop:.2f}")
 
 
 FAMILY_LEGEND = "MACs: the share removed; error: the largest over the layers"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from alds_cli.calibration import shuffled
+from alds_cli.calibration import draw_sample
 from alds_cli.checkpoint import write_plan
 from alds_cli.compression.low_rank import require_able
-from alds_cli.compression.run import CompressionRun, planned
+from alds_cli.compression.run import CarriedOut, CompressionRun, planned
 from alds_cli.compression.session import CompressionResult, Session, require_files
 from alds_cli.compression.targets import parse_target
 from alds_cli.datasets import Batches, LabelledImages, opened
@@ -23,7 +23,6 @@ from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import DropPoint, DropSearch
 from alds_cli.runtime.devices import Clock, pick_device
-from alds_cli.tracing.trace import count_parameters
 
 EVALUATIONS = 12
 """The most networks that are made and measured, without the original."""
@@ -65,7 +64,7 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
     """
     _require_searchable(options)
     limited = parse_target(options, None)
-    require_able(options.method, {options.target, *limited.resources})
+    require_able(options.method, parse_target(options, Fraction(1, _STEPS)).planned_for)
     (output,), (plan_output,) = require_files(options, [None])
     session = Session(options)
     search = _Search(session, _Measure(session), output or "artefact.pt")
@@ -73,13 +72,13 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
         search.require_limits()
     search.halve()
     search.leap()
-    run = search.chosen()
+    best = search.chosen()
     if plan_output is not None:
-        write_plan(run.plan, Path(plan_output))
+        write_plan(best.run.plan, Path(plan_output))
     target = None if options.dry_run else output
-    network, report = run.written(target)
+    network, report = best.run.written(best.done, target)
     report = replace(report, drop=search.report(), seconds=search.seconds())
-    return CompressionResult(network, run.plan, report, target)
+    return CompressionResult(network, best.run.plan, report, target)
 
 
 def _require_searchable(options: CompressOptions) -> None:
@@ -147,14 +146,14 @@ def _held_back(options: CompressOptions) -> LabelledImages:
     images = opened(options.data, split="train", download=options.download)
     if not method_named(options.method).needs:
         return images
-    left = shuffled(len(images), options.seed)[options.samples :]
+    _, left = draw_sample(len(images), options.samples, options.seed)
     if len(left) == 0:
         raise OptionError(
             f"the method {options.method} observes all {len(images):,} images, and none are left "
             "to measure the drop on",
             tip=f"--samples {max(1, len(images) // 2)}, or name more images",
         )
-    return images.subset(left.sort().values)
+    return images.subset(left)
 
 
 def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float, float]:
@@ -179,9 +178,10 @@ def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float, float]:
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
-    """A run that was carried out, and the drop of its network."""
+    """A run, the network that it made, and the drop of that."""
 
     run: CompressionRun
+    done: CarriedOut
     point: DropPoint
 
 
@@ -271,23 +271,22 @@ class _Search:
         """
         target = parse_target(self._session.options, ratio)
         run = planned(self._session, target, self._output, None)
-        network = run.carry_out(last=False)
-        drop, low, high = self._measure.drop(network.module)
-        params = count_parameters(network.module)
-        removed = 1 - params / self._session.params if ratio is None else float(ratio)
-        point = DropPoint(removed, params, drop, low, high)
+        done = run.carry_out(last=False)
+        drop, low, high = self._measure.drop(done.network.module)
+        removed = 1 - done.params / self._session.params if ratio is None else float(ratio)
+        point = DropPoint(removed, done.params, drop, low, high)
         self._points.append(point)
         self._clocks.append(run.seconds)
-        return _Tried(run, point)
+        return _Tried(run, done, point)
 
-    def chosen(self) -> CompressionRun:
-        """Return the run of the smallest network that loses little enough.
+    def chosen(self) -> _Tried:
+        """Return the smallest network that loses little enough.
 
         Raises:
             DropUnreachableError: none does.
         """
         if self._best is not None:
-            return self._best.run
+            return self._best
         if not self._points:
             raise ContractError("no smaller network can be made of this one")
         least = min(self._points, key=lambda point: point.drop)

@@ -70,7 +70,6 @@ class CompressionRun:
         self._target = target
         self._cost_model = cost_model
         self._clock = Clock()
-        self._verified: _Verified | None = None
         with self._clock("measure" if target.timed else "allocate"):
             self._budgets = cost_model.budgets()
 
@@ -170,10 +169,9 @@ class CompressionRun:
             ContractError: a budget is exceeded.
             VerificationError: the compressed network does not run, or computes something else.
         """
-        self.carry_out(last=last)
-        return self.written(output)
+        return self.written(self.carry_out(last=last), output)
 
-    def carry_out(self, *, last: bool) -> Network:
+    def carry_out(self, *, last: bool) -> CarriedOut:
         """Make the network, and verify that it computes what it should and holds the contract.
 
         Args:
@@ -188,10 +186,9 @@ class CompressionRun:
             made, comparison = self._fast_enough()
         else:
             made = self._made(in_place=last and self._rebuildable)
-        reached = {"params": count_parameters(made.network.module), "macs": made.macs}
-        reached["bytes"] = (
-            self._cost_model.size_after(self.plan) if "bytes" in self._names else None
-        )
+        params = count_parameters(made.network.module)
+        size = self._cost_model.size_after(self.plan) if "bytes" in self._names else None
+        reached = {"params": params, "macs": made.macs, "bytes": size}
         for budget in self._budgets:
             after = reached.get(budget.resource.name)
             if after is not None and after > budget.allowed:
@@ -202,36 +199,33 @@ class CompressionRun:
                 original=self._session.network.module,
                 unverified=self._session.options.unverified,
             )
-        self._verified = _Verified(made, comparison, verification)
-        return made.network
+        return CarriedOut(
+            made.network, made.layers, made.macs, params, size, comparison, verification
+        )
 
-    def written(self, output: str | None) -> tuple[Network, CompressionReport]:
-        """Write the artefact of the network that was carried out, and return it with its report.
+    def written(self, done: CarriedOut, output: str | None) -> tuple[Network, CompressionReport]:
+        """Write the artefact of a network that was carried out, and return it with its report.
 
         Args:
+            done: the result of `carry_out`.
             output: the file to write; None writes nothing.
         """
-        if self._verified is None:
-            raise ValueError("nothing was carried out")
-        made, verification = self._verified.made, self._verified.verification
+        network = done.network
         with self._clock("save"):
-            nbytes = None if output is None else write_network(made.network, output, verification)
+            nbytes = None if output is None else write_network(network, output, done.verification)
         report = self._report(
-            made.layers,
-            macs_after=made.macs,
+            done.layers,
+            macs_after=done.macs,
             nbytes=nbytes,
-            times=self._verified.comparison,
-            verification=verification,
+            times=done.times,
+            verification=done.verification,
         )
-        params = count_parameters(made.network.module)
-        if params != report.params_after:
-            raise AssertionError(f"reported {report.params_after} parameters, but has {params}")
-        if nbytes is not None and "bytes" in self._names:
-            foreseen = self._cost_model.size_after(self.plan)
-            if foreseen != nbytes:
-                raise AssertionError(f"foresaw {foreseen} bytes, but wrote {nbytes}")
-        made.network.nbytes = nbytes
-        return made.network, report
+        if done.params != report.params_after:
+            raise AssertionError(f"reported {report.params_after} parameters, has {done.params}")
+        if nbytes is not None and done.nbytes not in (None, nbytes):
+            raise AssertionError(f"foresaw {done.nbytes} bytes, but wrote {nbytes}")
+        network.nbytes = nbytes
+        return network, report
 
     @property
     def seconds(self) -> Mapping[str, float]:
@@ -377,11 +371,15 @@ class _Made:
 
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
-    """A network that holds the contract, its times if they are limited, and its verification."""
+class CarriedOut:
+    """A verified network that holds the contract; `nbytes` and `times` only where limited."""
 
-    made: _Made
-    comparison: NetworkComparison | None
+    network: Network
+    layers: list[LayerReport]
+    macs: int | None
+    params: int
+    nbytes: int | None
+    times: NetworkComparison | None
     verification: Verification
 
 

@@ -68,8 +68,7 @@ def compress_networks(options: CompressOptions) -> list[CompressionResult]:
     given = _given_plan(options.plan, targets)
     if given is None:
         for target in targets:
-            timed = ("latency",) if target.timed else ()
-            require_able(options.method, {*target.resources, *timed})
+            require_able(options.method, target.planned_for)
     outputs, plans = require_files(options, ratios)
     session = Session(options, given)
     runs = [

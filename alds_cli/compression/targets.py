@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
-from alds_cli.numerics.fold import option_costs, option_macs
+from alds_cli.numerics.fold import by_scheme, option_costs, option_macs
 from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.records import (
     Choice,
@@ -117,9 +117,8 @@ def file_bytes(
 def _extra_bytes(spec: LayerSpec, choices: IntArray) -> IntArray:
     """Return the bytes (n,) that pairs (n, 3) hold beside their weights, as their form requires."""
     extra = np.zeros(len(choices), np.int64)
-    for scheme in np.unique(choices[:, 0]):
-        rows = choices[:, 0] == scheme
-        extra[rows] = form_of(int(scheme)).extra_bytes(spec, choices[rows])
+    for scheme, rows in by_scheme(choices):
+        extra[rows] = form_of(scheme).extra_bytes(spec, choices[rows])
     return extra
 
 
@@ -199,6 +198,11 @@ class Target:
     def timed(self) -> bool:
         """Whether any times have to be measured."""
         return self.never_slower or "latency" in self.resources
+
+    @property
+    def planned_for(self) -> frozenset[str]:
+        """The resources that a method must be able to plan for: also time, where it is measured."""
+        return frozenset({*self.resources, *(("latency",) if self.timed else ())})
 
     def where(self) -> torch.device:
         """Return the device to measure on.

@@ -36,6 +36,16 @@ from alds_cli.runtime.devices import accepted, as_latency, pick_device, ready, t
 _log = logging.getLogger(__name__)
 
 
+_UNDEFINED = -1
+"""In place of a class where a NaN is among the logits."""
+
+
+def _answered(logits: Tensor) -> Tensor:
+    """Return the classes (n,) of logits (n, classes)."""
+    # argmax would take NaN for the largest logit, which could be right by accident.
+    return logits.argmax(dim=1).where(~logits.isnan().any(dim=1), _UNDEFINED)
+
+
 @dataclass(slots=True)
 class _Tally:
     """Sums over the images seen so far."""
@@ -51,11 +61,11 @@ class _Tally:
         """Count a batch: logits (n, classes) in float64 and labels (n,), both on the CPU."""
         self.classes = logits.shape[1]
         check_labels(labels, self.classes)
-        # argmax would take NaN for the largest logit, which could be right by accident.
-        defined = ~logits.isnan().any(dim=1)
+        answered = _answered(logits)
+        defined = answered != _UNDEFINED
         self.images += len(labels)
         self.undefined += int((~defined).sum())
-        self.top1 += int(((logits.argmax(dim=1) == labels) & defined).sum())
+        self.top1 += int((answered == labels).sum())
         best = logits.topk(min(5, self.classes), dim=1).indices
         self.top5 += int(((best == labels[:, None]).any(dim=1) & defined).sum())
         self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
@@ -94,13 +104,13 @@ def measure_quality(
             of logits for each, or a label is outside its classes.
     """
     tally = _Tally()
-    total = length_hint(batches)
-    with ready(module, device or pick_device()) as run, torch.inference_mode():
-        for done, (inputs, labels) in enumerate(batches, start=1):
-            tally.add(_logits(run, inputs, len(labels)), labels)
-            if progress is not None:
-                figures = {"top1": tally.evaluation().top1, "loss": tally.evaluation().loss}
-                progress(ProgressEvent("evaluate", done, total, figures))
+
+    def add(logits: Tensor, labels: Tensor) -> Mapping[str, float]:
+        tally.add(logits, labels)
+        so_far = tally.evaluation()
+        return {"top1": so_far.top1, "loss": so_far.loss}
+
+    _each_batch(module, batches, add, device, progress)
     if tally.images == 0:
         raise DataError("there are no images to evaluate", tip="name a set with images")
     if tally.undefined:
@@ -131,14 +141,29 @@ def answers(
         DataError: the network does not take the images, or does not give one row of logits each.
     """
     found = []
+
+    def add(logits: Tensor, _: Tensor) -> Mapping[str, float]:
+        found.append(_answered(logits))
+        return {}
+
+    _each_batch(module, batches, add, device, progress)
+    return torch.cat(found)
+
+
+def _each_batch(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    add: Callable[[Tensor, Tensor], Mapping[str, float]],
+    device: torch.device | None,
+    progress: ProgressCallback | None,
+) -> None:
+    """Give each batch's logits and labels to `add`, and the figures that it returns to progress."""
     total = length_hint(batches)
     with ready(module, device or pick_device()) as run, torch.inference_mode():
         for done, (inputs, labels) in enumerate(batches, start=1):
-            logits = _logits(run, inputs, len(labels))
-            found.append(logits.argmax(dim=1).where(~logits.isnan().any(dim=1), -1))
+            figures = add(_logits(run, inputs, len(labels)), labels)
             if progress is not None:
-                progress(ProgressEvent("evaluate", done, total))
-    return torch.cat(found)
+                progress(ProgressEvent("evaluate", done, total, figures))
 
 
 def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:

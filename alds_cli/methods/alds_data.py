@@ -34,15 +34,30 @@ def plan(problem: Problem) -> Plan:
         OptionError: no moments are known, or the solver cannot do what is asked.
         ValueError: the budgets cannot be met.
     """
-    known = observed(problem, INPUT_MOMENTS, "alds-data", "measures errors on them")
+    seen = on_images(problem, INPUT_MOMENTS, "alds-data", "measures errors on them")
     if problem.bound == "exact":
         raise OptionError(
             "the method alds-data minimises errors on images, not the true errors of weights",
             tip="--bound sum",
         )
+    return allocated(seen, seen.options, "alds-data")
+
+
+def on_images(problem: Problem, statistic: Statistic[Any], method: str, purpose: str) -> Problem:
+    """Return the same problem with the layers' errors in the norm of moments.
+
+    Args:
+        problem: its tables are of errors of weights.
+        statistic: the moments that the method needs.
+        method: the method's name, for messages.
+        purpose: what it does with images, for messages.
+
+    Raises:
+        OptionError: no moments are known.
+    """
+    known = observed(problem, statistic, method, purpose)
     tables = [replace(known[table.spec.name], spec=table.spec) for table in problem.tables]
-    on_images = replace(problem, tables=tables, refine=None)
-    return allocated(on_images, on_images.options, "alds-data")
+    return replace(problem, tables=tables, refine=None)
 
 
 class DataFitted:

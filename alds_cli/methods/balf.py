@@ -16,15 +16,13 @@ Source: González-Martínez, 2025, https://arxiv.org/abs/2509.25136.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from alds_cli.allocation import LayerOptions, Problem
 from alds_cli.calibration.input_moments import SECOND_MOMENTS
 from alds_cli.errors import OptionError
-from alds_cli.methods.alds_data import DataFitted
+from alds_cli.methods.alds_data import DataFitted, on_images
 from alds_cli.methods.equalising import sliced_options
 from alds_cli.methods.method import Method
-from alds_cli.methods.solvers import allocated, default_bounds, observed
+from alds_cli.methods.solvers import allocated, default_bounds
 from alds_cli.records import Choice, Plan
 
 
@@ -35,9 +33,7 @@ def plan(problem: Problem) -> Plan:
         OptionError: no moments are known, or another error definition is asked for.
         ValueError: the budgets cannot be met.
     """
-    known = observed(problem, SECOND_MOMENTS, "balf", "measures the energies of outputs on them")
-    tables = [replace(known[table.spec.name], spec=table.spec) for table in problem.tables]
-    on_images = replace(problem, tables=tables, refine=None)
+    seen = on_images(problem, SECOND_MOMENTS, "balf", "measures the energies of outputs on them")
 
     def options(bound: str) -> list[LayerOptions]:
         if bound != "frobenius":
@@ -45,9 +41,9 @@ def plan(problem: Problem) -> Plan:
                 f"the method balf minimises energies of outputs on images, not {bound}",
                 tip="leave out --bound",
             )
-        return sliced_options(on_images, bound, 1)
+        return sliced_options(seen, bound, 1)
 
-    return allocated(on_images, options, "balf")
+    return allocated(seen, options, "balf")
 
 
 class OneSlice(DataFitted):

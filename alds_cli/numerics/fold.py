@@ -15,12 +15,13 @@ Source: Liebenwein et al., NeurIPS 2021, Sec. 2.1 and supplement A.1, A.6.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from alds_cli.records import SCHEMES, SLICED, Choice, IntArray, LayerSpec
@@ -218,13 +219,19 @@ def pair_params(shape: tuple[int, ...], scheme: int, k: int, j: int, groups: int
     return j * rank_params(*folded_shape(shape, scheme), k, groups)
 
 
+def by_scheme(choices: IntArray) -> Iterator[tuple[int, NDArray[np.bool_]]]:
+    """Yield every scheme among choices (n, 3), and which of them (n,) have it."""
+    schemes = choices[:, 0]
+    for scheme in sorted(set(schemes.tolist())):  # np.unique would load numpy.ma at start-up
+        yield scheme, schemes == scheme
+
+
 def option_costs(spec: LayerSpec, choices: IntArray) -> IntArray:
     """Return the parameters (n,) of pairs (n, 3), without the bias; 0 where no pair is made."""
-    scheme, k, j = choices.T
+    _, k, j = choices.T
     costs = np.zeros(len(choices), np.int64)
-    for number in np.flatnonzero(np.bincount(scheme)):
-        rows_of_scheme = scheme == number
-        rows, columns = folded_shape(spec.weight_shape, int(number))
+    for scheme, rows_of_scheme in by_scheme(choices):
+        rows, columns = folded_shape(spec.weight_shape, scheme)
         costs[rows_of_scheme] = j[rows_of_scheme] * rank_params(
             rows, columns, k[rows_of_scheme], spec.groups
         )
@@ -246,9 +253,8 @@ def pair_macs(spec: LayerSpec, calls: CallShapes, choice: Choice) -> int:
 def option_macs(spec: LayerSpec, calls: CallShapes, choices: IntArray) -> IntArray:
     """Return the multiply-accumulates (n,) of pairs (n, 3), as `pair_macs` counts them."""
     costs = np.zeros(len(choices), np.int64)
-    for scheme in np.unique(choices[:, 0]):
-        rows_of_scheme = choices[:, 0] == scheme
-        first, second = rank_macs(spec, calls, int(scheme))
+    for scheme, rows_of_scheme in by_scheme(choices):
+        first, second = rank_macs(spec, calls, scheme)
         costs[rows_of_scheme] = choices[rows_of_scheme, 2] * (
             first + choices[rows_of_scheme, 1] * second
         )
