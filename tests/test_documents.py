@@ -143,6 +143,15 @@ def test_damaged_training_states(content):
         assert TrainingState.from_dict(found.to_dict()) == found
 
 
+@pytest.mark.parametrize("name", ["\x1f", "\x1b[31mred", "two\nlines", "\u202ereversed"])
+def test_the_name_of_an_augmentation_is_quoted_without_signs_that_do_things(name):
+    content = STATE.to_dict()
+    content["settings"] = {**content["settings"], "augmentation": name}
+    with pytest.raises(AldsError, match="is none of auto") as caught:
+        TrainingState.from_dict(content)
+    assert caught.value.message.isprintable()
+
+
 def test_sound_documents_are_read(place):
     assert parse_document(dump_document(DOCUMENT), "model.pt") == DOCUMENT
     write_plan(PLAN, place / "plan.json")

@@ -190,7 +190,7 @@ class RetrainSettings:
             (0 < self.gamma <= 1, f"gamma {self.gamma} is not in (0, 1]"),
             (
                 self.augmentation in known,
-                f"augmentation '{self.augmentation}' is none of {', '.join(known)}",
+                f"augmentation {self.augmentation!r} is none of {', '.join(known)}",
             ),
             (
                 0 <= self.label_smoothing < 1,
