@@ -26,7 +26,7 @@ from alds_cli.checkpoint import (
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, trace_network
-from alds_cli.numerics.device_spectra import device_spectra, eigenvalue_dtype, solving_share
+from alds_cli.numerics.device_spectra import device_spectra
 from alds_cli.numerics.eigenvalues import operator_norm
 from alds_cli.numerics.fold import distinct_schemes, fold, pair_params, slicings
 from alds_cli.numerics.grams import in_units, unit_exponent
@@ -163,7 +163,7 @@ def _computed(
         else:
             enter(name, scheme, _NOTHING, 0.0)
     missing = worthwhile
-    if device.type != "cpu":
+    if device.type == "cuda":  # others, such as Apple's, have no float64
         missing = _on_device(module, wanted, missing, device, enter)
     _on_cpu(module, wanted, missing, enter)
     # A scheme may apply to none of a layer's axes; known tables of other schemes are kept.
@@ -211,22 +211,19 @@ def _on_device(
     enter: Enter,
 ) -> list[tuple[str, int]]:
     """Compute spectra on an accelerator, and return those that do not fit into its memory."""
-    dtype = eigenvalue_dtype(device)
     left: list[tuple[str, int]] = []
     for name, scheme in missing:
         spec = wanted[name]
         matrix = _matrix(module, name, scheme)
         try:
             norm, curves = device_spectra(
-                matrix, slicings(spec, scheme), spec.groups, device=device, dtype=dtype
+                matrix, slicings(spec, scheme), spec.groups, device=device
             )
         except torch.OutOfMemoryError:
             logger.info("%s does not fit into the memory of %s", name, device)
             left.append((name, scheme))
             continue
-        side = len(curves[1].largest) - 1
-        slack = rounding_slack(spec, scheme, curves[1]) + solving_share(side, dtype) * norm**2
-        enter(name, scheme, (norm, curves), slack)
+        enter(name, scheme, (norm, curves), rounding_slack(spec, scheme, curves[1]))
     return left
 
 

@@ -91,8 +91,12 @@ def test_modes_of_eight_bits_become_what_pillow_makes_of_them(tmp_path, mode):
     kind = "TIFF" if mode in {"PA", "CMYK", "YCbCr"} else "PNG"
     made = Image.fromarray(ROWS).convert("P").convert("PA") if mode == "PA" else None
     (made or Image.fromarray(ROWS).convert(mode)).save(path, kind)
-    with Image.open(path) as expected:
-        assert np.array_equal(np.asarray(decode(path)), np.asarray(expected.convert("RGB")))
+    with Image.open(path) as picture:
+        try:
+            expected = np.asarray(picture.convert("RGB"))
+        except OSError as error:  # as before Pillow 13 for YCbCr
+            pytest.skip(f"this Pillow cannot read what it wrote: {error}")
+    assert np.array_equal(np.asarray(decode(path)), expected)
 
 
 def test_transparency_of_a_palette_is_dropped_without_a_word(tmp_path):

@@ -257,9 +257,6 @@ def test_what_is_known_without_computing():
     assert lower < 3.0
     assert error_interval(curve, whole, 2, 2, 10)[0] == pytest.approx(1.5, rel=1e-12)
     assert error_interval(curve, whole, 2, 3, 10) == (0.0, 0.0)
-    # what a routine of single precision was given the benefit of is taken back
-    rough = error_interval(curve, whole, 2, 1, 10, solved=0.01)
-    assert rough == (pytest.approx(np.sqrt(9 - 2 * 0.01 * 25)), 2.0)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,13 @@ def test_a_run_is_what_compress_and_evaluate_make(sweep, digits, training, tmp_p
     assert kept.read_bytes() == path.read_bytes()
 
 
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """Hide a GPU, on which training is not repeatable to the bit."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
 def test_retraining_starts_from_the_compressed_network(sweep, digits, training):
     result = sweep(repeats=2, retrain_epochs=(0, 2, 1), retraining=RETRAINING, train_data=training)
     keys = [(record.retrain_epochs, record.repeat) for record in result.records]
@@ -112,6 +119,7 @@ def test_what_is_out_of_reach_is_a_record_too(sweep):
     assert reached["1/3"].params * 3 <= 2 * result.baseline.params
 
 
+@pytest.mark.usefixtures("on_the_cpu")
 def test_networks_are_timed_in_turns_with_the_original(sweep, monkeypatch):
     real, seen = runs.measure_latency, []
 

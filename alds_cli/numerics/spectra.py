@@ -169,7 +169,7 @@ def rounding_slack(spec: LayerSpec, scheme: int, whole: Curve) -> float:
     return rounding_share(rows // spec.groups + columns) * float(whole.tail_energy[0])
 
 
-def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float = 0.0) -> Curve:
+def curve_of(eigenvalues: FloatArray, terms: int, exponent: int) -> Curve:
     """Return eigenvalues of scaled Gram matrices, largest first, as a curve over j = 0 … n.
 
     The most that rounding may have taken is added, so that upper bounds remain upper bounds.
@@ -178,13 +178,9 @@ def curve_of(eigenvalues: FloatArray, terms: int, exponent: int, solved: float =
         eigenvalues: (groups, k, n).
         terms: the number of terms over which a sum may have been rounded.
         exponent: exponent of the power of two that the matrix was divided by.
-        solved: the share of the largest eigenvalue by which a routine of less than double
-            precision may have moved them all.
     """
     exact = np.maximum(eigenvalues, 0.0)
     raised = exact + rounding_share(terms) * exact.sum(axis=2, keepdims=True)
-    if solved:
-        raised += solved * exact[:, :, :1]
     sums = raised.sum(axis=1)
     # One more entry for full rank, where nothing is lost.
     squares, largest, tails, saved = np.zeros((4, sums.shape[1] + 1))

@@ -244,9 +244,7 @@ def working_bytes(
     return layout.kept_bytes(ranks, fine=fine) + once
 
 
-def error_interval(
-    curve: Curve, whole: Curve, k: int, j: int, terms: int, solved: float = 0.0
-) -> tuple[float, float]:
+def error_interval(curve: Curve, whole: Curve, k: int, j: int, terms: int) -> tuple[float, float]:
     """Return proven bounds on the exact error of (k, j), from the curves of the table alone.
 
     A slice is a submatrix, and a pair with k slices of rank j has rank k·j at most, so the error is
@@ -259,8 +257,7 @@ def error_interval(
         whole: the curve of the same scheme for k = 1.
         k: number of slices.
         j: rank of each of them.
-        terms: rows + columns of a group's matrix, as given to `option_tables.curve_of`.
-        solved: the share that was given to `option_tables.curve_of`.
+        terms: rows + columns of a group's matrix, as given to `spectra.curve_of`.
 
     Returns:
         (max(largest, σ_{kj+1}), sqrt(sum_squares)), the former reduced by twice the amount by
@@ -268,7 +265,6 @@ def error_interval(
     """
     below = max(float(curve.largest[j]), float(whole.largest[min(k * j, len(whole.largest) - 1)]))
     raised = 8 * sqrt(terms) * 2.0**-53 * float(curve.tail_energy[0])
-    raised += solved * float(whole.largest[0]) ** 2
     return sqrt(max(below**2 - 2 * raised, 0.0)), sqrt(float(curve.sum_squares[j]))
 
 
