@@ -11,6 +11,7 @@ by the number of threads; and how many times as long as scheme 0 all schemes of 
     python benchmarks/spectra.py vgg16 --svdvals-repeats 0
     python benchmarks/spectra.py vgg16 --svdvals-repeats 0 --threads 2
     python benchmarks/spectra.py resnet18 --schemes 0,1,2,3 --svdvals-repeats 0
+    python benchmarks/spectra.py resnet50 vgg16 --svdvals-repeats 0 --device cuda
 """
 
 from __future__ import annotations
@@ -81,16 +82,21 @@ def disagreement(tables: ErrorTable, values: Values) -> float:
 
 
 def seconds_of_tables(
-    module: nn.Module, specs: dict[str, LayerSpec], schemes: tuple[int, ...]
+    module: nn.Module, specs: dict[str, LayerSpec], schemes: tuple[int, ...], device: torch.device
 ) -> tuple[ErrorTable, float]:
     """The tables of these schemes, and how long they took."""
     start = time.perf_counter()
-    tables, _ = error_tables(module, specs, schemes=schemes, cache=False)
+    tables, _ = error_tables(module, specs, schemes=schemes, cache=False, device=device)
     return tables, time.perf_counter() - start
 
 
 def measure(
-    name: str, repeats: int, svd_repeats: int, schemes: tuple[int, ...], dtype: torch.dtype
+    name: str,
+    repeats: int,
+    svd_repeats: int,
+    schemes: tuple[int, ...],
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> tuple[list[str], list[tuple[str, bool]]]:
     """A network's row of the table, and its bars."""
     network = fresh_network(name)
@@ -102,10 +108,10 @@ def measure(
     }
     ours, theirs, all_schemes, apart = [], [], [], 0.0
     for turn in range(max(repeats, svd_repeats)):
-        tables, seconds = seconds_of_tables(module, specs, (0,))
+        tables, seconds = seconds_of_tables(module, specs, (0,), device)
         ours.append(seconds)
         if schemes != (0,):
-            all_schemes.append(seconds_of_tables(module, specs, schemes)[1])
+            all_schemes.append(seconds_of_tables(module, specs, schemes, device)[1])
         if turn < svd_repeats:
             values, seconds = fastest_svdvals(matrices)
             theirs.append(seconds)
@@ -143,14 +149,17 @@ def main() -> None:
     parser.add_argument("--schemes", default="0", help="also time these together, like 0,1,2,3")
     parser.add_argument("--threads", type=int, help="as many as torch takes, if not given")
     parser.add_argument("--dtype", default="float32", help="of svdvals; the tables use float64")
+    parser.add_argument("--device", default="cpu", help="of the tables; svdvals is on the CPU")
     options = parser.parse_args()
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     svd_repeats = options.repeats if options.svdvals_repeats is None else options.svdvals_repeats
     schemes = tuple(int(scheme) for scheme in options.schemes.split(","))
     dtype = getattr(torch, options.dtype)
+    device = torch.device(options.device)
     found = [
-        measure(name, options.repeats, svd_repeats, schemes, dtype) for name in options.networks
+        measure(name, options.repeats, svd_repeats, schemes, dtype, device)
+        for name in options.networks
     ]
     header = ["network", "tables s", "range", "svdvals s", "times", "apart"]
     header += [f"schemes {options.schemes} s", "times scheme 0"]
