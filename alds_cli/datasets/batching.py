@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -106,9 +107,11 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         change = self._augmentation.on_batch
-        for job, pixels in self._pixels():
-            changed = pixels if change is None else change(pixels, job.numbers)
-            yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
+        # Closed explicitly: Python 3.12 keeps what a generator holds when it is closed early.
+        with closing(self._pixels()) as batches:
+            for job, pixels in batches:
+                changed = pixels if change is None else change(pixels, job.numbers)
+                yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
 
     def _jobs(self) -> Iterator[_Job]:
         """Yield the batches to make, drawing all their random numbers."""
@@ -120,7 +123,7 @@ class Batches:
             shape = (len(indices), self._augmentation.numbers)
             yield _Job(indices, torch.rand(shape, generator=generator) if shape[1] else _NONE)
 
-    def _pixels(self) -> Iterator[tuple[_Job, Tensor]]:
+    def _pixels(self) -> Generator[tuple[_Job, Tensor]]:
         """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size."""
         dataset = self.dataset
         size = self._extent()
@@ -133,8 +136,9 @@ class Batches:
         def load(job: _Job, position: int) -> Tensor:
             return self._one_image(job, position, size)
 
-        for job, images in _each(self._jobs(), load, self._workers):
-            yield job, torch.stack(images)
+        with closing(_each(self._jobs(), load, self._workers)) as loaded:
+            for job, images in loaded:
+                yield job, torch.stack(images)
 
     def _extent(self) -> tuple[int, int]:
         """Return (height, width) of all inputs, which is that of the first image after `fit`."""
@@ -178,7 +182,7 @@ def _batch_sizes(images: int, batch_size: int, *, merge_last: bool) -> list[int]
 
 def _each(
     jobs: Iterable[_Job], load: Callable[[_Job, int], Tensor], workers: int
-) -> Iterator[tuple[_Job, list[Tensor]]]:
+) -> Generator[tuple[_Job, list[Tensor]]]:
     """Load the images of every job in order, with threads that work one job ahead.
 
     Threads suffice, since decoding and resizing release Python's global lock, and unlike
