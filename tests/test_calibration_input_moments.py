@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from small_networks import digits_network
 from torch import nn
 
-from alds_cli.calibration import input_moments
+from alds_cli.calibration import moment_sums
 from alds_cli.calibration.input_moments import NOT_OBSERVED, gather_input_moments, input_tables
 from alds_cli.calibration.statistic import keep_unobserved
 from alds_cli.errors import DataError
@@ -140,7 +140,7 @@ def test_a_small_bound_on_memory_changes_nothing_but_the_last_bits(monkeypatch):
     network, specs, inputs = alone("conv2d")
     whole = gather_input_moments(network, specs, in_batches(inputs, 5))["layer"]
     monkeypatch.setattr(sensitivities, "_PATCH_BYTES", 1000)
-    monkeypatch.setattr(input_moments, "_HELD_BYTES", 1)
+    monkeypatch.setattr(moment_sums, "_HELD_BYTES", 1)
     parts = gather_input_moments(network, specs, in_batches(inputs, 5))["layer"]
     torch.testing.assert_close(parts.moments, whole.moments, rtol=0, atol=1e-13)
     assert parts.count == whole.count
@@ -149,7 +149,7 @@ def test_a_small_bound_on_memory_changes_nothing_but_the_last_bits(monkeypatch):
 def test_layers_with_too_many_inputs_count_all_directions_alike(monkeypatch):
     network, specs, inputs = alone("conv2d")
     usual = gather_input_moments(network, specs, in_batches(inputs, 5))["layer"]
-    monkeypatch.setattr(input_moments, "MOST_BYTES", 8 * 18 * 18 - 1)
+    monkeypatch.setattr(moment_sums, "MOST_BYTES", 8 * 18 * 18 - 1)
     found = gather_input_moments(network, specs, in_batches(inputs, 5))["layer"]
     assert found.moments is None
     assert torch.equal(found.mean, usual.mean)

@@ -114,7 +114,7 @@ def test_the_mean_of_the_outputs_is_kept(kind, k):
 
 def test_layers_whose_moments_are_too_large_become_ordinary_pairs(monkeypatch):
     network, specs, inputs = alone("conv")
-    monkeypatch.setattr("alds_cli.calibration.input_moments.MOST_BYTES", 8)
+    monkeypatch.setattr("alds_cli.calibration.moment_sums.MOST_BYTES", 8)
     found = gather_input_moments(network, specs, in_batches(inputs))["layer"]
     changed = replaced(network, specs["layer"], found, Choice(0, 1, 2))
     first, second = (layer_weight(half).flatten(1) for half in changed.layer)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from alds_cli import api
+from alds_cli.calibration import moment_passes
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.datasets import open_dataset
 from alds_cli.errors import (
@@ -361,3 +362,24 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
     assert json.loads((result.folder / "sweep.json").read_text())["settings"]["samples"] == 20
     with pytest.raises(OptionError, match="samples 20, not 30"):
         sweep(methods=["contestants:looking"], train_data=training, samples=30)
+
+
+def test_images_are_run_once_for_all_methods_that_need_the_same(sweep, training, monkeypatch):
+    asked = []
+    real = moment_passes.summed_moments
+
+    def summed(*args, **named):
+        asked.append(args)
+        return real(*args, **named)
+
+    monkeypatch.setattr(moment_passes, "summed_moments", summed)
+    sweep(methods=["alds-data", "balf"], ratios=["0.5", "0.6"], train_data=training, samples=20)
+    assert len(asked) == 1
+    sweep(
+        methods=["alds-data:solver=exact", "balf"],
+        ratios=["0.5"],
+        repeats=2,
+        train_data=training,
+        samples=20,
+    )
+    assert len(asked) == 2  # another sample

@@ -54,12 +54,18 @@ class Statistic(Generic[Subject_contra]):
         gather: finds it, layer by layer.
         missing: the reason why a layer is kept of which nothing was found.
         summarise: from all that was found to what a planner sees of it; None shows it all.
+        kept: finds the same through the user's cache; None where nothing is kept there.
     """
 
     name: str
     gather: Gather[Subject_contra]
     missing: str
     summarise: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    kept: Gather[Subject_contra] | None = None
+
+    def gathering(self, *, cache: bool) -> Gather[Subject_contra]:
+        """Return how it is found, through the cache or without."""
+        return self.kept if cache and self.kept is not None else self.gather
 
     def summary(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
         """What a planner sees of what `gather` found."""

@@ -91,7 +91,7 @@ class LowRankStrategy:
     def _observe(self, network: Network, method: str) -> None:
         """Gather the statistics that the method needs; layers without any are kept."""
         for statistic in self._needs:
-            found = statistic.gather(
+            found = statistic.gathering(cache=self._options.cache)(
                 network.module,
                 self.specs,
                 batches_for(network, self._options, method),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -101,6 +103,19 @@ class Batches:
         """The shape (C, H, W) of the first image as the network's input, without augmentation."""
         image = fit(self.dataset.image(0), self.preprocessing)
         return (self.dataset.channels, *extent(image))
+
+    def fingerprint(self) -> str | None:
+        """Return a SHA-256 digest of what the inputs are made of; None if they are random.
+
+        Labels do not count. All bytes of the images are read.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        if self._generator is not None:
+            return None
+        content = [self.dataset.fingerprint().images, asdict(self.preprocessing), self._sizes]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._sizes)

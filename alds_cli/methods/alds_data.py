@@ -81,18 +81,18 @@ class DataFitted:
     def nbytes(self, task: FactorTask) -> int:
         """Return the approximate bytes of the moments in other units and of products with them."""
         found: InputMoments = task.statistics[self._statistic.name]
-        moments = 0 if found.moments is None else found.moments.numel()
-        return 8 * (3 * moments + 6 * task.weight.numel())
+        return 4 * found.nbytes + 48 * task.weight.numel()
 
     def __call__(self, task: FactorTask) -> Factors:
         """Fit the factors, and find the constant that keeps the mean of the outputs."""
         found: InputMoments = task.statistics[self._statistic.name]
         weight, choice, groups = task.weight, task.choice, task.spec.groups
-        if found.moments is None:
+        moments = found.moments
+        if moments is None:
             tensors = SvdOfSlices()(task).tensors
         else:
             left, right, _ = data_factors(
-                fold(weight, OPERATOR), found.moments, choice.k, choice.j, weight.dtype
+                fold(weight, OPERATOR), moments, choice.k, choice.j, weight.dtype
             )
             shape = tuple(weight.shape)
             tensors = factors_to_weights(left, right, shape, OPERATOR, groups)

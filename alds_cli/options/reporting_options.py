@@ -9,7 +9,7 @@ from alds_cli.text import MOST_THREADS, Whole
 CacheField = Annotated[
     bool,
     Option(
-        help="Neither use nor keep error tables in the cache.",
+        help="Neither use nor keep anything in the cache.",
         flags=("--no-cache",),
         python="Use the cache in the user's folder.",
     ),

@@ -294,6 +294,17 @@ class TableForm(Form):
     sha256: Digest
 
 
+class MomentsForm(Form):
+    """In the metadata of a file of a layer's moments; its numbers are the file's tensors."""
+
+    version: Count
+    key: Digest
+    layer: Name
+    count: Count
+    flat: bool
+    sha256: Digest
+
+
 Untimed = tuple[SchemeNumber, Positive, Positive]
 
 Timed = tuple[SchemeNumber, Positive, Positive, Time, Time]

@@ -12,7 +12,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from alds_cli.forms import Form
-from alds_cli.schemas.file_forms import ArtefactForm, LatencyForm, PlanForm, TableForm, TrainingForm
+from alds_cli.schemas.file_forms import (
+    ArtefactForm,
+    LatencyForm,
+    MomentsForm,
+    PlanForm,
+    TableForm,
+    TrainingForm,
+)
 from alds_cli.schemas.results import (
     CompressForm,
     ContentsForm,
@@ -55,6 +62,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "record": Published("one run in a sweep's folder", (RecordForm,)),
         "training": Published("an interrupted retraining, but for its tensors", (TrainingForm,)),
         "table": Published("the head of an error table", (TableForm,)),
+        "moments": Published("the head of a layer's moments in the cache", (MomentsForm,)),
         "latencies": Published("measured times in the cache", (LatencyForm,)),
         "profile": Published("alds profile --json", (ProfileForm,)),
         "compress": Published("alds compress --json", (CompressForm, FamilyForm)),
