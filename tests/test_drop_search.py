@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import alds_cli
 from alds_cli.compression.drop_search import EVALUATIONS, _Search, _Tried, paired_drop
+from alds_cli.datasets import sources
 from alds_cli.errors import ContractError, DropUnreachableError, RatioUnreachableError
 from alds_cli.records import DropPoint
 
@@ -198,6 +199,20 @@ def test_images_that_calibration_sees_do_not_judge(ask, tmp_path):
     assert (code, out) == (2, "")
     assert "none are left to measure the drop on" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_images_are_opened_once(ask, monkeypatch):
+    opened = []
+    real = sources.open_dataset
+
+    def opens(*args, **named):
+        opened.append(args)
+        return real(*args, **named)
+
+    monkeypatch.setattr(sources, "open_dataset", opens)
+    code, _, err = ask("--method", "alds-data", "--max-drop", 30, "--samples", 24, "--dry-run")
+    assert code == 0, err
+    assert len(opened) == 1
 
 
 def test_limits_hold_beside_the_drop(ask, tmp_path):

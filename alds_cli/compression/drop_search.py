@@ -66,7 +66,7 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
     limited = parse_target(options, None)
     require_able(options.method, parse_target(options, Fraction(1, _STEPS)).planned_for)
     (output,), (plan_output,) = require_files(options, [None])
-    session = Session(options)
+    session = Session(_with_open_images(options))
     search = _Search(session, _Measure(session), output or "artefact.pt")
     if limited.resources:
         search.require_limits()
@@ -79,6 +79,13 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
     network, report = best.run.written(best.done, target)
     report = replace(report, drop=search.report(), seconds=search.seconds())
     return CompressionResult(network, best.run.plan, report, target)
+
+
+def _with_open_images(options: CompressOptions) -> CompressOptions:
+    """Open the images once for the method and for the measuring."""
+    assert options.data is not None  # noqa: S101 - checked before
+    images = opened(options.data, split="train", download=options.download)
+    return replace(options, data=images)
 
 
 def _require_searchable(options: CompressOptions) -> None:
@@ -142,8 +149,8 @@ def _held_back(options: CompressOptions) -> LabelledImages:
     Raises:
         OptionError: it draws them all.
     """
-    assert options.data is not None  # noqa: S101 - checked by the caller
-    images = opened(options.data, split="train", download=options.download)
+    images = options.data
+    assert isinstance(images, LabelledImages)  # noqa: S101 - they are open
     if not method_named(options.method).needs:
         return images
     _, left = draw_sample(len(images), options.samples, options.seed)
