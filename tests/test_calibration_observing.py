@@ -151,15 +151,17 @@ class TwiceAndNever(nn.Module):
         return self.encoder(self.attention(tokens, tokens, tokens)[0]).squeeze(1)
 
 
-def test_repeated_calls_count_and_hidden_ones_are_missing():
+def test_repeated_and_hidden_calls_count():
     torch.manual_seed(0)
     network = TwiceAndNever().eval()
     layers = list(find_layers(network))
     assert {"never", "attention.in_proj", "attention.out_proj"} <= set(layers)
     seen = observe(network, layers, batches(16, 8), Recorder())
     # The fused encoder would use both linear layers without calling them.
-    assert set(seen) == {"shared", "encoder.linear1", "encoder.linear2"}
+    assert set(seen) == set(layers) - {"never"}
     assert [len(seen[name]) for name in ("shared", "encoder.linear1")] == [4, 2]
+    assert [len(seen[f"attention.{part}_proj"]) for part in ("in", "out")] == [2, 2]
+    assert type(network.attention) is nn.MultiheadAttention
     first, second = seen["shared"][:2]
     torch.testing.assert_close(second[0][0], first[1])
 

@@ -25,6 +25,7 @@ from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
+from alds_cli.surgery.replace import call_projections
 from alds_cli.tracing.trace import floating_type
 
 T = TypeVar("T")
@@ -129,9 +130,9 @@ def observe(
         progress: called after every merged batch, with the task `calibrate`.
 
     Returns:
-        One result for each layer that was called, in the order of `names`. The packed
-        projection of an attention and its `out_proj` are used without being called, so they
-        are missing.
+        One result for each layer that was called, in the order of `names`. The projections of an
+        attention count as called, but for a packed one whose queries, keys and values are not
+        made from the same input.
 
     Raises:
         DataError: there are no images, or the network does not accept them.
@@ -186,6 +187,7 @@ class _Runner:
 
     def __init__(self, network: nn.Module, names: Sequence[str], device: torch.device) -> None:
         self._module = sharing_copy(network).eval()
+        call_projections(self._module, names)
         self._device, self._dtype = device, floating_type(network)
         self._look: Any = None
         parts = dict(self._module.named_modules())
@@ -218,7 +220,8 @@ class _Runner:
         return found
 
     def _forward(self, inputs: Tensor) -> object:
-        return self._module(inputs.to(self._device, self._dtype))
+        dtype = self._dtype if inputs.is_floating_point() else inputs.dtype  # tokens are numbers
+        return self._module(inputs.to(self._device, dtype))
 
     def _hook(self, name: str) -> Any:
         def leave(

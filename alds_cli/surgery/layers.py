@@ -338,6 +338,13 @@ def _reason_of_attention(attention: nn.MultiheadAttention) -> str | None:
     return None
 
 
+def is_plain_attention(module: nn.Module) -> bool:
+    """Return whether a module is an attention whose projections may become modules."""
+    return isinstance(module, nn.MultiheadAttention) and not (
+        computed(module) or _reason_of_attention_type(module) or _reason_of_attention(module)
+    )
+
+
 def is_packed(attention: nn.MultiheadAttention) -> bool:
     """Return whether one parameter projects queries, keys and values."""
     return isinstance(attention.in_proj_weight, nn.Parameter)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.layer_contents import layer_at, own_form
-from alds_cli.surgery.layers import find_layers
+from alds_cli.surgery.layers import find_layers, is_plain_attention
 from alds_cli.surgery.pairs import complaint_against, form_of, make_pair
 
 
@@ -64,6 +64,30 @@ def _replace(network: nn.Module, name: str, pair: nn.Sequential) -> None:
         owner = PairedAttention.of(owner)
         put_at(network, owner_name, owner)
     setattr(owner, leaf, pair)
+    _unfuse(network, name)
+
+
+def call_projections(network: nn.Module, names: Iterable[str]) -> None:
+    """Put attentions that call their projections in the place of those that do not, in place.
+
+    Parameters stay the same.
+
+    Args:
+        network: changed in place.
+        names: layers; of those that are projections of an attention, the attention is replaced.
+    """
+    parts = dict(network.named_modules())
+    for name in names:
+        owner_name = name.rpartition(".")[0]
+        owner: Any = parts.get(owner_name)
+        if owner_name and owner is not None and is_plain_attention(owner):
+            parts[owner_name] = PairedAttention.of(owner)
+            put_at(network, owner_name, parts[owner_name])
+            _unfuse(network, name)
+
+
+def _unfuse(network: nn.Module, name: str) -> None:
+    """Keep the modules around a layer from using its weight without calling it."""
     for part in _around(network, name):
         # In evaluation mode these two pass their layers' weights to fused kernels. Each of
         # these settings turns that off and does nothing else.
