@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,7 +17,12 @@ from small_networks import digits_network
 from torch import nn
 
 from alds_cli import api
-from alds_cli.calibration import calibration_batches, moment_passes
+from alds_cli.calibration import (
+    calibration_batches,
+    gather_responses,
+    moment_cache,
+    moment_passes,
+)
 from alds_cli.calibration.identity import network_digest
 from alds_cli.calibration.input_moments import gather_input_moments
 from alds_cli.checkpoint import moment_files
@@ -77,7 +83,7 @@ def stored(folder):
 
 def test_a_second_compression_runs_no_images_and_gives_the_same_bytes(model, data, tmp_path, reads):
     asked = {"data": data, "samples": 24}
-    plans = [("alds-data", "0.6", "exact"), ("balf", "0.4", "lagrangian")]
+    plans = [("alds-data", "0.6", "exact"), ("balf", "0.4", "lagrangian"), ("pca", "0.3", None)]
     cold = []
     for method, ratio, solver in plans:
         path = tmp_path / f"cold-{method}.safetensors"
@@ -85,9 +91,10 @@ def test_a_second_compression_runs_no_images_and_gives_the_same_bytes(model, dat
             model, ratio=ratio, method=method, solver=solver, output=path, cache=False, **asked
         )
         cold.append(path.read_bytes())
-    api.compress(model, ratio="0.5", method="alds-data", dry_run=True, **asked)
+    for method in ("alds-data", "pca"):
+        api.compress(model, ratio="0.5", method=method, dry_run=True, **asked)
     count = len(reads)
-    assert count == 3
+    assert count == 5
     for (method, ratio, solver), expected in zip(plans, cold, strict=True):
         path = tmp_path / f"warm-{method}.safetensors"
         api.compress(model, ratio=ratio, method=method, solver=solver, output=path, **asked)
@@ -95,6 +102,27 @@ def test_a_second_compression_runs_no_images_and_gives_the_same_bytes(model, dat
     api.compress(model, max_drop=90, drop_of="agreement", method="balf", dry_run=True, **asked)
     judged = [number for number in reads[count:] if number == 1]
     assert len(reads) - count == len(judged)  # 16 images that were left, in one batch each time
+
+
+@pytest.mark.parametrize("kind", ["digits", "tall", "uncalled"])
+def test_responses_are_kept_likewise(kind, data, reads):
+    torch.manual_seed(0)
+    tall = nn.Sequential(nn.Conv2d(1, 12, 3, groups=1), nn.Conv2d(12, 60, 1, groups=4, bias=False))
+    network = {"digits": digits_network(), "tall": tall, "uncalled": Uncalled()}[kind]
+    specs = {name: replace(spec, reason=None) for name, spec in find_layers(network).items()}
+    expected = gather_responses(network, specs, batches(data))
+    some = dict(list(specs.items())[1:])
+    gather_responses(network, some, batches(data), cache=True)
+    for passes in (2, 2):
+        found = gather_responses(network, specs, batches(data), cache=True)
+        assert len(reads) == 1 + passes
+        assert list(found) == list(expected)
+        for name, own in expected.items():
+            assert (found[name].count, found[name].absorber) == (own.count, own.absorber)
+            assert torch.equal(found[name].mean, own.mean)
+            assert torch.equal(found[name].moments, own.moments)
+            assert (found[name].frame is None) == (own.frame is None)
+            assert own.frame is None or torch.equal(found[name].frame, own.frame)
 
 
 def test_without_the_cache_nothing_is_kept(model, data, cache_folder_of_the_test):
@@ -271,7 +299,7 @@ def test_what_was_not_used_for_longest_is_removed(data, monkeypatch, cache_folde
     moment_files.trim_cached_moments(0)
     assert not stored(cache_folder_of_the_test)
     require_same(mapped, gather_input_moments(networks[0], find_layers(networks[0]), batches(data)))
-    monkeypatch.setattr(moment_passes, "MOST_KEPT", 8)
+    monkeypatch.setattr(moment_cache, "MOST_KEPT", 8)
     gathered(networks[0], batches(data))
     assert not stored(cache_folder_of_the_test)
 

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from alds_cli import api
-from alds_cli.calibration import moment_passes
+from alds_cli.calibration import observing
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey
-from alds_cli.datasets import open_dataset
+from alds_cli.compression import traced_model
+from alds_cli.datasets import Batches, open_dataset
 from alds_cli.errors import (
     AldsError,
     ArchitectureError,
@@ -366,20 +367,33 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
 
 def test_images_are_run_once_for_all_methods_that_need_the_same(sweep, training, monkeypatch):
     asked = []
-    real = moment_passes.summed_moments
+    real = observing.calibration_batches
 
-    def summed(*args, **named):
-        asked.append(args)
-        return real(*args, **named)
+    def opened(*args, **named):
+        made = real(*args, **named)
+        asked.append(Counted(made))
+        return asked[-1]
 
-    monkeypatch.setattr(moment_passes, "summed_moments", summed)
-    sweep(methods=["alds-data", "balf"], ratios=["0.5", "0.6"], train_data=training, samples=20)
-    assert len(asked) == 1
+    class Counted(Batches):
+        passes = 0
+
+        def __init__(self, made):
+            vars(self).update(vars(made))
+
+        def __iter__(self):
+            Counted.passes += 1
+            return super().__iter__()
+
+    monkeypatch.setattr(traced_model, "calibration_batches", opened)
+    methods = ["alds-data", "balf", "pca"]
+    sweep(methods=methods, ratios=["0.2", "0.3"], train_data=training, samples=20)
+    assert len(asked) == 6
+    assert Counted.passes == 2  # of inputs and of outputs
     sweep(
         methods=["alds-data:solver=exact", "balf"],
-        ratios=["0.5"],
+        ratios=["0.2"],
         repeats=2,
         train_data=training,
         samples=20,
     )
-    assert len(asked) == 2  # another sample
+    assert Counted.passes == 3  # of another sample

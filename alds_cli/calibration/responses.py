@@ -11,16 +11,19 @@ American Statistician 37 (1983), Eq. 2.1.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from alds_cli.calibration.moment_cache import kept_moments, stored
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.calibration.statistic import Statistic, require_finite
+from alds_cli.checkpoint.moment_files import LayerMoments, MomentFiles, MomentShapes
 from alds_cli.datasets import Batch
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.pca_factors import response_spectrum, weight_frame
@@ -65,6 +68,7 @@ def gather_responses(
     *,
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
+    cache: bool = False,
 ) -> dict[str, Responses]:
     """Gather mean and covariance of the responses of every layer that may be decomposed.
 
@@ -75,6 +79,8 @@ def gather_responses(
         device: where to compute; None means the CPU, where the result has the same bits
             whatever the number of threads.
         progress: called after each batch, with the task `calibrate`.
+        cache: whether what is gathered is read from and kept in the user's cache folder. The
+            result has the same bits.
 
     Returns:
         The responses by layer name, in the order of `specs`; layers that are never called are
@@ -85,6 +91,51 @@ def gather_responses(
             are not finite.
     """
     wanted = {name: spec for name, spec in specs.items() if spec.reason is None}
+    shapes = {name: _shapes(spec) for name, spec in wanted.items()}
+    settled: dict[str, Responses] = {}
+
+    def gather(names: Sequence[str], files: MomentFiles | None) -> dict[str, LayerMoments]:
+        missing = {name: wanted[name] for name in names}
+        flat = _settle(network, missing, batches, device, progress, settled)
+        found = {}
+        for name in names:
+            if name in settled:
+                own = settled[name]
+                made = LayerMoments(own.count, own.mean, own.moments, flat[name])
+            else:
+                made = LayerMoments(0, torch.zeros(shapes[name][0]).double(), None, flat=True)
+            found[name], files = stored(files, name, made)
+        return found
+
+    known = kept_moments("responses", network, batches, shapes, gather, device=device, cache=cache)
+    called = {name: own for name, own in known.items() if own.count}
+    flat = {name: own.flat for name, own in called.items()}
+    taken = absorbers(network, {name: wanted[name] for name in called}, flat)
+    jobs = {
+        name: _RestoreJob(own, layer_at(network, name), wanted[name].groups, taken[name])
+        for name, own in called.items()
+        if name not in settled
+    }
+    with torch.no_grad():
+        run_jobs(list(jobs.values()))
+    return {name: settled[name] if name in settled else jobs[name].responses for name in called}
+
+
+def _shapes(spec: LayerSpec) -> MomentShapes:
+    per_group = spec.out_channels // spec.groups
+    size = min(per_group, prod(spec.weight_shape[1:]))
+    return (spec.out_channels,), (spec.groups, size, size)
+
+
+def _settle(
+    network: nn.Module,
+    wanted: Mapping[str, LayerSpec],
+    batches: Iterable[Batch],
+    device: torch.device | None,
+    progress: ProgressCallback | None,
+    settled: dict[str, Responses],
+) -> dict[str, bool]:
+    """Gather responses into `settled`, and return of each layer if its outputs were flat."""
     seen = observe(
         network, list(wanted), batches, _MomentsObserver(wanted), device=device, progress=progress
     )
@@ -106,7 +157,8 @@ def gather_responses(
         run_jobs(list(jobs.values()))
     for name, job in jobs.items():
         require_finite(f"the responses of {name}", job.responses.moments)
-    return {name: job.responses for name, job in jobs.items()}
+        settled[name] = job.responses
+    return {name: found.flat for name, found in seen.items()}
 
 
 def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArray]:
@@ -117,7 +169,11 @@ def response_energies(responses: Mapping[str, Responses]) -> dict[str, FloatArra
 
 
 RESPONSES: Statistic[Mapping[str, LayerSpec]] = Statistic(
-    "responses", gather_responses, NOT_OBSERVED, response_energies
+    "responses",
+    gather_responses,
+    NOT_OBSERVED,
+    response_energies,
+    partial(gather_responses, cache=True),
 )
 """`Responses` of every layer; a planner sees the energies of their principal components."""
 
@@ -266,6 +322,30 @@ class _SettleJob:
             moments = (moments + moments.mT) / 2
         self.responses = Responses(found.count, found.mean, moments, frame, self.absorber)
         found.scatter = None
+
+
+@dataclass(slots=True)
+class _RestoreJob:
+    """A job that makes the `Responses` of a layer from what is stored of them."""
+
+    found: LayerMoments
+    layer: Any
+    groups: int
+    absorber: str | None
+    responses: Any = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the frame."""
+        return 8 * int(self.layer.weight.numel())
+
+    def __call__(self, spawn: Spawn) -> None:
+        """Make the frame from the weight."""
+        del spawn
+        found = self.found
+        assert found.covariance is not None  # noqa: S101 - the layer is called
+        frame = weight_frame(fold(layer_weight(self.layer).to("cpu"), 0), self.groups)
+        self.responses = Responses(found.count, found.mean, found.covariance, frame, self.absorber)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Moments of layers' inputs on disk: in the cache, or in a folder for one run.
+"""Moments of what layers are given or give, on disk: in the cache, or in a folder for one run.
 
 A file holds the moments of one layer. All files of a folder belong to one network and one sample
 of images, which the folder's key stands for. Files are mapped into memory, so that what is not
@@ -40,15 +40,20 @@ _KEY = "alds_moments"
 _PREFIX = f"moments-v{MOMENTS_VERSION}-"
 
 
+MomentShapes = tuple[tuple[int, ...], tuple[int, ...] | None]
+"""The shapes of a mean and of a covariance; None where there is no covariance."""
+
+
 @dataclass(frozen=True, slots=True)
 class LayerMoments:
-    """What is known of the input patches of a layer with g groups of n inputs each.
+    """What is known of what a layer of g groups is given, its input patches, or of what it gives.
 
     Attributes:
         count: number of positions over all images; 0 where the layer is never called.
-        mean: E[x], (g, n) in float64.
-        covariance: (g, n, n) in float64, symmetric; None where it would be too large.
-        flat: whether every input had the shape (samples, features).
+        mean: in float64; of input patches (g, n).
+        covariance: (g, n, n) in float64, symmetric; None where it would be too large, or the
+            layer is never called.
+        flat: whether all that was seen had the shape (samples, features).
     """
 
     count: int
@@ -79,12 +84,11 @@ class MomentFiles:
         """Return the path of a layer's file; names of layers may be too long for one."""
         return self.folder / f"{hashlib.sha256(layer.encode()).hexdigest()[:32]}.safetensors"
 
-    def load(self, shapes: Mapping[str, tuple[int, int, bool]]) -> dict[str, LayerMoments]:
+    def load(self, shapes: Mapping[str, MomentShapes]) -> dict[str, LayerMoments]:
         """Load the moments of layers; those that are missing or cannot be trusted are left out.
 
         Args:
-            shapes: of each layer, the number of groups, the inputs of each, and whether there is
-                a covariance.
+            shapes: those that the moments of each layer have if it is called.
         """
         found = {}
         for layer, shape in shapes.items():
@@ -125,7 +129,7 @@ class MomentFiles:
             logger.info("%s cannot be read back: %r", path, error)
             return moments
 
-    def _read(self, path: Path, layer: str, shape: tuple[int, int, bool]) -> LayerMoments:
+    def _read(self, path: Path, layer: str, shape: MomentShapes) -> LayerMoments:
         """Read a file, and make sure that it is whole and what is asked for.
 
         Raises:
@@ -173,11 +177,11 @@ def _require(condition: bool, path: Path, complaint: str) -> None:
         raise TableError(f"the moments in {path} {complaint}")
 
 
-def _fits(moments: LayerMoments, shape: tuple[int, int, bool]) -> bool:
-    groups, size, known = shape
-    shapes: dict[str, tuple[int, ...]] = {"mean": (groups, size)}
-    if known and moments.count:
-        shapes["covariance"] = (groups, size, size)
+def _fits(moments: LayerMoments, expected: MomentShapes) -> bool:
+    mean, covariance = expected
+    shapes = {"mean": mean}
+    if covariance is not None and moments.count:
+        shapes["covariance"] = covariance
     return {key: tuple(tensor.shape) for key, tensor in moments.tensors.items()} == shapes and all(
         tensor.dtype == torch.float64 and bool(tensor.isfinite().all())
         for tensor in moments.tensors.values()
