@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import subprocess
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -307,6 +310,11 @@ def test_what_was_not_used_for_longest_is_removed(data, monkeypatch, cache_folde
 LIMIT = 1.0
 
 
+@dataclass(slots=True)
+class Slotted:
+    size: int
+
+
 def outside(image):
     return image.clamp(max=LIMIT)
 
@@ -322,6 +330,7 @@ class Parts(nn.Module):
         self.register_buffer("mask", torch.ones(4, 1, 1), persistent=False)
         self.plain = torch.ones(1)
         self.act, self.scale, self.settings = torch.relu, 0.5, {"sizes": [1, 2]}
+        self.table, self.names, self.slotted = np.ones(3), SimpleNamespace(a=1), Slotted(1)
 
     def forward(self, image):
         return outside(self.act(self.norm(self.conv(image)) * self.mask * self.plain) * self.scale)
@@ -351,6 +360,9 @@ CHANGES = {
     "lambda": lambda net: setattr(net, "act", lambda x: x.clamp(min=0)),
     "number": lambda net: setattr(net, "scale", 0.25),
     "setting": lambda net: net.settings["sizes"].append(3),
+    "array": lambda net: net.table.__setitem__(1, 2),
+    "namespace": lambda net: setattr(net.names, "a", 2),
+    "slot": lambda net: setattr(net.slotted, "size", 2),
     "class": lambda net: setattr(net, "__class__", Otherwise),
     "hook": lambda net: net.conv.register_forward_hook(lambda *_: None),
     "module": lambda net: setattr(net, "norm", nn.Identity()),
@@ -363,6 +375,19 @@ def test_all_that_a_forward_pass_uses_counts(change):
     assert network_digest(patched(CHANGES[change])) != plain
     assert network_digest(copy.deepcopy(Parts())) == plain
     assert network_digest(Parts().train()) == plain
+
+
+@pytest.mark.parametrize("opaque", [torch.Generator(), iter([1]), itertools.count()])
+def test_a_network_with_what_cannot_be_read_is_not_cached(
+    opaque, data, cache_folder_of_the_test, caplog
+):
+    network = Uncalled()
+    network.opaque = opaque
+    caplog.set_level("INFO")
+    assert network_digest(network) is None
+    gathered(network, batches(data))
+    assert not cache_folder_of_the_test.exists()
+    assert "cannot be told from others" in caplog.text
 
 
 def test_code_that_a_forward_pass_calls_counts(monkeypatch):

@@ -1,7 +1,7 @@
 """A digest of all that decides what a network computes: its tensors, its settings and its code.
 
-Networks with equal digests compute the same. The same network may have another digest in another
-process where its modules hold something that is not plain data.
+Networks with equal digests compute the same. A network that holds something that cannot be read,
+such as a generator of random numbers, has none.
 """
 
 from __future__ import annotations
@@ -10,33 +10,70 @@ import functools
 import hashlib
 import inspect
 import json
+import logging
+import re
 import sys
+import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
-from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from pathlib import PurePath
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+    MethodDescriptorType,
+    MethodType,
+    ModuleType,
+    WrapperDescriptorType,
+)
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from alds_cli.checkpoint import hash_tensors
 
-_PLAIN = (bool, int, float, complex, str, bytes, type(None), type(...), range, slice)
-_TORCH_PLAIN = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_log = logging.getLogger(__name__)
+
+_PLAIN = (
+    *(bool, int, float, complex, str, bytes, type(None), type(...), range, slice),
+    *(torch.dtype, torch.device, torch.layout, torch.memory_format),
+    *(np.dtype, np.generic, re.Pattern, PurePath),
+)
+"""Their `repr` tells everything."""
+
+_NO_MATTER = (
+    *(logging.Logger, logging.LoggerAdapter, weakref.ReferenceType, type(threading.Lock())),
+    *(GetSetDescriptorType, MemberDescriptorType, MethodDescriptorType, WrapperDescriptorType),
+)
+"""What they hold decides nothing that is computed."""
 
 _LIBRARY_PLACES = ("site-packages", "dist-packages", "<frozen")
 
 
-def network_digest(network: nn.Module) -> str:
+def network_digest(network: nn.Module) -> str | None:
     """Return a SHA-256, in hexadecimal, of tensors, settings and code of a network.
 
-    Whether it trains does not count. Code of installed libraries counts by their versions.
+    Whether it trains does not count. Code of installed libraries counts by their versions. None
+    is returned where something in the network cannot be read.
     """
     description = _Description()
-    content = json.dumps(description.of(network), sort_keys=True)
+    try:
+        content = json.dumps(description.of(network), sort_keys=True)
+    except (_OpaqueError, RecursionError) as error:
+        _log.info("the network cannot be told from others: %s", error)
+        return None
     digest = hashlib.sha256(content.encode(errors="surrogatepass"))
     digest.update(hash_tensors(description.tensors).encode())
     return digest.hexdigest()
+
+
+class _OpaqueError(Exception):
+    """An object cannot be described."""
 
 
 class _Description:
@@ -49,7 +86,7 @@ class _Description:
 
     def of(self, value: object) -> Any:
         """Return the description of any object."""
-        if isinstance(value, (*_PLAIN, *_TORCH_PLAIN)):
+        if isinstance(value, _PLAIN):
             return [type(value).__name__, repr(value)]
         if id(value) in self._seen:
             return ["again", self._seen[id(value)]]
@@ -61,6 +98,13 @@ class _Description:
         if isinstance(value, Tensor):
             self.tensors[str(len(self.tensors))] = value
             return [len(self.tensors), value.requires_grad]
+        if isinstance(value, np.ndarray):
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+            return [
+                str(value.dtype),
+                value.shape,
+                self.of(value.tolist()) if value.dtype.hasobject else digest,
+            ]
         if isinstance(value, Enum):
             return value.name
         if isinstance(value, Mapping):
@@ -73,12 +117,27 @@ class _Description:
             return self._code(value)
         if isinstance(value, (ModuleType, BuiltinFunctionType)):
             return _name(value)
+        if isinstance(value, _NO_MATTER):
+            return None
         return [self._class(type(value)), self._attributes(value)]
 
     def _attributes(self, value: object) -> Any:
-        """Describe what an object holds; of a library's, only of modules."""
-        held = getattr(value, "__dict__", {})
-        if not isinstance(value, nn.Module) and _is_library(type(value)):
+        """Describe what an object holds; of PyTorch's, only of modules.
+
+        Raises:
+            _OpaqueError: it holds something, but not in Python.
+        """
+        slots = [
+            name
+            for owner in type(value).__mro__
+            for name in _listed(vars(owner).get("__slots__", ()))
+        ]
+        held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
+        held.update(getattr(value, "__dict__", {}))
+        opaque = not held and type(value) is not object and not hasattr(value, "__dict__")
+        if (opaque and not slots) or isinstance(value, torch.jit.ScriptModule):
+            raise _OpaqueError(f"it holds a {_name(type(value))}")
+        if not isinstance(value, nn.Module) and _name(type(value)).startswith("torch."):
             return None
         return [[name, self.of(entry)] for name, entry in held.items() if name != "training"]
 
@@ -116,7 +175,7 @@ class _Description:
             kept = [
                 [name, self.of(entry)]
                 for name, entry in members
-                if isinstance(entry, FunctionType) or not name.startswith("__")
+                if isinstance(entry, FunctionType) or not name.startswith(("__", "_abc_"))
             ]
             described.append([_name(base), kept])
         return described
@@ -140,6 +199,10 @@ def _names(code: CodeType) -> Iterable[str]:
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _names(constant)
+
+
+def _listed(slots: Any) -> Iterable[str]:
+    return [slots] if isinstance(slots, str) else [name for name in slots if name[:2] != "__"]
 
 
 def _cell(cell: Any) -> object:

@@ -108,11 +108,13 @@ def _files(
 
     from alds_cli.calibration.identity import network_digest  # noqa: PLC0415
 
-    cpu = torch.device("cpu")
+    cpu, digest = torch.device("cpu"), network_digest(network)
+    if digest is None:
+        return None
     content = [
         MOMENTS_VERSION,
         kind,
-        network_digest(network),
+        digest,
         images,
         [str(place.type) + device_name(place) for place in (cpu, device or cpu)],
         torch.get_float32_matmul_precision(),
