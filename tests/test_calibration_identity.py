@@ -71,6 +71,7 @@ CHANGES = {
     "setting": lambda net: net.settings["sizes"].append(3),
     "array": lambda net: net.table.__setitem__(1, 2),
     "namespace": lambda net: setattr(net.names, "a", 2),
+    "a setting named like the mode": lambda net: setattr(net.names, "training", False),
     "slot": lambda net: setattr(net.slotted, "size", 2),
     "class": lambda net: setattr(net, "__class__", Otherwise),
     "hook": lambda net: net.conv.register_forward_hook(lambda *_: None),

@@ -139,7 +139,9 @@ class _Description:
             raise _OpaqueError(f"it holds a {_name(type(value))}")
         if not isinstance(value, nn.Module) and _name(type(value)).startswith("torch."):
             return None
-        return [[name, self.of(entry)] for name, entry in held.items() if name != "training"]
+        if isinstance(value, nn.Module):
+            held.pop("training", None)
+        return [[name, self.of(entry)] for name, entry in held.items()]
 
     def _code(self, value: Any) -> Any:
         if isinstance(value, functools.partial):
