@@ -141,7 +141,7 @@ def observe(
     runners = _Runners(placed(network, device), tuple(names), device)
     source = _Source(batches)
     merged = _Merged(observer, length_hint(batches), progress)
-    with _whole_attention():
+    with whole_attention():
         while not source.exhausted:
             passes = [_Pass(source, runners, observer) for _ in range(_SIDE_BY_SIDE)]
             if device.type == "cpu":
@@ -156,7 +156,7 @@ def observe(
 
 
 @contextmanager
-def _whole_attention() -> Iterator[None]:
+def whole_attention() -> Iterator[None]:
     """Keep PyTorch from fused kernels that use layers' weights without calling the layers."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

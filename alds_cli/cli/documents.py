@@ -70,6 +70,7 @@ def compression(result: CompressionResult) -> CompressForm:
         objective=report.objective,
         objective_bound=report.objective_bound,
         drop=report.drop,
+        tuning=report.tuning,
         seconds=dict(report.seconds),
         output=result.output,
         layers=layers(report.layers),

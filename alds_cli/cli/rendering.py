@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Inspection,
         Measured,
     )
-    from alds_cli.records import CompressionReport, DropSearch, Latency, LayerReport
+    from alds_cli.records import CompressionReport, DropSearch, Latency, LayerReport, Tuning
 
 
 def count(value: int | None) -> str:
@@ -182,6 +182,8 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     elif error is not None:
         proven = "" if bound is None else f" (proven bound {bound:.4f})"
         yield f"largest relative error{fold}: {error:.4f}{proven}"
+    if report.tuning is not None:
+        yield _tuned(report.tuning)
     if report.verified:
         yield (
             "verified: it runs, and agrees with the weights it stands for to "
@@ -189,6 +191,20 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         )
     if gap := _gap(report):
         yield gap
+
+
+def _tuned(tuning: Tuning) -> str:
+    """Describe what tuning made of the loss and of the answers on the images held back."""
+    how = f"{count(tuning.steps)} steps, the best after {count(tuning.best_step)}"
+    if tuning.diverged:
+        how += "; then the loss was not finite"
+    on = f"on {count(tuning.held_back)} images held back ({how})"
+    if tuning.best_step == 0:
+        return f"tuning: left out, as nothing was better {on}"
+    return (
+        f"tuned: loss {tuning.loss_before:.4g} → {tuning.loss_after:.4g}, agreement with the "
+        f"original {tuning.agreement_before:.2f} → {tuning.agreement_after:.2f} % {on}"
+    )
 
 
 _FEW = 0.5

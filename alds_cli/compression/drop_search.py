@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from alds_cli.calibration import draw_sample
 from alds_cli.checkpoint import write_plan
+from alds_cli.compression.carried_out import CarriedOut
 from alds_cli.compression.low_rank import require_able
-from alds_cli.compression.run import CarriedOut, CompressionRun, planned
+from alds_cli.compression.run import CompressionRun, planned
 from alds_cli.compression.session import CompressionResult, Session, require_files
 from alds_cli.compression.targets import parse_target
 from alds_cli.datasets import Batches, LabelledImages, opened
@@ -118,7 +119,7 @@ class _Measure:
         self.clock = Clock()
         with self.clock("evaluate"):
             prepared = settled_preprocessing(options.preprocessing, session.network)
-            images = _held_back(options)
+            images = _held_back(session)
             module = session.network.module
             if options.drop_of == "top1":
                 images, _ = assigned(images, prepared, module, None, device=self._device)
@@ -143,21 +144,22 @@ class _Measure:
         return paired_drop(self._right, right)
 
 
-def _held_back(options: CompressOptions) -> LabelledImages:
-    """Return the images that the method does not draw; all where it needs none.
+def _held_back(session: Session) -> LabelledImages:
+    """Return the images that are not drawn for the method or for tuning; all where none are.
 
     Raises:
-        OptionError: it draws them all.
+        OptionError: all are drawn.
     """
+    options = session.options
     images = options.data
     assert isinstance(images, LabelledImages)  # noqa: S101 - they are open
-    if not method_named(options.method).needs:
+    if not method_named(options.method).needs and session.tuner is None:
         return images
     _, left = draw_sample(len(images), options.samples, options.seed)
     if len(left) == 0:
         raise OptionError(
-            f"the method {options.method} observes all {len(images):,} images, and none are left "
-            "to measure the drop on",
+            f"the network is made by all {len(images):,} images, and none are left to measure the "
+            "drop on",
             tip=f"--samples {max(1, len(images) // 2)}, or name more images",
         )
     return images.subset(left)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from alds_cli.compression.carried_out import CarriedOut, Made
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
 from alds_cli.compression.traced_model import CostModel
@@ -15,7 +16,7 @@ from alds_cli.latency import NetworkComparison
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import trace_network, write_network
 from alds_cli.network.verification import Verification, verify
-from alds_cli.records import CompressionReport, LayerReport, Plan
+from alds_cli.records import CompressionReport, LayerReport, Plan, Tuning
 from alds_cli.runtime.devices import Clock
 from alds_cli.tracing.trace import count_parameters
 
@@ -185,7 +186,8 @@ class CompressionRun:
         if self._target.timed:
             made, comparison = self._fast_enough()
         else:
-            made = self._made(in_place=last and self._rebuildable)
+            made = self._made(in_place=last and self._rebuildable and self._session.tuner is None)
+        made, tuning = self._tuned(made)
         params = count_parameters(made.network.module)
         size = self._cost_model.size_after(self.plan) if "bytes" in self._names else None
         reached = {"params": params, "macs": made.macs, "bytes": size}
@@ -200,8 +202,18 @@ class CompressionRun:
                 unverified=self._session.options.unverified,
             )
         return CarriedOut(
-            made.network, made.layers, made.macs, params, size, comparison, verification
+            made.network, made.layers, made.macs, params, size, comparison, verification, tuning
         )
+
+    def _tuned(self, made: Made) -> tuple[Made, Tuning | None]:
+        """Tune the network where that is asked for; its costs stay as they are."""
+        tuner = self._session.tuner
+        if tuner is None or not self.plan.decomposed:
+            return made, None
+        with self._clock("tune"):
+            tuning = tuner.tune(made.network.module, self.plan)
+            layers = tuner.reports(made.network.module, made.layers) if tuning.best_step else None
+        return (made if layers is None else replace(made, layers=layers)), tuning
 
     def written(self, done: CarriedOut, output: str | None) -> tuple[Network, CompressionReport]:
         """Write the artefact of a network that was carried out, and return it with its report.
@@ -219,6 +231,7 @@ class CompressionRun:
             nbytes=nbytes,
             times=done.times,
             verification=done.verification,
+            tuning=done.tuning,
         )
         if done.params != report.params_after:
             raise AssertionError(f"reported {report.params_after} parameters, has {done.params}")
@@ -237,7 +250,7 @@ class CompressionRun:
         """Whether the dense network can be built again once this one is taken apart."""
         return self._session.network.architecture is not None
 
-    def _made(self, *, in_place: bool) -> _Made:
+    def _made(self, *, in_place: bool) -> Made:
         """Return the network with its pairs."""
         session = self._session
         with self._clock("decompose"):
@@ -255,9 +268,9 @@ class CompressionRun:
                 "a layer that was replaced",
                 tip="find the layer with -v, and keep it: --exclude NAME",
             )
-        return _Made(network, layers, macs)
+        return Made(network, layers, macs)
 
-    def _fast_enough(self) -> tuple[_Made, NetworkComparison | None]:
+    def _fast_enough(self) -> tuple[Made, NetworkComparison | None]:
         """Make and time networks until one is fast enough, as a whole and layer by layer.
 
         Raises:
@@ -288,7 +301,7 @@ class CompressionRun:
             self._budgets[index], best.original.median_ms, best.compressed.median_ms, best.saved
         )
 
-    def _sound_in_layers(self) -> _Made:
+    def _sound_in_layers(self) -> Made:
         """Return a network none of whose pairs is slower than its layer.
 
         Raises:
@@ -330,6 +343,7 @@ class CompressionRun:
         nbytes: int | None = None,
         times: NetworkComparison | None = None,
         verification: Verification | None = None,
+        tuning: Tuning | None = None,
     ) -> CompressionReport:
         """Return the report of the run so far."""
         session, ratio = self._session, self._target.ratio
@@ -358,29 +372,8 @@ class CompressionRun:
             arguments=self.plan.arguments,
             objective=self.plan.objective,
             objective_bound=self.plan.objective_bound,
+            tuning=tuning,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """A compressed network, the reports on its layers, and its MACs."""
-
-    network: Network
-    layers: list[LayerReport]
-    macs: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CarriedOut:
-    """A verified network that holds the contract; `nbytes` and `times` only where limited."""
-
-    network: Network
-    layers: list[LayerReport]
-    macs: int | None
-    params: int
-    nbytes: int | None
-    times: NetworkComparison | None
-    verification: Verification
 
 
 def _excess_ns(budget: Budget, times: NetworkComparison) -> int:

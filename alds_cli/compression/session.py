@@ -9,7 +9,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from torch import nn
 
@@ -37,6 +37,9 @@ from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import Channels
 from alds_cli.surgery.layers import select_layers
 from alds_cli.tracing.trace import count_parameters
+
+if TYPE_CHECKING:
+    from alds_cli.compression.tuning import Tuner
 
 PLACEHOLDER = "{ratio}"
 """The text in the names of several results that stands for each one's ratio."""
@@ -174,6 +177,9 @@ class Session:
     def __init__(self, options: CompressOptions, given: Plan | None = None) -> None:
         self.clock = Clock()
         self.options = options
+        self.tuner: Tuner | None = None
+        if self._tunes:
+            self._require_tunable(given)
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
@@ -184,8 +190,27 @@ class Session:
             if any(spec.reason is None for spec in specs.values()):
                 self._require_run()
             self.params = count_parameters(self.network.module)
+        if self._tunes and not (options.dry_run and options.max_drop is None):
+            self.tuner = self._made_tuner(specs)
         traced = TracedModel(self.network, self.before, specs, options, given, self.clock)
         self.strategy = strategy_for(traced)
+
+    @property
+    def _tunes(self) -> bool:
+        """Whether tuning is asked for; nothing of it is imported otherwise."""
+        steps, minutes = self.options.tune_steps, self.options.tune_minutes
+        return minutes != 0 and (steps != 0 or minutes is not None)
+
+    def _require_tunable(self, given: Plan | None) -> None:
+        from alds_cli.compression.tuning import require_tunable  # noqa: PLC0415 - see `_tunes`
+
+        require_tunable(self.options, given)
+
+    def _made_tuner(self, specs: Mapping[str, LayerSpec]) -> Tuner:
+        from alds_cli.compression.tuning import Tuner  # noqa: PLC0415 - see `_tunes`
+
+        with self.clock("tune"):
+            return Tuner(self.network, specs, self.options)
 
     def _require_run(self) -> None:
         """Refuse a network that could not be run, unless the user accepts that it is not run.

@@ -65,7 +65,7 @@ def observe(module: nn.Module, call: Any, names: Iterable[str]) -> Observed:
         stack.enter_context(torch.no_grad())
         stack.enter_context(evaluation_mode(module))
         made = call(module)
-    return Observed([_plain(tensor) for tensor in _tensors(made)], layers)
+    return Observed([_plain(tensor) for tensor in tensors_in(made)], layers)
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def _plain(tensor: Tensor) -> Tensor:
 
 def _sampling(samples: list[Tensor]) -> Any:
     def sample(_module: nn.Module, _given: object, made: object) -> None:
-        for tensor in _tensors(made):
+        for tensor in tensors_in(made):
             # A fused encoder leaves out the padding of a ragged batch, one with pairs does not.
             if tensor.is_nested:
                 continue
@@ -87,7 +87,7 @@ def _sampling(samples: list[Tensor]) -> Any:
     return sample
 
 
-def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
+def tensors_in(made: object, depth: int = 0) -> Iterator[Tensor]:
     """Yield every tensor in a module's output: in sequences, mappings and plain objects."""
     if isinstance(made, Tensor):
         yield made
@@ -104,7 +104,7 @@ def _tensors(made: object, depth: int = 0) -> Iterator[Tensor]:
     elif hasattr(made, "__dict__"):
         parts = vars(made).values()
     for part in parts:
-        yield from _tensors(part, depth + 1)
+        yield from tensors_in(part, depth + 1)
 
 
 def layer_differences(expected: Observed, found: Observed) -> dict[str, float]:

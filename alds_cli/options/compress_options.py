@@ -10,6 +10,7 @@ from alds_cli.options.declaring import (
     BUDGET,
     IMAGES,
     PLANNING,
+    TRAINING,
     Expanded,
     Keyword,
     Option,
@@ -207,7 +208,7 @@ class CompressOptions:
         "str | LabelledImages | None",
         Option(
             help="Training images for methods that look at what the network does with them "
-            "(alds-data, balf, pca, pfp), and for --max-drop: tensors:FILE[,GLOB], "
+            "(alds-data, balf, pca, pfp), for tuning, and for --max-drop: tensors:FILE[,GLOB], "
             "imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
@@ -226,6 +227,26 @@ class CompressOptions:
     download: DownloadField = False
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
+    tune_steps: Annotated[
+        int,
+        Option(
+            help="After the pairs are made, tune all weights towards the original network for so "
+            "many steps, on the images of --data; labels are not used. 1200 are usual, 0 are none.",
+            metavar="N",
+            bounds=Whole(0, MOST_IMAGES),
+            panel=TRAINING,
+        ),
+    ] = 0
+    tune_minutes: Annotated[
+        float | None,
+        Option(
+            help="Tune for at most so many minutes, whichever ends first. The result then depends "
+            "on the machine's speed. 0 is no tuning.",
+            metavar="M",
+            bounds=Real(0, 10_000),
+            panel=TRAINING,
+        ),
+    ] = None
     solver: Annotated[
         str | None,
         Option(

@@ -22,6 +22,7 @@ from alds_cli.records.measurements import (
     SweepRecord,
     SweepRun,
     Training,
+    Tuning,
 )
 from alds_cli.records.plans_and_layers import (
     CLUSTERED,
@@ -81,4 +82,5 @@ __all__ = [
     "SweepRecord",
     "SweepRun",
     "Training",
+    "Tuning",
 ]

@@ -68,6 +68,28 @@ class DropSearch:
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """The tuning of a compressed network towards its original, on images without labels.
+
+    It was tuned on `images` images; `held_back` others judged, whose loss was `loss_before` and is
+    `loss_after`. The agreements with the original's answers on them are in per cent. The weights
+    kept are those after `best_step` of the `steps` steps; 0 are those before. `diverged` says
+    whether it ended because the loss was not finite.
+    """
+
+    steps: Count
+    best_step: Count
+    images: Positive
+    held_back: Positive
+    loss_before: Real
+    loss_after: Real
+    agreement_before: Percent
+    agreement_after: Percent
+    diverged: bool
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionReport:
     """The result of one compression; `ratio` is the fraction of parameters removed.
 
@@ -77,7 +99,7 @@ class CompressionReport:
     the fraction of time saved, measured in turns. `verified` says whether the result was run
     beside the network that it stands for (None before it is made), and `verified_difference` by
     what fraction of the largest number it differed. `drop` is what was measured where a drop was
-    limited.
+    limited, `tuning` what became of the tuning that was asked for.
     """
 
     method: str
@@ -104,6 +126,7 @@ class CompressionReport:
     verified: bool | None = None
     verified_difference: float | None = None
     drop: DropSearch | None = None
+    tuning: Tuning | None = None
 
     @property
     def ratio(self) -> float:

@@ -8,11 +8,9 @@ weight gradients of convolutions and in large matrix products, which changes the
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,10 +34,14 @@ from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
 )
+from alds_cli.retraining.held_weights import (
+    HeldWeights,
+    derived_seed,
+    master_weights,
+    seeded,
+)
 from alds_cli.retraining.state import TrainingState
 from alds_cli.tracing.trace import evaluation_mode, training_mode
-
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def retrain(
     fingerprint: Fingerprint | None = None
     if resume is not None:
         fingerprint = resume.check_continues(settings, preprocessing, dataset)
-    with _master_weights(module, device) as held, training_mode(module):
+    with master_weights(module, device) as held, training_mode(module):
         run = _Run(module, dataset, settings, preprocessing, held, workers, progress)
         history = () if resume is None else run.restore(resume)
         for epoch in range(len(history), settings.epochs):
@@ -114,7 +116,7 @@ class _Run:
         dataset: LabelledImages,
         settings: RetrainSettings,
         preprocessing: Preprocessing,
-        held: _Held,
+        held: HeldWeights,
         workers: int,
         progress: ProgressCallback | None,
     ) -> None:
@@ -140,7 +142,7 @@ class _Run:
         start = time.monotonic()
         batches = self._batches(epoch)
         loss = correct = lr = 0.0
-        with _seeded(_seed(self._settings.seed, epoch, "network"), self._device):
+        with seeded(derived_seed(self._settings.seed, epoch, "network"), self._device):
             for step, (inputs, labels) in enumerate(batches):
                 lr = learning_rate(self._settings, epoch * len(batches) + step, len(batches))
                 batch_loss, batch_correct = self._step(inputs, labels, lr)
@@ -168,7 +170,7 @@ class _Run:
 
     def _batches(self, epoch: int) -> Batches:
         """Return the shuffled and augmented batches of an epoch."""
-        seed = _seed(self._settings.seed, epoch, "images")
+        seed = derived_seed(self._settings.seed, epoch, "images")
         return Batches(
             self._dataset,
             self._preprocessing,
@@ -233,72 +235,6 @@ class _Run:
         self._module.load_state_dict(model)
         self._optimiser.load_state_dict(optimiser)
         return state.history
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A network's tensors while it trains.
-
-    Attributes:
-        device: where the network trains.
-        homes: each tensor with its original device, dtype and `requires_grad`.
-        infinite: indices of tensors with NaN or infinities from the start, such as masks.
-    """
-
-    device: torch.device
-    homes: Sequence[tuple[Tensor, torch.device, torch.dtype, bool]]
-    infinite: Collection[int]
-
-    def finite(self) -> bool:
-        """Return whether all tensors are finite in their original dtype, except `infinite`."""
-        return all(
-            index in self.infinite or _is_finite(tensor.data.to(dtype))
-            for index, (tensor, _, dtype, _) in enumerate(self.homes)
-        )
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    return bool(tensor.isfinite().all())
-
-
-@contextmanager
-def _master_weights(module: nn.Module, device: torch.device | None) -> Iterator[_Held]:
-    """Move the network to `device`, trainable and in float32 at least; restore it afterwards."""
-    tensors = [*module.parameters(), *module.buffers()]
-    place = device or (tensors[0].device if tensors else torch.device("cpu"))
-    homes = [(tensor, tensor.device, tensor.dtype, tensor.requires_grad) for tensor in tensors]
-    if not any(parameter.is_floating_point() for parameter in module.parameters()):
-        raise DataError("the network has no parameters to train", tip="name another checkpoint")
-    infinite = [index for index, tensor in enumerate(tensors) if not _is_finite(tensor.data)]
-    try:
-        for tensor, _, dtype, _ in homes:
-            tensor.data = tensor.data.to(place, torch.float32 if dtype in _HALVES else dtype)
-        for parameter in module.parameters():
-            parameter.requires_grad_(parameter.is_floating_point())
-        yield _Held(place, homes, infinite)
-    finally:
-        for tensor, home, dtype, trainable in homes:
-            tensor.grad = None
-            tensor.requires_grad_(trainable)
-            tensor.data = tensor.data.to(home, dtype)
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the global generators, which dropout draws from, and restore them afterwards."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def _seed(seed: int, epoch: int, purpose: str) -> int:
-    """Derive a seed of 63 bits that differs for every seed, epoch and purpose."""
-    digest = hashlib.sha256(f"{seed}/{epoch}/{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def _check_finite(loss: float, epoch: int, step: int, lr: float) -> None:

@@ -18,6 +18,7 @@ from alds_cli.records import (
     SweepBaseline,
     SweepRun,
     Training,
+    Tuning,
 )
 
 
@@ -87,6 +88,7 @@ class CompressionForm(Form):
     objective: Real | None
     objective_bound: Real | None
     drop: DropSearch | None
+    tuning: Tuning | None
     seconds: Mapping[str, Real]
     output: str | None
     layers: Sequence[LayerForm]

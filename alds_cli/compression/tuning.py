@@ -1,0 +1,177 @@
+"""Tuning of all weights after a plan was carried out, and the errors of layers that were tuned."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from alds_cli.calibration import draw_sample
+from alds_cli.datasets import Batches, opened
+from alds_cli.errors import OptionError
+from alds_cli.methods import method_named
+from alds_cli.network.logits import logits_of
+from alds_cli.network.networks import Network
+from alds_cli.network.opening import settled_preprocessing
+from alds_cli.numerics.eigenvalues import operator_norm
+from alds_cli.numerics.grams import unit_exponent
+from alds_cli.options.compress_options import CompressOptions
+from alds_cli.records import LayerReport, LayerSpec, Plan, Tuning
+from alds_cli.retraining.distillation import Budget, Recipe, divided, tune
+from alds_cli.runtime.devices import accepted, pick_device, ready
+from alds_cli.runtime.pool import Spawn, run_jobs
+from alds_cli.surgery import form_of, weight_at
+from alds_cli.surgery.layer_contents import canonical
+
+logger = logging.getLogger(__name__)
+
+RECIPE = Recipe()
+"""The hyperparameters that `compress` tunes with."""
+
+
+def require_tunable(options: CompressOptions, given: Plan | None) -> None:
+    """Check what can be told of the options alone.
+
+    Raises:
+        OptionError: there are no images to tune on, or filters are removed instead of pairs made.
+    """
+    steps, minutes = options.tune_steps, options.tune_minutes
+    if steps < 0 or (minutes is not None and not 0 <= minutes < math.inf):
+        raise OptionError(
+            "tuning takes a number of steps and minutes that are not negative",
+            tip="--tune-steps 1200, or --tune-minutes 10",
+        )
+    if options.data is None:
+        raise OptionError(
+            "the result is tuned on images, and none are named",
+            tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images, whose "
+            "labels are not used",
+        )
+    if given is not None:
+        prunes, what = bool(given.pruned), "this plan"
+    else:
+        prunes, what = method_named(options.method).prune is not None, options.method
+    if prunes:
+        raise OptionError(
+            f"--tune-steps and --tune-minutes tune low-rank pairs, and {what} removes filters",
+            tip="leave them out, and let `alds retrain` train the result",
+        )
+
+
+class Tuner:
+    """Tunes the networks made of one original on one sample of images.
+
+    Args:
+        network: the original, which is left unchanged.
+        specs: its layers, by name.
+        options: the budget of tuning, and where the images are.
+
+    Raises:
+        DataError: the images cannot be read, or the network does not classify them.
+        OptionError: their preprocessing is not known.
+    """
+
+    def __init__(
+        self, network: Network, specs: Mapping[str, LayerSpec], options: CompressOptions
+    ) -> None:
+        assert options.data is not None  # noqa: S101 - checked before
+        self._original, self._specs, self._options = network.module, specs, options
+        self._device = pick_device(options.device)
+        self._preprocessing = settled_preprocessing(options.preprocessing, network)
+        images = opened(options.data, split="train", download=options.download)
+        drawn, _ = draw_sample(len(images), options.samples, options.seed)
+        divided(len(drawn), RECIPE, options.seed)
+        self._images = images.subset(drawn)
+        self._require_logits()
+
+    def _require_logits(self) -> None:
+        """Run the original on an image, since a wrong network would be noticed late otherwise."""
+        one = self._images.subset(torch.tensor([0]))
+        inputs, _ = next(iter(Batches(one, self._preprocessing, batch_size=1)))
+        with ready(self._original, self._device) as run, torch.no_grad():
+            logits_of(accepted(run, inputs), 1, "tuned")
+
+    def tune(self, module: nn.Module, plan: Plan) -> Tuning:
+        """Tune a network with the plan's pairs in place; see `distillation.tune`."""
+        options = self._options
+        tuning = tune(
+            module,
+            self._original,
+            self._images,
+            Budget(options.tune_steps or None, options.tune_minutes),
+            layers=plan.decomposed,
+            preprocessing=self._preprocessing,
+            seed=options.seed,
+            recipe=RECIPE,
+            device=self._device,
+            workers=options.workers,
+            progress=options.progress,
+        )
+        if tuning.diverged:
+            logger.warning("tuning ended after %d steps: the loss was not finite", tuning.steps)
+        return tuning
+
+    def reports(self, module: nn.Module, before: Sequence[LayerReport]) -> list[LayerReport]:
+        """Report on the layers after tuning: with true errors, and without proven bounds.
+
+        Args:
+            module: the tuned network.
+            before: the reports on its layers before.
+        """
+        with torch.no_grad():
+            jobs = [
+                _ErrorJob(
+                    weight_at(self._original, layer.name).cpu(),
+                    _tensors(module, layer),
+                    layer,
+                    self._specs[layer.name].groups,
+                )
+                for layer in before
+            ]
+            run_jobs(jobs)
+        return [replace(job.layer, error=job.error, error_bound=None) for job in jobs]
+
+
+def _tensors(module: nn.Module, layer: LayerReport) -> tuple[Tensor, ...]:
+    """Return the weight of a kept layer, or the tensors of a pair, as `PairForm` takes them."""
+    if layer.choice is None:
+        return (weight_at(module, layer.name).cpu(),)
+    pair: Any = module.get_submodule(layer.name)
+    halves = (canonical(half.weight.detach(), half) for half in (pair.first, pair.second))
+    extra = (getattr(pair.first, name) for name in form_of(layer.choice.scheme).extra)
+    return tuple(tensor.cpu() for tensor in (*halves, *extra))
+
+
+@dataclass(slots=True)
+class _ErrorJob:
+    """A pool job that computes ‖W − Ŵ‖₂ / ‖W‖₂ of a layer in the paper's fold."""
+
+    weight: Tensor
+    tensors: tuple[Tensor, ...]
+    layer: LayerReport
+    groups: int
+    error: float = 0.0
+
+    @property
+    def nbytes(self) -> int:
+        """The approximate bytes of the difference and of a Gram matrix."""
+        rows = len(self.weight)
+        return 8 * self.weight.numel() + 3 * 8 * min(rows, self.weight[0].numel()) ** 2
+
+    def __call__(self, spawn: Spawn) -> None:
+        """Measure the error."""
+        del spawn
+        unit, choice = unit_exponent(self.weight), self.layer.choice
+        if choice is None:
+            lost = operator_norm(self.weight.double() - self.tensors[0], self.groups, unit)
+        else:
+            form = form_of(choice.scheme)
+            lost = form.residual(self.weight, self.tensors, choice, self.groups, unit)
+        if lost > 0:
+            norm = operator_norm(self.weight, self.groups, unit)
+            self.error = lost / norm if norm > 0 else math.inf
