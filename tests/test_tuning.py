@@ -418,5 +418,5 @@ def test_a_few_steps_bring_a_real_network_closer(shared, tmp_path, monkeypatch):
         samples=300, tune_steps=60, device="cpu",
     )  # fmt: skip
     found = result.report.tuning
-    assert found.agreement_after > found.agreement_before
-    assert found.loss_after < 0.5 * found.loss_before
+    assert found.agreement_after > found.agreement_before + 10
+    assert found.loss_after < 0.75 * found.loss_before
