@@ -289,6 +289,26 @@ def test_a_network_without_gradients_is_refused():
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_an_interruption_leaves_nothing(tmp_path):
+    network, seen = digits_network(), []
+    start = {name: own.clone() for name, own in network.state_dict().items()}
+
+    def interrupt(event):
+        if event.task == "tune":
+            seen.append(event)
+            if event.done == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compressed(model=network, tune_steps=5, output=tmp_path / "s.pt", progress=interrupt)
+    assert [(event.done, event.total) for event in seen] == [(1, 5), (2, 5)]
+    assert all(event.figures["loss"] > 0 for event in seen)
+    assert not list(tmp_path.iterdir())
+    assert all(torch.equal(own, start[name]) for name, own in network.state_dict().items())
+    assert not any(module._forward_hooks for module in network.modules())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_minutes_end_it_and_zero_is_none():
     found = compressed(tune_minutes=1e-4).report.tuning
     assert 1 <= found.steps < 10_000

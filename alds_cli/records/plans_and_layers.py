@@ -303,10 +303,11 @@ class Plan:
 class LayerReport:
     """What became of one layer.
 
-    `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written, 0 for a kept layer and
-    None where nothing was carried out; `error_bound` a proven bound on it from the error
-    table, None where the method's factors are not those of the table. Both are those of the
-    layer's operator, the weight in the paper's fold (scheme 0), whatever scheme the choice has;
+    `error` is the true ‖W − Ŵ‖₂ / ‖W‖₂ of the tensors written, 0 for a kept layer that
+    was not tuned, and None where nothing was carried out; `error_bound` a proven bound on it
+    from the error table, None where the factors are not those of the table, or were tuned. Both
+    are those of the layer's operator, the weight in the paper's fold (scheme 0), whatever scheme
+    the choice has;
     the tables, by which plans are made, measure every scheme in its own fold. `reason` tells
     why a layer was kept, `kept` which of its channels filter pruning left.
     """

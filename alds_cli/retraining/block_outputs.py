@@ -53,7 +53,8 @@ class BlockOutputs:
     """Compares the blocks of a network with those of another, in pairs of forward passes.
 
     Each call of a block gives the mean square of the difference of its outputs, relative to the
-    mean square of the expected ones, over the whole batch. If it returns several tensors, the
+    mean square of the expected ones, over the whole batch; a call whose expected outputs are all 0,
+    or not finite, gives none. If it returns several tensors, the
     first of real numbers counts.
 
     Args:
@@ -72,8 +73,9 @@ class BlockOutputs:
             for module, hook in ((expected, self._keep), (network, self._compare)):
                 parts = dict(module.named_modules())
                 for name in self._names:
-                    handle = parts[name].register_forward_hook(_named(name, hook))
-                    stack.callback(handle.remove)
+                    if name in parts:  # a part of several names is listed under the first
+                        handle = parts[name].register_forward_hook(_named(name, hook))
+                        stack.callback(handle.remove)
             yield
 
     def error(self) -> Tensor | None:
@@ -97,7 +99,7 @@ class BlockOutputs:
         if wanted is None or tensor is None or tensor.shape != wanted.shape:
             return
         scale = wanted.float().square().mean()
-        if scale > 0:
+        if 0 < scale < torch.inf:
             self._errors.append((tensor - wanted).float().square().mean() / scale)
 
 
