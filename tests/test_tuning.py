@@ -363,6 +363,15 @@ def test_people_and_programs_are_told(ask, tmp_path):
     assert alds_cli.load(tmp_path / "small.pt")
 
 
+def test_an_artefact_claims_no_errors_of_weights_that_are_gone(ask, run, digits, tmp_path):
+    code, _, err = ask("--ratio", 0.6, "--tune-steps", 4, "-o", tmp_path / "small.pt")
+    assert code == 0, err
+    for model, expected in ((tmp_path / "small.pt", None), (digits / "model.pt", 0.0)):
+        _, out, _ = run("inspect", model, "--json")
+        for layer in json.loads(out)["layers"]:
+            assert (layer["error"], layer["error_bound"]) == (expected, expected)
+
+
 def test_images_that_tuning_sees_do_not_judge_a_drop(ask, tmp_path):
     code, out, err = ask(
         "--max-drop", 90, "--drop-of", "agreement", "--samples", 40, "--tune-steps", 2,

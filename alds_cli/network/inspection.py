@@ -29,7 +29,8 @@ class Inspection:
     """A network's layers and its costs.
 
     `params_before` is the number of parameters of the dense network that its pairs stand for. The
-    errors of layers that are pairs are None, because the weights they replaced are gone.
+    errors and bounds of a network that was compressed or trained are None, since the weights before
+    are gone; kept layers may have been tuned.
     """
 
     network: Network
@@ -107,20 +108,23 @@ def _inspect_network(network: Network) -> Inspection:
     if plan.decomposed or plan.pruned:
         dense = skeleton(network.document().architecture, network.module.state_dict())
         before, specs = count_parameters(dense), find_layers(dense)
-    layers = [_report(spec, plan, found.get(name)) for name, spec in specs.items()]
+    changed = bool(plan.decomposed or plan.pruned or network.training)
+    error = None if changed else 0.0
+    layers = [_report(spec, plan, found.get(name), error) for name, spec in specs.items()]
     return Inspection(network, layers, params, before, trace.macs)
 
 
-def _report(spec: LayerSpec, plan: Plan, current: LayerSpec | None) -> LayerReport:
+def _report(
+    spec: LayerSpec, plan: Plan, current: LayerSpec | None, error: float | None
+) -> LayerReport:
     choice, kept = plan.decomposed.get(spec.name), plan.pruned.get(spec.name)
     if choice is not None:
         size = pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
         after = spec.params - prod(spec.weight_shape) + size
-        error = None
     elif kept is not None and current is not None:
-        after, error = current.params, None
+        after = current.params
     else:
-        after, error = spec.params, 0.0
+        after = spec.params
     reason = spec.reason or (current.reason if current is not None else None)
     return LayerReport(
         spec.name,
@@ -129,6 +133,7 @@ def _report(spec: LayerSpec, plan: Plan, current: LayerSpec | None) -> LayerRepo
         after,
         choice=choice,
         error=error,
+        error_bound=error,
         reason=reason if after == spec.params else None,
         kept=kept,
     )
