@@ -34,13 +34,23 @@ def plan(problem: Problem) -> Plan:
         OptionError: no moments are known, or the solver cannot do what is asked.
         ValueError: the budgets cannot be met.
     """
-    seen = on_images(problem, INPUT_MOMENTS, "alds-data", "measures errors on them")
+    seen = require_on_images(problem, "alds-data")
+    return allocated(seen, seen.options, "alds-data")
+
+
+def require_on_images(problem: Problem, method: str) -> Problem:
+    """Return the same problem with the errors of layers on images.
+
+    Raises:
+        OptionError: no moments are known, or true errors of weights are asked for.
+    """
+    seen = on_images(problem, INPUT_MOMENTS, method, "measures errors on them")
     if problem.bound == "exact":
         raise OptionError(
-            "the method alds-data minimises errors on images, not the true errors of weights",
+            f"the method {method} minimises errors on images, not the true errors of weights",
             tip="--bound sum",
         )
-    return allocated(seen, seen.options, "alds-data")
+    return seen
 
 
 def on_images(problem: Problem, statistic: Statistic[Any], method: str, purpose: str) -> Problem:

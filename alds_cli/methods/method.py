@@ -309,6 +309,7 @@ METHODS = MethodTable(
         "alds": "alds",
         "alds+": "alds_plus",
         "alds-data": "alds_data",
+        "alds-fisher": "alds_fisher",
         "alds-error": "alds_error",
         "svd-error": "svd_error",
         "alds-simple": "alds_simple",
