@@ -54,6 +54,10 @@ class DataError(AldsError):
     """A data set, or its description, cannot be used."""
 
 
+class NoLogitsError(DataError):
+    """The network does not give one row of logits for each image."""
+
+
 class PlanError(AldsError):
     """A plan does not fit the network it is applied to."""
 

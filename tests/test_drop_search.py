@@ -150,6 +150,8 @@ def ask(run, trained):
     model, data = trained
 
     def call(*arguments):
+        if "--method" not in arguments:
+            arguments = ("--method", "alds", *arguments)
         return run("compress", model, "--data", data, "--mean", 0, "--std", 1, *arguments)
 
     return call

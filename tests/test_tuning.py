@@ -36,7 +36,8 @@ def images_of(count=40, *, seed=0, size=8):
 def compressed(**options):
     """A small network with pairs, and what became of it."""
     asked = {"ratio": "0.6", "samples": 40, "data": images_of(), "preprocessing": PLAIN}
-    asked |= {"device": "cpu", "cache": False, **options}
+    usual = {} if "plan" in options else {"method": "alds"}
+    asked |= {"device": "cpu", "cache": False, **usual, **options}
     return api.compress(asked.pop("model", None) or digits_network(), **asked)
 
 
@@ -328,7 +329,7 @@ def test_a_plan_is_carried_out_and_tuned():
 def test_a_family_is_tuned_one_by_one(tmp_path):
     results = api.compress_family(
         digits_network(), ratios=["0.3", "0.6"], data=images_of(), preprocessing=PLAIN,
-        samples=40, tune_steps=6, device="cpu", output=tmp_path / "{ratio}.pt",
+        samples=40, tune_steps=6, method="alds", device="cpu", output=tmp_path / "{ratio}.pt",
     )  # fmt: skip
     assert [own.report.tuning.steps for own in results] == [6, 6]
     alone = compressed(ratio="0.6", tune_steps=6)
@@ -345,6 +346,8 @@ def ask(run, digits):
     def call(*arguments):
         data = f"tensors:{digits / 'data.safetensors'}"
         asked = ["compress", digits / "model.pt", "--data", data, "--mean", 0, "--std", 1]
+        if "--method" not in arguments:
+            asked += ["--method", "alds"]
         return run(*asked, "--device", "cpu", *arguments)
 
     return call

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from alds_cli.errors import OptionError
@@ -47,6 +48,9 @@ def compress_family(options: CompressOptions) -> list[CompressionResult]:
 
 
 def _compressed(options: CompressOptions) -> list[CompressionResult]:
+    if not options.method:
+        looks = options.data is not None and options.plan is None
+        options = replace(options, method="auto" if looks else "alds")
     if options.max_drop is not None:
         from alds_cli.compression import drop_search  # noqa: PLC0415 - imports torch
 

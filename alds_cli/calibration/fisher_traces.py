@@ -29,11 +29,11 @@ from alds_cli.calibration.responses import absorbers
 from alds_cli.calibration.statistic import Statistic, require_finite
 from alds_cli.datasets import Batch
 from alds_cli.errors import DataError, first_line
-from alds_cli.network.logits import logits_of
 from alds_cli.records import LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery.replace import call_projections
+from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import floating_type
 
 MOST_IMAGES = 256
@@ -213,7 +213,11 @@ class _GradientJob:
         dtype = floating_type(self.network) if self.given.is_floating_point() else self.given.dtype
         with torch.enable_grad():
             inputs = self.given.to(self.device, dtype)
-            logits = logits_of(accepted(module, inputs), len(inputs), "weighed by their answers")
+            logits = logits_of(
+                accepted(module, inputs),
+                len(inputs),
+                "compressed by what errors do to their answers",
+            )
             gradients = self._gradients(logits, [probe for _, _, probe in calls])
         for (spec, output, _), gradient in zip(calls, gradients, strict=True):
             self.found.append((spec.name, _summed(spec, parts[spec.name], output, gradient)))

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
         Inspection,
         Measured,
     )
-    from alds_cli.records import CompressionReport, DropSearch, Latency, LayerReport, Tuning
+    from alds_cli.records import (
+        Candidate,
+        CompressionReport,
+        DropSearch,
+        Latency,
+        LayerReport,
+        Tuning,
+    )
 
 
 def count(value: int | None) -> str:
@@ -182,6 +189,8 @@ def _facts(report: CompressionReport) -> Iterable[str]:
     elif error is not None:
         proven = "" if bound is None else f" (proven bound {bound:.4f})"
         yield f"largest relative error{fold}: {error:.4f}{proven}"
+    if report.compared:
+        yield _compared(report.compared)
     if report.tuning is not None:
         yield _tuned(report.tuning)
     if report.verified:
@@ -191,6 +200,15 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         )
     if gap := _gap(report):
         yield gap
+
+
+def _compared(candidates: Sequence[Candidate]) -> str:
+    """Say how far from the original's answers each method's network is."""
+    told = ", ".join(
+        f"{candidate.method} {candidate.divergence:.3g} ({candidate.agreement:.1f} % agree)"
+        for candidate in candidates
+    )
+    return f"divergence of the answers on {count(candidates[0].images)} images held back: {told}"
 
 
 def _tuned(tuning: Tuning) -> str:

@@ -27,6 +27,7 @@ from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.profiling import layer_weights_hash
 from alds_cli.records import (
     ArgumentValue,
+    Candidate,
     FloatArray,
     IntArray,
     LayerReport,
@@ -94,6 +95,11 @@ class FilterPruningStrategy:
             seed=self._options.seed,
             sensitivities=self._sensitivities,
         )
+
+    def comparison(self, plan: Plan) -> Sequence[Candidate]:
+        """Return nothing, since no other method was tried."""
+        del plan
+        return ()
 
     def require_fitting(self, plan: Plan) -> None:
         """Check that the plan's filters can be removed."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from alds_cli.network.networks import Network
 from alds_cli.profiling import TrueErrors, error_tables, operator_norms
 from alds_cli.records import (
     ArgumentValue,
+    Candidate,
     ErrorTable,
     LayerReport,
     LayerSpec,
@@ -49,11 +50,23 @@ from alds_cli.surgery import require_fitting
 from alds_cli.surgery.channels import Channels
 
 
+@dataclass(slots=True)
+class Findings:
+    """What was found out of a network, for several strategies that plan for it.
+
+    Statistics by their names, and error tables by schemes and layers.
+    """
+
+    statistics: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    tables: dict[tuple[tuple[int, ...], frozenset[str]], ErrorTable] = field(default_factory=dict)
+
+
 class LowRankStrategy:
     """The strategy that replaces layers by low-rank pairs, chosen by error tables.
 
     Args:
         traced: the network and what is asked of it.
+        findings: statistics and tables of the same network on the same images; new ones are added.
 
     Raises:
         OptionError: the method lacks images that it needs.
@@ -62,44 +75,53 @@ class LowRankStrategy:
 
     channels: Channels | None = None
 
-    def __init__(self, traced: TracedModel) -> None:
+    def __init__(self, traced: TracedModel, findings: Findings | None = None) -> None:
         options = self._options = traced.options
         network = traced.network
         self.specs = traced.specs
         self._method = traced.entry
         self._needs = traced.needs
         self._statistics: dict[str, Mapping[str, Any]] = {}
+        findings = findings or Findings()
         if self._needs:
             with traced.clock("calibrate"):
-                self._observe(network, traced.method)
+                self._observe(network, traced.method, findings.statistics)
         with traced.clock("profile"):
-            tables, _ = error_tables(
-                network.module,
-                self.specs,
-                schemes=schemes_needed(options, traced.given),
-                table=None if options.table is None else Path(options.table),
-                cache=options.cache,
-                device=pick_device(options.device),
-                progress=options.progress,
-            )
+            schemes = schemes_needed(options, traced.given)
+            named = frozenset(name for name, spec in self.specs.items() if spec.reason is None)
+            tables = findings.tables.get((schemes, named)) or self._tabled(traced, schemes)
+            findings.tables[schemes, named] = tables
         self.weights_hash = tables.weights_hash
         self._true_errors = TrueErrors(network.module, tables, options.progress)
         self._stored = tables
         self._types = weight_types(network.module, tables.layers)
         self._module = network.module
 
-    def _observe(self, network: Network, method: str) -> None:
+    def _observe(self, network: Network, method: str, known: dict[str, Mapping[str, Any]]) -> None:
         """Gather the statistics that the method needs; layers without any are kept."""
         for statistic in self._needs:
-            found = statistic.gathering(cache=self._options.cache)(
+            found = known.get(statistic.name) or statistic.gathering(cache=self._options.cache)(
                 network.module,
                 self.specs,
                 batches_for(network, self._options, method),
                 device=pick_device(self._options.device),
                 progress=self._options.progress,
             )
-            self._statistics[statistic.name] = found
+            self._statistics[statistic.name] = known[statistic.name] = found
             self.specs = keep_unobserved(self.specs, found, statistic.missing)
+
+    def _tabled(self, traced: TracedModel, schemes: tuple[int, ...]) -> ErrorTable:
+        options = traced.options
+        tables, _ = error_tables(
+            traced.network.module,
+            self.specs,
+            schemes=schemes,
+            table=None if options.table is None else Path(options.table),
+            cache=options.cache,
+            device=pick_device(options.device),
+            progress=options.progress,
+        )
+        return tables
 
     @cached_property
     def _summaries(self) -> Mapping[str, Mapping[str, Any]]:
@@ -142,6 +164,11 @@ class LowRankStrategy:
         if self._options.cache and self._tables is not self._stored:
             store_cached(self._tables)
             self._stored = self._tables
+
+    def comparison(self, plan: Plan) -> Sequence[Candidate]:
+        """Return nothing, since no other method was tried."""
+        del plan
+        return ()
 
     def require_fitting(self, plan: Plan) -> None:
         """Check that every choice fits its layer and that its factors can be made."""

@@ -373,6 +373,7 @@ class CompressionRun:
             objective=self.plan.objective,
             objective_bound=self.plan.objective_bound,
             tuning=tuning,
+            compared=session.strategy.comparison(self.plan),
         )
 
 

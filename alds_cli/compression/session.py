@@ -31,7 +31,7 @@ from alds_cli.network.opening import (
 )
 from alds_cli.network.verification import unverifiable
 from alds_cli.options.compress_options import CompressOptions, Ratio
-from alds_cli.records import CompressionReport, LayerReport, LayerSpec, Plan
+from alds_cli.records import Candidate, CompressionReport, LayerReport, LayerSpec, Plan
 from alds_cli.runtime.devices import Clock
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.channels import Channels
@@ -290,6 +290,10 @@ class Strategy(Protocol):
         """Return a plan within the budgets; raise ContractError where there is none."""
         ...
 
+    def comparison(self, plan: Plan) -> Sequence[Candidate]:
+        """Return the methods that were compared when a plan was made, if any."""
+        ...
+
     def require_fitting(self, plan: Plan) -> None:
         """Raise PlanError where a plan cannot be carried out."""
         ...
@@ -322,4 +326,8 @@ def strategy_for(traced: TracedModel) -> Strategy:
         from alds_cli.compression.filter_pruning import FilterPruningStrategy  # noqa: PLC0415
 
         return FilterPruningStrategy(traced)
+    if given is None and method_named(traced.method).candidates:
+        from alds_cli.compression.automatic import AutomaticStrategy  # noqa: PLC0415 - so is this
+
+        return AutomaticStrategy(traced)
     return LowRankStrategy(traced)

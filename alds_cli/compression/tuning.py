@@ -15,7 +15,6 @@ from alds_cli.calibration import draw_sample
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import OptionError
 from alds_cli.methods import method_named
-from alds_cli.network.logits import logits_of
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.numerics.eigenvalues import operator_norm
@@ -27,6 +26,7 @@ from alds_cli.runtime.devices import accepted, pick_device, ready
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import form_of, weight_at
 from alds_cli.surgery.layer_contents import canonical
+from alds_cli.tracing.logits import logits_of
 
 logger = logging.getLogger(__name__)
 

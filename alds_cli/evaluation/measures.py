@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import length_hint
@@ -22,7 +23,6 @@ from alds_cli.datasets import (
     tell,
 )
 from alds_cli.errors import DataError
-from alds_cli.network.logits import logits_of
 from alds_cli.records import (
     ClassAssignment,
     Evaluation,
@@ -32,6 +32,7 @@ from alds_cli.records import (
     ProgressEvent,
 )
 from alds_cli.runtime.devices import accepted, as_latency, pick_device, ready, time_networks
+from alds_cli.tracing.logits import logits_of
 
 _log = logging.getLogger(__name__)
 
@@ -148,6 +149,53 @@ def answers(
 
     _each_batch(module, batches, add, device, progress)
     return torch.cat(found)
+
+
+def all_logits(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | None = None,
+    progress: ProgressCallback | None = None,
+) -> Tensor:
+    """Return the logits (n, classes) that a network gives all images, in float64 on the CPU.
+
+    Args:
+        module: a network from (n, C, H, W) to logits (n, classes); left as it was.
+        batches: inputs and labels, usually `alds_cli.datasets.Batches`.
+        device: where to compute; None means `pick_device()`.
+        progress: called after each batch with the task "evaluate", counting batches.
+
+    Raises:
+        NoLogitsError: it does not give one row of logits for each image.
+        DataError: it does not take the images.
+    """
+    found = []
+
+    def add(logits: Tensor, _: Tensor) -> Mapping[str, float]:
+        found.append(logits)
+        return {}
+
+    _each_batch(module, batches, add, device, progress)
+    return torch.cat(found)
+
+
+def divergence(expected: Tensor, found: Tensor) -> tuple[float, float]:
+    """Return how far a network's answers are from expected ones.
+
+    Args:
+        expected: the logits (n, classes) of the network that is to be matched.
+        found: those of the other.
+
+    Returns:
+        The mean over the images of KL(expected ‖ found) between the probabilities of the classes,
+        in nats, infinite where logits are not finite; and on how many of the images both networks
+        give the same class, in per cent.
+    """
+    logs, others = expected.log_softmax(dim=1), found.log_softmax(dim=1)
+    apart = float(F.kl_div(others, logs, reduction="batchmean", log_target=True))
+    same = float((_answered(expected) == _answered(found)).double().mean())
+    return max(apart, 0.0) if math.isfinite(apart) else math.inf, 100 * same
 
 
 def _each_batch(

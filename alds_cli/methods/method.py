@@ -145,6 +145,8 @@ class Method:
         seeded: whether it draws random numbers, so that repeating it is useful.
         targets: the resources that it can plan for.
         prune: chooses the filters to remove; None for a method that decomposes layers.
+        candidates: methods that are compared on images held back; the best one's plan is taken, and
+            it has none of its own.
         checks: functions of all its arguments that raise OptionError where a value makes no
             sense, so that this is found before any work is done.
 
@@ -163,6 +165,7 @@ class Method:
     seeded: bool = False
     targets: tuple[str, ...] = ("params", "macs", "bytes", "latency")
     prune: Pruner | None = None
+    candidates: tuple[str, ...] = ()
     checks: tuple[Callable[[Mapping[str, ArgumentValue]], object], ...] = ()
 
     def __post_init__(self) -> None:
@@ -308,6 +311,7 @@ METHODS = MethodTable(
     {
         "alds": "alds",
         "alds+": "alds_plus",
+        "auto": "auto",
         "alds-data": "alds_data",
         "alds-fisher": "alds_fisher",
         "alds-error": "alds_error",

@@ -188,14 +188,16 @@ class CompressOptions:
     method: Annotated[
         str,
         Option(
-            help="alds; alds+ (four ways to fold); alds-data (errors on images); alds-error, "
+            help="auto (the best of alds, alds-data, alds-fisher on --data; the default with it); "
+            "alds (the default without); alds+ (four ways to fold); alds-data (errors on "
+            "images); alds-fisher (weighted by what they do to the answers); alds-error, "
             "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
             "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
             "package.module:object.",
             metavar="NAME",
             panel=PLANNING,
         ),
-    ] = "alds"
+    ] = ""
     method_args: Annotated[
         Mapping[str, str | int | float | bool | None],
         Expanded(
@@ -208,8 +210,8 @@ class CompressOptions:
         "str | LabelledImages | None",
         Option(
             help="Training images for methods that look at what the network does with them "
-            "(alds-data, balf, pca, pfp), for tuning, and for --max-drop: tensors:FILE[,GLOB], "
-            "imagefolder:DIR or cifar10:DIR.",
+            "(auto, alds-data, alds-fisher, balf, pca, pfp), for tuning, and for --max-drop: "
+            "tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
             given=str,

@@ -125,8 +125,8 @@ class SweepOptions:
     train_data: Annotated[
         "str | LabelledImages | None",
         Option(
-            help="Images for retraining and for methods that need some (alds-data, balf, pca, "
-            "pfp), not those of --data, which are for evaluation.",
+            help="Images for retraining and for methods that need some (auto, alds-data, "
+            "alds-fisher, balf, pca, pfp), not those of --data, which are for evaluation.",
             metavar="SPEC",
             panel=TRAINING,
             given=str,

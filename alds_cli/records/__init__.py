@@ -7,6 +7,7 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
+    Candidate,
     ClassAssignment,
     CompressionReport,
     DropPoint,
@@ -53,6 +54,7 @@ __all__ = [
     "SLICED",
     "Architecture",
     "ArgumentValue",
+    "Candidate",
     "Choice",
     "ClassAssignment",
     "CompressionReport",

@@ -90,6 +90,20 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """A method that was compared with others on images held back.
+
+    `divergence` is the mean of KL(original ‖ compressed) over the `images` images in nats, infinite
+    where answers are not finite; `agreement` with the original's answers is in per cent.
+    """
+
+    method: Term
+    divergence: Real
+    agreement: Percent
+    images: Positive
+
+
+@dataclass(frozen=True, slots=True)
 class CompressionReport:
     """The result of one compression; `ratio` is the fraction of parameters removed.
 
@@ -99,7 +113,8 @@ class CompressionReport:
     the fraction of time saved, measured in turns. `verified` says whether the result was run
     beside the network that it stands for (None before it is made), and `verified_difference` by
     what fraction of the largest number it differed. `drop` is what was measured where a drop was
-    limited, `tuning` what became of the tuning that was asked for.
+    limited, `tuning` what became of the tuning that was asked for. `compared` are the methods that
+    were compared to find the plan, if any were.
     """
 
     method: str
@@ -127,6 +142,7 @@ class CompressionReport:
     verified_difference: float | None = None
     drop: DropSearch | None = None
     tuning: Tuning | None = None
+    compared: Sequence[Candidate] = ()
 
     @property
     def ratio(self) -> float:

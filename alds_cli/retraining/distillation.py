@@ -24,11 +24,11 @@ from torch.nn import functional as F
 from alds_cli.calibration.observing import whole_attention
 from alds_cli.datasets import Batches, LabelledImages, choose_augmentation
 from alds_cli.errors import DataError
-from alds_cli.network.logits import logits_of
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent, Tuning
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
 from alds_cli.retraining.held_weights import HeldWeights, derived_seed, master_weights, seeded
 from alds_cli.runtime.devices import accepted, placed
+from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import evaluation_mode, floating_type
 
 _HALVES = (torch.float16, torch.bfloat16)

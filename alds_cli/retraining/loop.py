@@ -25,7 +25,6 @@ from alds_cli.datasets import (
     choose_augmentation,
 )
 from alds_cli.errors import ContractError, DataError, first_line
-from alds_cli.network.logits import logits_of
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     EpochRecord,
@@ -41,6 +40,7 @@ from alds_cli.retraining.held_weights import (
     seeded,
 )
 from alds_cli.retraining.state import TrainingState
+from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import evaluation_mode, training_mode
 
 

@@ -11,6 +11,7 @@ from alds_cli.forms import SCHEMA, Form, Real
 from alds_cli.records import (
     Architecture,
     ArgumentValue,
+    Candidate,
     DropSearch,
     EpochRecord,
     Latency,
@@ -89,6 +90,7 @@ class CompressionForm(Form):
     objective_bound: Real | None
     drop: DropSearch | None
     tuning: Tuning | None
+    compared: Sequence[Candidate]
     seconds: Mapping[str, Real]
     output: str | None
     layers: Sequence[LayerForm]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from alds_cli.errors import DataError
+from alds_cli.errors import NoLogitsError
 
 
 def logits_of(output: object, images: int, purpose: str) -> Tensor:
@@ -21,7 +21,7 @@ def logits_of(output: object, images: int, purpose: str) -> Tensor:
         purpose: the participle in "only networks that classify images can be …".
 
     Raises:
-        DataError: there is not one row of real numbers for each image.
+        NoLogitsError: there is not one row of real numbers for each image.
     """
     found = output
     if isinstance(found, Mapping):
@@ -39,7 +39,7 @@ def logits_of(output: object, images: int, purpose: str) -> Tensor:
         and not found.is_sparse
     ):
         return found
-    raise DataError(
+    raise NoLogitsError(
         f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
         f"not logits of shape ({images}, classes)",
         tip=f"only networks that classify images can be {purpose}",

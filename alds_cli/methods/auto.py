@@ -1,0 +1,15 @@
+"""No method of its own: the best of several on images that none of them has seen."""
+
+from __future__ import annotations
+
+from alds_cli.calibration.fisher_traces import FISHER_TRACES
+from alds_cli.calibration.input_moments import INPUT_MOMENTS
+from alds_cli.methods.method import Method
+
+METHOD = Method(
+    "alds-data, alds-fisher and alds; whichever changes the answers least on images held back",
+    "see the methods that it compares",
+    None,
+    needs=(INPUT_MOMENTS, FISHER_TRACES),
+    candidates=("alds-data", "alds-fisher", "alds"),
+)

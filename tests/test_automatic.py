@@ -1,0 +1,247 @@
+"""Several methods compared on images held back, and the best one's plan taken."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from alds_cli import api
+from alds_cli.calibration import draw_sample
+from alds_cli.compression import automatic
+from alds_cli.datasets import TensorImages
+from alds_cli.errors import ContractError, NoLogitsError, OptionError, RatioUnreachableError
+from alds_cli.evaluation import divergence
+from alds_cli.options.model_source import Source
+from alds_cli.records import Preprocessing
+
+IMAGES, SAMPLES = 60, 40
+SOURCE = Source(input_shape=(3, 8, 8))
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(12, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64, 7),
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (IMAGES, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    return TensorImages("drawn", [pixels], torch.zeros(IMAGES, dtype=torch.long))
+
+
+PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3)
+
+
+def compressed(images, module=None, ratio=0.4, **options):
+    usual = {"samples": SAMPLES, "preprocessing": PREPARED, "source": SOURCE, "cache": False}
+    options = {**usual, **options}
+    return api.compress(module or network(), ratio=ratio, data=images, **options)
+
+
+def logits(module, images):
+    inputs = torch.stack([images.image(at) for at in range(len(images))]).float() / 255
+    with torch.no_grad():
+        return module((inputs - 0.5) / 0.25).double()
+
+
+def held_back(images, seed=0):
+    """The tenth of the sample that no method sees."""
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    return images.subset(order[SAMPLES - SAMPLES // 10 : SAMPLES].sort().values)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_plan_is_that_of_the_method_whose_answers_change_least(images, seed):
+    result = compressed(images, network(seed), ratio=0.5, seed=seed)
+    judging = held_back(images, seed)
+    expected = logits(network(seed), judging)
+    own = {"samples": SAMPLES - len(judging), "seed": seed, "ratio": 0.5}
+    found = {}
+    for candidate in result.report.compared:
+        alone = compressed(images, network(seed), method=candidate.method, **own)
+        found[candidate.method] = alone
+        apart, agreement = divergence(expected, logits(alone.network.module, judging))
+        assert (candidate.divergence, candidate.agreement) == (
+            pytest.approx(apart, rel=1e-4),
+            pytest.approx(agreement),
+        )
+        assert candidate.images == len(judging) == 4
+    assert list(found) == ["alds-data", "alds-fisher", "alds"]
+    best = min(result.report.compared, key=lambda candidate: candidate.divergence).method
+    assert (result.report.method, result.plan.method) == (best, best)
+    assert result.plan.choices == found[best].plan.choices
+    for name, tensor in found[best].network.module.state_dict().items():
+        assert torch.equal(tensor, result.network.module.state_dict()[name])
+
+
+def test_it_is_the_default_with_images_and_only_then(images, tmp_path):
+    assert compressed(images).report.compared
+    assert not compressed(images, method="alds").report.compared
+    assert not api.compress(network(), ratio=0.4, source=SOURCE, cache=False).report.compared
+    plan = tmp_path / "plan.json"
+    made = compressed(images, plan_output=plan)
+    again = compressed(images, ratio=None, plan=plan, samples=SAMPLES - SAMPLES // 10)
+    assert again.report.method == made.report.method
+    assert not again.report.compared
+
+
+def test_a_sample_as_small_as_the_images_leaves_some_to_compare_on(images):
+    few = images.subset(torch.arange(5))
+    assert {own.images for own in compressed(few, samples=512).report.compared} == {1}
+    with pytest.raises(OptionError, match="at least two images"):
+        compressed(images.subset(torch.arange(1)), samples=512)
+    with pytest.raises(OptionError, match="none are named"):
+        api.compress(network(), ratio=0.4, source=SOURCE, method="auto")
+
+
+def test_a_ratio_out_of_reach_is_refused_by_all(images):
+    with pytest.raises(RatioUnreachableError):
+        compressed(images, ratio=0.999)
+
+
+def test_a_candidate_that_cannot_reach_the_target_is_left_out(images, monkeypatch):
+    real = automatic.LowRankStrategy.planned
+
+    def planned(self, *arguments):
+        if self._options.method == "alds-data":
+            raise ContractError("out of reach")
+        return real(self, *arguments)
+
+    monkeypatch.setattr(automatic.LowRankStrategy, "planned", planned)
+    report = compressed(images).report
+    assert [own.method for own in report.compared] == ["alds-fisher", "alds"]
+
+
+def test_a_network_without_logits_is_told_to_name_a_method(images, tmp_path):
+    masks = nn.Sequential(nn.Conv2d(3, 12, 3), nn.Conv2d(12, 4, 3)).eval()
+    target = tmp_path / "small.pt"
+    with pytest.raises(NoLogitsError, match="not logits") as caught:
+        compressed(images, masks, output=target)
+    assert "--method alds-data" in caught.value.tip
+    assert not target.exists()
+    assert compressed(images, masks, method="alds-data").report.method == "alds-data"
+
+
+def test_gradients_that_cannot_be_had_leave_the_others(images, caplog):
+    class Overwrites(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = network()[:-1], nn.Linear(64, 7)
+
+        def forward(self, x):
+            held = self.body(x).exp()
+            out = self.head(held)
+            held.zero_()
+            return out + held.sum()
+
+    report = compressed(images, Overwrites().eval()).report
+    assert [own.method for own in report.compared] == ["alds-data", "alds"]
+    assert "alds-fisher is not compared" in caplog.text
+
+
+def test_answers_that_are_not_finite_never_win(images, monkeypatch):
+    real = automatic.LowRankStrategy.carry_out
+
+    def broken(self, module, plan):
+        reports = real(self, module, plan)
+        if plan.method != "alds":
+            next(module.parameters()).data.fill_(float("nan"))
+        return reports
+
+    monkeypatch.setattr(automatic.LowRankStrategy, "carry_out", broken)
+    report = compressed(images).report
+    assert report.method == "alds"
+    assert [own.divergence for own in report.compared[:2]] == [float("inf")] * 2
+
+
+def test_several_ratios_and_a_search_choose_for_each_network(images):
+    family = api.compress_family(
+        network(),
+        ratios=[0.3, 0.6],
+        data=images,
+        samples=SAMPLES,
+        preprocessing=PREPARED,
+        source=SOURCE,
+    )
+    assert all(len(result.report.compared) == 3 for result in family)
+    found = compressed(images, ratio=None, max_drop=60.0, drop_of="agreement")
+    assert found.report.drop is not None
+    assert found.report.compared
+
+
+def test_the_module_that_is_handed_in_stays(images):
+    module = network()
+    before = copy.deepcopy(module.state_dict())
+    compressed(images, module)
+    assert all(torch.equal(before[name], own) for name, own in module.state_dict().items())
+
+
+def test_images_held_back_are_those_that_no_candidate_draws(images):
+    drawn, _ = draw_sample(IMAGES, SAMPLES - SAMPLES // 10, 0)
+    judging = held_back(images)
+    used = {images.image(int(at)).numpy().tobytes() for at in drawn}
+    assert all(judging.image(at).numpy().tobytes() not in used for at in range(len(judging)))
+
+
+def alds(*arguments, cwd):
+    """The installed command, as a program of its own."""
+    command = [Path(sys.executable).with_name("alds"), *arguments]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+def test_the_command_shows_what_was_compared(images, tmp_path):
+
+    pixels = torch.stack([images.image(at) for at in range(IMAGES)])
+    save_file({"images": pixels, "labels": images.labels}, tmp_path / "data.safetensors")
+    torch.save(network().state_dict(), tmp_path / "model.pt")
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\ndef make():\n    return nn.Sequential("
+        "nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), "
+        "nn.AdaptiveAvgPool2d(2), "
+        "nn.Flatten(), nn.Linear(64, 7))\n"
+    )
+    arguments = [
+        "compress",
+        "model.pt",
+        "--arch",
+        "nets:make",
+        "--data",
+        "tensors:data.safetensors",
+        "--input-shape",
+        "3,8,8",
+    ]
+    arguments += [
+        "--mean",
+        "0.5,0.5,0.5",
+        "--std",
+        "0.25,0.25,0.25",
+        "--ratio",
+        "0.4",
+        "-o",
+        "small.pt",
+    ]
+    shown = alds(*arguments, cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "on 6 images held back: alds-data " in shown.stdout
+    told = json.loads(alds(*arguments, "--json", "-q", cwd=tmp_path).stdout)
+    assert [own["method"] for own in told["compared"]] == ["alds-data", "alds-fisher", "alds"]
+    assert told["method"] == min(told["compared"], key=lambda own: own["divergence"])["method"]
