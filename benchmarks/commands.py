@@ -55,7 +55,7 @@ METHODS = (
         "alds-fisher",
         "--method alds-fisher --data tensors:images.safetensors --samples 48 --ratio 0.4",
     ),
-    _resnet20("auto", "--data tensors:images.safetensors --samples 48 --ratio 0.4"),
+    _resnet20("auto", "--method auto --data tensors:images.safetensors --samples 48 --ratio 0.4"),
     _resnet20("balf", "--method balf --data tensors:images.safetensors --samples 48 --ratio 0.4"),
     _resnet20("ft", "--method ft --ratio 0.4"),
     _resnet20("pfp", "--method pfp --data tensors:images.safetensors --samples 32 --ratio 0.4"),

@@ -479,7 +479,7 @@ def test_every_method_says_where_it_comes_from():
     for name, method in METHODS.items():
         assert "http" in method.paper, name
         assert method.summary, name
-        assert (method.plan is None) == (name in {"ft", "pfp"}), name
+        assert (method.plan is None) == (name in {"ft", "pfp", "auto"}), name
 
 
 def test_the_tables_a_method_needs():

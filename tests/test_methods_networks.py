@@ -87,6 +87,8 @@ def test_a_plan_carried_out_again_gives_the_same_network(model, grey, tmp_path, 
     options = options_of(method, grey)
     api.compress(model, ratio="0.3", output=first, plan_output=plan, **options)
     options.pop("method")
+    if method == "auto":  # its factors were made without the images on which methods are compared
+        options["samples"] -= max(1, round(options["samples"] / 10))
     api.compress(model, plan=plan, output=second, **options)
     ours, theirs = (alds_cli.load(path).state_dict() for path in (first, second))
     assert list(ours) == list(theirs)

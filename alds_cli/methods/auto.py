@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from alds_cli.calibration.fisher_traces import FISHER_TRACES
 from alds_cli.calibration.input_moments import INPUT_MOMENTS
-from alds_cli.methods.method import Method
+from alds_cli.methods.method import ALDS_PAPER, Method
 
 METHOD = Method(
     "alds-data, alds-fisher and alds; whichever changes the answers least on images held back",
-    "see the methods that it compares",
+    f"{ALDS_PAPER}, for what it compares",
     None,
     needs=(INPUT_MOMENTS, FISHER_TRACES),
     candidates=("alds-data", "alds-fisher", "alds"),
