@@ -38,7 +38,7 @@ class Case:
 
 def closed_form() -> Iterator[Case]:
     """Without tuning: every method at every ratio."""
-    for method in ("alds", "alds-data", "alds-fisher", "auto", "balf"):
+    for method in ("auto", "alds-fisher", "alds-data", "balf", "alds"):
         for tenth in range(1, 9):
             yield Case("resnet20", "params", f"0.{tenth}", method)
         for tenth in (4, 5, 6, 7):
