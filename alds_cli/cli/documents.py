@@ -71,6 +71,7 @@ def compression(result: CompressionResult) -> CompressForm:
         objective_bound=report.objective_bound,
         drop=report.drop,
         tuning=report.tuning,
+        refit=report.refit,
         compared=list(report.compared),
         seconds=dict(report.seconds),
         output=result.output,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         DropSearch,
         Latency,
         LayerReport,
+        Refit,
         Tuning,
     )
 
@@ -191,6 +192,8 @@ def _facts(report: CompressionReport) -> Iterable[str]:
         yield f"largest relative error{fold}: {error:.4f}{proven}"
     if report.compared:
         yield _compared(report.compared)
+    if report.refit is not None:
+        yield _refitted(report.refit)
     if report.tuning is not None:
         yield _tuned(report.tuning)
     if report.verified:
@@ -209,6 +212,15 @@ def _compared(candidates: Sequence[Candidate]) -> str:
         for candidate in candidates
     )
     return f"divergence of the answers on {count(candidates[0].images)} images held back: {told}"
+
+
+def _refitted(refit: Refit) -> str:
+    """Say what fitting pairs again made of the answers on the images held back."""
+    return (
+        f"fitted again{'' if refit.kept else ', but left out'}: divergence of the answers "
+        f"{refit.divergence_before:.3g} → {refit.divergence_after:.3g} on "
+        f"{count(refit.held_back)} images held back"
+    )
 
 
 def _tuned(tuning: Tuning) -> str:

@@ -12,34 +12,21 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alds_cli.allocation import Spending
-from alds_cli.calibration import draw_sample
+from alds_cli.compression.held_back import Judge, divided
 from alds_cli.compression.low_rank import Findings, LowRankStrategy
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.compression.traced_model import TracedModel
-from alds_cli.datasets import Batches, LabelledImages, opened
+from alds_cli.datasets import LabelledImages, opened
 from alds_cli.errors import ContractError, DataError, NoLogitsError, OptionError
-from alds_cli.evaluation import all_logits, divergence
 from alds_cli.methods import method_named
-from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import Candidate, LayerReport, LayerSpec, Plan
-from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery.channels import Channels
 
 _log = logging.getLogger(__name__)
-
-_HELD_BACK = 0.1
-"""The share of the images on which methods are compared."""
-
-_MOST_HELD_BACK = 512
-"""The most images on which methods are compared."""
-
-_TOGETHER = 64
-"""Images in a batch."""
 
 
 class AutomaticStrategy:
@@ -58,7 +45,12 @@ class AutomaticStrategy:
     def __init__(self, traced: TracedModel) -> None:
         options = traced.options
         fitting, judging = _divided(options, traced.method)
-        self._judge = _Judge(traced, judging)
+        try:
+            self._judge = Judge(traced.network, options, judging)
+        except NoLogitsError as error:
+            raise NoLogitsError(
+                f"no methods can be compared by the answers: {error}", tip="--method alds-data"
+            ) from error
         self._module = traced.network.module
         self._compared: list[tuple[Plan, Sequence[Candidate]]] = []
         self._strategies: dict[str, LowRankStrategy] = {}
@@ -140,41 +132,5 @@ def _divided(options: CompressOptions, method: str) -> tuple[CompressOptions, La
             f"the method {method} needs at least two images, one of them to compare on",
             tip="--samples 512, or --method alds-data",
         )
-    held = min(_MOST_HELD_BACK, max(1, round(_HELD_BACK * count)))
-    drawn, _ = draw_sample(len(images), count, options.seed)
-    fitted, _ = draw_sample(len(images), count - held, options.seed)  # a part of those drawn
-    judging = images.subset(drawn[torch.isin(drawn, fitted, invert=True)])
-    return replace(options, data=images, samples=count - held), judging
-
-
-class _Judge:
-    """Measures how far the answers of networks are from those of the original.
-
-    Args:
-        traced: the original, and how to prepare images for it.
-        images: the images on which it is measured.
-
-    Raises:
-        NoLogitsError: the network does not classify images.
-        DataError: the network does not take the images.
-    """
-
-    def __init__(self, traced: TracedModel, images: LabelledImages) -> None:
-        options = traced.options
-        self.images = len(images)
-        self._device = pick_device(options.device)
-        prepared = settled_preprocessing(options.preprocessing, traced.network)
-        self._batches = Batches(images, prepared, batch_size=_TOGETHER, workers=options.workers)
-        try:
-            self._expected = self._answers(traced.network.module)
-        except NoLogitsError as error:
-            raise NoLogitsError(
-                f"no methods can be compared by the answers: {error}", tip="--method alds-data"
-            ) from error
-
-    def _answers(self, module: nn.Module) -> Tensor:
-        return all_logits(module, self._batches, device=self._device)
-
-    def measured(self, module: nn.Module) -> tuple[float, float]:
-        """Return the mean divergence in nats, and the agreement of the answers in per cent."""
-        return divergence(self._expected, self._answers(module))
+    fitted, judging = divided(images, count, options.seed)
+    return replace(options, data=images, samples=fitted), judging

@@ -145,7 +145,7 @@ class _Measure:
 
 
 def _held_back(session: Session) -> LabelledImages:
-    """Return the images that are not drawn for the method or for tuning; all where none are.
+    """Return the images that are not drawn for the method, refitting or tuning; all where none are.
 
     Raises:
         OptionError: all are drawn.
@@ -153,7 +153,7 @@ def _held_back(session: Session) -> LabelledImages:
     options = session.options
     images = options.data
     assert isinstance(images, LabelledImages)  # noqa: S101 - they are open
-    if not method_named(options.method).needs and session.tuner is None:
+    if not method_named(options.method).needs and session.untouched:
         return images
     _, left = draw_sample(len(images), options.samples, options.seed)
     if len(left) == 0:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from alds_cli.compression.carried_out import CarriedOut, Made
+from alds_cli.compression.carried_out import CarriedOut, Made, improved
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
 from alds_cli.compression.traced_model import CostModel
@@ -16,7 +16,7 @@ from alds_cli.latency import NetworkComparison
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import trace_network, write_network
 from alds_cli.network.verification import Verification, verify
-from alds_cli.records import CompressionReport, LayerReport, Plan, Tuning
+from alds_cli.records import CompressionReport, LayerReport, Plan, Refit, Tuning
 from alds_cli.runtime.devices import Clock
 from alds_cli.tracing.trace import count_parameters
 
@@ -186,8 +186,12 @@ class CompressionRun:
         if self._target.timed:
             made, comparison = self._fast_enough()
         else:
-            made = self._made(in_place=last and self._rebuildable and self._session.tuner is None)
-        made, tuning = self._tuned(made)
+            made = self._made(in_place=last and self._rebuildable and self._session.untouched)
+        session, refit, tuning = self._session, None, None
+        if not session.untouched:
+            made, refit, tuning = improved(
+                made, self.plan, session.refitter, session.tuner, self._clock
+            )
         params = count_parameters(made.network.module)
         size = self._cost_model.size_after(self.plan) if "bytes" in self._names else None
         reached = {"params": params, "macs": made.macs, "bytes": size}
@@ -202,18 +206,16 @@ class CompressionRun:
                 unverified=self._session.options.unverified,
             )
         return CarriedOut(
-            made.network, made.layers, made.macs, params, size, comparison, verification, tuning
+            made.network,
+            made.layers,
+            made.macs,
+            params,
+            size,
+            comparison,
+            verification,
+            tuning,
+            refit,
         )
-
-    def _tuned(self, made: Made) -> tuple[Made, Tuning | None]:
-        """Tune the network where that is asked for; its costs stay as they are."""
-        tuner = self._session.tuner
-        if tuner is None or not self.plan.decomposed:
-            return made, None
-        with self._clock("tune"):
-            tuning = tuner.tune(made.network.module, self.plan)
-            layers = tuner.reports(made.network.module, made.layers) if tuning.best_step else None
-        return (made if layers is None else replace(made, layers=layers)), tuning
 
     def written(self, done: CarriedOut, output: str | None) -> tuple[Network, CompressionReport]:
         """Write the artefact of a network that was carried out, and return it with its report.
@@ -232,6 +234,7 @@ class CompressionRun:
             times=done.times,
             verification=done.verification,
             tuning=done.tuning,
+            refit=done.refit,
         )
         if done.params != report.params_after:
             raise AssertionError(f"reported {report.params_after} parameters, has {done.params}")
@@ -344,6 +347,7 @@ class CompressionRun:
         times: NetworkComparison | None = None,
         verification: Verification | None = None,
         tuning: Tuning | None = None,
+        refit: Refit | None = None,
     ) -> CompressionReport:
         """Return the report of the run so far."""
         session, ratio = self._session, self._target.ratio
@@ -373,6 +377,7 @@ class CompressionRun:
             objective=self.plan.objective,
             objective_bound=self.plan.objective_bound,
             tuning=tuning,
+            refit=refit,
             compared=session.strategy.comparison(self.plan),
         )
 

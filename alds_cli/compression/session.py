@@ -39,6 +39,7 @@ from alds_cli.surgery.layers import select_layers
 from alds_cli.tracing.trace import count_parameters
 
 if TYPE_CHECKING:
+    from alds_cli.compression.refitting import Refitter
     from alds_cli.compression.tuning import Tuner
 
 PLACEHOLDER = "{ratio}"
@@ -180,6 +181,9 @@ class Session:
         self.tuner: Tuner | None = None
         if self._tunes:
             self._require_tunable(given)
+        self.refitter: Refitter | None = None
+        if options.refit:
+            self._require_refittable(given)
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
@@ -192,6 +196,8 @@ class Session:
             self.params = count_parameters(self.network.module)
         if self._tunes and not (options.dry_run and options.max_drop is None):
             self.tuner = self._made_tuner(specs)
+        if options.refit and not (options.dry_run and options.max_drop is None):
+            self.refitter = self._made_refitter(specs)
         traced = TracedModel(self.network, self.before, specs, options, given, self.clock)
         self.strategy = strategy_for(traced)
 
@@ -211,6 +217,22 @@ class Session:
 
         with self.clock("tune"):
             return Tuner(self.network, specs, self.options)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether networks stay as plans made them, so that the original is not needed for more."""
+        return self.tuner is None and self.refitter is None
+
+    def _require_refittable(self, given: Plan | None) -> None:
+        from alds_cli.compression.refitting import require_refittable  # noqa: PLC0415 - as above
+
+        require_refittable(self.options, given)
+
+    def _made_refitter(self, specs: Mapping[str, LayerSpec]) -> Refitter:
+        from alds_cli.compression.refitting import Refitter  # noqa: PLC0415 - as above
+
+        with self.clock("refit"):
+            return Refitter(self.network, specs, self.options)
 
     def _require_run(self) -> None:
         """Refuse a network that could not be run, unless the user accepts that it is not run.

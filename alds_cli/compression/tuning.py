@@ -117,24 +117,36 @@ class Tuner:
         return tuning
 
     def reports(self, module: nn.Module, before: Sequence[LayerReport]) -> list[LayerReport]:
-        """Report on the layers after tuning: with true errors, and without proven bounds.
+        """Report on the layers after tuning; see `measured_again`."""
+        return measured_again(self._original, self._specs, module, before)
 
-        Args:
-            module: the tuned network.
-            before: the reports on its layers before.
-        """
-        with torch.no_grad():
-            jobs = [
-                _ErrorJob(
-                    weight_at(self._original, layer.name).cpu(),
-                    _tensors(module, layer),
-                    layer,
-                    self._specs[layer.name].groups,
-                )
-                for layer in before
-            ]
-            run_jobs(jobs)
-        return [replace(job.layer, error=job.error, error_bound=None) for job in jobs]
+
+def measured_again(
+    original: nn.Module,
+    specs: Mapping[str, LayerSpec],
+    module: nn.Module,
+    before: Sequence[LayerReport],
+) -> list[LayerReport]:
+    """Report on layers whose weights have changed: with true errors, and without proven bounds.
+
+    Args:
+        original: the original network.
+        specs: its layers, by name.
+        module: the network whose weights have changed.
+        before: the reports on its layers before.
+    """
+    with torch.no_grad():
+        jobs = [
+            _ErrorJob(
+                weight_at(original, layer.name).cpu(),
+                _tensors(module, layer),
+                layer,
+                specs[layer.name].groups,
+            )
+            for layer in before
+        ]
+        run_jobs(jobs)
+    return [replace(job.layer, error=job.error, error_bound=None) for job in jobs]
 
 
 def _tensors(module: nn.Module, layer: LayerReport) -> tuple[Tensor, ...]:

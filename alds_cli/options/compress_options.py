@@ -229,6 +229,15 @@ class CompressOptions:
     download: DownloadField = False
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
+    refit: Annotated[
+        bool,
+        Option(
+            help="After the pairs are made, fit them again on the images of --data, in the order "
+            "of the forward pass, so that each corrects what those before it have changed; kept "
+            "where images held back show that it helps.",
+            panel=TRAINING,
+        ),
+    ] = False
     tune_steps: Annotated[
         int,
         Option(

@@ -90,6 +90,27 @@ class Tuning:
 
 
 @dataclass(frozen=True, slots=True)
+class Refit:
+    """The fitting of pairs once more, to correct what the pairs before them have changed.
+
+    `pairs` pairs were fitted again on `images` images; `held_back` others judged. On them the mean
+    of KL(original ‖ compressed) in nats was `divergence_before` and would be `divergence_after`,
+    infinite where answers are not finite; the agreements with the original's answers are in per
+    cent. `kept` says whether the pairs fitted again were kept.
+    """
+
+    pairs: Count
+    images: Positive
+    held_back: Positive
+    divergence_before: Real
+    divergence_after: Real
+    agreement_before: Percent
+    agreement_after: Percent
+    kept: bool
+    seconds: Seconds
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A method that was compared with others on images held back.
 
@@ -113,7 +134,8 @@ class CompressionReport:
     the fraction of time saved, measured in turns. `verified` says whether the result was run
     beside the network that it stands for (None before it is made), and `verified_difference` by
     what fraction of the largest number it differed. `drop` is what was measured where a drop was
-    limited, `tuning` what became of the tuning that was asked for. `compared` are the methods that
+    limited, `tuning` what became of the tuning that was asked for, `refit` of fitting pairs
+    again. `compared` are the methods that
     were compared to find the plan, if any were.
     """
 
@@ -142,6 +164,7 @@ class CompressionReport:
     verified_difference: float | None = None
     drop: DropSearch | None = None
     tuning: Tuning | None = None
+    refit: Refit | None = None
     compared: Sequence[Candidate] = ()
 
     @property

@@ -347,8 +347,15 @@ def _quick_turns() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _work(scheduler: Scheduler) -> None:
-    # The number set by the calling thread reaches LAPACK in this thread only after something
-    # else has asked for it here; until then the bits of results would vary.
+def single_threaded_here() -> None:
+    """Give operations of a new thread one thread each, within `single_threaded_blas`.
+
+    The number set by the thread that made it reaches LAPACK here only after something else has
+    asked for it in this thread; until then the bits of results would vary.
+    """
     torch.set_num_threads(1)
+
+
+def _work(scheduler: Scheduler) -> None:
+    single_threaded_here()
     scheduler.work()

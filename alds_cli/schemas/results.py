@@ -16,6 +16,7 @@ from alds_cli.records import (
     EpochRecord,
     Latency,
     Preprocessing,
+    Refit,
     SweepBaseline,
     SweepRun,
     Training,
@@ -90,6 +91,7 @@ class CompressionForm(Form):
     objective_bound: Real | None
     drop: DropSearch | None
     tuning: Tuning | None
+    refit: Refit | None
     compared: Sequence[Candidate]
     seconds: Mapping[str, Real]
     output: str | None
