@@ -22,7 +22,7 @@ from alds_cli.numerics import corrected_fit
 from alds_cli.numerics.corrected_fit import corrected_factors
 from alds_cli.numerics.data_norm import data_factors
 from alds_cli.options.model_source import Source
-from alds_cli.records import Choice, Plan, Preprocessing
+from alds_cli.records import SLICED, Choice, Plan, Preprocessing
 from alds_cli.surgery import dense_copy, find_layers
 
 PREPARED = Preprocessing((0.5,) * 3, (0.25,) * 3)
@@ -313,6 +313,52 @@ def test_the_report_says_what_was_done(images):
     assert told[0].startswith(start)
     assert told[0].endswith("on 4 images held back")
     assert documents.compression(result).refit == refit
+
+
+def test_tuning_starts_from_what_was_fitted_again(images):
+    report = compressed(images, tune_steps=2).report
+    assert report.refit.kept
+    assert report.tuning.steps == 2
+    assert report.tuning.held_back == 4
+
+
+def test_progress_counts_layers(images):
+    events = []
+    compressed(images, progress=events.append)
+    counted = [(event.done, event.total) for event in events if event.task == "refit"]
+    assert counted == [(done, 4) for done in range(1, 5)]
+
+
+def test_clustered_pairs_stay_as_they_are(images, monkeypatch):
+    answers = iter([(2.0, 0.0), (1.0, 0.0)])
+    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 7)).eval()
+    found = compressed(images, module, method="messi", ratio=0.6)
+    usual = compressed(images, module, method="messi", ratio=0.6, refit=False)
+    assert found.plan.choices["1"].scheme not in SLICED
+    assert found.report.refit.pairs == 0
+    first, second = (own.network.module.state_dict() for own in (found, usual))
+    changed = {name for name in second if not torch.equal(first[name], second[name])}
+    assert changed == {"3.bias"}  # of a layer that is kept
+
+
+def test_of_pairs_in_other_schemes_the_means_are_corrected(images, monkeypatch):
+    answers = iter([(2.0, 0.0), (1.0, 0.0)])
+    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    plan = Plan({"0": Choice(1, 1, 2)}, method="alds-simple")
+    usual = compressed(images, plan=plan, refit=False).network.module.state_dict()
+    result = compressed(images, plan=plan)
+    found = result.network.module.state_dict()
+    changed = {name for name in usual if not torch.equal(usual[name], found[name])}
+    assert changed == {"1.running_mean", "3.bias", "5.bias", "9.bias"}
+    assert result.report.refit.pairs == 0
+    original, inputs = network().double(), fitted_inputs(images)
+    for name in ("1", "3", "5", "9"):
+        ends = [
+            seen(module, name, inputs)[1].transpose(0, 1).flatten(1).mean(1)
+            for module in (original, result.network.module.double())
+        ]
+        torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-5)
 
 
 def test_half_precision_stays_half(images):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alds_cli.calibration.moment_sums import covariance_bytes
 from alds_cli.calibration.sensitivities import input_patches
 from alds_cli.numerics.fold import fold
 from alds_cli.numerics.grams import add_gram, mirrored
@@ -19,6 +20,9 @@ from alds_cli.surgery import layer_weight
 
 _PARTS = 4
 """The parts of the batches that are added up side by side."""
+
+_SMALL = 64 << 20
+"""The most bytes of moments of which there may be as many at a time."""
 
 
 _STRIPE = 64
@@ -74,11 +78,12 @@ def cross_moments(
         centred: whether moments are about the means.
         only_means: whether moments are left out.
     """
-    weight = fold(layer_weight(layer).detach(), OPERATOR).to(torch.float64)
-    weight = weight.reshape(spec.groups, len(weight) // spec.groups, -1)
     pairs = list(zip(before, after, strict=True))
     point = _first_mean(layer, spec, pairs[0][1])
-    size = -(-len(pairs) // _PARTS)
+    weight = fold(layer_weight(layer), OPERATOR).to(point.device).to(torch.float64)
+    weight = weight.reshape(spec.groups, len(weight) // spec.groups, -1)
+    parts = _PARTS if only_means or covariance_bytes(spec) <= _SMALL else 1
+    size = -(-len(pairs) // parts)
     jobs = [
         _SumJob(layer, spec, weight, pairs[start : start + size], point, only_means)
         for start in range(0, len(pairs), size)

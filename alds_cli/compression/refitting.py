@@ -30,7 +30,7 @@ from alds_cli.network.opening import settled_preprocessing
 from alds_cli.numerics.corrected_fit import corrected_factors
 from alds_cli.numerics.fold import factors_to_weights, fold, multiply_back
 from alds_cli.options.compress_options import CompressOptions
-from alds_cli.records import OPERATOR, SLICED, LayerReport, LayerSpec, Plan, Refit
+from alds_cli.records import OPERATOR, SLICED, LayerReport, LayerSpec, Plan, ProgressEvent, Refit
 from alds_cli.runtime.devices import pick_device, placed
 from alds_cli.surgery import layer_at, weight_at
 from alds_cli.surgery.layer_contents import canonical, own_form
@@ -101,6 +101,7 @@ class Refitter:
                 f"pairs fitted again are judged by the answers: {error}", tip="leave out --refit"
             ) from error
         self._images, self._seed, self._workers = images, options.seed, options.workers
+        self._progress = options.progress
         self._prepared = settled_preprocessing(options.preprocessing, network)
 
     @cached_property
@@ -126,10 +127,17 @@ class Refitter:
         working = placed(copy.deepcopy(module), self._device).eval()
         batches = self._batches()
         walk = _Walk(self._original, module, working, self._specs, plan, self._calls(batches[0]))
+        visited = 0
+
+        def visit(name: str, given: list[Tensor], now: list[Tensor]) -> None:
+            nonlocal visited
+            walk.visit(name, given, now)
+            visited += 1
+            if self._progress is not None:
+                self._progress(ProgressEvent("refit", visited, len(walk.names)))
+
         with torch.no_grad():
-            in_lockstep(
-                self._original, working, walk.names, batches, walk.visit, device=self._device
-            )
+            in_lockstep(self._original, working, walk.names, batches, visit, device=self._device)
         old, new = (self._judge.measured(own) for own in (module, working))
         kept = new[0] < old[0]
         if kept:
@@ -236,6 +244,7 @@ class _Walk:
             and shared[id(parts_before[name].weight)] <= 1
             and (name not in self._choices or self._choices[name].scheme in SLICED)
         ]
+        self._apart = not set(self._choices) <= set(self.names)
         self._absorbers = absorbers(
             original,
             {name: specs[name] for name in self.names},
@@ -246,7 +255,8 @@ class _Walk:
         """Correct one layer; see `lockstep.Visit`."""
         spec, choice, absorber = self._specs[name], self._choices.get(name), self._absorbers[name]
         fits = choice is not None and choice.scheme == OPERATOR and covariance_bytes(spec) > 0
-        if not (fits or (self.changed and absorber)):
+        self._apart = self._apart or choice is not None
+        if not (fits or (self._apart and absorber)):
             return  # the networks are equal up to here, or nothing can be changed
         found = cross_moments(
             layer_at(self._original, name),
