@@ -198,9 +198,22 @@ def test_images_that_calibration_sees_do_not_judge(ask, tmp_path):
     assert json.loads(out)["drop"]["images"] == 64 - 24
     (tmp_path / "small.pt").unlink()
     code, out, err = ask(*arguments, "--samples", 64)
-    assert (code, out) == (2, "")
-    assert "none are left to measure the drop on" in err
-    assert not list(tmp_path.iterdir())
+    assert code == 0, err
+    assert "32 of the 64 images make the network, and the others judge it" in err
+    assert json.loads(out)["drop"]["images"] == 32
+
+
+def test_one_image_cannot_make_a_network_and_judge_it(run, trained, tmp_path):
+    model, data = trained
+    stored = load_file(data.removeprefix("tensors:"))
+    one = {name: tensor[:1].clone() for name, tensor in stored.items()}
+    save_file(one, tmp_path / "one.safetensors")
+    arguments = ("--method", "alds-data", "--max-drop", 30, "-o", tmp_path / "small.pt")
+    images = f"tensors:{tmp_path / 'one.safetensors'}"
+    found = run("compress", model, "--data", images, "--mean", 0, "--std", 1, *arguments)
+    assert found[:2] == (2, "")
+    assert "none are left to measure the drop on" in found[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["one.safetensors"]
 
 
 def test_the_images_are_opened_once(ask, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,6 +25,8 @@ from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import DropPoint, DropSearch
 from alds_cli.runtime.devices import Clock, pick_device
+
+_log = logging.getLogger(__name__)
 
 EVALUATIONS = 12
 """The most networks that are made and measured, without the original."""
@@ -83,10 +86,18 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
 
 
 def _with_open_images(options: CompressOptions) -> CompressOptions:
-    """Open the images once for the method and for the measuring."""
+    """Open the images once, for the method and for the measuring, which both need some."""
     assert options.data is not None  # noqa: S101 - checked before
     images = opened(options.data, split="train", download=options.download)
-    return replace(options, data=images)
+    samples, tunes = options.samples, options.tune_steps or options.tune_minutes
+    if samples >= len(images) > 1 and (tunes or method_named(options.method).needs):
+        samples = len(images) // 2
+        _log.warning(
+            "%d of the %d images make the network, and the others judge it (--samples)",
+            samples,
+            len(images),
+        )
+    return replace(options, data=images, samples=samples)
 
 
 def _require_searchable(options: CompressOptions) -> None:
