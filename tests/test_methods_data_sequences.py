@@ -72,6 +72,11 @@ def timm_vit():
     return timm.create_model("test_vit", num_classes=10, img_size=64)
 
 
+def tiny_bert():
+    pytest.importorskip("transformers")
+    return tiny_transformers.bert_classes()
+
+
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 KINDS = {
@@ -79,7 +84,7 @@ KINDS = {
     "sequence first": (lambda: Attending(batch_first=False), IMAGES, {"cross.in_proj"}),
     "encoder": (encoder, IMAGES, set()),
     "timm": (timm_vit, IMAGES.repeat(1, 3, 8, 8)[:6], set()),
-    "bert": (tiny_transformers.bert_classes, (IMAGES.flatten(1)[:, :9] * 98).long(), set()),
+    "bert": (tiny_bert, (IMAGES.flatten(1)[:, :9] * 98).long(), set()),
 }
 
 SLOW = {"timm", "bert"}  # their packages are slow to import
