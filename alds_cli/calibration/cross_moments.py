@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.calibration.moment_sums import covariance_bytes
+from alds_cli.calibration.moment_sums import add_scatter, covariance_bytes, with_samples
 from alds_cli.calibration.sensitivities import input_patches
 from alds_cli.numerics.fold import fold
-from alds_cli.numerics.grams import add_gram, mirrored
+from alds_cli.numerics.grams import mirrored
 from alds_cli.records import OPERATOR, LayerSpec
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import layer_weight
@@ -23,10 +23,6 @@ _PARTS = 4
 
 _SMALL = 64 << 20
 """The most bytes of moments of which there may be as many at a time."""
-
-
-_STRIPE = 64
-"""The least rows of moments that are added to together; see `grams.add_gram`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +103,7 @@ def _batched(spec: LayerSpec, given: Tensor) -> Tensor:
     """Return the input of a layer with an axis of samples, on a device that has float64."""
     if given.device.type not in ("cpu", "cuda"):
         given = given.cpu()
-    spatial = len(spec.kernel)
-    return given if not spatial or given.ndim > spatial + 1 else given.unsqueeze(0)
+    return with_samples(spec, given)
 
 
 @dataclass(slots=True)
@@ -160,10 +155,7 @@ class _SumJob:
         self.cross = self.cross + given @ after.mT
         if self.moments is None:
             self.moments = after.new_zeros(*after.shape[:2], after.shape[1])
-        if len(after) > 1:
-            self.moments.baddbmm_(after, after.mT)
-        else:
-            add_gram(self.moments[0], after[0], max(_STRIPE, after.shape[1] // 4))
+        add_scatter(self.moments, after)
 
     def add(self, other: _SumJob) -> None:
         """Add the sums of another part."""

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.calibration.observing import sharing_copy, whole_attention
+from alds_cli.calibration.observing import calling_copy, whole_attention
 from alds_cli.calibration.responses import absorbers
 from alds_cli.calibration.statistic import Statistic, require_finite
 from alds_cli.datasets import Batch
@@ -32,7 +32,6 @@ from alds_cli.errors import DataError, first_line
 from alds_cli.records import LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
-from alds_cli.surgery.replace import call_projections
 from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import floating_type
 
@@ -203,8 +202,7 @@ class _GradientJob:
 
     def run(self) -> None:
         """Run the batch, and keep what each call of a layer adds."""
-        module = sharing_copy(self.network).eval()
-        call_projections(module, tuple(self.specs))
+        module = calling_copy(self.network, tuple(self.specs))
         calls: list[tuple[LayerSpec, Tensor, Tensor]] = []
         parts = dict(module.named_modules())
         for name, spec in self.specs.items():
@@ -228,8 +226,7 @@ class _GradientJob:
             return [None] * len(probes)
         logs = logits.double().log_softmax(dim=1)
         chances = logs.detach().exp().cpu()
-        if not bool(chances.isfinite().all()):
-            require_finite("the network's answers", chances)
+        require_finite("the network's answers", chances)
         drawn = torch.multinomial(chances, 1, generator=torch.Generator().manual_seed(self.seed))
         try:
             return list(

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.calibration.observing import sharing_copy, whole_attention
+from alds_cli.calibration.observing import calling_copy, whole_attention
 from alds_cli.runtime.devices import accepted
 from alds_cli.runtime.pool import single_threaded_blas, single_threaded_here
-from alds_cli.surgery.replace import call_projections
 from alds_cli.tracing.trace import floating_type
 
 Visit = Callable[[str, list[Tensor], list[Tensor]], None]
@@ -154,8 +153,7 @@ class _Pass(threading.Thread):
         self._given: Tensor | None = None
         self._meeting = meeting
         self._inputs = inputs.to(device, floating_type(network))
-        self._module = sharing_copy(network).eval()
-        call_projections(self._module, list(names))
+        self._module = calling_copy(network, list(names))
         parts = dict(self._module.named_modules())
         for name in names:
             parts[name].register_forward_pre_hook(self._hook(name), with_kwargs=True)

@@ -45,6 +45,20 @@ def covariance_bytes(spec: LayerSpec) -> int:
     return nbytes if nbytes <= MOST_BYTES else 0
 
 
+def with_samples(spec: LayerSpec, given: Tensor) -> Tensor:
+    """Return the input of a layer with an axis of samples."""
+    spatial = len(spec.kernel)
+    return given if not spatial or given.ndim > spatial + 1 else given.unsqueeze(0)
+
+
+def add_scatter(scatter: Tensor, block: Tensor) -> None:
+    """Add B Bᵀ of patches B (g, n, positions) to (g, n, n); of one group, the lower half alone."""
+    if len(block) > 1:
+        scatter.baddbmm_(block, block.mT)
+    else:
+        add_gram(scatter[0], block[0], max(_STRIPE, block.shape[1] // 4))
+
+
 def summed_moments(
     network: nn.Module,
     specs: Mapping[str, LayerSpec],
@@ -128,10 +142,8 @@ class _Sums:
 
     def add(self, given: Tensor) -> None:
         """Add the patches of one call's input."""
-        spatial = len(self._spec.kernel)
         self.flat = self.flat and given.ndim == 2
-        batch = given if not spatial or given.ndim > spatial + 1 else given.unsqueeze(0)
-        for patches in input_patches(self._layer, batch):
+        for patches in input_patches(self._layer, with_samples(self._spec, given)):
             block = patches.to(torch.float64).view(self._spec.groups, self._size, -1)
             if self._point is None:
                 self._point = block.mean(dim=2, keepdim=True)
@@ -144,10 +156,7 @@ class _Sums:
     def _add_scatter(self, block: Tensor) -> None:
         if self._scatter is None:
             self._scatter = block.new_zeros(len(block), self._size, self._size)
-        if len(block) > 1:
-            self._scatter.baddbmm_(block, block.mT)
-        else:
-            add_gram(self._scatter[0], block[0], max(_STRIPE, self._size // 4))
+        add_scatter(self._scatter, block)
 
     def settled(self) -> LayerMoments:
         """Return what was found; the sums are of no use afterwards."""

@@ -186,8 +186,7 @@ class _Runner:
     """A copy of the network that shares its parameters and has hooks on the observed layers."""
 
     def __init__(self, network: nn.Module, names: Sequence[str], device: torch.device) -> None:
-        self._module = sharing_copy(network).eval()
-        call_projections(self._module, names)
+        self._module = calling_copy(network, names)
         self._device, self._dtype = device, floating_type(network)
         self._look: Any = None
         parts = dict(self._module.named_modules())
@@ -239,6 +238,13 @@ def sharing_copy(network: nn.Module) -> nn.Module:
     held = [*network.parameters(), *network.buffers()]
     held += [v for part in network.modules() for v in vars(part).values() if isinstance(v, Tensor)]
     return copy.deepcopy(network, {id(tensor): tensor for tensor in held})
+
+
+def calling_copy(network: nn.Module, names: Sequence[str]) -> nn.Module:
+    """Return a sharing copy in evaluation mode whose attentions call the named projections."""
+    module = sharing_copy(network).eval()
+    call_projections(module, names)
+    return module
 
 
 class _Runners:

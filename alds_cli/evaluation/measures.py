@@ -141,14 +141,7 @@ def answers(
     Raises:
         DataError: the network does not take the images, or does not give one row of logits each.
     """
-    found = []
-
-    def add(logits: Tensor, _: Tensor) -> Mapping[str, float]:
-        found.append(_answered(logits))
-        return {}
-
-    _each_batch(module, batches, add, device, progress)
-    return torch.cat(found)
+    return _of_all(module, batches, _answered, device, progress)
 
 
 def all_logits(
@@ -170,10 +163,21 @@ def all_logits(
         NoLogitsError: it does not give one row of logits for each image.
         DataError: it does not take the images.
     """
+    return _of_all(module, batches, lambda logits: logits, device, progress)
+
+
+def _of_all(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    keep: Callable[[Tensor], Tensor],
+    device: torch.device | None,
+    progress: ProgressCallback | None,
+) -> Tensor:
+    """Return what `keep` makes of the logits of every batch, one after another."""
     found = []
 
     def add(logits: Tensor, _: Tensor) -> Mapping[str, float]:
-        found.append(logits)
+        found.append(keep(logits))
         return {}
 
     _each_batch(module, batches, add, device, progress)
