@@ -33,6 +33,7 @@ class Case:
     ratio: str
     method: str
     seed: int = 0
+    refit: int = 0
     tune_steps: int = 0
 
 
@@ -49,10 +50,10 @@ def closed_form() -> Iterator[Case]:
 def tuned() -> Iterator[Case]:
     """With the steps that the bars are about."""
     for ratio in ("0.3", "0.5", "0.6", "0.7"):
-        yield Case("resnet20", "params", ratio, "auto", tune_steps=1200)
+        yield Case("resnet20", "params", ratio, "auto", refit=1, tune_steps=1200)
     for ratio in ("0.4", "0.6"):
-        yield Case("resnet56", "params", ratio, "auto", tune_steps=1200)
-    yield Case("resnet20", "macs", "0.4", "auto", tune_steps=1200)
+        yield Case("resnet56", "params", ratio, "auto", refit=1, tune_steps=1200)
+    yield Case("resnet20", "macs", "0.4", "auto", refit=1, tune_steps=1200)
 
 
 def seeds() -> Iterator[Case]:
@@ -76,6 +77,7 @@ def measured(case: Case, options: argparse.Namespace) -> dict[str, object]:
         data=f"tensors:{options.train}",
         samples=SAMPLES,
         seed=case.seed,
+        refit=bool(case.refit),
         tune_steps=case.tune_steps,
     )
     quality = api.evaluate(made.network, f"tensors:{options.test}", latency=False).model.quality
@@ -109,7 +111,7 @@ def main() -> None:
             continue
         row = {**values, **measured(case, options)}
         with options.output.open("a", newline="") as file:
-            writer = csv.DictWriter(file, list(row))
+            writer = csv.DictWriter(file, list(row), lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)

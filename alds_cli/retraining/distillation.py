@@ -27,6 +27,7 @@ from alds_cli.errors import DataError
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent, Tuning
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
 from alds_cli.retraining.held_weights import HeldWeights, derived_seed, master_weights, seeded
+from alds_cli.retraining.memory_layout import channels_last
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import evaluation_mode, floating_type
@@ -126,11 +127,14 @@ def tune(
             stack.enter_context(evaluation_mode(module))
         stack.enter_context(whole_attention())
         stack.enter_context(seeded(derived_seed(seed, 0, "tuned network"), held.device))
-        blocks = BlockOutputs(block_names(network, layers))
-        stack.enter_context(blocks.watching(teacher, network))
         judges = Batches(
             images.subset(judging), preprocessing, batch_size=recipe.batch_size, workers=workers
         )
+        for module in (network, teacher):
+            sample = torch.zeros((2, *judges.input_shape), dtype=floating_type(module))
+            stack.enter_context(channels_last(module, sample))
+        blocks = BlockOutputs(block_names(network, layers))
+        stack.enter_context(blocks.watching(teacher, network))
         run = _Run(network, teacher, blocks, judges, held, recipe, budget)
         batches = _endless(images.subset(tuned_on), recipe, preprocessing, seed, workers)
         return run.tuned(batches, len(tuned_on), progress)
