@@ -16,6 +16,7 @@ from torch import nn
 from alds_cli import api
 from alds_cli.calibration import draw_sample
 from alds_cli.compression import automatic
+from alds_cli.compression.refitting import Refitter
 from alds_cli.datasets import TensorImages
 from alds_cli.errors import ContractError, NoLogitsError, OptionError, RatioUnreachableError
 from alds_cli.evaluation import divergence
@@ -89,6 +90,33 @@ def test_the_plan_is_that_of_the_method_whose_answers_change_least(images, seed)
     assert result.plan.choices == found[best].plan.choices
     for name, tensor in found[best].network.module.state_dict().items():
         assert torch.equal(tensor, result.network.module.state_dict()[name])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_pairs_are_fitted_again_before_methods_are_compared(images, seed, monkeypatch):
+    real, times = Refitter.fitted, []
+
+    def counted(self, module, plan):
+        times.append(plan.method)
+        return real(self, module, plan)
+
+    monkeypatch.setattr(Refitter, "fitted", counted)
+    asked = {"ratio": 0.5, "seed": seed, "refit": True}
+    result = compressed(images, network(seed), **asked)
+    assert times == ["alds-data", "alds-fisher", "alds"]  # the chosen one's only once
+    found = {candidate.method: candidate.divergence for candidate in result.report.compared}
+    best = min(found, key=found.get)
+    assert result.report.method == best
+    judging = held_back(images, seed)
+    apart, _ = divergence(logits(network(seed), judging), logits(result.network.module, judging))
+    assert found[best] == pytest.approx(apart, rel=1e-4)
+    assert result.report.refit.reached[0] == found[best]
+    # A method without data has the same factors, however many images are held back.
+    alone = compressed(images, network(seed), method="alds", **asked)
+    assert found["alds"] == pytest.approx(alone.report.refit.reached[0], rel=1e-4)
+    assert alone.report.refit.kept
+    dry = compressed(images, network(seed), dry_run=True, **asked)
+    assert (dry.plan.method, dry.plan.choices) == (best, result.plan.choices)
 
 
 def test_it_is_the_default_with_images_and_only_then(images, tmp_path):

@@ -2,7 +2,8 @@
 
 Errors of layers, however they are measured, only stand for what they do to the answers of the
 network. So every candidate's plan is carried out, and the answers are compared with those of the
-original on images that no candidate has seen.
+original on images that no candidate has seen. Where pairs are to be fitted again, those of every
+candidate are, before they are compared.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -26,6 +28,9 @@ from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import Candidate, LayerReport, LayerSpec, Plan
 from alds_cli.surgery.channels import Channels
 
+if TYPE_CHECKING:
+    from alds_cli.compression.refitting import Refitted, Refitter
+
 _log = logging.getLogger(__name__)
 
 
@@ -34,6 +39,7 @@ class AutomaticStrategy:
 
     Args:
         traced: the network and what is asked of it, by a method with candidates.
+        refitter: fits the pairs of every candidate again; None leaves it out.
 
     Raises:
         OptionError: no images are named, or there is only one.
@@ -42,7 +48,7 @@ class AutomaticStrategy:
 
     channels: Channels | None = None
 
-    def __init__(self, traced: TracedModel) -> None:
+    def __init__(self, traced: TracedModel, refitter: Refitter | None = None) -> None:
         options = traced.options
         fitting, judging = _divided(options, traced.method)
         try:
@@ -52,6 +58,7 @@ class AutomaticStrategy:
                 f"no methods can be compared by the answers: {error}", tip="--method alds-data"
             ) from error
         self._module = traced.network.module
+        self._refitter = refitter
         self._compared: list[tuple[Plan, Sequence[Candidate]]] = []
         self._strategies: dict[str, LowRankStrategy] = {}
         findings = Findings()
@@ -81,16 +88,21 @@ class AutomaticStrategy:
                 refusals.append(error)
         if not plans:
             raise refusals[0]
-        found = [self._measured(name, plan) for name, plan in plans.items()]
-        best = plans[min(found, key=lambda candidate: candidate.divergence).method]
-        self._compared.append((best, found))
-        return best
+        found = {name: self._measured(name, plan) for name, plan in plans.items()}
+        best, refitted = min(found.values(), key=lambda own: own[0].divergence)
+        if refitted is not None and self._refitter is not None:
+            self._refitter.remember(refitted)
+        self._compared.append((plans[best.method], [candidate for candidate, _ in found.values()]))
+        return plans[best.method]
 
-    def _measured(self, name: str, plan: Plan) -> Candidate:
+    def _measured(self, name: str, plan: Plan) -> tuple[Candidate, Refitted | None]:
+        """Carry a plan out and return how far its answers are; see `Refitter.fitted`."""
         made = copy.deepcopy(self._module)
         self._strategies[name].carry_out(made, plan)
-        apart, agreement = self._judge.measured(made)
-        return Candidate(name, apart, agreement, self._judge.images)
+        if self._refitter is None or not plan.decomposed:
+            return Candidate(name, *self._judge.measured(made), self._judge.images), None
+        refitted = self._refitter.fitted(made, plan)
+        return Candidate(name, *refitted.refit.reached, self._judge.images), refitted
 
     def comparison(self, plan: Plan) -> Sequence[Candidate]:
         """Return what was compared when a plan was made."""

@@ -68,6 +68,22 @@ def require_refittable(options: CompressOptions, given: Plan | None) -> None:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Refitted:
+    """What fitting the pairs of one plan again gave.
+
+    Attributes:
+        plan: the plan.
+        refit: what was done.
+        state: the state of the network with the pairs as they are fitted now; None where they are
+            left as they were.
+    """
+
+    plan: Plan
+    refit: Refit
+    state: Mapping[str, Tensor] | None
+
+
 class Refitter:
     """Fits the pairs of networks made of one original again, in the order of the forward pass.
 
@@ -103,6 +119,7 @@ class Refitter:
         self._images, self._seed, self._workers = images, options.seed, options.workers
         self._progress = options.progress
         self._prepared = settled_preprocessing(options.preprocessing, network)
+        self._remembered: list[Refitted] = []
 
     @cached_property
     def _original(self) -> nn.Module:
@@ -123,6 +140,24 @@ class Refitter:
             What was done, and the reports on the layers as they are now: with true errors, and
             without proven bounds where anything was changed.
         """
+        known = (own for own in self._remembered if own.plan is plan)
+        found = next(known, None) or self.fitted(module, plan)
+        if found.state is not None:
+            module.load_state_dict(found.state)
+            before = measured_again(self._stored, self._specs, module, before)
+        return found.refit, list(before)
+
+    def remember(self, found: Refitted) -> None:
+        """Let `refit` take what was found for this plan."""
+        self._remembered.append(found)
+
+    def fitted(self, module: nn.Module, plan: Plan) -> Refitted:
+        """Fit the pairs of a copy of a network again, and judge both.
+
+        Args:
+            module: the network with the plan's pairs in place.
+            plan: its plan.
+        """
         start = time.perf_counter()
         working = placed(copy.deepcopy(module), self._device).eval()
         batches = self._batches()
@@ -139,11 +174,7 @@ class Refitter:
         with torch.no_grad():
             in_lockstep(self._original, working, walk.names, batches, visit, device=self._device)
         old, new = (self._judge.measured(own) for own in (module, working))
-        kept = new[0] < old[0]
-        if kept:
-            module.load_state_dict(working.state_dict())
-            before = measured_again(self._stored, self._specs, module, before)
-        found = Refit(
+        refit = Refit(
             pairs=walk.changed,
             images=sum(map(len, batches)),
             held_back=self._judge.images,
@@ -151,10 +182,10 @@ class Refitter:
             divergence_after=new[0],
             agreement_before=old[1],
             agreement_after=new[1],
-            kept=kept,
+            kept=new[0] < old[0],
             seconds=time.perf_counter() - start,
         )
-        return found, list(before)
+        return Refitted(plan, refit, working.state_dict() if refit.kept else None)
 
     def _calls(self, inputs: Tensor) -> Mapping[str, _Calls]:
         """Return how the layers are called, in a pass over one image."""

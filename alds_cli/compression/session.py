@@ -196,10 +196,11 @@ class Session:
             self.params = count_parameters(self.network.module)
         if self._tunes and not (options.dry_run and options.max_drop is None):
             self.tuner = self._made_tuner(specs)
-        if options.refit and not (options.dry_run and options.max_drop is None):
-            self.refitter = self._made_refitter(specs)
         traced = TracedModel(self.network, self.before, specs, options, given, self.clock)
-        self.strategy = strategy_for(traced)
+        planned_only = options.dry_run and options.max_drop is None and not compares(traced)
+        if options.refit and not planned_only:
+            self.refitter = self._made_refitter(specs)
+        self.strategy = strategy_for(traced, self.refitter)
 
     @property
     def _tunes(self) -> bool:
@@ -329,8 +330,17 @@ class Strategy(Protocol):
         ...
 
 
-def strategy_for(traced: TracedModel) -> Strategy:
+def compares(traced: TracedModel) -> bool:
+    """Return whether plans of several methods are carried out and compared."""
+    return traced.given is None and bool(method_named(traced.method).candidates)
+
+
+def strategy_for(traced: TracedModel, refitter: Refitter | None = None) -> Strategy:
     """Return the strategy of the method, or of the given plan.
+
+    Args:
+        traced: the network and what is asked of it.
+        refitter: fits pairs again before methods are compared; None leaves it out.
 
     Raises:
         OptionError: the method lacks what it needs, or the plan both prunes and decomposes.
@@ -348,8 +358,8 @@ def strategy_for(traced: TracedModel) -> Strategy:
         from alds_cli.compression.filter_pruning import FilterPruningStrategy  # noqa: PLC0415
 
         return FilterPruningStrategy(traced)
-    if given is None and method_named(traced.method).candidates:
+    if compares(traced):
         from alds_cli.compression.automatic import AutomaticStrategy  # noqa: PLC0415 - so is this
 
-        return AutomaticStrategy(traced)
+        return AutomaticStrategy(traced, refitter)
     return LowRankStrategy(traced)

@@ -109,13 +109,21 @@ class Refit:
     kept: bool
     seconds: Seconds
 
+    @property
+    def reached(self) -> tuple[float, float]:
+        """The divergence and the agreement of what was kept."""
+        if self.kept:
+            return self.divergence_after, self.agreement_after
+        return self.divergence_before, self.agreement_before
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A method that was compared with others on images held back.
 
     `divergence` is the mean of KL(original ‖ compressed) over the `images` images in nats, infinite
-    where answers are not finite; `agreement` with the original's answers is in per cent.
+    where answers are not finite; `agreement` with the original's answers is in per cent. Where
+    pairs were to be fitted again, those of every candidate were.
     """
 
     method: Term
