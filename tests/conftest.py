@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import uuid
+from collections import Counter
 from pathlib import Path
 
 # Set before torch is imported, and for the commands that tests start: workers that run side by
@@ -26,6 +27,20 @@ from alds_cli.cli.app import main  # noqa: E402
 # Small networks gain nothing from threads that wait for each other, least of all if
 # several test processes share the cores. Tests of threads set their number themselves.
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave most cases of tests marked as `mostly_slow` to the slow tests."""
+    seen = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("mostly_slow"):
+            (every,) = mark.args
+            test = item.parent.nodeid, item.originalname
+            if seen[test] % every:
+                item.add_marker(pytest.mark.slow)
+            seen[test] += 1
+
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,6 +9,7 @@ from allocation_cases import cost_of, errors_of, least_errors, options, random_p
 from alds_cli.allocation import InfeasibleError, minimax
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("resources", [2, 3])
 @pytest.mark.parametrize("seed", range(4))

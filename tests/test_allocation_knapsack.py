@@ -26,6 +26,7 @@ def check(problem, budgets):
     return found.gap
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("resources", [1, 2, 3])
 @pytest.mark.parametrize("seed", range(4))

@@ -39,6 +39,7 @@ def hidden(generator, layers):
     return bounds, known
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("solve", [minimax, knapsack])
 @pytest.mark.parametrize("resources", [1, 2])
 @pytest.mark.parametrize("tied", [False, True])

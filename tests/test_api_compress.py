@@ -13,6 +13,7 @@ from alds_cli.errors import ContractError, OptionError, OutputError
 from alds_cli.tracing.trace import count_parameters
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @pytest.mark.parametrize("solver", ["exact", "alternating"])
 def test_the_same_bytes_whatever_threads_and_cache(model, suffix, solver, threads, tmp_path):

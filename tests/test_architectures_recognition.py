@@ -74,6 +74,7 @@ def round_trip(architecture: Architecture) -> None:
         )
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("architecture", SAMPLE, ids=str)
 def test_a_network_is_recognised_with_its_classes(architecture):
     round_trip(architecture)

@@ -72,6 +72,7 @@ def test_gives_one_score_per_class(name, classes, channels):
     assert torch.isfinite(scores).all()
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("name", ONE_PER_FAMILY)
 def test_can_be_traced_and_exported(name):
     network = build(Architecture(name)).eval()

@@ -125,6 +125,7 @@ def test_pairs_of_all_layers_and_schemes(reader, everything, tmp_path, number, s
         assert torch.equal(made(sample), written(sample))
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
     "method", ["alds", "alds+", "alds-simple", "svd-energy", "messi", "ft", "l-rank"]

@@ -236,8 +236,7 @@ def alds(*arguments, cwd):
     )
 
 
-def test_the_command_shows_what_was_compared(images, tmp_path):
-
+def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch):
     pixels = torch.stack([images.image(at) for at in range(IMAGES)])
     save_file({"images": pixels, "labels": images.labels}, tmp_path / "data.safetensors")
     torch.save(network().state_dict(), tmp_path / "model.pt")
@@ -267,9 +266,10 @@ def test_the_command_shows_what_was_compared(images, tmp_path):
         "-o",
         "small.pt",
     ]
-    shown = alds(*arguments, cwd=tmp_path)
-    assert shown.returncode == 0, shown.stderr
-    assert "on 6 images held back: alds-data " in shown.stdout
-    told = json.loads(alds(*arguments, "--json", "-q", cwd=tmp_path).stdout)
+    monkeypatch.chdir(tmp_path)
+    code, shown, err = run(*arguments)
+    assert code == 0, err
+    assert "on 6 images held back: alds-data " in shown
+    told = json.loads(run(*arguments, "--json", "-q")[1])
     assert [own["method"] for own in told["compared"]] == ["alds-data", "alds-fisher", "alds"]
     assert told["method"] == min(told["compared"], key=lambda own: own["divergence"])["method"]

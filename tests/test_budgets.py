@@ -28,6 +28,7 @@ IN_A_FOLDER = settings(
 )
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 @IN_A_FOLDER
 @given(ratio=RATIOS)

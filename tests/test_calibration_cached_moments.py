@@ -231,6 +231,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_not_trusted(damage, data, cache_folder_of_the_test, caplog):
     network = digits_network()

@@ -118,6 +118,7 @@ def check(build_network, shape, removable):
             assert report.params_after == sum(p.numel() for p in module.parameters())
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_architectures_lose_filters_for_good(name):
     check(*NETWORKS[name])

@@ -414,6 +414,7 @@ def test_pipes_that_a_shell_has_opened(spelling, tmp_path):
     assert found.nbytes == len(content)
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("name", ["/dev/stdin", "-"])
 @pytest.mark.parametrize("piped", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_standard_input_by_name(name, piped, tmp_path):

@@ -164,6 +164,7 @@ def test_names_as_long_as_they_may_be(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk_leaves_nothing(suffix, tmp_path):
     """The limit on file sizes stands in for the disk's end."""

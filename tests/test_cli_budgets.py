@@ -116,6 +116,7 @@ def test_true_errors_are_minimised_and_remembered(run, digits, tmp_path, solver)
     assert again["objective"] == report["objective"]
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

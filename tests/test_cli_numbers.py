@@ -49,6 +49,7 @@ def test_options_are_found():
     assert len(OPTIONS) > 40
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(("command", "option"), OPTIONS)
 def test_numbers_that_nobody_means(run, tmp_path, monkeypatch, command, option):
     """There is no model: whatever the number, the answer comes before any work."""

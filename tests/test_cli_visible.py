@@ -148,6 +148,7 @@ def test_file_names_are_shown_as_they_are(run, names, name, command):
     assert visible(name) in "".join(out.split("\n"))
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("name", [*NAMES, "[/x].pt"])
 @pytest.mark.parametrize(
     "arguments",
@@ -207,6 +208,7 @@ def test_notes_and_warnings_of_libraries_are_lines(capfd):
 # ---------------------------------------------------------------- how lines are broken
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("columns", [48, 60, 80])
 @pytest.mark.parametrize("length", [10, 38, 55, 75, 150])
 def test_names_are_never_broken_by_a_line_feed(run, digits, tmp_path, monkeypatch, columns, length):

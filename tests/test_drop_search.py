@@ -254,6 +254,7 @@ def test_a_dry_run_searches_and_writes_nothing(ask, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

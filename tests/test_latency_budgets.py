@@ -105,6 +105,7 @@ def machine(monkeypatch):
     return install
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("ratio", [0.1, 0.4, 0.7])
 @pytest.mark.parametrize("bias", [0.9, 1.0, 1.3])
 def test_a_ratio_of_the_latency_is_one_of_the_measured_time(machine, ratio, bias):

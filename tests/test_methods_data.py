@@ -146,6 +146,7 @@ def write_digits(path, count=40, *, dark=False):
     return f"tensors:{path}"
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("bound", ["density", "sum", "theorem1", "published-code", "frobenius"])
 @pytest.mark.parametrize("solver", ["exact", "knapsack", "alternating"])
 def test_every_solver_and_bound_works_on_these_errors(model, tmp_path, solver, bound):

@@ -143,6 +143,7 @@ def test_several_budgets_hold_at_once():
         assert pruned_amount(channels, budget.resource, calls, plan.pruned) <= budget.allowed
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("target", ["params", "macs"])
 @pytest.mark.parametrize("ratio", ["0.2", "0.5", "0.9"])
 def test_residual_networks_meet_the_ratio_to_the_unit(target, ratio):

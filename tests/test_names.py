@@ -46,6 +46,7 @@ def require_plain(found):
         assert torch.equal(tensor, STATE[name]), name
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("arch", [None, "cifar_resnet20"])
 @pytest.mark.parametrize(
     "place",
@@ -63,6 +64,7 @@ def test_wrappers_come_off_wherever_they_stand(wrapper, place, arch, tmp_path):
     require_plain(api.load(path, arch=arch).state_dict())
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("arch", [None, "cifar_resnet20"])
 @pytest.mark.parametrize(
     "prefix",
@@ -142,6 +144,7 @@ HARMLESS = {
 }
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("arch", [None, "cifar_resnet20"])
 @pytest.mark.parametrize("prefix", ["", "model.", "module."])
 @pytest.mark.parametrize("extra", [[name] for name in HARMLESS] + [list(HARMLESS)])

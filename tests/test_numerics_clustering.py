@@ -200,6 +200,7 @@ def planted(rows, k, j, each, seed, noise=0.0):
     return flat[:, mixed] * signs, clusters
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize(("rows", "seed"), [(12, 0), (12, 1), (80, 2)])
 def test_planted_subspaces_are_found(rows, seed, distance):

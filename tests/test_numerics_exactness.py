@@ -76,6 +76,7 @@ def way(request, monkeypatch):
     return request.param
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_errors_are_those_of_dense_svds(way, shape, groups):
@@ -368,6 +369,7 @@ def expected_errors(weights):
     ]
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize(("memory", "count"), [(1 << 30, 3), (40_000, 1), (0, 2)])
 def test_batches_give_what_single_calls_give(memory, count, threads, way):
     del way

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
 import pytest
+import threadpoolctl
 import torch
 
+from alds_cli.runtime import pool
 from alds_cli.runtime.pool import run_jobs, single_threaded_blas
 
 
@@ -230,6 +233,32 @@ def test_threads_are_restored_after_an_error_in_the_block():
     with pytest.raises(OddError):
         block()
     assert torch.get_num_threads() == 4
+
+
+def test_libraries_imported_later_are_limited_too(monkeypatch):
+    made = []
+
+    class Controller(pool.ThreadpoolController):
+        def __init__(self):
+            made.append(self)
+            super().__init__()
+
+    monkeypatch.setattr(pool, "ThreadpoolController", Controller)
+    pool._linear_algebra.cache_clear()
+    try:
+        for _ in range(3):
+            with single_threaded_blas():
+                assert {
+                    own["num_threads"]
+                    for own in threadpoolctl.threadpool_info()
+                    if own["user_api"] == "blas"
+                } <= {1}
+        assert len(made) == 1
+        monkeypatch.setitem(sys.modules, "a_module_imported_later", pool)
+        with single_threaded_blas():
+            assert len(made) == 2
+    finally:
+        pool._linear_algebra.cache_clear()
 
 
 def test_large_matrices_are_let_go_when_a_task_is_done():

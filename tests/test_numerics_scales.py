@@ -135,6 +135,7 @@ def some_choices(table, rng, count=2):
     return [Choice(*table.choices[row].tolist()) for row in {0, len(table.choices) - 1, *rows}]
 
 
+@pytest.mark.mostly_slow(3)
 @each_scale
 def test_reported_errors_are_true_and_bounds_are_bounds(dtype, scale):
     rng = np.random.default_rng(1)
@@ -167,6 +168,7 @@ def require_true(report, weight, table):
         assert operators <= operator_bound(table, choice, definition, norm, rounding)
 
 
+@pytest.mark.mostly_slow(3)
 @each_scale
 def test_errors_computed_for_the_allocation_are_true(dtype, scale):
     """Those of `--bound exact`, and the bound that they then are in the report."""

@@ -187,6 +187,7 @@ def require_sound(case, curve, whole, reference):
     return int(reference.unique.sum())
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", CLASSES)
 def test_tables_bound_the_true_error_and_exact_is_it(family, kind):
@@ -211,6 +212,7 @@ def test_weights_of_more_usual_size(shape, kind):
         assert require_sound(case, curves[case.k], curves[1], reference_of(case))
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_factors_that_are_written_stay_within_their_bound(kind):
     """In float64; at lower precision their own rounding comes on top."""

@@ -181,6 +181,7 @@ def tiny_memory(request, monkeypatch):
         monkeypatch.setattr(large_grams, "_TILE", 4)
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("shape", [(10, 24, 3, 3), (40, 24), (10, 60), (7, 12, 1, 3), (64, 6, 2)])
 @pytest.mark.parametrize("kind", ["gaussian", "dead"])
 def test_pieces_give_what_the_whole_gives(tiny_memory, shape, kind):
@@ -203,6 +204,7 @@ def test_pieces_give_what_the_whole_gives(tiny_memory, shape, kind):
             )
 
 
+@pytest.mark.mostly_slow(7)
 @pytest.mark.parametrize("groups", [1, 2, 5])
 @pytest.mark.parametrize("ks", [(1,), (1, 2), (1, 3, 4, 6), (1, 2, 3, 4, 6, 8, 12, 24), (1, 5, 7)])
 @pytest.mark.parametrize("rows", [3, 20, 90])

@@ -47,6 +47,7 @@ def true_error(module, made, choices, groups):
     return operator_norm(before - weight_at(dense, "0"), groups) / operator_norm(before, groups)
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize(
     ("bound", "chunk"),
     [

@@ -192,6 +192,7 @@ def test_names_with_signs_that_mean_something_to_matplotlib_are_shown_as_they_ar
     assert [text.get_text().strip() for text in legend.get_texts()] == [name]
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(
     "name", ["a:\x1b[2J\x07", "a:\u202eb", "a:\nb\nc", "a:$\\frac{1}$", "a:層", "a:\udcff"]
 )

@@ -117,6 +117,7 @@ def test_building_keeps_them(kind, device, own):
     assert count_parameters(built) == true_size(getattr(own, kind)())
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("ratio", ["0.2", "0.4"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("kind", TIED)

@@ -79,6 +79,7 @@ ON_META = {
 }
 
 
+@pytest.mark.mostly_slow(5)
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", ON_META)
 def test_costs_are_those_of_the_formulas(name, seed):
@@ -100,6 +101,7 @@ def test_costs_are_those_of_the_formulas(name, seed):
     assert trace(network, shape).macs == macs
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_networks_of_pairs_load_and_multiply_back(name):

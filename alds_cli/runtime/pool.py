@@ -13,11 +13,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from alds_cli.runtime.devices import large_blocks_apart
 
@@ -275,10 +275,23 @@ def single_threaded_blas() -> Iterator[int]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _linear_algebra(len(sys.modules)).limit(limits=1, user_api="blas"):
             yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+@lru_cache(maxsize=1)
+def _linear_algebra(modules: int) -> ThreadpoolController:
+    """Return a controller of the libraries loaded so far.
+
+    Looking for them takes longer than many a job, and an import is what loads further ones.
+
+    Args:
+        modules: the number of imported modules, by which the result is remembered.
+    """
+    del modules
+    return ThreadpoolController()
 
 
 def working_memory(weights: int) -> int:

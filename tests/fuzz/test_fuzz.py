@@ -248,6 +248,7 @@ def attempts(name, part, examples, corpus, start):
     attempt()
 
 
+@pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_few_damaged_inputs(name, corpus, start):
     attempts(name, 1000, 4, corpus, start)
