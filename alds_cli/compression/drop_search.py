@@ -90,14 +90,16 @@ def _with_open_images(options: CompressOptions) -> CompressOptions:
     assert options.data is not None  # noqa: S101 - checked before
     images = opened(options.data, split="train", download=options.download)
     samples, tunes = options.samples, options.tune_steps or options.tune_minutes
-    if samples >= len(images) > 1 and (tunes or method_named(options.method).needs):
+    draws = tunes or options.refit or method_named(options.method).needs
+    if samples >= len(images) > 1 and draws:
         samples = len(images) // 2
         _log.warning(
             "%d of the %d images make the network, and the others judge it (--samples)",
             samples,
             len(images),
         )
-    return replace(options, data=images, samples=samples)
+    usual = "top1" if images.labelled else "agreement"
+    return replace(options, data=images, samples=samples, drop_of=options.drop_of or usual)
 
 
 def _require_searchable(options: CompressOptions) -> None:
@@ -113,7 +115,7 @@ def _require_searchable(options: CompressOptions) -> None:
             "a drop is measured on images, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR",
         )
-    if options.drop_of not in MEASURES:
+    if options.drop_of not in (None, *MEASURES):
         raise OptionError(
             f"the drop of '{options.drop_of}' is not known",
             tip="--drop-of top1, or agreement for images without labels",
@@ -321,7 +323,7 @@ class _Search:
         """Return what was measured, in the order of the ratios."""
         assert self._best is not None  # noqa: S101 - there is nothing to report otherwise
         return DropSearch(
-            of=self._session.options.drop_of,
+            of=str(self._session.options.drop_of),  # it is settled
             allowed=self._allowed,
             images=self._measure.images,
             before=self._measure.before,

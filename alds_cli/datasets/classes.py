@@ -71,10 +71,15 @@ def assign_classes(
         labels were found.
 
     Raises:
-        DataError: there are more folders than classes, the list has another number of classes,
-            or it lacks a folder.
+        DataError: there are no labels, there are more folders than classes, the list has another
+            number of classes, or it lacks a folder.
         OptionError: there is a list, but the images have no class folders.
     """
+    if not images.labelled:
+        raise DataError(
+            f"{images.name} has no labels",
+            tip="store integer 'labels' beside 'images', or lay images out as DIR/CLASS/IMAGE.jpg",
+        )
     if not isinstance(images, ImageFiles) or images.classes is None:
         if listed is not None:
             raise OptionError(

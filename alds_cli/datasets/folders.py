@@ -1,4 +1,7 @@
-"""Image folders, which hold a folder for each class with image files at any depth."""
+"""Image folders, which hold a folder for each class with image files at any depth.
+
+A folder that holds images and no folder is a set without labels.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 _AGAIN = "links to folders that were seen already"
 
-_LAYOUT = "lay the images out as DIR/CLASS/IMAGE.jpg"
+_LAYOUT = "lay the images out as DIR/CLASS/IMAGE.jpg, or without labels as DIR/IMAGE.jpg"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +27,12 @@ class FolderContent:
     Attributes:
         classes: names of the class folders, sorted; some may be empty.
         files: image files, class by class, and within each class sorted by folder and name.
-        labels: the index in `classes` of each file's class.
+        labels: the index in `classes` of each file's class; None where there are no classes.
     """
 
     classes: tuple[str, ...]
     files: list[Path]
-    labels: list[int]
+    labels: list[int] | None
 
 
 @dataclass(slots=True)
@@ -70,8 +73,8 @@ def read_folder(spec: str, root: Path) -> FolderContent:
         root: the folder of class folders.
 
     Raises:
-        DataError: it is not a folder, has no class folders, or one of its folders cannot be
-            read.
+        DataError: it is not a folder, has neither class folders nor images, or one of its folders
+            cannot be read.
     """
     omissions = _Omissions()
     above = _identities_above(root)
@@ -89,9 +92,26 @@ def read_folder(spec: str, root: Path) -> FolderContent:
         labels += [len(names)] * len(found)
         names.append(path.name)
     if not names:
-        raise DataError(f"{root} is not a folder of class folders: it holds no folder", tip=_LAYOUT)
+        files = _loose_images(root, omissions)
+        if not files:
+            raise DataError(
+                f"{root} is not a folder of class folders: it holds no folder", tip=_LAYOUT
+            )
     omissions.report(spec)
-    return FolderContent(tuple(names), files, labels)
+    return FolderContent(tuple(names), files, labels if names else None)
+
+
+def _loose_images(root: Path, omissions: _Omissions) -> list[Path]:
+    """List the image files in a folder itself, sorted by name."""
+    files = [path for path in _entries(root) if _kind(path, omissions) == stat.S_IFREG]
+    return [path for path in files if _is_image(path, omissions)]
+
+
+def _is_image(path: Path, omissions: _Omissions) -> bool:
+    found = path.suffix.lower() in SUFFIXES
+    if not found:
+        omissions.add(path, "files whose names do not end as those of images do")
+    return found
 
 
 def _images(top: Path, seen: set[tuple[int, int]], omissions: _Omissions) -> list[Path]:
@@ -108,11 +128,8 @@ def _images(top: Path, seen: set[tuple[int, int]], omissions: _Omissions) -> lis
             kind = _kind(path, omissions)
             if kind == stat.S_IFDIR:
                 waiting.append(path)
-            elif kind == stat.S_IFREG:
-                if path.suffix.lower() in SUFFIXES:
-                    found.append((str(folder), path.name))
-                else:
-                    omissions.add(path, "files whose names do not end as those of images do")
+            elif kind == stat.S_IFREG and _is_image(path, omissions):
+                found.append((str(folder), path.name))
     return [Path(folder, name) for folder, name in sorted(found)]
 
 

@@ -1,4 +1,4 @@
-"""Sets of labelled images, which are held in tensors or read from files when needed."""
+"""Sets of images, which are held in tensors or read from files when needed."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _CHUNK = 2**24
 
 
 class LabelledImages(ABC):
-    """Images with integer labels.
+    """Images with integer labels, or without any.
 
     Attributes:
         name: the spec that the set was opened from, for messages.
-        labels: int64 tensor of shape (N,), in main memory.
+        labels: int64 tensor of shape (N,), in main memory; -1 everywhere if there are none.
+        labelled: whether there are labels.
         channels: 1 (grey) or 3 (RGB).
         size: (height, width) in pixels if it is known that all images agree, else None.
         classes: names of the classes in label order; None if the source has no names.
@@ -38,16 +39,18 @@ class LabelledImages(ABC):
     def __init__(
         self,
         name: str,
-        labels: Tensor,
+        labels: Tensor | None,
         *,
+        count: int,
         channels: int,
         size: tuple[int, int] | None,
         classes: tuple[str, ...] | None = None,
     ) -> None:
-        if len(labels) == 0:
+        if count == 0:
             raise DataError(f"{name} holds no images", tip="name a set with at least one image")
         self.name = name
-        self.labels = labels
+        self.labelled = labels is not None
+        self.labels = torch.full((count,), -1) if labels is None else labels
         self.channels = channels
         self.size = size
         self.classes = classes
@@ -69,6 +72,9 @@ class LabelledImages(ABC):
             images.update(content)
         labels = hashlib.sha256(self.labels.contiguous().numpy().data)
         return Fingerprint(images.hexdigest(), labels.hexdigest())
+
+    def _labels_of(self, indices: Tensor) -> Tensor | None:
+        return self.labels[indices] if self.labelled else None
 
     @abstractmethod
     def _contents(self) -> Iterator[bytes | memoryview]:
@@ -94,7 +100,7 @@ class TensorImages(LabelledImages):
         self,
         name: str,
         parts: Sequence[Tensor],
-        labels: Tensor,
+        labels: Tensor | None,
         *,
         classes: tuple[str, ...] | None = None,
     ) -> None:
@@ -106,9 +112,16 @@ class TensorImages(LabelledImages):
                 tip="evaluate files of different image shapes one at a time",
             )
         _, channels, height, width = parts[0].shape
-        super().__init__(name, labels, channels=channels, size=(height, width), classes=classes)
-        self._parts = tuple(parts)
         counts = torch.tensor([len(part) for part in parts])
+        super().__init__(
+            name,
+            labels,
+            count=int(counts.sum()),
+            channels=channels,
+            size=(height, width),
+            classes=classes,
+        )
+        self._parts = tuple(parts)
         self._ends = counts.cumsum(0)
         self._starts = self._ends - counts
 
@@ -133,12 +146,13 @@ class TensorImages(LabelledImages):
 
     def subset(self, indices: Tensor) -> TensorImages:
         """Return the set of the images at `indices` (n,), n ≥ 1, copied into memory."""
-        images, labels = self.batch(indices), self.labels[indices]
+        images, labels = self.batch(indices), self._labels_of(indices)
         return TensorImages(self.name, [images], labels, classes=self.classes)
 
     def unnamed(self) -> TensorImages:
         """Return the same images and labels without names of classes."""
-        return TensorImages(self.name, self._parts, self.labels)
+        labels = self.labels if self.labelled else None
+        return TensorImages(self.name, self._parts, labels)
 
 
 class ImageFiles(LabelledImages):
@@ -148,11 +162,11 @@ class ImageFiles(LabelledImages):
         self,
         name: str,
         paths: Sequence[Path],
-        labels: Tensor,
+        labels: Tensor | None,
         *,
         classes: tuple[str, ...] | None = None,
     ) -> None:
-        super().__init__(name, labels, channels=3, size=None, classes=classes)
+        super().__init__(name, labels, count=len(paths), channels=3, size=None, classes=classes)
         self._paths = tuple(paths)
 
     def _contents(self) -> Iterator[bytes | memoryview]:
@@ -169,7 +183,7 @@ class ImageFiles(LabelledImages):
     def subset(self, indices: Tensor) -> ImageFiles:
         """Return the set of the files at `indices` (n,), n ≥ 1, in that order."""
         paths = [self._paths[index] for index in indices.tolist()]
-        return ImageFiles(self.name, paths, self.labels[indices], classes=self.classes)
+        return ImageFiles(self.name, paths, self._labels_of(indices), classes=self.classes)
 
     def relabelled(self, numbers: Sequence[int]) -> ImageFiles:
         """Return the same files with `numbers[i]` as label of class i, and without class names."""

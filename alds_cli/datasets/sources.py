@@ -40,13 +40,13 @@ class _Request:
 
 
 def open_dataset(spec: str, *, split: Split = "test", download: bool = False) -> LabelledImages:
-    """Open the labelled images that a data spec names.
+    """Open the images that a data spec names.
 
     Args:
         spec: `tensors:FILE[,FILE or GLOB ...]` (safetensors with `images`, uint8 of
-            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,)),
-            `imagefolder:DIR` (one folder per class, in alphabetical order) or
-            `cifar10:DIR` (the folder that holds `cifar-10-batches-py`).
+            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,), or none),
+            `imagefolder:DIR` (one folder per class, in alphabetical order, or images without
+            labels) or `cifar10:DIR` (the folder that holds `cifar-10-batches-py`).
         split: which part of a published set to take; other sources have only one.
         download: whether to fetch `cifar10` if it is not there yet.
 
@@ -93,7 +93,10 @@ def _open_tensors(request: _Request) -> TensorImages:
         part_images, part_labels = _read_tensor_file(path)
         parts.append(part_images)
         labels.append(part_labels)
-    return TensorImages(request.spec, parts, torch.cat(labels))
+    found = [own for own in labels if own is not None]
+    return TensorImages(
+        request.spec, parts, torch.cat(found) if len(found) == len(labels) else None
+    )
 
 
 def _expand(location: str) -> list[Path]:
@@ -119,21 +122,23 @@ def _expand(location: str) -> list[Path]:
     return paths
 
 
-def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor]:
-    """Return images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64."""
+def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None]:
+    """Return images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64, if any."""
     require_regular(path, DataError)
     try:
         with safe_open(path, framework="pt") as file:
-            missing = sorted({"images", "labels"} - set(file.keys()))
-            if missing:
+            if "images" not in file.keys():  # noqa: SIM118 - it is no mapping
                 listed = ", ".join(sorted(file.keys())) or "nothing"
                 raise DataError(
-                    f"{path} has no tensor '{missing[0]}' (it holds {listed[:200]})",
-                    tip="store uint8 'images' and integer 'labels' in the file",
+                    f"{path} has no tensor 'images' (it holds {listed[:200]})",
+                    tip="store uint8 'images' and, where they are known, integer 'labels'",
                 )
-            _check_kind(path, file.get_slice("images"), file.get_slice("labels"))
+            labelled = "labels" in file.keys()  # noqa: SIM118
+            _check_images(path, file.get_slice("images"))
+            if labelled:
+                _check_labels(path, file.get_slice("labels"), file.get_slice("images"))
             images: Tensor = file.get_tensor("images")
-            labels: Tensor = file.get_tensor("labels").to(torch.int64)
+            labels = file.get_tensor("labels").to(torch.int64) if labelled else None
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
             f"{path} is not a safetensors file: {first_line(error)}",
@@ -156,21 +161,25 @@ class _Slice:
         raise NotImplementedError
 
 
-def _check_kind(path: Path, images: _Slice, labels: _Slice) -> None:
-    """Check types and shapes before any data are read."""
+def _check_images(path: Path, images: _Slice) -> None:
+    """Check the type and the shape of images before any data are read."""
     if images.get_dtype() != "U8" or len(images.get_shape()) != 4:
         raise DataError(
             f"{path}: 'images' is {images.get_dtype()} of shape {tuple(images.get_shape())}, "
             "not U8 with four axes",
             tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
         )
+    _check_shape(path, tuple(images.get_shape()))
+
+
+def _check_labels(path: Path, labels: _Slice, images: _Slice) -> None:
+    """Check the type and the number of labels before any data are read."""
     if labels.get_dtype() not in _INTEGER_TYPES or len(labels.get_shape()) != 1:
         raise DataError(
             f"{path}: 'labels' is {labels.get_dtype()} of shape {tuple(labels.get_shape())}, "
             "not integers with one axis",
             tip="store class numbers as int64, shape (N,)",
         )
-    _check_shape(path, tuple(images.get_shape()))
     count, labelled = images.get_shape()[0], labels.get_shape()[0]
     if count != labelled:
         raise DataError(
@@ -201,12 +210,10 @@ def _channels_first(images: Tensor) -> Tensor:
 
 def _open_folder(request: _Request) -> ImageFiles:
     content = read_folder(request.spec, Path(request.location).expanduser())
-    return ImageFiles(
-        request.spec,
-        content.files,
-        torch.tensor(content.labels, dtype=torch.int64),
-        classes=content.classes,
-    )
+    if content.labels is None:
+        return ImageFiles(request.spec, content.files, None)
+    labels = torch.tensor(content.labels, dtype=torch.int64)
+    return ImageFiles(request.spec, content.files, labels, classes=content.classes)
 
 
 def _open_cifar10(request: _Request) -> TensorImages:

@@ -147,22 +147,23 @@ class CompressOptions:
     max_drop: Annotated[
         float | None,
         Option(
-            help="The most points that top-1 may fall on --data: the smallest network found within "
-            "it, of at most 12 that are measured. It goes with the limits, in place of a ratio.",
+            help="The most points that top-1, or agreement, may fall on --data: the smallest "
+            "network found within it, of at most 12 that are measured. It goes with the limits, in "
+            "place of a ratio.",
             metavar="POINTS",
             bounds=Real(0, 100),
             panel=BUDGET,
         ),
     ] = None
     drop_of: Annotated[
-        str,
+        str | None,
         Option(
             help="What may fall by --max-drop: top1, by the images' labels; or agreement with the "
-            "original's answers, which takes none.",
+            "original's answers, which is the default for images without labels.",
             metavar="NAME",
             panel=BUDGET,
         ),
-    ] = "top1"
+    ] = None
     never_slower: Annotated[
         bool,
         Option(help="Make no layer that measures slower than what it replaces.", panel=BUDGET),
@@ -209,9 +210,9 @@ class CompressOptions:
     data: Annotated[
         "str | LabelledImages | None",
         Option(
-            help="Training images for methods that look at what the network does with them "
-            "(auto, alds-data, alds-fisher, balf, pca, pfp), for tuning, and for --max-drop: "
-            "tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
+            help="Training images, with or without labels, for methods that look at what the "
+            "network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for tuning, "
+            "and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR or cifar10:DIR.",
             metavar="SPEC",
             panel=IMAGES,
             given=str,
