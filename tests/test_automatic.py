@@ -240,7 +240,7 @@ def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch)
     pixels = torch.stack([images.image(at) for at in range(IMAGES)])
     save_file({"images": pixels, "labels": images.labels}, tmp_path / "data.safetensors")
     torch.save(network().state_dict(), tmp_path / "model.pt")
-    (tmp_path / "nets.py").write_text(
+    (tmp_path / "nets_compared.py").write_text(
         "from torch import nn\n\ndef make():\n    return nn.Sequential("
         "nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 16, 3, padding=1), nn.ReLU(), "
         "nn.AdaptiveAvgPool2d(2), "
@@ -250,26 +250,19 @@ def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch)
         "compress",
         "model.pt",
         "--arch",
-        "nets:make",
+        "nets_compared:make",
         "--data",
         "tensors:data.safetensors",
-        "--input-shape",
-        "3,8,8",
     ]
-    arguments += [
-        "--mean",
-        "0.5,0.5,0.5",
-        "--std",
-        "0.25,0.25,0.25",
-        "--ratio",
-        "0.4",
-        "-o",
-        "small.pt",
-    ]
+    arguments += ["--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"]
+    arguments += ["--ratio", "0.4", "-o", "small.pt"]
     monkeypatch.chdir(tmp_path)
     code, shown, err = run(*arguments)
     assert code == 0, err
     assert "on 6 images held back: alds-data " in shown
+    # The images tell what the network takes, which --input-shape need not state then.
+    made = api.inspect("small.pt", source=Source(arch="nets_compared:make"))
+    assert made.network.input_shape == (3, 8, 8)
     told = json.loads(run(*arguments, "--json", "-q")[1])
     assert [own["method"] for own in told["compared"]] == ["alds-data", "alds-fisher", "alds"]
     assert told["method"] == min(told["compared"], key=lambda own: own["divergence"])["method"]

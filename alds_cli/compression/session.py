@@ -20,13 +20,15 @@ from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled
 from alds_cli.compression.run import planned
 from alds_cli.compression.targets import Budget, Offered, Target, parse_target
 from alds_cli.compression.traced_model import CostModel, TracedModel, schemes_needed
-from alds_cli.datasets import tensor_files
+from alds_cli.datasets import Batches, opened, tensor_files
 from alds_cli.errors import OptionError
+from alds_cli.inputs import InputSpec
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
     require_target,
+    settled_preprocessing,
     trace_network,
 )
 from alds_cli.network.verification import unverifiable
@@ -187,6 +189,8 @@ class Session:
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
+            if self.network.inputs is None and options.data is not None:
+                self.network.inputs = self._inputs_of_images()
             self.before = trace_network(self.network)
             specs = select_layers(
                 find_layers(self.network.module, self.before), options.include, options.exclude
@@ -201,6 +205,16 @@ class Session:
         if options.refit and not planned_only:
             self.refitter = self._made_refitter(specs)
         self.strategy = strategy_for(traced, self.refitter)
+
+    def _inputs_of_images(self) -> InputSpec | None:
+        """Return inputs as the images are; None where it is not known how they are prepared."""
+        options = self.options
+        try:
+            prepared = settled_preprocessing(options.preprocessing, self.network)
+        except OptionError:
+            return None
+        images = opened(options.data or "", split="train", download=options.download)
+        return InputSpec.of_sample(Batches(images, prepared, batch_size=1).input_shape)
 
     @property
     def _tunes(self) -> bool:
