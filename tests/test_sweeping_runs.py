@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from alds_cli import api
 from alds_cli.calibration import observing
@@ -83,6 +84,59 @@ def test_a_run_is_what_compress_and_evaluate_make(sweep, digits, training, tmp_p
 def on_the_cpu(monkeypatch):
     """Hide a GPU, on which training is not repeatable to the bit."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_pairs_are_fitted_again_and_tuned_on_images_without_labels(sweep, digits, tmp_path):
+    images = load_file(digits / "data.safetensors")["images"][:60].contiguous()
+    save_file({"images": images}, tmp_path / "unlabelled.safetensors")
+    unlabelled = f"tensors:{tmp_path / 'unlabelled.safetensors'}"
+    words = ["alds", "alds:refit=1", "alds-data:tune_steps=2:refit=1"]
+    usual = {"ratios": ["0.6"], "train_data": unlabelled, "samples": 40}
+    result = sweep(methods=words, repeats=2, **usual)
+    assert sorted((record.method, record.repeat) for record in result.records) == [
+        ("alds", 0),
+        ("alds-data:refit=1:tune_steps=2", 0),
+        ("alds-data:refit=1:tune_steps=2", 1),
+        ("alds:refit=1", 0),
+        ("alds:refit=1", 1),
+    ]
+    for method, asked in (
+        ("alds:refit=1", {"method": "alds", "refit": True}),
+        (
+            "alds-data:refit=1:tune_steps=2",
+            {"method": "alds-data", "refit": True, "tune_steps": 2},
+        ),
+    ):
+        made = api.compress(
+            digits / "model.pt", ratio=0.6, data=unlabelled, samples=40, seed=1, **asked
+        )
+        record = by_key(result)[RunKey(method, "0.6", 1, 0)]
+        assert tuple(record.layers) == tuple(made.report.layers)
+    with pytest.raises(DataError, match="has no labels"):
+        sweep(methods=["alds"], output=tmp_path / "other", retrain_epochs=(1,), **usual)
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("ft:refit=1", "removes filters"),
+        ("pfp:tune_steps=3", "removes filters"),
+        ("alds:refit=2", "refit is a whole number from 0 to 1"),
+        ("alds:refit=yes", "refit is a whole number"),
+        ("alds:tune_steps=-1", "tune_steps is a whole number"),
+        ("alds:tune_steps=1.5", "tune_steps is a whole number"),
+    ],
+)
+def test_words_that_cannot_be_carried_out_are_refused(sweep, training, word, message):
+    with pytest.raises(OptionError, match=message):
+        sweep(methods=[word], train_data=training)
+
+
+def test_refitting_needs_images_to_learn_from(sweep):
+    with pytest.raises(OptionError, match="alds:refit=1 needs images to learn from"):
+        sweep(methods=["alds:refit=1"])
 
 
 @pytest.mark.usefixtures("on_the_cpu")

@@ -55,11 +55,12 @@ class SweepOptions:
         Sequence[str],
         Option(
             help="Methods as `alds compress --method` takes them, with arguments after colons: "
-            "alds,alds-simple:k=5 or alds:solver=knapsack.",
+            "alds,alds-simple:k=5, alds:solver=knapsack, alds-data:refit=1 or alds:tune_steps=400.",
             metavar="NAME[,NAME…]",
             given=str,
             read=listed(str, "--methods alds,svd"),
-            python="`name` or `name:key=value:…` each, with `solver` and `bound` among the keys.",
+            python="`name` or `name:key=value:…` each, with `solver`, `bound`, `refit` and "
+            "`tune_steps` among the keys.",
         ),
     ]
     output: Annotated[
@@ -125,8 +126,8 @@ class SweepOptions:
     train_data: Annotated[
         "str | LabelledImages | None",
         Option(
-            help="Images for retraining and for methods that need some (auto, alds-data, "
-            "alds-fisher, balf, pca, pfp), not those of --data, which are for evaluation.",
+            help="Images for retraining, for methods that need some (auto, alds-data, alds-fisher, "
+            "balf, pca, pfp), refitting and tuning, not those of --data, which are for evaluation.",
             metavar="SPEC",
             panel=TRAINING,
             given=str,

@@ -14,9 +14,10 @@ from alds_cli.methods import (
     schemes_of,
 )
 from alds_cli.records import ArgumentValue
+from alds_cli.text import MOST_IMAGES
 
 _OF_THE_PLANNING = ("solver", "bound")
-"""Arguments in a method's word that `compress` has as separate options."""
+"""Arguments in a method's word that `compress` has as separate options, and that are names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class MethodSpec:
         arguments: the method's own arguments.
         solver: name of the solver; None if it is not given.
         bound: name of the error definition; None if it is not given.
+        refit: whether pairs are fitted again on images.
+        tune_steps: the number of steps for which the result is tuned on images.
     """
 
     text: str
@@ -39,11 +42,18 @@ class MethodSpec:
     arguments: Mapping[str, ArgumentValue]
     solver: str | None
     bound: str | None
+    refit: bool
+    tune_steps: int
+
+    @property
+    def looks(self) -> bool:
+        """Whether its runs look at images of the training set."""
+        return bool(self.method.needs) or self.refit or self.tune_steps > 0
 
     @property
     def seeded(self) -> bool:
         """Whether runs depend on the seed, through random numbers or the images drawn."""
-        return self.method.seeded or bool(self.method.needs) or self.solver == "alternating"
+        return self.method.seeded or self.looks or self.solver == "alternating"
 
     @property
     def schemes(self) -> tuple[int, ...]:
@@ -56,7 +66,7 @@ def parse_method_specs(texts: Sequence[str], target: str) -> list[MethodSpec]:
 
     Args:
         texts: each `name` or `name:key=value:…`; the keys `solver` and `bound` set options
-            of the planning.
+            of the planning; `refit=1` and `tune_steps=N` are the options of `compress`.
         target: the resource that ratios are fractions of.
 
     Raises:
@@ -75,14 +85,37 @@ def _parse(text: str, target: str) -> MethodSpec:
     name, arguments = parse_method_spec(text)
     method = method_named(name)
     planning = {key: _word(name, key, arguments.pop(key, None)) for key in _OF_THE_PLANNING}
+    refit = _number(name, "refit", arguments.pop("refit", 0), 1)
+    tune_steps = _number(name, "tune_steps", arguments.pop("tune_steps", 0), MOST_IMAGES)
     settled_names(name, planning["solver"], planning["bound"], (target,))
     method.settled_arguments(name, arguments)
     require_able(name, (target,))
+    if method.prune is not None and (refit or tune_steps):
+        raise OptionError(
+            f"the method {name} removes filters; what is fitted again or tuned are pairs",
+            tip="leave out refit and tune_steps; --retrain-epochs trains the result",
+        )
     given = sorted(part for part in text.split(":") if "=" in part)
-    return MethodSpec(":".join([name, *given]), name, method, arguments, **planning)
+    return MethodSpec(
+        ":".join([name, *given]),
+        name,
+        method,
+        arguments,
+        refit=bool(refit),
+        tune_steps=tune_steps,
+        **planning,
+    )
 
 
 def _word(name: str, key: str, value: ArgumentValue) -> str | None:
     if value is None or isinstance(value, str):
         return value
     raise OptionError(f"the method {name}: {key} is a name, not {value!r}")
+
+
+def _number(name: str, key: str, value: ArgumentValue, most: int) -> int:
+    if isinstance(value, int) and 0 <= value <= most:
+        return int(value)
+    raise OptionError(
+        f"the method {name}: {key} is a whole number from 0 to {most:,}, not {value!r}"
+    )

@@ -91,17 +91,22 @@ def sweep(options: SweepOptions) -> SweepResult:
         network.document()  # raises where nobody could build the network again
     prepared = settled_preprocessing(options.preprocessing, network)
     trains = options.train_data is not None and (
-        max(options.retrain_epochs) > 0 or any(spec.method.needs for spec in specs)
+        max(options.retrain_epochs) > 0 or any(spec.looks for spec in specs)
     )
 
-    def label(images: LabelledImages) -> LabelledImages:
+    def label(images: LabelledImages, *, needed: bool = True) -> LabelledImages:
+        if not (needed or images.labelled):
+            return images
         place = pick_device(options.device)
         return assigned(images, prepared, network.module, options.classes, device=place)[0]
 
     runner = SweepRunner(
         network=replace(network, preprocessing=prepared),
         images=label(opened(options.data, split="test", download=options.download)),
-        training=label(opened(options.train_data, split="train", download=options.download))
+        training=label(
+            opened(options.train_data, split="train", download=options.download),
+            needed=max(options.retrain_epochs) > 0,
+        )
         if options.train_data and trains
         else None,
         specs={spec.text: spec for spec in specs},
@@ -132,7 +137,7 @@ def _method_specs(options: SweepOptions) -> list[MethodSpec]:
     specs = parse_method_specs(options.methods, target)
     if options.train_data is None:
         purpose = "retraining" if any(epochs > 0 for epochs in options.retrain_epochs) else None
-        looking = next((spec.text for spec in specs if spec.method.needs), purpose)
+        looking = next((spec.text for spec in specs if spec.looks), purpose)
         if looking is not None:
             raise OptionError(
                 f"{looking} needs images to learn from, and none are named",
@@ -181,7 +186,7 @@ def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
         for key, value in asdict(runner.retraining).items()
         if key not in BY_RUN
     }
-    looks = any(spec.method.needs for spec in runner.specs.values())
+    looks = any(spec.looks for spec in runner.specs.values())
     preprocessing = runner.preprocessing
     return {
         "weights": runner.weights_hash,
