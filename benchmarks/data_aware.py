@@ -42,9 +42,10 @@ def closed_form() -> Iterator[Case]:
     for method in ("auto", "alds-fisher", "alds-data", "balf", "alds"):
         for tenth in range(1, 9):
             yield Case("resnet20", "params", f"0.{tenth}", method)
-        for tenth in (4, 5, 6, 7):
             yield Case("resnet56", "params", f"0.{tenth}", method)
         yield Case("resnet20", "macs", "0.4", method)
+    for ratio in ("0.5", "0.7"):
+        yield Case("resnet20", "params", ratio, "auto", refit=1)
 
 
 def tuned() -> Iterator[Case]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +17,11 @@ from torch import nn
 from alds_cli import api
 from alds_cli.calibration import draw_sample
 from alds_cli.compression import automatic
+from alds_cli.compression.held_back import Judged, chosen
 from alds_cli.compression.refitting import Refitter
 from alds_cli.datasets import TensorImages
 from alds_cli.errors import ContractError, NoLogitsError, OptionError, RatioUnreachableError
-from alds_cli.evaluation import divergence
+from alds_cli.evaluation import divergence, divergences
 from alds_cli.options.model_source import Source
 from alds_cli.records import Preprocessing
 
@@ -68,8 +70,22 @@ def held_back(images, seed=0):
     return images.subset(order[SAMPLES - SAMPLES // 10 : SAMPLES].sort().values)
 
 
+def about_best(found):
+    """The first method whose mean is within a standard error of the difference of the least."""
+    least = min(found, key=lambda name: float(found[name].mean()))
+    for name, own in found.items():
+        apart = (own - found[least]).numpy()
+        if apart.mean() <= apart.std(ddof=1) / len(apart) ** 0.5:
+            return name
+    raise AssertionError
+
+
+def reached(refit):
+    return refit.divergence_after if refit.kept else refit.divergence_before
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_the_plan_is_that_of_the_method_whose_answers_change_least(images, seed):
+def test_the_plan_is_that_of_the_first_method_that_is_about_the_best(images, seed):
     result = compressed(images, network(seed), ratio=0.5, seed=seed)
     judging = held_back(images, seed)
     expected = logits(network(seed), judging)
@@ -84,8 +100,13 @@ def test_the_plan_is_that_of_the_method_whose_answers_change_least(images, seed)
             pytest.approx(agreement),
         )
         assert candidate.images == len(judging) == 4
-    assert list(found) == ["alds-data", "alds-fisher", "alds"]
-    best = min(result.report.compared, key=lambda candidate: candidate.divergence).method
+    assert list(found) == ["alds-fisher", "alds-data", "alds"]
+    best = about_best(
+        {
+            name: divergences(expected, logits(alone.network.module, judging))
+            for name, alone in found.items()
+        }
+    )
     assert (result.report.method, result.plan.method) == (best, best)
     assert result.plan.choices == found[best].plan.choices
     for name, tensor in found[best].network.module.state_dict().items():
@@ -103,20 +124,42 @@ def test_pairs_are_fitted_again_before_methods_are_compared(images, seed, monkey
     monkeypatch.setattr(Refitter, "fitted", counted)
     asked = {"ratio": 0.5, "seed": seed, "refit": True}
     result = compressed(images, network(seed), **asked)
-    assert times == ["alds-data", "alds-fisher", "alds"]  # the chosen one's only once
+    assert times == ["alds-fisher", "alds-data", "alds"]  # the chosen one's only once
     found = {candidate.method: candidate.divergence for candidate in result.report.compared}
-    best = min(found, key=found.get)
-    assert result.report.method == best
+    best = result.report.method
     judging = held_back(images, seed)
     apart, _ = divergence(logits(network(seed), judging), logits(result.network.module, judging))
     assert found[best] == pytest.approx(apart, rel=1e-4)
-    assert result.report.refit.reached[0] == found[best]
+    assert reached(result.report.refit) == found[best]
     # A method without data has the same factors, however many images are held back.
     alone = compressed(images, network(seed), method="alds", **asked)
-    assert found["alds"] == pytest.approx(alone.report.refit.reached[0], rel=1e-4)
+    assert found["alds"] == pytest.approx(reached(alone.report.refit), rel=1e-4)
     assert alone.report.refit.kept
     dry = compressed(images, network(seed), dry_run=True, **asked)
     assert (dry.plan.method, dry.plan.choices) == (best, result.plan.choices)
+
+
+def judged(*each):
+    each = torch.tensor(each, dtype=torch.float64)
+    return Judged(float(each.mean()), 100.0, each)
+
+
+@pytest.mark.parametrize(
+    ("found", "index"),
+    [
+        ([judged(1.0, 1.0), judged(1.0, 1.0)], 0),
+        ([judged(1.0, 1.0), judged(0.9, 0.9)], 1),  # a little better, but on every image
+        ([judged(1.0, 1.0), judged(0.0, 1.9)], 0),  # better by chance
+        ([judged(3.0, 3.0), judged(1.1, 0.9), judged(0.9, 1.0)], 1),
+        ([judged(2.0), judged(1.0)], 1),
+        ([judged(1.0), judged(1.0)], 0),
+        ([judged(math.inf, math.inf), judged(5.0, 9.0)], 1),
+        ([judged(math.inf, 1.0), judged(5.0, 9.0)], 1),
+        ([judged(math.inf, 1.0), judged(math.inf, 1.0)], 0),
+    ],
+)
+def test_a_difference_that_may_be_chance_does_not_decide(found, index):
+    assert chosen(found) == index
 
 
 def test_it_is_the_default_with_images_and_only_then(images, tmp_path):
@@ -259,10 +302,10 @@ def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     code, shown, err = run(*arguments)
     assert code == 0, err
-    assert "on 6 images held back: alds-data " in shown
+    assert "on 6 images held back: alds-fisher " in shown
     # The images tell what the network takes, which --input-shape need not state then.
     made = api.inspect("small.pt", source=Source(arch="nets_compared:make"))
     assert made.network.input_shape == (3, 8, 8)
     told = json.loads(run(*arguments, "--json", "-q")[1])
-    assert [own["method"] for own in told["compared"]] == ["alds-data", "alds-fisher", "alds"]
-    assert told["method"] == min(told["compared"], key=lambda own: own["divergence"])["method"]
+    assert [own["method"] for own in told["compared"]] == ["alds-fisher", "alds-data", "alds"]
+    assert told["method"] in {own["method"] for own in told["compared"]}

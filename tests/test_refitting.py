@@ -15,7 +15,7 @@ from alds_cli.calibration.cross_moments import cross_moments
 from alds_cli.calibration.lockstep import in_lockstep
 from alds_cli.cli import documents, rendering
 from alds_cli.compression import refitting
-from alds_cli.compression.held_back import Judge
+from alds_cli.compression.held_back import Judge, Judged
 from alds_cli.datasets import TensorImages
 from alds_cli.errors import DataError, OptionError
 from alds_cli.numerics import corrected_fit
@@ -196,7 +196,7 @@ def test_inputs_that_have_become_zero_leave_the_weight():
 
 def test_no_layer_fits_worse_than_before(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
     original, inputs = network().double(), fitted_inputs(images)
     usual = compressed(images, refit=False).network.module.double()
     result = compressed(images)
@@ -224,7 +224,7 @@ def test_no_layer_fits_worse_than_before(images, monkeypatch):
 def test_what_is_worse_on_images_held_back_is_left_out(images, monkeypatch):
     usual = compressed(images, refit=False)
     answers = iter([(1.0, 50.0), (2.0, 25.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
     result = compressed(images)
     assert not result.report.refit.kept
     assert result.report.refit.divergence_after == 2
@@ -274,7 +274,7 @@ class Twice(nn.Module):
 
 def test_a_layer_that_is_called_twice_stays_as_it_is(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
     plan = Plan({name: Choice(0, 1, 2) for name in ("stem", "again", "head")}, method="alds")
     module = Twice().eval()
     usual = compressed(images, module, plan=plan, refit=False).network.module.state_dict()
@@ -331,7 +331,7 @@ def test_progress_counts_layers(images):
 
 def test_clustered_pairs_stay_as_they_are(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 7)).eval()
     found = compressed(images, module, method="messi", ratio=0.6)
     usual = compressed(images, module, method="messi", ratio=0.6, refit=False)
@@ -344,7 +344,7 @@ def test_clustered_pairs_stay_as_they_are(images, monkeypatch):
 
 def test_of_pairs_in_other_schemes_the_means_are_corrected(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: next(answers))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
     plan = Plan({"0": Choice(1, 1, 2)}, method="alds-simple")
     usual = compressed(images, plan=plan, refit=False).network.module.state_dict()
     result = compressed(images, plan=plan)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from alds_cli.allocation import Spending
-from alds_cli.compression.held_back import Judge, divided
+from alds_cli.compression.held_back import Judge, Judged, chosen, divided
 from alds_cli.compression.low_rank import Findings, LowRankStrategy
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.compression.traced_model import TracedModel
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class AutomaticStrategy:
-    """The strategy that plans by several methods and keeps the plan that changes answers least.
+    """The strategy that plans by several methods and keeps one that changes answers least.
 
     Args:
         traced: the network and what is asked of it, by a method with candidates.
@@ -62,14 +62,16 @@ class AutomaticStrategy:
         self._compared: list[tuple[Plan, Sequence[Candidate]]] = []
         self._strategies: dict[str, LowRankStrategy] = {}
         findings = Findings()
+        refusals: list[DataError] = []
         for name in method_named(traced.method).candidates:
             own = replace(traced, options=replace(fitting, method=name))
             try:
                 self._strategies[name] = LowRankStrategy(own, findings)
             except DataError as error:
-                if not self._strategies:
-                    raise
                 _log.warning("%s is not compared: %s", name, error)
+                refusals.append(error)
+        if refusals and not any(method_named(name).needs for name in self._strategies):
+            raise refusals[0]  # the images themselves are no use
         # Of the layers that some method keeps, others may still make pairs.
         widest = max(self._strategies.values(), key=_open_layers)
         self.specs: Mapping[str, LayerSpec] = widest.specs
@@ -89,20 +91,25 @@ class AutomaticStrategy:
         if not plans:
             raise refusals[0]
         found = {name: self._measured(name, plan) for name, plan in plans.items()}
-        best, refitted = min(found.values(), key=lambda own: own[0].divergence)
+        best = list(plans)[chosen([judged for judged, _ in found.values()])]
+        refitted = found[best][1]
         if refitted is not None and self._refitter is not None:
             self._refitter.remember(refitted)
-        self._compared.append((plans[best.method], [candidate for candidate, _ in found.values()]))
-        return plans[best.method]
+        compared = [
+            Candidate(name, judged.divergence, judged.agreement, self._judge.images)
+            for name, (judged, _) in found.items()
+        ]
+        self._compared.append((plans[best], compared))
+        return plans[best]
 
-    def _measured(self, name: str, plan: Plan) -> tuple[Candidate, Refitted | None]:
-        """Carry a plan out and return how far its answers are; see `Refitter.fitted`."""
+    def _measured(self, name: str, plan: Plan) -> tuple[Judged, Refitted | None]:
+        """Carry a plan out and return how good it is; see `Refitter.fitted`."""
         made = copy.deepcopy(self._module)
         self._strategies[name].carry_out(made, plan)
         if self._refitter is None or not plan.decomposed:
-            return Candidate(name, *self._judge.measured(made), self._judge.images), None
+            return self._judge.measured(made), None
         refitted = self._refitter.fitted(made, plan)
-        return Candidate(name, *refitted.refit.reached, self._judge.images), refitted
+        return refitted.judged, refitted
 
     def comparison(self, plan: Plan) -> Sequence[Candidate]:
         """Return what was compared when a plan was made."""

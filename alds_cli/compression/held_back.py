@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration import draw_sample
 from alds_cli.datasets import Batches, LabelledImages
-from alds_cli.evaluation import all_logits, divergence
+from alds_cli.evaluation import all_logits, divergence, divergences
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
@@ -40,6 +43,43 @@ def divided(images: LabelledImages, samples: int, seed: int) -> tuple[int, Label
     return left, images.subset(drawn[torch.isin(drawn, fitted, invert=True)])
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """How far the answers of a network are from those of the original.
+
+    Attributes:
+        divergence: the mean of `each`.
+        agreement: on how many images both give the same class, in per cent.
+        each: KL(original ‖ network) on every image in nats, (n,).
+    """
+
+    divergence: float
+    agreement: float
+    each: Tensor
+
+
+def chosen(found: Sequence[Judged]) -> int:
+    """Return the index of the first network that is about as good as the best one.
+
+    That is the first whose mean divergence is above the least one by no more than a standard error
+    of the difference, which few images cannot tell from none. Networks are listed as they are
+    expected to rank; a difference that may be chance does not overrule that.
+
+    Source: the rule of one standard error, Breiman et al., Classification and Regression Trees,
+    1984, Sec. 3.4.3, on paired differences.
+    """
+    best = min(found, key=lambda own: own.divergence)
+    for index, own in enumerate(found):
+        if own is best:
+            return index
+        differences = own.each - best.each
+        count = len(differences)
+        error = float(differences.std()) / count**0.5 if count > 1 else 0.0
+        if float(differences.mean()) <= error:
+            return index
+    raise AssertionError("the best one is among them")
+
+
 class Judge:
     """Measures how far the answers of networks are from those of the original.
 
@@ -63,6 +103,7 @@ class Judge:
     def _answers(self, module: nn.Module) -> Tensor:
         return all_logits(module, self._batches, device=self._device)
 
-    def measured(self, module: nn.Module) -> tuple[float, float]:
-        """Return the mean divergence in nats, and the agreement of the answers in per cent."""
-        return divergence(self._expected, self._answers(module))
+    def measured(self, module: nn.Module) -> Judged:
+        """Measure a network on the images."""
+        found = self._answers(module)
+        return Judged(*divergence(self._expected, found), divergences(self._expected, found))

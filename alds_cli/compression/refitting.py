@@ -20,7 +20,7 @@ from alds_cli.calibration.lockstep import in_lockstep
 from alds_cli.calibration.moment_sums import covariance_bytes
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.calibration.responses import absorbers
-from alds_cli.compression.held_back import Judge, divided
+from alds_cli.compression.held_back import Judge, Judged, divided
 from alds_cli.compression.tuning import measured_again
 from alds_cli.datasets import Batches, opened
 from alds_cli.errors import NoLogitsError, OptionError
@@ -75,12 +75,14 @@ class Refitted:
     Attributes:
         plan: the plan.
         refit: what was done.
+        judged: how good the better of the networks before and after is.
         state: the state of the network with the pairs as they are fitted now; None where they are
             left as they were.
     """
 
     plan: Plan
     refit: Refit
+    judged: Judged
     state: Mapping[str, Tensor] | None
 
 
@@ -178,14 +180,16 @@ class Refitter:
             pairs=walk.changed,
             images=sum(map(len, batches)),
             held_back=self._judge.images,
-            divergence_before=old[0],
-            divergence_after=new[0],
-            agreement_before=old[1],
-            agreement_after=new[1],
-            kept=new[0] < old[0],
+            divergence_before=old.divergence,
+            divergence_after=new.divergence,
+            agreement_before=old.agreement,
+            agreement_after=new.agreement,
+            kept=new.divergence < old.divergence,
             seconds=time.perf_counter() - start,
         )
-        return Refitted(plan, refit, working.state_dict() if refit.kept else None)
+        if refit.kept:
+            return Refitted(plan, refit, new, working.state_dict())
+        return Refitted(plan, refit, old, None)
 
     def _calls(self, inputs: Tensor) -> Mapping[str, _Calls]:
         """Return how the layers are called, in a pass over one image."""

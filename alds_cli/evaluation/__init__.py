@@ -6,6 +6,7 @@ from alds_cli.evaluation.measures import (
     assigned,
     count_classes,
     divergence,
+    divergences,
     measure_latency,
     measure_quality,
 )
@@ -16,6 +17,7 @@ __all__ = [
     "assigned",
     "count_classes",
     "divergence",
+    "divergences",
     "measure_latency",
     "measure_quality",
 ]

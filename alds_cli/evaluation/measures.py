@@ -196,10 +196,16 @@ def divergence(expected: Tensor, found: Tensor) -> tuple[float, float]:
         in nats, infinite where logits are not finite; and on how many of the images both networks
         give the same class, in per cent.
     """
-    logs, others = expected.log_softmax(dim=1), found.log_softmax(dim=1)
-    apart = float(F.kl_div(others, logs, reduction="batchmean", log_target=True))
+    apart = float(divergences(expected, found).mean())
     same = float((_answered(expected) == _answered(found)).double().mean())
-    return max(apart, 0.0) if math.isfinite(apart) else math.inf, 100 * same
+    return apart, 100 * same
+
+
+def divergences(expected: Tensor, found: Tensor) -> Tensor:
+    """Return KL(expected ‖ found) for every image, (n,); see `divergence`."""
+    logs, others = expected.log_softmax(dim=1), found.log_softmax(dim=1)
+    apart = F.kl_div(others, logs, reduction="none", log_target=True).sum(dim=1)
+    return apart.clamp(min=0).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def _each_batch(

@@ -7,9 +7,9 @@ from alds_cli.calibration.input_moments import INPUT_MOMENTS
 from alds_cli.methods.method import ALDS_PAPER, Method
 
 METHOD = Method(
-    "alds-data, alds-fisher and alds; whichever changes the answers least on images held back",
+    "alds-fisher, alds-data and alds; whichever changes the answers least on images held back",
     f"{ALDS_PAPER}, for what it compares",
     None,
     needs=(INPUT_MOMENTS, FISHER_TRACES),
-    candidates=("alds-data", "alds-fisher", "alds"),
+    candidates=("alds-fisher", "alds-data", "alds"),
 )

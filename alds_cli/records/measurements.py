@@ -109,13 +109,6 @@ class Refit:
     kept: bool
     seconds: Seconds
 
-    @property
-    def reached(self) -> tuple[float, float]:
-        """The divergence and the agreement of what was kept."""
-        if self.kept:
-            return self.divergence_after, self.agreement_after
-        return self.divergence_before, self.agreement_before
-
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
