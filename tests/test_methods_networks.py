@@ -214,7 +214,7 @@ class Large:
     """A network of the comparison, and images that suit it."""
 
     def __init__(self, name, shared, folder):
-        self.shape = (3, 32, 32)
+        self.name, self.shape = name, (3, 32, 32)
         if name.startswith("cifar"):
             self.path = shared / "weights" / f"{name.replace('cifar_', 'cifar10_')}.safetensors"
             self.data = f"tensors:{shared / 'data' / 'cifar10' / 'train-0.safetensors'}"
