@@ -46,6 +46,10 @@ def network(seed=0):
     return made
 
 
+def judged(divergence, agreement):
+    return Judged(torch.full((4,), divergence, dtype=torch.float64), agreement)
+
+
 PLAN = Plan(
     {"0": Choice(0, 1, 4), "3": Choice(0, 2, 1), "5": Choice(0, 4, 4), "9": Choice(0, 1, 3)},
     method="alds",
@@ -196,7 +200,7 @@ def test_inputs_that_have_become_zero_leave_the_weight():
 
 def test_no_layer_fits_worse_than_before(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
+    monkeypatch.setattr(Judge, "measured", lambda *_: judged(*next(answers)))
     original, inputs = network().double(), fitted_inputs(images)
     usual = compressed(images, refit=False).network.module.double()
     result = compressed(images)
@@ -224,7 +228,7 @@ def test_no_layer_fits_worse_than_before(images, monkeypatch):
 def test_what_is_worse_on_images_held_back_is_left_out(images, monkeypatch):
     usual = compressed(images, refit=False)
     answers = iter([(1.0, 50.0), (2.0, 25.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
+    monkeypatch.setattr(Judge, "measured", lambda *_: judged(*next(answers)))
     result = compressed(images)
     assert not result.report.refit.kept
     assert result.report.refit.divergence_after == 2
@@ -274,7 +278,7 @@ class Twice(nn.Module):
 
 def test_a_layer_that_is_called_twice_stays_as_it_is(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
+    monkeypatch.setattr(Judge, "measured", lambda *_: judged(*next(answers)))
     plan = Plan({name: Choice(0, 1, 2) for name in ("stem", "again", "head")}, method="alds")
     module = Twice().eval()
     usual = compressed(images, module, plan=plan, refit=False).network.module.state_dict()
@@ -331,7 +335,7 @@ def test_progress_counts_layers(images):
 
 def test_clustered_pairs_stay_as_they_are(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
+    monkeypatch.setattr(Judge, "measured", lambda *_: judged(*next(answers)))
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 40), nn.ReLU(), nn.Linear(40, 7)).eval()
     found = compressed(images, module, method="messi", ratio=0.6)
     usual = compressed(images, module, method="messi", ratio=0.6, refit=False)
@@ -344,7 +348,7 @@ def test_clustered_pairs_stay_as_they_are(images, monkeypatch):
 
 def test_of_pairs_in_other_schemes_the_means_are_corrected(images, monkeypatch):
     answers = iter([(2.0, 0.0), (1.0, 0.0)])
-    monkeypatch.setattr(Judge, "measured", lambda *_: Judged(*next(answers), torch.zeros(4)))
+    monkeypatch.setattr(Judge, "measured", lambda *_: judged(*next(answers)))
     plan = Plan({"0": Choice(1, 1, 2)}, method="alds-simple")
     usual = compressed(images, plan=plan, refit=False).network.module.state_dict()
     result = compressed(images, plan=plan)

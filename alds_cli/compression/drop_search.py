@@ -98,8 +98,7 @@ def _with_open_images(options: CompressOptions) -> CompressOptions:
             samples,
             len(images),
         )
-    usual = "top1" if images.labelled else "agreement"
-    return replace(options, data=images, samples=samples, drop_of=options.drop_of or usual)
+    return replace(options, data=images, samples=samples)
 
 
 def _require_searchable(options: CompressOptions) -> None:
@@ -133,13 +132,14 @@ class _Measure:
         with self.clock("evaluate"):
             prepared = settled_preprocessing(options.preprocessing, session.network)
             images = _held_back(session)
+            self.of = options.drop_of or ("top1" if images.labelled else "agreement")
             module = session.network.module
-            if options.drop_of == "top1":
+            if self.of == "top1":
                 images, _ = assigned(images, prepared, module, None, device=self._device)
             self._batches = Batches(images, prepared, batch_size=_TOGETHER, workers=options.workers)
             found = self._answers(module)
         self.images = len(images)
-        self._expected = images.labels if options.drop_of == "top1" else found
+        self._expected = images.labels if self.of == "top1" else found
         self._right = found == self._expected
 
     def _answers(self, module: nn.Module) -> Tensor:
@@ -323,7 +323,7 @@ class _Search:
         """Return what was measured, in the order of the ratios."""
         assert self._best is not None  # noqa: S101 - there is nothing to report otherwise
         return DropSearch(
-            of=str(self._session.options.drop_of),  # it is settled
+            of=self._measure.of,
             allowed=self._allowed,
             images=self._measure.images,
             before=self._measure.before,

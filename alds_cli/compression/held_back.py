@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alds_cli.calibration import draw_sample
 from alds_cli.datasets import Batches, LabelledImages
-from alds_cli.evaluation import all_logits, divergence, divergences
+from alds_cli.evaluation import agreement, all_logits, divergences
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
@@ -48,14 +48,17 @@ class Judged:
     """How far the answers of a network are from those of the original.
 
     Attributes:
-        divergence: the mean of `each`.
-        agreement: on how many images both give the same class, in per cent.
         each: KL(original ‖ network) on every image in nats, (n,).
+        agreement: on how many images both give the same class, in per cent.
     """
 
-    divergence: float
-    agreement: float
     each: Tensor
+    agreement: float
+
+    @property
+    def divergence(self) -> float:
+        """The mean over the images in nats."""
+        return float(self.each.mean())
 
 
 def chosen(found: Sequence[Judged]) -> int:
@@ -106,4 +109,4 @@ class Judge:
     def measured(self, module: nn.Module) -> Judged:
         """Measure a network on the images."""
         found = self._answers(module)
-        return Judged(*divergence(self._expected, found), divergences(self._expected, found))
+        return Judged(divergences(self._expected, found), agreement(self._expected, found))

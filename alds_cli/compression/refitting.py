@@ -121,7 +121,7 @@ class Refitter:
         self._images, self._seed, self._workers = images, options.seed, options.workers
         self._progress = options.progress
         self._prepared = settled_preprocessing(options.preprocessing, network)
-        self._remembered: list[Refitted] = []
+        self._remembered: dict[int, Refitted] = {}
 
     @cached_property
     def _original(self) -> nn.Module:
@@ -142,16 +142,17 @@ class Refitter:
             What was done, and the reports on the layers as they are now: with true errors, and
             without proven bounds where anything was changed.
         """
-        known = (own for own in self._remembered if own.plan is plan)
-        found = next(known, None) or self.fitted(module, plan)
+        found = self._remembered.pop(id(plan), None) or self.fitted(module, plan)
         if found.state is not None:
             module.load_state_dict(found.state)
             before = measured_again(self._stored, self._specs, module, before)
         return found.refit, list(before)
 
     def remember(self, found: Refitted) -> None:
-        """Let `refit` take what was found for this plan."""
-        self._remembered.append(found)
+        """Let the next `refit` of this very plan take what was found for it."""
+        self._remembered[id(found.plan)] = (
+            found  # which holds the plan, so that no other has its id
+        )
 
     def fitted(self, module: nn.Module, plan: Plan) -> Refitted:
         """Fit the pairs of a copy of a network again, and judge both.

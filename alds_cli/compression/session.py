@@ -20,7 +20,7 @@ from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled
 from alds_cli.compression.run import planned
 from alds_cli.compression.targets import Budget, Offered, Target, parse_target
 from alds_cli.compression.traced_model import CostModel, TracedModel, schemes_needed
-from alds_cli.datasets import Batches, opened, tensor_files
+from alds_cli.datasets import Batches, LabelledImages, opened, tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec
 from alds_cli.methods import method_named
@@ -190,7 +190,7 @@ class Session:
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
             if self.network.inputs is None and options.data is not None:
-                self.network.inputs = self._inputs_of_images()
+                self.network.inputs = self._inputs_of_images(options.data)
             self.before = trace_network(self.network)
             specs = select_layers(
                 find_layers(self.network.module, self.before), options.include, options.exclude
@@ -206,14 +206,14 @@ class Session:
             self.refitter = self._made_refitter(specs)
         self.strategy = strategy_for(traced, self.refitter)
 
-    def _inputs_of_images(self) -> InputSpec | None:
+    def _inputs_of_images(self, data: str | LabelledImages) -> InputSpec | None:
         """Return inputs as the images are; None where it is not known how they are prepared."""
         options = self.options
         try:
             prepared = settled_preprocessing(options.preprocessing, self.network)
         except OptionError:
             return None
-        images = opened(options.data or "", split="train", download=options.download)
+        images = opened(data, split="train", download=options.download)
         return InputSpec.of_sample(Batches(images, prepared, batch_size=1).input_shape)
 
     @property

@@ -1,22 +1,22 @@
 """Measures of a network: quality, speed, and the classes that its outputs stand for."""
 
 from alds_cli.evaluation.measures import (
+    agreement,
     all_logits,
     answers,
     assigned,
     count_classes,
-    divergence,
     divergences,
     measure_latency,
     measure_quality,
 )
 
 __all__ = [
+    "agreement",
     "all_logits",
     "answers",
     "assigned",
     "count_classes",
-    "divergence",
     "divergences",
     "measure_latency",
     "measure_quality",

@@ -184,7 +184,12 @@ def _of_all(
     return torch.cat(found)
 
 
-def divergence(expected: Tensor, found: Tensor) -> tuple[float, float]:
+def agreement(expected: Tensor, found: Tensor) -> float:
+    """Return for how many images two logits (n, classes) give the same class, in per cent."""
+    return 100 * float((_answered(expected) == _answered(found)).double().mean())
+
+
+def divergences(expected: Tensor, found: Tensor) -> Tensor:
     """Return how far a network's answers are from expected ones.
 
     Args:
@@ -192,17 +197,9 @@ def divergence(expected: Tensor, found: Tensor) -> tuple[float, float]:
         found: those of the other.
 
     Returns:
-        The mean over the images of KL(expected ‖ found) between the probabilities of the classes,
-        in nats, infinite where logits are not finite; and on how many of the images both networks
-        give the same class, in per cent.
+        KL(expected ‖ found) between the probabilities of the classes for every image, (n,), in
+        nats; infinite where logits are not finite.
     """
-    apart = float(divergences(expected, found).mean())
-    same = float((_answered(expected) == _answered(found)).double().mean())
-    return apart, 100 * same
-
-
-def divergences(expected: Tensor, found: Tensor) -> Tensor:
-    """Return KL(expected ‖ found) for every image, (n,); see `divergence`."""
     logs, others = expected.log_softmax(dim=1), found.log_softmax(dim=1)
     apart = F.kl_div(others, logs, reduction="none", log_target=True).sum(dim=1)
     return apart.clamp(min=0).nan_to_num(nan=math.inf, posinf=math.inf)

@@ -90,9 +90,8 @@ def sweep(options: SweepOptions) -> SweepResult:
     if options.keep_artefacts:
         network.document()  # raises where nobody could build the network again
     prepared = settled_preprocessing(options.preprocessing, network)
-    trains = options.train_data is not None and (
-        max(options.retrain_epochs) > 0 or any(spec.looks for spec in specs)
-    )
+    retrains = max(options.retrain_epochs) > 0
+    learns = retrains or any(spec.looks for spec in specs)
 
     def label(images: LabelledImages, *, needed: bool = True) -> LabelledImages:
         if not (needed or images.labelled):
@@ -105,9 +104,9 @@ def sweep(options: SweepOptions) -> SweepResult:
         images=label(opened(options.data, split="test", download=options.download)),
         training=label(
             opened(options.train_data, split="train", download=options.download),
-            needed=max(options.retrain_epochs) > 0,
+            needed=retrains,
         )
-        if options.train_data and trains
+        if options.train_data is not None and learns
         else None,
         specs={spec.text: spec for spec in specs},
         retraining=retraining,
@@ -115,7 +114,7 @@ def sweep(options: SweepOptions) -> SweepResult:
         artefacts=folder if options.keep_artefacts else None,
         options=options,
     )
-    known = _begun(folder, runner, keys, retrains=max(options.retrain_epochs) > 0)
+    known = _begun(folder, runner, keys, retrains=retrains)
     watcher = options.watcher or Watcher()
     watcher.planned(
         folder.baseline(), keys, [record for record in known if RunKey.of(record) in set(keys)]
