@@ -3,7 +3,6 @@
 A block may have marks, HTML comments on the lines right before it:
 
 - `<!-- not run: WHY -->`: it is only read, for the reason given;
-- `<!-- slow -->`: it runs only with the slow tests;
 - `<!-- file: NAME -->`: it is the text of a file that later blocks of the page use;
 - `<!-- printed -->`: it is what the Python block before it printed;
 - `<!-- schema: NAME -->`: it is a document that `alds schema NAME` describes;
@@ -32,7 +31,7 @@ RUN = {"console", "sh", "python"}
 READ = {"json", "text", "toml", "markdown"}
 """The languages of blocks that are only read: documents, grammars, formulas, printed output."""
 
-MARKS = {"not run", "slow", "file", "printed", "schema", "exit", "reader", "tests", "demo"}
+MARKS = {"not run", "file", "printed", "schema", "exit", "reader", "tests", "demo"}
 
 _FENCE = re.compile(r"^(?P<indent>\s*)(?P<fence>`{3,}|~{3,})\s*(?P<language>.*?)\s*$")
 _MARK = re.compile(r"^\s*<!--\s*(?P<name>[a-z ]+?)\s*(?::\s*(?P<value>.*?))?\s*-->\s*$")
