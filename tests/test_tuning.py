@@ -188,7 +188,7 @@ def test_statistics_stay_and_everything_else_is_tuned():
 
 @pytest.mark.parametrize("lr", [1.0, 1e30])
 def test_weights_stay_where_tuning_hurts(small_steps, caplog, lr):
-    small_steps(lr=lr, warmup=0)
+    small_steps(lr=lr, warmup=0, slowing=1.0)
     untuned, tuned = (compressed(tune_steps=steps) for steps in (0, 10))
     report = tuned.report.tuning
     assert report.best_step == 0
@@ -202,6 +202,20 @@ def test_weights_stay_where_tuning_hurts(small_steps, caplog, lr):
     assert report.diverged == (lr == 1e30)
     assert report.diverged == ("the loss was not finite" in caplog.text)
     assert report.steps == 10 or report.diverged
+
+
+def test_a_rate_that_hurts_is_lowered_until_it_helps(small_steps):
+    small_steps(lr=2.0, full_steps=1, warmup=0, slowing=1e-3, checks=4)
+    report = compressed(tune_steps=12).report.tuning
+    assert report.lr == pytest.approx(2e-3)
+    assert report.best_step > 3  # a quarter was lost
+    assert report.loss_after < report.loss_before
+
+
+def test_few_steps_are_smaller(small_steps):
+    small_steps(full_steps=32)
+    rates = [compressed(tune_steps=steps).report.tuning.lr for steps in (1, 32, 40)]
+    assert rates == pytest.approx([1e-3 / 4, 1e-3, 1e-3])  # 32^0.4 = 4
 
 
 def test_the_best_weights_are_kept_as_they_were_measured():

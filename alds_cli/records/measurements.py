@@ -73,12 +73,14 @@ class Tuning:
 
     It was tuned on `images` images; `held_back` others judged, whose loss was `loss_before` and is
     `loss_after`. The agreements with the original's answers on them are in per cent. The weights
-    kept are those after `best_step` of the `steps` steps; 0 are those before. `diverged` says
-    whether it ended because the loss was not finite.
+    kept are those after `best_step` of the `steps` steps; 0 are those before. `lr` is the largest
+    learning rate, after it was lowered. `diverged` says whether it ended because the loss was not
+    finite.
     """
 
     steps: Count
     best_step: Count
+    lr: Real
     images: Positive
     held_back: Positive
     loss_before: Real

@@ -37,6 +37,9 @@ _HALVES = (torch.float16, torch.bfloat16)
 _PROMILLE = 1000
 """The units of progress where only the time is limited."""
 
+_SHORTER = 0.4
+"""The learning rate goes with this power of the number of steps, where these are few."""
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -47,8 +50,16 @@ class Recipe:
     ResNet20's parameters the divergence was 0.027, and 0.047 without mix-up and with a weight of 1
     for the blocks; 0.057 without blocks; 0.049 with batch normalisation in training mode.
 
+    A run of few steps has no time to average out what fast steps do at random: over 60 steps on
+    ResNet20 the rates 0.001, 0.0003 and 0.0001 ended at losses of 0.847, 0.836 and 0.840. And the
+    rate that suits one network is too fast for another.
+
     Attributes:
-        lr: AdamW's learning rate after the warm-up; it falls to 0 as a cosine.
+        lr: AdamW's learning rate after the warm-up; it falls to 0 as a cosine. Of fewer than
+            `full_steps` steps it is less, by the share of these to the power of 0.4.
+        full_steps: see `lr`.
+        slowing: the rate is multiplied by it, and the weights from before tuning are taken up
+            again, when a check finds a larger loss than theirs.
         warmup: steps of the linear warm-up, at most a tenth of all.
         batch_size: images in a step; the images are divided evenly, so it is near that.
         temperature: divides the logits of both networks, in (0, ∞).
@@ -62,6 +73,8 @@ class Recipe:
     """
 
     lr: float = 1e-3
+    full_steps: int = 1200
+    slowing: float = 0.25
     warmup: int = 50
     batch_size: int = 128
     temperature: float = 2.0
@@ -221,18 +234,21 @@ class _Run:
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._dtypes = floating_type(teacher), floating_type(network)
         self._start = time.perf_counter()
+        few = 1.0 if budget.steps is None else min(1.0, budget.steps / recipe.full_steps)
+        self._lr = recipe.lr * few**_SHORTER
 
     def tuned(
         self, batches: Iterator[Tensor], images: int, progress: ProgressCallback | None
     ) -> Tuning:
         """Tune until the budget is spent or the loss is not finite; keep the best weights."""
-        optimiser = torch.optim.AdamW(self._parameters, lr=self._recipe.lr, weight_decay=0.0)
-        step = 0
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda _: self._rate(step))
+        optimiser = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=0.0)
         first = best = self._judged()
-        weights, best_step, diverged = self._copied(), 0, False
+        untuned = weights = self._copied()
+        step, best_step, diverged = 0, 0, False
         checked = spent = 0.0
         while spent < 1 and not diverged:
+            for group in optimiser.param_groups:
+                group["lr"] = self._lr * self._rise_and_fall(step)
             loss = self._step(next(batches), optimiser)
             step += 1
             diverged = not math.isfinite(loss)
@@ -242,16 +258,19 @@ class _Run:
                 found = self._judged()
                 if found.loss < best.loss:
                     best, best_step, weights = found, step, self._copied()
-            schedule.step()
+                elif not found.loss <= first.loss and best_step == 0:
+                    self._put_back(untuned)
+                    optimiser.state.clear()
+                    self._lr *= self._recipe.slowing
             if progress is not None:
                 total = self._budget.steps or _PROMILLE
                 done = min(total, round(spent * total))
                 progress(ProgressEvent("tune", done, total, {"loss": loss}))
-        for parameter, value in zip(self._parameters, weights, strict=True):
-            parameter.data.copy_(value)
+        self._put_back(weights)
         return Tuning(
             steps=step,
             best_step=best_step,
+            lr=self._lr,
             images=images,
             held_back=len(self._judges.dataset),
             loss_before=first.loss,
@@ -272,7 +291,7 @@ class _Run:
             parts.append((time.perf_counter() - self._start) / (60 * minutes))
         return min(1.0, max(parts))
 
-    def _rate(self, step: int) -> float:
+    def _rise_and_fall(self, step: int) -> float:
         """Return the learning rate of the step after `step` others, as a part of the largest."""
         steps = self._budget.steps
         warmup = self._recipe.warmup if steps is None else min(self._recipe.warmup, steps // 10)
@@ -281,6 +300,10 @@ class _Run:
 
     def _copied(self) -> Sequence[Tensor]:
         return [parameter.detach().clone() for parameter in self._parameters]
+
+    def _put_back(self, weights: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, weights, strict=True):
+            parameter.data.copy_(value)
 
     def _step(self, inputs: Tensor, optimiser: torch.optim.Optimizer) -> float:
         """Make one update, unless the loss is not finite; return the loss before it."""
