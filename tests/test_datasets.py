@@ -186,13 +186,15 @@ def test_a_truncated_file_is_refused(tmp_path):
         ("", "not a data set this tool knows"),
         ("tensors", "not a data set this tool knows"),
         ("tensors:", "not a data set this tool knows"),
-        ("imagenet:/somewhere", "not a data set this tool knows"),
+        ("image-net:/somewhere", "not a data set this tool knows"),
+        ("imagenet:/no/such/folder", "no folder /no/such/folder/val"),
         ("/just/a/path", "not a data set this tool knows"),
         ("tensors:,", "names no file"),
         ("tensors:/no/such/file", "no file /no/such/file"),
         ("tensors:/no/such/*.safetensors", "no file /no/such/"),
         ("imagefolder:/no/such/folder", "not a folder of class folders"),
-        ("cifar10:/no/such/folder", "does not hold a complete CIFAR-10"),
+        ("cifar10:/no/such/folder", "does not hold a complete CIFAR-10: .*data_batch_1: no such"),
+        ("cifar100:/no/such/folder", "does not hold a complete CIFAR-100: .*train: no such"),
     ],
 )
 def test_specs_that_name_nothing_are_refused(spec, message):
@@ -301,7 +303,11 @@ def test_cifar10_has_two_splits(small_cifar10):
 def test_a_damaged_cifar10_is_refused(small_cifar10):
     path = small_cifar10 / "cifar-10-batches-py/test_batch"
     path.write_bytes(path.read_bytes() + b"!")
-    with pytest.raises(DataError, match="complete CIFAR-10"):
+    with pytest.raises(DataError, match=f"complete CIFAR-10: {path} is damaged") as caught:
+        open_dataset(f"cifar10:{small_cifar10}")
+    assert f"remove {path}" in caught.value.tip
+    path.unlink()
+    with pytest.raises(DataError, match=f"complete CIFAR-10: {path}: no such file"):
         open_dataset(f"cifar10:{small_cifar10}")
 
 

@@ -10,11 +10,10 @@ from alds_cli.datasets.classes import (
     read_classes,
     tell,
 )
-from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
+from alds_cli.datasets.images import ImageFiles, LabelledImages, Split, TensorImages
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
 from alds_cli.datasets.sources import (
     DATASET_FORMS,
-    Split,
     open_dataset,
     opened,
     tensor_files,

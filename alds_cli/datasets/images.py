@@ -7,7 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+
+Split = Literal["train", "test"]
+"""A part of a published set."""
 
 _CHUNK = 2**24
 """The most bytes of pixels that are hashed at a time."""

@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import glob
+import difflib
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from alds_cli.checkpoint.files import require_regular
 from alds_cli.datasets.folders import read_folder
-from alds_cli.datasets.images import ImageFiles, LabelledImages, TensorImages
-from alds_cli.datasets.preprocessing import CHANNELS
-from alds_cli.errors import DataError, first_line
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Split = Literal["train", "test"]
-
-_INTEGER_TYPES = ("U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
-
-_MOST_CIFAR_BYTES = 2**26
-"""The most bytes that a file of CIFAR-10 may have; the published ones have 31 MB."""
+from alds_cli.datasets.images import ImageFiles, LabelledImages, Split
+from alds_cli.datasets.tensor_files import expand, open_tensors
+from alds_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +25,25 @@ class _Request:
     split: Split
     download: bool
 
+    @property
+    def folder(self) -> Path:
+        """The location as a folder."""
+        return Path(self.location).expanduser()
+
 
 def open_dataset(spec: str, *, split: Split = "test", download: bool = False) -> LabelledImages:
     """Open the images that a data spec names.
 
     Args:
-        spec: `tensors:FILE[,FILE or GLOB ...]` (safetensors with `images`, uint8 of
-            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,), or none),
+        spec: one of the forms in `DATASET_FORMS`:
+            `tensors:FILE[,FILE or GLOB ...]` (safetensors with `images`, uint8 of
+            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,), or none);
             `imagefolder:DIR` (one folder per class, in alphabetical order, or images without
-            labels) or `cifar10:DIR` (the folder that holds `cifar-10-batches-py`).
+            labels); `cifar10:DIR` or `cifar100:DIR` (the folder that holds `cifar-10-batches-py`
+            or `cifar-100-python`); `imagenet:DIR` (the folder that holds `train` and `val`); or
+            `package.module:factory` (the user's own code; see `user_images.open_factory`).
         split: which part of a published set to take; other sources have only one.
-        download: whether to fetch `cifar10` if it is not there yet.
+        download: whether to fetch `cifar10` or `cifar100` if it is not there yet.
 
     Returns:
         A set of at least one image.
@@ -56,13 +51,22 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
     Raises:
         DataError: the spec is unknown, or its data are absent, damaged or empty.
     """
-    kind, colon, location = spec.partition(":")
-    if kind not in _OPENERS or not colon or not location:
-        raise DataError(
-            f"'{spec}' is not a data set this tool knows",
-            tip="name one as " + ", ".join(DATASET_FORMS.values()),
-        )
-    return _OPENERS[kind](_Request(spec, location, split, download))
+    kind, _, location = spec.partition(":")
+    request = _Request(spec, location, split, download)
+    if kind in _OPENERS and location:
+        return _OPENERS[kind](request)
+    if _names_an_object(kind, location):
+        return _open_factory(request)
+    raise DataError(
+        f"'{spec}' is not a data set this tool knows",
+        tip="name one as " + ", ".join(DATASET_FORMS.values()),
+    )
+
+
+def _names_an_object(module: str, name: str) -> bool:
+    """Whether `module:name` can be an object of the user's own code."""
+    parts = (*module.split("."), *name.split("."))
+    return all(part.isidentifier() for part in parts)
 
 
 def opened(
@@ -83,180 +87,69 @@ def tensor_files(data: object) -> list[Path]:
         DataError: one is absent, or named twice.
     """
     kind, _, location = data.partition(":") if isinstance(data, str) else ("", "", "")
-    return _expand(location) if kind == "tensors" else []
+    return expand(location) if kind == "tensors" else []
 
 
-def _open_tensors(request: _Request) -> TensorImages:
-    parts = []
-    labels = []
-    for path in _expand(request.location):
-        part_images, part_labels = _read_tensor_file(path)
-        parts.append(part_images)
-        labels.append(part_labels)
-    found = [own for own in labels if own is not None]
-    return TensorImages(
-        request.spec, parts, torch.cat(found) if len(found) == len(labels) else None
-    )
-
-
-def _expand(location: str) -> list[Path]:
-    """Return the files that comma-separated names and globs match, those of each glob sorted."""
-    paths: list[Path] = []
-    for part in filter(None, location.split(",")):
-        named = Path(part).expanduser()
-        # A file whose name happens to hold [ or * is still that file.
-        hits = glob.glob(str(named))  # noqa: PTH207 - the pattern may be absolute
-        found = [named] if named.exists() else [Path(hit) for hit in sorted(hits)]
-        if not found:
-            raise DataError(
-                f"there is no file {part}",
-                tip="check the path; a relative one starts from the current folder",
-            )
-        paths += found
-    if not paths:
-        raise DataError("'tensors:' names no file", tip=f"write {DATASET_FORMS['tensors']}")
-    seen = [path.resolve() for path in paths]
-    for number, path in enumerate(seen):
-        if path in seen[:number]:
-            raise DataError(f"{paths[number]} is named twice", tip="name every file once")
-    return paths
-
-
-def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Return images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64, if any."""
-    require_regular(path, DataError)
-    try:
-        with safe_open(path, framework="pt") as file:
-            if "images" not in file.keys():  # noqa: SIM118 - it is no mapping
-                listed = ", ".join(sorted(file.keys())) or "nothing"
-                raise DataError(
-                    f"{path} has no tensor 'images' (it holds {listed[:200]})",
-                    tip="store uint8 'images' and, where they are known, integer 'labels'",
-                )
-            labelled = "labels" in file.keys()  # noqa: SIM118
-            _check_images(path, file.get_slice("images"))
-            if labelled:
-                _check_labels(path, file.get_slice("labels"), file.get_slice("images"))
-            images: Tensor = file.get_tensor("images")
-            labels = file.get_tensor("labels").to(torch.int64) if labelled else None
-    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise DataError(
-            f"{path} is not a safetensors file: {first_line(error)}",
-            tip="write it with safetensors.torch.save_file",
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", tip="check the path and its permissions"
-        ) from error
-    return _channels_first(images), labels
-
-
-class _Slice:
-    """The methods of a safetensors slice that are used here; the library has no types for it."""
-
-    def get_dtype(self) -> str:
-        raise NotImplementedError
-
-    def get_shape(self) -> list[int]:
-        raise NotImplementedError
-
-
-def _check_images(path: Path, images: _Slice) -> None:
-    """Check the type and the shape of images before any data are read."""
-    if images.get_dtype() != "U8" or len(images.get_shape()) != 4:
-        raise DataError(
-            f"{path}: 'images' is {images.get_dtype()} of shape {tuple(images.get_shape())}, "
-            "not U8 with four axes",
-            tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
-        )
-    _check_shape(path, tuple(images.get_shape()))
-
-
-def _check_labels(path: Path, labels: _Slice, images: _Slice) -> None:
-    """Check the type and the number of labels before any data are read."""
-    if labels.get_dtype() not in _INTEGER_TYPES or len(labels.get_shape()) != 1:
-        raise DataError(
-            f"{path}: 'labels' is {labels.get_dtype()} of shape {tuple(labels.get_shape())}, "
-            "not integers with one axis",
-            tip="store class numbers as int64, shape (N,)",
-        )
-    count, labelled = images.get_shape()[0], labels.get_shape()[0]
-    if count != labelled:
-        raise DataError(
-            f"{path} has {count} images but {labelled} labels",
-            tip="every image needs exactly one label",
-        )
-
-
-def _check_shape(path: Path, shape: tuple[int, ...]) -> None:
-    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
-    if first == last:
-        problem = "both axes 1 and 3 could be" if first else "neither axis 1 nor axis 3 is"
-        raise DataError(
-            f"{path}: in 'images' of shape {shape} {problem} the 1 or 3 channels",
-            tip="store pixels as uint8, shape (N, H, W, C) or (N, C, H, W)",
-        )
-    if 0 in shape[1:]:
-        raise DataError(
-            f"{path}: 'images' of shape {shape} holds no pixels",
-            tip="write the file again from the source images",
-        )
-
-
-def _channels_first(images: Tensor) -> Tensor:
-    """Return a view of shape (N, C, H, W), whether or not the file has the channels last."""
-    return images if images.shape[1] in CHANNELS else images.permute(0, 3, 1, 2)
+def _open_tensors(request: _Request) -> LabelledImages:
+    return open_tensors(request.spec, request.location)
 
 
 def _open_folder(request: _Request) -> ImageFiles:
-    content = read_folder(request.spec, Path(request.location).expanduser())
+    content = read_folder(request.spec, request.folder)
     if content.labels is None:
         return ImageFiles(request.spec, content.files, None)
     labels = torch.tensor(content.labels, dtype=torch.int64)
     return ImageFiles(request.spec, content.files, labels, classes=content.classes)
 
 
-def _open_cifar10(request: _Request) -> TensorImages:
-    root = Path(request.location).expanduser()
-    _require_moderate_batches(root)
-    try:
-        # torchvision unpickles only files whose MD5 sums are the published ones.
-        from torchvision.datasets import CIFAR10  # noqa: PLC0415 - slow to import
+def _open_cifar10(request: _Request) -> LabelledImages:
+    return _open_cifar("CIFAR10", request)
 
-        data = CIFAR10(root, train=request.split == "train", download=request.download)
-    except (OSError, RuntimeError, ValueError) as error:
-        if request.download:
-            raise DataError(
-                f"CIFAR-10 could not be fetched into {root}: {error}",
-                tip="check the network connection and the free space, or fetch it by hand",
-            ) from error
-        raise DataError(
-            f"{root} does not hold a complete CIFAR-10 (cifar-10-batches-py)",
-            tip="name the folder that does, or add --download",
-        ) from error
-    images = torch.from_numpy(data.data).permute(0, 3, 1, 2)
-    return TensorImages(
-        request.spec, [images], torch.tensor(data.targets), classes=tuple(data.classes)
+
+def _open_cifar100(request: _Request) -> LabelledImages:
+    return _open_cifar("CIFAR100", request)
+
+
+def _open_cifar(name: Literal["CIFAR10", "CIFAR100"], request: _Request) -> LabelledImages:
+    from alds_cli.datasets.published_sets import open_cifar  # noqa: PLC0415 - most sets need no more
+
+    return open_cifar(
+        name, request.spec, request.folder, split=request.split, download=request.download
     )
 
 
-def _require_moderate_batches(root: Path) -> None:
-    """Raise if a file is far too large for CIFAR-10, before its MD5 sum is computed."""
-    with suppress(OSError, ValueError):  # torchvision reports files that are missing
-        for path in (root / "cifar-10-batches-py").iterdir():
-            if path.is_file():
-                require_regular(path, DataError, most=_MOST_CIFAR_BYTES)
+def _open_imagenet(request: _Request) -> LabelledImages:
+    from alds_cli.datasets.published_sets import open_imagenet  # noqa: PLC0415 - as above
+
+    return open_imagenet(request.spec, request.folder, split=request.split)
+
+
+def _open_factory(request: _Request) -> LabelledImages:
+    from alds_cli.datasets.user_images import open_factory  # noqa: PLC0415 - as above
+
+    try:
+        return open_factory(request.spec)
+    except DataError as error:
+        near = difflib.get_close_matches(request.spec.partition(":")[0], _OPENERS, n=1)
+        if not near:
+            raise
+        raise DataError(error.message, tip=f"did you mean {DATASET_FORMS[near[0]]}?") from error
 
 
 _OPENERS: Mapping[str, Callable[[_Request], LabelledImages]] = {
     "tensors": _open_tensors,
     "imagefolder": _open_folder,
     "cifar10": _open_cifar10,
+    "cifar100": _open_cifar100,
+    "imagenet": _open_imagenet,
 }
 
 DATASET_FORMS: Mapping[str, str] = {
     "tensors": "tensors:FILE[,FILE or GLOB ...]",
     "imagefolder": "imagefolder:DIR",
     "cifar10": "cifar10:DIR",
+    "cifar100": "cifar100:DIR",
+    "imagenet": "imagenet:DIR",
+    "factory": "package.module:factory",
 }
 """The form of a spec of each kind, for help texts."""

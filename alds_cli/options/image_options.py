@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 DataField = Annotated[
     "str | LabelledImages",
     Option(
-        help="tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR or "
-        "cifar10:DIR.",
+        help="tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR, "
+        "cifar10:DIR, cifar100:DIR, imagenet:DIR, or package.module:factory (your own data set).",
         metavar="SPEC",
         given=str,
         python="Labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
-        "and labels), imagefolder:DIR or cifar10:DIR.",
+        "and labels), imagefolder:DIR, cifar10:DIR, cifar100:DIR, imagenet:DIR, or "
+        "package.module:factory.",
     ),
 ]
 ClassesField = Annotated[
@@ -34,7 +35,7 @@ ClassesField = Annotated[
         "with one name a line. None recognises the classes of published data sets.",
     ),
 ]
-DownloadField = Annotated[bool, Option(help="Fetch cifar10 if it is not there yet.")]
+DownloadField = Annotated[bool, Option(help="Fetch cifar10 or cifar100 if it is not there yet.")]
 DeviceField = Annotated[
     str | None, Option(help="cpu, cuda or cuda:N; CUDA where available.", metavar="NAME")
 ]
