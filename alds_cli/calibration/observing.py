@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alds_cli.datasets import Batch, Batches, LabelledImages
+from alds_cli.datasets import Batch, Batches, LabelledImages, drawn_apart
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
@@ -103,8 +103,8 @@ def calibration_batches(
 
 def draw_sample(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return which of `count` images a calibration draws and which it leaves, both rising."""
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[:samples].sort().values, order[samples:].sort().values
+    drawn, left = drawn_apart(count, (samples, count), seed)
+    return drawn, left
 
 
 def observe(

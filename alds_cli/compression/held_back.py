@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from alds_cli.calibration import draw_sample
-from alds_cli.datasets import Batches, LabelledImages
+from alds_cli.datasets import Batches, LabelledImages, drawn_apart
 from alds_cli.evaluation import agreement, all_logits, divergences
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
@@ -38,9 +36,8 @@ def divided(images: LabelledImages, samples: int, seed: int) -> tuple[int, Label
     """
     count = min(samples, len(images))
     left = count - min(_MOST, max(1, round(_SHARE * count)))
-    drawn, _ = draw_sample(len(images), count, seed)
-    fitted, _ = draw_sample(len(images), left, seed)  # a part of those drawn
-    return left, images.subset(drawn[torch.isin(drawn, fitted, invert=True)])
+    _, judging = drawn_apart(len(images), (left, count - left), seed)
+    return left, images.subset(judging)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from alds_cli.datasets.classes import (
     read_classes,
     tell,
 )
+from alds_cli.datasets.division import PARTS, Part, Parts, divided_parts, drawn_apart, part_of
 from alds_cli.datasets.images import ImageFiles, LabelledImages, Split, TensorImages
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
 from alds_cli.datasets.sources import (
@@ -22,19 +23,25 @@ from alds_cli.datasets.sources import (
 __all__ = [
     "AUGMENTATIONS",
     "DATASET_FORMS",
+    "PARTS",
     "PRESETS",
     "Batch",
     "Batches",
     "ImageFiles",
     "LabelledImages",
+    "Part",
+    "Parts",
     "Split",
     "TensorImages",
     "assign_classes",
     "check_labels",
     "choose_augmentation",
+    "divided_parts",
+    "drawn_apart",
     "open_dataset",
     "opened",
     "parse_preprocessing",
+    "part_of",
     "read_classes",
     "require_moderate",
     "tell",

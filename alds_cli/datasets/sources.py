@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from alds_cli.datasets.division import part_of, without_part
 from alds_cli.datasets.folders import read_folder
 from alds_cli.datasets.images import ImageFiles, LabelledImages, Split
 from alds_cli.datasets.tensor_files import expand, open_tensors
@@ -41,8 +42,11 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
             `imagefolder:DIR` (one folder per class, in alphabetical order, or images without
             labels); `cifar10:DIR` or `cifar100:DIR` (the folder that holds `cifar-10-batches-py`
             or `cifar-100-python`); `imagenet:DIR` (the folder that holds `train` and `val`); or
-            `package.module:factory` (the user's own code; see `user_images.open_factory`).
-        split: which part of a published set to take; other sources have only one.
+            `package.module:factory` (the user's own code; see `user_images.open_factory`). A suffix
+            `#train`, `#calibration` or `#early-stopping` takes that part of a training set, and
+            `,seed=N` after it divides the set by another seed than 0; see `divided_parts`.
+        split: which part of a published set to take; other sources have only one. A part of a
+            training set is one of `train` in any case.
         download: whether to fetch `cifar10` or `cifar100` if it is not there yet.
 
     Returns:
@@ -51,6 +55,11 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
     Raises:
         DataError: the spec is unknown, or its data are absent, damaged or empty.
     """
+    whole, part, seed = without_part(spec)
+    if part is not None:
+        chosen = part_of(open_dataset(whole, split="train", download=download), part, seed)
+        chosen.name = spec
+        return chosen
     kind, _, location = spec.partition(":")
     request = _Request(spec, location, split, download)
     if kind in _OPENERS and location:
@@ -86,7 +95,12 @@ def tensor_files(data: object) -> list[Path]:
     Raises:
         DataError: one is absent, or named twice.
     """
-    kind, _, location = data.partition(":") if isinstance(data, str) else ("", "", "")
+    if not isinstance(data, str):
+        return []
+    whole, part, _ = without_part(data)
+    if part is not None:
+        return tensor_files(whole)
+    kind, _, location = whole.partition(":")
     return expand(location) if kind == "tensors" else []
 
 

@@ -299,6 +299,21 @@ class Fingerprint:
 
 
 @dataclass(frozen=True, slots=True)
+class Division:
+    """How a training set was divided at random: the seed, and the images in each part.
+
+    The parts follow from the seed and the number of all images; `fingerprint` is that of the
+    whole set.
+    """
+
+    seed: Seed
+    train: Positive
+    calibration: Positive
+    early_stopping: Positive
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
 class EpochRecord:
     """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent."""
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from alds_cli.calibration.observing import whole_attention
-from alds_cli.datasets import Batches, LabelledImages, choose_augmentation
+from alds_cli.datasets import Batches, LabelledImages, choose_augmentation, drawn_apart
 from alds_cli.errors import DataError
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent, Tuning
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
@@ -164,10 +164,9 @@ def divided(count: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
             "one image is too few to tune on: another has to judge",
             tip="--samples 512, or name a set with more images",
         )
-    generator = torch.Generator().manual_seed(derived_seed(seed, 0, "tuned division"))
-    order = torch.randperm(count, generator=generator)
     judging = max(1, round(recipe.held_back * count))
-    return order[:judging].sort().values, order[judging:].sort().values
+    held, tuned_on = drawn_apart(count, (judging, count), derived_seed(seed, 0, "tuned division"))
+    return held, tuned_on
 
 
 def _in_full_precision(module: nn.Module, device: torch.device) -> nn.Module:
