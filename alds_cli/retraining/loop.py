@@ -1,4 +1,4 @@
-"""Stochastic gradient descent on a compressed network.
+"""Training of a network by gradients.
 
 Every random number is derived from (seed, epoch), so a run that is resumed after an epoch
 gives the same weights as one that was never interrupted. On the CPU they agree to the bit if
@@ -39,6 +39,8 @@ from alds_cli.retraining.held_weights import (
     master_weights,
     seeded,
 )
+from alds_cli.retraining.optimisers import optimiser_of
+from alds_cli.retraining.schedules import learning_rate
 from alds_cli.retraining.state import TrainingState
 from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import evaluation_mode, training_mode
@@ -129,13 +131,7 @@ class _Run:
         self._workers = workers
         self._progress = progress
         self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._optimiser = torch.optim.SGD(
-            self._parameters,
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay,
-        )
+        self._optimiser = optimiser_of(settings, self._parameters)
 
     def epoch(self, epoch: int) -> EpochRecord:
         """Train on every image once; `epoch` counts from 0."""
@@ -191,6 +187,8 @@ class _Run:
         loss = F.cross_entropy(logits, targets, label_smoothing=self._settings.label_smoothing)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if self._settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
         self._optimiser.step()
         return loss.item(), int((logits.argmax(dim=1) == targets).sum())
 
@@ -255,21 +253,3 @@ def _copied(values: Any) -> Any:
     if isinstance(values, list):
         return [_copied(value) for value in values]
     return values
-
-
-def learning_rate(settings: RetrainSettings, step: int, steps_per_epoch: int) -> float:
-    """Return the learning rate of a step of the run, counted from 0.
-
-    The warm-up is linear: its first step has the rate lr / (steps of the warm-up), and its last
-    one has lr. Each milestone that has passed multiplies the rate by `gamma`.
-
-    Args:
-        settings: the hyperparameters; milestones are fractions of the run.
-        step: the step of the whole run.
-        steps_per_epoch: number of steps in an epoch.
-    """
-    warmup = settings.warmup_epochs * steps_per_epoch
-    total = settings.epochs * steps_per_epoch
-    passed = sum(step >= milestone * total for milestone in settings.milestones)
-    rise = min(1.0, (step + 1) / warmup) if warmup > 0 else 1.0
-    return settings.lr * rise * settings.gamma**passed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -19,15 +19,13 @@ from alds_cli.records import (
     Fingerprint,
     Preprocessing,
 )
+from alds_cli.retraining.optimisers import STEP, remembered
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.file_forms import TrainingForm
 
 _FORMAT = 2
 
 _WITH_TENSORS = ("model", "optimiser")
-
-_MOMENTUM = "momentum_buffer"
-"""The key of a parameter's state in `torch.optim.SGD`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,7 @@ class TrainingState:
         history: a record of every finished epoch.
         model: the network's state dict in main memory; the weights of a network in half
             precision are float32.
-        optimiser: the state dict of `torch.optim.SGD` in main memory.
+        optimiser: the state dict of the optimiser in main memory.
     """
 
     settings: RetrainSettings
@@ -122,29 +120,29 @@ class TrainingState:
     def optimiser_like(
         self, fresh: Mapping[str, Any], parameters: Sequence[Tensor]
     ) -> dict[str, Any]:
-        """Return a state dict for the optimiser: fresh settings with this state's momentum.
+        """Return a state dict for the optimiser: fresh settings with what this state remembers.
 
         Args:
             fresh: the state dict of an optimiser with the run's settings.
             parameters: the parameters that it trains, in its order.
 
         Raises:
-            CheckpointError: the state has momentum for other parameters, or the momentum is
-                not finite.
+            CheckpointError: the state is of other parameters or another optimiser, or is not
+                finite.
         """
-        momenta = self.optimiser.get("state")
-        if not isinstance(momenta, Mapping):
+        kept = self.optimiser.get("state")
+        if not isinstance(kept, Mapping):
             raise _unreadable("its optimiser has no state")
+        keys = remembered(self.settings)
         state: dict[int, dict[str, Tensor | None]] = {}
-        for index, entry in momenta.items():
+        for index, entry in kept.items():
             if type(index) is not int or not 0 <= index < len(parameters):
                 raise _foreign(f"there is momentum for a parameter {str(index)[:40]}")
-            if not isinstance(entry, Mapping) or set(entry) != {_MOMENTUM}:
-                raise _unreadable(f"the momentum of parameter {index} is not a momentum buffer")
-            buffer = entry[_MOMENTUM]
-            named = f"the momentum of parameter {index}"
-            alike = None if buffer is None else _alike(buffer, parameters[index], named)
-            state[index] = {_MOMENTUM: alike}
+            if not isinstance(entry, Mapping) or set(entry) != keys:
+                raise _unreadable(f"what is kept of parameter {index} is not {_listed(keys)}")
+            state[index] = {
+                key: _remembered(key, entry[key], index, parameters[index]) for key in keys
+            }
         return {**fresh, "state": state}
 
     def check_continues(
@@ -186,6 +184,18 @@ class TrainingState:
                 "same names of classes, or start a new run",
             )
         return fingerprint
+
+
+def _remembered(key: str, found: object, index: int, parameter: Tensor) -> Tensor | None:
+    """Return a copy of what an optimiser keeps of a parameter; SGD may keep nothing."""
+    if found is None and key == "momentum_buffer":
+        return None
+    expected = torch.zeros(()) if key == STEP else parameter
+    return _alike(found, expected, f"the {key} of parameter {index}")
+
+
+def _listed(names: Collection[str]) -> str:
+    return " and ".join(sorted(names)) or "nothing"
 
 
 def _alike(found: object, expected: Tensor, named: str) -> Tensor:
