@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alds_cli.api.evaluate import evaluate
     from alds_cli.api.inspect import inspect
     from alds_cli.api.profile import profile
+    from alds_cli.api.recipe import recipe
     from alds_cli.api.report import report
     from alds_cli.api.retrain import retrain
     from alds_cli.api.sweep import sweep
@@ -46,6 +47,7 @@ __all__ = [
     "inspect",
     "load",
     "profile",
+    "recipe",
     "report",
     "retrain",
     "save",

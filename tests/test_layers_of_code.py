@@ -32,6 +32,7 @@ ORDER = (
     ("tracing",),
     ("inputs",),
     ("schemas",),
+    ("recipes",),
     ("records",),
     ("options",),
     ("text",),

@@ -142,8 +142,8 @@ def test_a_decay_is_at_the_first_step_of_its_epoch(every, times, per_epoch):
     [
         ({"schedule": "falling"}, "schedule 'falling' is none of multistep, step"),
         ({"optimiser": "lion"}, "optimiser 'lion' is none of sgd, rmsprop, adamw"),
-        ({"schedule_epochs": 2}, r"a schedule of 2 epochs is not in \[3, 16384\]"),
-        ({"schedule_epochs": 10**9}, "a schedule of 1000000000 epochs"),
+        ({"schedule_epochs": 2}, "3 epochs do not fit into a schedule of 2"),
+        ({"schedule_epochs": 10**9}, "3 epochs do not fit into a schedule of 1000000000"),
         ({"schedule_epochs": 9, "warmup_epochs": 10}, "warm-up of 10 epochs does not fit into 9"),
         ({"decay_every": 0}, "decay every 0"),
         ({"decay_every": math.nan}, "decay every nan"),

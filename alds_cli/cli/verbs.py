@@ -17,6 +17,7 @@ from alds_cli.options.declaring import (
     MISSING,
     Declared,
     Option,
+    Settled,
     asked,
     parameters,
 )
@@ -43,20 +44,51 @@ def verb(
     """
 
     def decorate(function: Callable[[O, S], None]) -> Callable[..., None]:
-        def command(**given: Any) -> None:
+        def command(context: typer.Context, **given: Any) -> None:
+            if given.get(_RECIPE) is not None:
+                given = _by_recipe(options, given, context)
             function(asked(options, given, _FINISH), asked(reporting, given))
 
         declared = [*parameters(options), *parameters(reporting)]
+        context = inspect.Parameter(
+            "context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context
+        )
         command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [_parameter(each) for each in declared]
+            [context, *(_parameter(each) for each in declared)]
         )
         command.__annotations__ = {each.parameter: _annotation(each) for each in declared}
+        command.__annotations__["context"] = typer.Context
         command.__doc__ = function.__doc__
         command.options = options  # type: ignore[attr-defined]
         command.declared = declared  # type: ignore[attr-defined]
         return command
 
     return decorate
+
+
+_RECIPE = "recipe"
+
+
+def _by_recipe(options: type, given: dict[str, Any], context: typer.Context) -> dict[str, Any]:
+    """Replace the values that nobody stated by those of the recipe.
+
+    Raises:
+        OptionError: there is no such recipe.
+    """
+    from alds_cli.recipes import read_recipe  # noqa: PLC0415 - most commands take none
+
+    def stated(parameter: str) -> bool:
+        source = context.get_parameter_source(parameter)
+        return source is not None and source.name != "DEFAULT"
+
+    epochs = given.get("epochs") if stated("epochs") else None
+    values = read_recipe(given[_RECIPE]).values("retrain", epochs)
+    found = {
+        each.parameter: Settled(values[each.name])
+        for each in parameters(options)
+        if each.name in values and not stated(each.parameter)
+    }
+    return {**given, **found}
 
 
 def _parameter(declared: Declared) -> inspect.Parameter:

@@ -99,6 +99,13 @@ class Expanded:
 
 
 @dataclass(frozen=True, slots=True)
+class Settled:
+    """Stands among the values of a command line for a field's value that is ready to be used."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Declared:
     """A field of an options class.
 
@@ -165,6 +172,8 @@ class Declared:
     def value(self, given: Mapping[str, Any]) -> Any:
         """Return the field's value, given the command line's values by the parameters' names."""
         found = given[self.parameter]
+        if isinstance(found, Settled):
+            return found.value
         if self.turns_off:
             return not found
         if self.given == list[str] and not found:

@@ -14,6 +14,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class RetrainOptions:
     model: ModelField
     data: DataField
     settings: Annotated[
-        RetrainSettings, Expanded(options=RetrainSettings, help="The hyperparameters.")
+        RetrainSettings,
+        Expanded(options=RecipeSettings, help="The hyperparameters.", make=settled),
     ]
     source: Annotated[
         Source,

@@ -23,6 +23,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.text import MOST_IMAGES, Whole, listed
 
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 def _retraining(values: dict[str, Any], others: dict[str, Any]) -> RetrainSettings:
     """Make hyperparameters, and check their schedule against the longest retraining."""
-    return RetrainSettings(epochs=max([1, *others["retrain_epochs"]]), **values)
+    longest = {"epochs": max([1, *others["retrain_epochs"]]), "seed": 0}
+    return settled({**values, **longest}, others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +147,7 @@ class SweepOptions:
     retraining: Annotated[
         RetrainSettings | None,
         Expanded(
-            options=RetrainSettings,
+            options=RecipeSettings,
             help="The other hyperparameters; its epochs and seed are ignored.",
             without=("epochs", "seed"),
             make=_retraining,

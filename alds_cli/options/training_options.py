@@ -292,8 +292,8 @@ class RetrainSettings:
         yield _named("schedule", self.schedule, ScheduleName)
         whole = self.epochs if self.schedule_epochs is None else self.schedule_epochs
         yield (
-            self.schedule_epochs is None or self.epochs <= whole <= MOST_EPOCHS,
-            f"a schedule of {whole} epochs is not in [{self.epochs}, {MOST_EPOCHS}]",
+            self.epochs <= whole <= MOST_EPOCHS,
+            f"{self.epochs} epochs do not fit into a schedule of {whole}",
         )
         most = MOST_EPOCHS if self.schedule == "warm" else whole
         yield (
