@@ -1,7 +1,7 @@
 """Make a trained PyTorch network smaller, and keep it running.
 
-For notebooks: `load`, `save`, `profile`, `compress`, `evaluate`, `retrain` and `sweep` do what the
-commands of the same names do. They are loaded when first used, so that importing this
+For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `retrain` and `sweep` do
+what the commands of the same names do. They are loaded when first used, so that importing this
 package costs nothing.
 """
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from alds_cli.api.report import report
     from alds_cli.api.retrain import retrain
     from alds_cli.api.sweep import sweep
+    from alds_cli.api.train import train
     from alds_cli.datasets import LabelledImages
     from alds_cli.inputs import InputSpec
     from alds_cli.network.networks import Network
@@ -52,6 +53,7 @@ __all__ = [
     "retrain",
     "save",
     "sweep",
+    "train",
 ]
 
 _HOMES = {

@@ -40,7 +40,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 COMMANDS = {own.name: own.callback for own in verbs.program().registered_commands}
 
-FUNCTIONS = ["compress", "evaluate", "inspect", "profile", "report", "retrain", "sweep"]
+FUNCTIONS = ["compress", "evaluate", "inspect", "profile", "report", "retrain", "sweep", "train"]
 
 each_command = pytest.mark.parametrize("name", COMMANDS)
 each_function = pytest.mark.parametrize("name", FUNCTIONS)

@@ -78,6 +78,8 @@ def test_what_evaluate_and_retrain_print(printed, digits, tmp_path):
     trained = tmp_path / "trained.pt"
     arguments = ("retrain", model, "--data", data, "--epochs", "1", "-o", trained)
     require_true("retrain", printed(*arguments))
+    first = ("train", "--arch", "digits_cnn", "--data", data, "--epochs", "1", "-o", trained)
+    require_true("train", printed(*first))
     require_true("inspect", printed("inspect", trained))
 
 

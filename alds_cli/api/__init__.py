@@ -15,6 +15,7 @@ from alds_cli.api.recipe import recipe
 from alds_cli.api.report import report
 from alds_cli.api.retrain import retrain
 from alds_cli.api.sweep import sweep
+from alds_cli.api.train import train
 from alds_cli.options.model_source import Source
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ __all__ = [
     "retrain",
     "save",
     "sweep",
+    "train",
 ]
 
 _HOMES = {

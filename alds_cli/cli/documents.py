@@ -200,7 +200,7 @@ def _measured(measured: Measured) -> dict[str, Any]:
 
 
 def retraining(result: RetrainResult) -> RetrainForm:
-    """Return the document of `alds retrain`."""
+    """Return the document of `alds retrain` and `alds train`."""
     return RetrainForm(
         epochs=len(result.history),
         resumed_from=result.resumed_from,

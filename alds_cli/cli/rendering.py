@@ -347,8 +347,8 @@ def inspection(found: Inspection) -> Group:
             f"{count(found.params_before)} parameters removed ({network.plan.method})"
         )
     if network.training is not None:
-        settings = network.training.settings
-        lines.append(f"retrained for {settings.epochs} epochs at lr {settings.lr:g}")
+        settings, verb = network.training.settings, "retrained" if changed else "trained"
+        lines.append(f"{verb} for {settings.epochs} epochs at lr {settings.lr:g}")
     return Group(*(line(text) for text in lines), layer_table(found.layers, errors=False))
 
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
 from alds_cli.options.declaring import arguments
 from alds_cli.options.reporting_options import ComputingReporting
 from alds_cli.options.retrain_options import RetrainOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from alds_cli.cli.interface import Rows
-    from alds_cli.retraining import EpochRecord
 
 
 @verb(RetrainOptions, ComputingReporting)
@@ -26,7 +19,7 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     threads give equal weights.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.cli import documents, rendering  # noqa: PLC0415
+    from alds_cli.cli import documents, rendering, training_tables  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.streams import output_name  # noqa: PLC0415
 
@@ -34,23 +27,8 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     interface = Interface(reporting, binary_stdout=output == "-")
     with interface.progress() as progress:
         result = api.retrain(**arguments(replace(options, output=output, progress=progress)))
-    interface.show(_history(result.history))
+    interface.show(training_tables.history(result.history))
     source = rendering.place(str(options.model), "input")
     places = f"{source} → {rendering.place(output, 'output')}"
     interface.remark(f"{places} in {result.seconds:.1f} s")
     interface.show_json(lambda: documents.retraining(result))
-
-
-def _history(history: Sequence[EpochRecord]) -> Rows:
-    from alds_cli.cli.interface import table  # noqa: PLC0415
-
-    made = table(None, "epoch", "learning rate", "loss", "accuracy", "time")
-    for record in history:
-        made.add_row(
-            str(record.epoch),
-            f"{record.lr:g}",
-            f"{record.loss:.4f}",
-            f"{record.accuracy:.2f} %",
-            f"{record.seconds:.1f} s",
-        )
-    return made

@@ -26,6 +26,7 @@ from alds_cli.options.reporting_options import NoReporting
 
 if TYPE_CHECKING:
     from alds_cli.network.opening import Preparation
+    from alds_cli.recipes import Purpose
     from alds_cli.records import ArgumentValue
     from alds_cli.text import Real, Whole
 
@@ -34,19 +35,20 @@ S = TypeVar("S", bound=NoReporting)
 
 
 def verb(
-    options: type[O], reporting: type[S]
+    options: type[O], reporting: type[S], *, purpose: Purpose = "retrain"
 ) -> Callable[[Callable[[O, S], None]], Callable[..., None]]:
     """Return a decorator that turns a function of an options object into a command.
 
     Args:
         options: the class of the options.
         reporting: the class of the options on how the command reports.
+        purpose: what recipes are read for, if the command takes one.
     """
 
     def decorate(function: Callable[[O, S], None]) -> Callable[..., None]:
         def command(context: typer.Context, **given: Any) -> None:
             if given.get(_RECIPE) is not None:
-                given = _by_recipe(options, given, context)
+                given = _by_recipe(options, given, context, purpose)
             function(asked(options, given, _FINISH), asked(reporting, given))
 
         declared = [*parameters(options), *parameters(reporting)]
@@ -69,7 +71,9 @@ def verb(
 _RECIPE = "recipe"
 
 
-def _by_recipe(options: type, given: dict[str, Any], context: typer.Context) -> dict[str, Any]:
+def _by_recipe(
+    options: type, given: dict[str, Any], context: typer.Context, purpose: Purpose
+) -> dict[str, Any]:
     """Replace the values that nobody stated by those of the recipe.
 
     Raises:
@@ -81,8 +85,10 @@ def _by_recipe(options: type, given: dict[str, Any], context: typer.Context) -> 
         source = context.get_parameter_source(parameter)
         return source is not None and source.name != "DEFAULT"
 
-    epochs = given.get("epochs") if stated("epochs") else None
-    values = read_recipe(given[_RECIPE]).values("retrain", epochs)
+    recipe = read_recipe(given[_RECIPE])
+    values = recipe.values(purpose, given["epochs"] if stated("epochs") else None)
+    if purpose == "train" and not stated("arch"):
+        values |= {"arch": recipe.network, "arch_args": recipe.arguments}
     found = {
         each.parameter: Settled(values[each.name])
         for each in parameters(options)
@@ -178,6 +184,7 @@ VERBS = (
     "compress",
     "inspect",
     "evaluate",
+    "train",
     "retrain",
     "sweep",
     "report",

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
         ProgressCallback,
     )
 
+ResumeField = Annotated[
+    bool,
+    Option(
+        help="Continue an interrupted run with the same output.",
+        python="Continue an interrupted run with the same output, if there is one.",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class RetrainOptions:
@@ -57,13 +65,7 @@ class RetrainOptions:
             "epoch is kept beside it until the run is done.",
         ),
     ] = None
-    resume: Annotated[
-        bool,
-        Option(
-            help="Continue an interrupted run with the same output.",
-            python="Continue an interrupted run with the same output, if there is one.",
-        ),
-    ] = False
+    resume: ResumeField = False
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

@@ -9,7 +9,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from alds_cli import retraining
+from alds_cli.architectures import build
 from alds_cli.checkpoint import hash_tensors, require_apart
 from alds_cli.checkpoint.training_state import read_state, state_path, write_state
 from alds_cli.datasets import (
@@ -25,15 +28,18 @@ from alds_cli.errors import (
 )
 from alds_cli.evaluation import assigned
 from alds_cli.inputs import InputSpec
-from alds_cli.network.networks import Network
+from alds_cli.network.networks import Network, network_of
 from alds_cli.network.opening import (
     open_network,
     require_target,
     settled_preprocessing,
+    stated_architecture,
     write_network,
 )
 from alds_cli.network.verification import verify
+from alds_cli.options.model_source import Source
 from alds_cli.options.retrain_options import RetrainOptions
+from alds_cli.options.train_options import TrainOptions
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     ClassAssignment,
@@ -41,6 +47,7 @@ from alds_cli.records import (
     Training,
 )
 from alds_cli.retraining import TrainingState
+from alds_cli.retraining.held_weights import derived_seed, seeded
 from alds_cli.runtime.devices import pick_device
 
 logger = logging.getLogger(__name__)
@@ -124,6 +131,44 @@ def retrain(options: RetrainOptions) -> RetrainResult:
         trained.nbytes,
         time.perf_counter() - start,
         assignment,
+    )
+
+
+def train(options: TrainOptions) -> RetrainResult:
+    """Train a network from random weights, which the seed decides.
+
+    Raises:
+        ArchitectureError: there is no such network, or it cannot be built.
+        ContractError: see `retrain`.
+        OptionError: options make no sense, or differ from those of the run to resume.
+        AldsError: a file cannot be read or written.
+    """
+    source = Source(arch=options.arch, arch_args=options.arch_args)
+    architecture = stated_architecture(source)
+    if architecture is None:
+        raise OptionError(
+            "which network to train is not known", tip="--arch NAME, or a --recipe that names one"
+        )
+    if options.output is not None:
+        require_target(options.output)
+    seed = derived_seed(options.settings.seed, 0, "weights")
+    with seeded(seed, torch.device("cpu")):
+        module = build(architecture)
+    network = replace(network_of(module, architecture), name=str(architecture), foreign=False)
+    return retrain(
+        RetrainOptions(
+            network,
+            options.data,
+            options.settings,
+            output=options.output,
+            resume=options.resume,
+            classes=options.classes,
+            download=options.download,
+            device=options.device,
+            workers=options.workers,
+            preprocessing=options.preprocessing,
+            progress=options.progress,
+        )
     )
 
 

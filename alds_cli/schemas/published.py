@@ -68,6 +68,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "compress": Published("alds compress --json", (CompressForm, FamilyForm)),
         "inspect": Published("alds inspect --json", (InspectForm, ContentsForm)),
         "evaluate": Published("alds evaluate --json", (EvaluateForm,)),
+        "train": Published("alds train --json", (RetrainForm,)),
         "retrain": Published("alds retrain --json", (RetrainForm,)),
         "sweep": Published("alds sweep --json", (SweepResultForm,)),
         "report": Published("alds report --json", (ReportForm,)),

@@ -202,7 +202,7 @@ class EvaluateForm(MeasuredForm, Printed):
 
 
 class RetrainForm(Printed):
-    """Printed by `alds retrain`."""
+    """Printed by `alds retrain` and `alds train`."""
 
     epochs: int
     resumed_from: int

@@ -1,0 +1,27 @@
+"""Train networks from random weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from alds_cli.options.declaring import takes_fields
+from alds_cli.options.train_options import TrainOptions
+
+if TYPE_CHECKING:
+    from alds_cli.retraining.training_run import RetrainResult
+
+
+@takes_fields(TrainOptions)
+def train(options: TrainOptions) -> RetrainResult:
+    """Train a network from random weights, which the seed decides.
+
+    Raises:
+        ArchitectureError: there is no such network, or it cannot be built.
+        ContractError: the training diverged; then no state is left of it either, for going on
+            with that would diverge again.
+        OptionError: options make no sense, or differ from the run's to resume.
+        AldsError: a file cannot be read or written.
+    """
+    from alds_cli.retraining import training_run  # noqa: PLC0415 - it imports torch
+
+    return training_run.train(options)
