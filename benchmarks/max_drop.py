@@ -17,9 +17,8 @@ from pathlib import Path
 
 from alds_cli import api
 from alds_cli.calibration import draw_sample
-from alds_cli.compression.drop_search import paired_drop
 from alds_cli.datasets import Batches, open_dataset
-from alds_cli.evaluation import answers
+from alds_cli.evaluation import answers, paired_drop
 from alds_cli.network.opening import open_network, settled_preprocessing
 from alds_cli.records import DropPoint
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import alds_cli
-from alds_cli.compression.drop_search import EVALUATIONS, _Search, _Tried, paired_drop
+from alds_cli.compression.drop_search import EVALUATIONS, _Search, _Tried
 from alds_cli.datasets import sources
 from alds_cli.errors import ContractError, DropUnreachableError, RatioUnreachableError
+from alds_cli.evaluation import paired_drop
 from alds_cli.records import DropPoint
 
 # ---------------------------------------------------------------- the interval

@@ -125,6 +125,7 @@ class _Chain:
         from alds_cli.schemas.results import DemoNetworkForm  # noqa: PLC0415 - slow to import
 
         latency = measured.footprint.latency
+        assert measured.quality is not None  # noqa: S101 - the digits have labels
         self.rows.append(
             DemoNetworkForm(
                 name=name,

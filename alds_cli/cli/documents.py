@@ -175,8 +175,11 @@ def contents(found: Contents) -> ContentsForm:
 def evaluation(result: EvaluationResult) -> EvaluateForm:
     """Return the document of `alds evaluate`; `baseline` has the fields of the model inside."""
     return EvaluateForm(
-        **_measured(result.model),
-        baseline=None if result.baseline is None else MeasuredForm(**_measured(result.baseline)),
+        **_measured(result.model, result.images),
+        baseline=None
+        if result.baseline is None
+        else MeasuredForm(**_measured(result.baseline, result.images)),
+        comparison=result.comparison,
         preprocessing=result.preprocessing,
         device=str(result.device),
         classes=result.assignment.classes,
@@ -184,13 +187,14 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
     )
 
 
-def _measured(measured: Measured) -> dict[str, Any]:
+def _measured(measured: Measured, images: int) -> dict[str, Any]:
     quality, footprint = measured.quality, measured.footprint
     return {
-        "top1": quality.top1,
-        "top5": quality.top5,
-        "loss": quality.loss,
-        "images": quality.images,
+        "top1": None if quality is None else quality.top1,
+        "top1_interval": measured.top1_interval,
+        "top5": None if quality is None else quality.top5,
+        "loss": None if quality is None else quality.loss,
+        "images": images,
         "params": footprint.params,
         "macs": footprint.macs,
         "bytes": footprint.bytes,

@@ -17,7 +17,7 @@ def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
     [bold]alds evaluate small.pt --data imagefolder:val --baseline model.pt[/]
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.cli import documents, rendering  # noqa: PLC0415
+    from alds_cli.cli import documents, evaluation_table  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
@@ -28,5 +28,5 @@ def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
         # An artefact states its network, so the options on the model are meant for the original.
         asked = replace(options, baseline_source=options.source, progress=progress)
         result = api.evaluate(**arguments(asked))
-    interface.show(rendering.evaluation(result))
+    interface.show(evaluation_table.evaluation(result))
     interface.show_json(lambda: documents.evaluation(result))

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
     from alds_cli.api import (
         CompressionResult,
-        EvaluationResult,
         Inspection,
-        Measured,
     )
     from alds_cli.records import (
         Candidate,
@@ -350,48 +348,3 @@ def inspection(found: Inspection) -> Group:
         settings, verb = network.training.settings, "retrained" if changed else "trained"
         lines.append(f"{verb} for {settings.epochs} epochs at lr {settings.lr:g}")
     return Group(*(line(text) for text in lines), layer_table(found.layers, errors=False))
-
-
-def evaluation(result: EvaluationResult) -> Group:
-    """Show quality and cost, beside those of the baseline if there is one."""
-    both = [result.model, *([result.baseline] if result.baseline else [])]
-    columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
-    made = table(None, *columns)
-    for name, values, difference in _evaluation_rows(both):
-        made.add_row(name, *values, *([difference] if result.baseline else []))
-    note = f"{result.model.quality.images:,} images on {result.device}"
-    return Group(made, line(note))
-
-
-def _evaluation_rows(both: Sequence[Measured]) -> Iterable[tuple[str, list[str], str]]:
-    def row(
-        name: str, numbers: Sequence[float | None], form: str, unit: str = ""
-    ) -> tuple[str, list[str], str]:
-        shown = ["–" if n is None else f"{n:{form}}{unit}" for n in numbers]
-        first, last = numbers[0], numbers[-1]
-        gap = "–" if first is None or last is None else signed(first - last, form)
-        return name, shown, gap
-
-    yield row("top-1", [m.quality.top1 for m in both], ".2f", " %")
-    if any(m.quality.top5 is not None for m in both):
-        yield row("top-5", [m.quality.top5 for m in both], ".2f", " %")
-    yield row("loss", [m.quality.loss for m in both], ".4f")
-    costs = [m.footprint for m in both]
-    for name, numbers in (
-        ("parameters", [cost.params for cost in costs]),
-        ("MACs", [cost.macs for cost in costs]),
-        ("bytes", [cost.bytes for cost in costs]),
-    ):
-        yield name, [count(n) for n in numbers], _change(numbers[-1], numbers[0])
-    latencies = [cost.latency for cost in costs]
-    if all(latency is not None for latency in latencies):
-        medians = [latency.median_ms for latency in latencies if latency]
-        shown = [spread(latency) for latency in latencies if latency]
-        yield "latency", shown, f"×{medians[0] / medians[-1]:.2f}"
-
-
-def _change(before: int | None, after: int | None) -> str:
-    """Format by what share a cost has grown or shrunk."""
-    if not before or after is None:
-        return "–"
-    return f"{signed(100 * (after / before - 1), '.2f')} %"

@@ -19,7 +19,7 @@ from alds_cli.compression.session import CompressionResult, Session, require_fil
 from alds_cli.compression.targets import parse_target
 from alds_cli.datasets import Batches, LabelledImages, opened
 from alds_cli.errors import ContractError, DropUnreachableError, OptionError, RatioUnreachableError
-from alds_cli.evaluation import answers, assigned
+from alds_cli.evaluation import answers, assigned, paired_drop
 from alds_cli.methods import method_named
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
@@ -40,9 +40,6 @@ _NEAR = 10
 _LEAPS = (15, 25, 35)
 """How many steps beyond the best ratio a better one is looked for then. The drop does not rise
 evenly, so a larger ratio may lose less than a smaller one."""
-
-_CONFIDENCE = 1.959963984540054
-"""The quantile of the normal distribution that 95 % lie within."""
 
 _TOGETHER = 250
 """Images in a batch."""
@@ -176,26 +173,6 @@ def _held_back(session: Session) -> LabelledImages:
             tip=f"--samples {max(1, len(images) // 2)}, or name more images",
         )
     return images.subset(left)
-
-
-def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float, float]:
-    """Return a drop in points, and the ends of its interval of 95 % confidence.
-
-    Args:
-        before: whether the original is right on each of n images, (n,).
-        after: whether the other network is, on the same images, (n,).
-
-    Source: Agresti and Min, Statistics in Medicine 2005: the interval of a difference of paired
-    proportions with half an observation added to each of the four cells. It is not empty where the
-    two networks never differ.
-    """
-    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-    count = len(before) + 2
-    more, fewer = lost + 0.5, gained + 0.5
-    middle = (more - fewer) / count
-    spread = _CONFIDENCE * ((more + fewer) / count - middle**2) ** 0.5 / count**0.5
-    drop = (lost - gained) / len(before)
-    return 100 * drop, 100 * min(middle - spread, drop), 100 * max(middle + spread, drop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,22 @@ from alds_cli.evaluation.measures import (
     divergences,
     measure_latency,
     measure_quality,
+    quality_and_answers,
 )
+from alds_cli.evaluation.paired import compared, mcnemar, paired_drop, wilson_interval
 
 __all__ = [
     "agreement",
     "all_logits",
     "answers",
     "assigned",
+    "compared",
     "count_classes",
     "divergences",
+    "mcnemar",
     "measure_latency",
     "measure_quality",
+    "paired_drop",
+    "quality_and_answers",
+    "wilson_interval",
 ]

@@ -58,8 +58,13 @@ class _Tally:
     undefined: int = 0
     classes: int = 0
 
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits (n, classes) in float64 and labels (n,), both on the CPU."""
+    def add(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count a batch, and return the answers (n,).
+
+        Args:
+            logits: (n, classes) in float64 on the CPU.
+            labels: (n,) on the CPU.
+        """
         self.classes = logits.shape[1]
         check_labels(labels, self.classes)
         answered = _answered(logits)
@@ -70,6 +75,7 @@ class _Tally:
         best = logits.topk(min(5, self.classes), dim=1).indices
         self.top5 += int(((best == labels[:, None]).any(dim=1) & defined).sum())
         self.loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        return answered
 
     def evaluation(self) -> Evaluation:
         """Return the sums as percentages and a mean."""
@@ -104,10 +110,32 @@ def measure_quality(
         DataError: there are no images, the network does not take them, it does not give one row
             of logits for each, or a label is outside its classes.
     """
+    return quality_and_answers(module, batches, device=device, progress=progress)[0]
+
+
+def quality_and_answers(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | None = None,
+    progress: ProgressCallback | None = None,
+) -> tuple[Evaluation, Tensor]:
+    """Return what `measure_quality` does, and the class (n,) of each image as `answers` does.
+
+    Args:
+        module: a network from (n, C, H, W) to logits (n, classes); left as it was.
+        batches: inputs and labels, usually `alds_cli.datasets.Batches`.
+        device: where to compute; None means `pick_device()`.
+        progress: called after each batch with the task "evaluate", counting batches.
+
+    Raises:
+        DataError: as `measure_quality` does.
+    """
     tally = _Tally()
+    found = []
 
     def add(logits: Tensor, labels: Tensor) -> Mapping[str, float]:
-        tally.add(logits, labels)
+        found.append(tally.add(logits, labels))
         so_far = tally.evaluation()
         return {"top1": so_far.top1, "loss": so_far.loss}
 
@@ -120,7 +148,7 @@ def measure_quality(
             tally.undefined,
             tally.images,
         )
-    return tally.evaluation()
+    return tally.evaluation(), torch.cat(found)
 
 
 def answers(

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from alds_cli.datasets import (
     Batches,
+    LabelledImages,
     opened,
     require_moderate,
 )
-from alds_cli.evaluation.measures import assigned, measure_latency, measure_quality
+from alds_cli.errors import DataError, OptionError
+from alds_cli.evaluation.measures import (
+    answers,
+    assigned,
+    count_classes,
+    measure_latency,
+    quality_and_answers,
+)
+from alds_cli.evaluation.paired import compared, wilson_interval
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
@@ -20,6 +31,7 @@ from alds_cli.network.opening import (
 from alds_cli.options.evaluate_options import EvaluateOptions
 from alds_cli.records import (
     ClassAssignment,
+    Comparison,
     Evaluation,
     Footprint,
     Latency,
@@ -33,18 +45,37 @@ from alds_cli.tracing.trace import count_parameters, trace
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The quality of one network on the data, and its cost."""
+    """The quality of one network on the data, and its cost.
 
-    quality: Evaluation
+    Attributes:
+        quality: None where the images have no labels.
+        top1_interval: the ends of the 95 % confidence interval of top-1, in per cent.
+        footprint: parameters, MACs, bytes and time.
+    """
+
+    quality: Evaluation | None
+    top1_interval: tuple[float, float] | None
     footprint: Footprint
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """A measured network, and its baseline, measured under the same conditions, if any."""
+    """A measured network, and its baseline, measured under the same conditions, if any.
+
+    Attributes:
+        model: the network.
+        baseline: the other network.
+        comparison: their answers on the same images.
+        images: the number of images.
+        preprocessing: how images were prepared, for both.
+        device: the name of what both ran on.
+        assignment: how labels were found.
+    """
 
     model: Measured
     baseline: Measured | None
+    comparison: Comparison | None
+    images: int
     preprocessing: Preprocessing
     device: str
     assignment: ClassAssignment
@@ -53,8 +84,12 @@ class EvaluationResult:
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Measure accuracy, loss, parameters, MACs, bytes and latency.
 
+    Images without labels tell how often the network agrees with a baseline.
+
     Raises:
-        DataError: the data cannot be used, or not with this network.
+        DataError: the data cannot be used, or not with this network, or they have no labels and
+            there is no baseline.
+        OptionError: classes are named for images that have no class folders.
         AldsError: a model cannot be read.
     """
     place = pick_device(options.device)
@@ -65,16 +100,12 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     images = opened(options.data, split="test", download=options.download)
     for network in networks.values():
         network.module.to(place)
-    images, assignment = assigned(
-        images, prepared, networks["evaluate"].module, options.classes, device=place
-    )
+    images, assignment = _with_classes(images, prepared, networks, options, place)
     batches = Batches(images, prepared, batch_size=options.batch_size, workers=options.workers)
     if options.latency:
         require_moderate(options.latency_batch_size, batches.input_shape)
-    qualities = {
-        task: measure_quality(
-            network.module, batches, device=place, progress=_renamed(options.progress, task)
-        )
+    found = {
+        task: _answered(network, batches, place, _renamed(options.progress, task))
         for task, network in networks.items()
     }
     times = (
@@ -88,12 +119,88 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         else {}
     )
     measured = {
-        task: Measured(qualities[task], _footprint(network, batches.input_shape, times.get(task)))
+        task: Measured(
+            found[task].quality,
+            found[task].interval(images.labels),
+            _footprint(network, batches.input_shape, times.get(task)),
+        )
         for task, network in networks.items()
     }
     return EvaluationResult(
-        measured["evaluate"], measured.get("baseline"), prepared, _device_name(place), assignment
+        measured["evaluate"],
+        measured.get("baseline"),
+        _compared(found, images),
+        len(images),
+        prepared,
+        _device_name(place),
+        assignment,
     )
+
+
+def _with_classes(
+    images: LabelledImages,
+    prepared: Preprocessing,
+    networks: Mapping[str, Network],
+    options: EvaluateOptions,
+    place: torch.device,
+) -> tuple[LabelledImages, ClassAssignment]:
+    """Number the images' classes as the network does; without labels there is nothing to number."""
+    if images.labelled:
+        module = networks["evaluate"].module
+        return assigned(images, prepared, module, options.classes, device=place)
+    if options.baseline is None:
+        raise DataError(
+            f"{images.name} has no labels",
+            tip="store integer 'labels' beside 'images', or lay images out as DIR/CLASS/IMAGE.jpg; "
+            "--baseline MODEL compares the answers of two networks, which needs no labels",
+        )
+    if options.classes is not None:
+        raise OptionError(
+            f"{images.name} has no labels, but names of classes are given",
+            tip="leave out --classes",
+        )
+    shape = Batches(images, prepared, batch_size=1).input_shape
+    classes = [count_classes(network.module, shape, device=place) for network in networks.values()]
+    if len(set(classes)) > 1:
+        raise DataError(
+            f"the network tells {classes[0]:,} classes apart and the baseline {classes[1]:,}, so "
+            "that their answers cannot be compared",
+            tip="name a baseline that was trained for the same task",
+        )
+    return images, ClassAssignment()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answered:
+    """A network's quality, where it is known, and the class (n,) that it gives each image."""
+
+    quality: Evaluation | None
+    classes: Tensor
+
+    def interval(self, labels: Tensor) -> tuple[float, float] | None:
+        """Return the confidence interval of top-1."""
+        if self.quality is None:
+            return None
+        return wilson_interval(int((self.classes == labels).sum()), len(labels))
+
+
+def _answered(
+    network: Network,
+    batches: Batches,
+    place: torch.device,
+    progress: ProgressCallback | None,
+) -> _Answered:
+    if batches.dataset.labelled:
+        found = quality_and_answers(network.module, batches, device=place, progress=progress)
+        return _Answered(*found)
+    return _Answered(None, answers(network.module, batches, device=place, progress=progress))
+
+
+def _compared(found: Mapping[str, _Answered], images: LabelledImages) -> Comparison | None:
+    if "baseline" not in found:
+        return None
+    labels = images.labels if images.labelled else None
+    return compared(found["evaluate"].classes, found["baseline"].classes, labels)
 
 
 def _footprint(

@@ -9,6 +9,7 @@ from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
     Candidate,
     ClassAssignment,
+    Comparison,
     CompressionReport,
     Division,
     DropPoint,
@@ -59,6 +60,7 @@ __all__ = [
     "Candidate",
     "Choice",
     "ClassAssignment",
+    "Comparison",
     "CompressionReport",
     "Curve",
     "Division",

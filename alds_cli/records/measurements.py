@@ -202,6 +202,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answers of two networks, the model and the baseline, on the same `images` images.
+
+    `agreement` says on how many of them, in per cent, both answer the same. The rest is None
+    where the right answers are not known: on how many images only one of the two is right, the
+    `p_value` of McNemar's exact test for that, and the difference of top-1 (the model's minus the
+    baseline's) in points with the ends of its interval of 95 % confidence.
+    """
+
+    images: Positive
+    agreement: Percent
+    only_model: Count | None = None
+    only_baseline: Count | None = None
+    p_value: Real | None = None
+    difference: Finite | None = None
+    difference_low: Finite | None = None
+    difference_high: Finite | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Footprint:
     """The costs of a network: parameters, MACs of one sample, bytes on disk, latency."""
 

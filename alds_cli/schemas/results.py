@@ -12,6 +12,7 @@ from alds_cli.records import (
     Architecture,
     ArgumentValue,
     Candidate,
+    Comparison,
     DropSearch,
     EpochRecord,
     Latency,
@@ -178,11 +179,16 @@ class ContentsForm(Printed):
 
 
 class MeasuredForm(Form):
-    """A network's quality and cost; accuracies in per cent, the loss in nats."""
+    """A network's quality and cost; accuracies in per cent, the loss in nats.
 
-    top1: Real
+    The quality is null where the images have no labels. `top1_interval` holds the ends of the 95 %
+    confidence interval.
+    """
+
+    top1: Real | None
+    top1_interval: Sequence[Real] | None
     top5: Real | None
-    loss: Real
+    loss: Real | None
     images: int
     params: int
     macs: int | None
@@ -195,6 +201,7 @@ class EvaluateForm(MeasuredForm, Printed):
     """Printed by `alds evaluate`."""
 
     baseline: MeasuredForm | None
+    comparison: Comparison | None
     preprocessing: Preprocessing
     device: str
     classes: Literal["named", "file", "numbered"] | None

@@ -70,6 +70,7 @@ class SweepRunner:
         """Evaluate the network before compression."""
         network = self.network
         measured = self._measured(network)
+        assert measured.quality is not None  # noqa: S101 - a sweep's images have labels
         latency, _ = self._times(network, Clock())
         return SweepBaseline(
             model=Path(network.name).name,

@@ -1,0 +1,94 @@
+"""What `alds evaluate` shows people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+
+from alds_cli.cli.interface import line, table
+from alds_cli.cli.rendering import count, signed, spread
+
+if TYPE_CHECKING:
+    from alds_cli.api import EvaluationResult, Measured
+    from alds_cli.records import Comparison
+
+Row = tuple[str, list[str], str]
+"""A name, the values of the networks, and the difference."""
+
+
+def evaluation(result: EvaluationResult) -> Group:
+    """Show quality and cost, beside those of the baseline if there is one."""
+    both = [result.model, *([result.baseline] if result.baseline else [])]
+    columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
+    made = table(None, *columns)
+    for name, values, difference in (*_qualities(both), *_costs(both)):
+        made.add_row(name, *values, *([difference] if result.baseline else []))
+    lines = [f"{result.images:,} images on {result.device}"]
+    if result.comparison is not None:
+        lines += _compared(result.comparison)
+    return Group(made, *(line(text) for text in lines))
+
+
+def _qualities(both: Sequence[Measured]) -> Iterator[Row]:
+    found = [measured.quality for measured in both if measured.quality is not None]
+    if len(found) < len(both):
+        return
+    accuracies = [quality.top1 for quality in found]
+    yield _row("top-1", accuracies, [_interval(measured) for measured in both], ".2f")
+    fives = [quality.top5 for quality in found if quality.top5 is not None]
+    if len(fives) == len(found):
+        yield _row("top-5", fives, [f"{value:.2f} %" for value in fives], ".2f")
+    losses = [quality.loss for quality in found]
+    yield _row("loss", losses, [f"{value:.4f}" for value in losses], ".4f")
+
+
+def _row(name: str, numbers: Sequence[float], shown: list[str], form: str) -> Row:
+    return name, shown, signed(numbers[0] - numbers[-1], form)
+
+
+def _interval(measured: Measured) -> str:
+    """Format top-1 and the ends of its confidence interval."""
+    assert measured.quality is not None  # noqa: S101 - asked before
+    ends = measured.top1_interval or (measured.quality.top1,) * 2
+    return f"{measured.quality.top1:.2f} % ({ends[0]:.2f}–{ends[1]:.2f})"
+
+
+def _costs(both: Sequence[Measured]) -> Iterator[Row]:
+    costs = [measured.footprint for measured in both]
+    for name, numbers in (
+        ("parameters", [cost.params for cost in costs]),
+        ("MACs", [cost.macs for cost in costs]),
+        ("bytes", [cost.bytes for cost in costs]),
+    ):
+        yield name, [count(n) for n in numbers], _change(numbers[-1], numbers[0])
+    latencies = [cost.latency for cost in costs if cost.latency is not None]
+    if len(latencies) == len(costs):
+        medians = [latency.median_ms for latency in latencies]
+        yield "latency", [spread(own) for own in latencies], f"×{medians[0] / medians[-1]:.2f}"
+
+
+def _change(before: int | None, after: int | None) -> str:
+    """Format by what share a cost has grown or shrunk."""
+    if not before or after is None:
+        return "–"
+    return f"{signed(100 * (after / before - 1), '.2f')} %"
+
+
+def _compared(comparison: Comparison) -> Iterable[str]:
+    """Say in lines how the answers of two networks differ, and whether that may be chance."""
+    same = f"the same answer on {comparison.agreement:.2f} % of the images"
+    if comparison.p_value is None:
+        yield same
+        return
+    yield (
+        f"{same}; only the model is right on {count(comparison.only_model)}, only the baseline on "
+        f"{count(comparison.only_baseline)}"
+    )
+    ends = (comparison.difference_low or 0.0, comparison.difference_high or 0.0)
+    low, high = (signed(end, ".2f") for end in ends)
+    yield (
+        f"the difference of top-1 lies between {low} and {high} points (95 % confidence; "
+        f"McNemar's p = {comparison.p_value:.2g})"
+    )
