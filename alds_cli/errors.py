@@ -14,6 +14,7 @@
     ├── OutputError               a result cannot be written
     ├── RunFolderError            a sweep's folder, or a file in it, cannot be used
     ├── MissingExtraError         an optional dependency is not installed
+    ├── EngineError               a cluster cannot be reached, or lost its workers
     ├── VerificationError         exit code 1: the result computes something else, or does not run
     └── ContractError             exit code 1: what was asked for cannot be had
         ├── RatioUnreachableError   it names the largest ratio that can be had
@@ -86,6 +87,10 @@ class MissingExtraError(AldsError):
             f"{purpose} needs the optional extra '{extra}'",
             tip=f"pip install 'alds-cli[{extra}]'",
         )
+
+
+class EngineError(AldsError):
+    """The cluster that makes the runs of a sweep cannot be reached, or lost its workers."""
 
 
 class VerificationError(AldsError):

@@ -84,7 +84,8 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         "--keep-artefacts --train-data imagefolder:train --samples 99 --batch-size 16 --lr 0.5 "
         "--momentum 0.8 --nesterov --weight-decay 0.1 --warmup-epochs 2 --milestones 0.4 "
         "--gamma 0.2 --augment none --label-smoothing 0.1 --download --device cpu --workers 2 "
-        "--arch resnet18 --input-shape 3,64,64 --classes names.txt"
+        "--arch resnet18 --input-shape 3,64,64 --classes names.txt "
+        "--engine ray --ray-address head:6379 --run-cpus 4 --run-gpus 0.5"
     )
     run(*words.split())
     settings = asked.pop("retraining")
@@ -115,6 +116,10 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         "download": True,
         "workers": 2,
         "device": "cpu",
+        "engine": "ray",
+        "ray_address": "head:6379",
+        "run_cpus": 4,
+        "run_gpus": 0.5,
     }
 
 
@@ -134,6 +139,10 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         ("--target beauty", "unknown target 'beauty'"),
         ("--quiet --verbose", "contradict"),
         ("--samples 0", "--samples is a whole number from 1 to 1,000,000,000, not '0'"),
+        ("--engine slurm", "unknown engine 'slurm'"),
+        ("--ray-address local", "--ray-address is for runs by Ray"),
+        ("--run-cpus 2", "--run-cpus is for runs by Ray"),
+        ("--run-gpus 0.5", "--run-gpus is for runs by Ray"),
         ("--data tensors:none", "there is no file none"),
         ("-o model.pt/run", "is a file"),
     ],
@@ -145,6 +154,15 @@ def test_mistakes_are_answered_and_leave_nothing(run, arguments, model, monkeypa
     assert message in err
     assert "Traceback" not in err
     assert [entry.name for entry in model.parent.iterdir()] == ["model.pt"]
+
+
+def test_without_ray_the_extra_is_named(run, arguments, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, out, err = run(*arguments, "--engine", "ray")
+    assert (code, out) == (2, "")
+    assert "--engine ray needs the optional extra 'ray'" in err
+    assert "pip install 'alds-cli[ray]'" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", ["--data", "--methods", "-o"])
@@ -261,6 +279,17 @@ def test_the_display_fits(tally, width):
         assert "ratios 0.2 … 0.488" in lines[6]
 
 
+def test_the_display_shows_what_runs_side_by_side(tally):
+    tally.started(tally.keys[4])  # a worker that died began it before
+    tally.started(tally.keys[6])
+    lines = drawn(_Display(tally), 120)
+    assert lines[1].rstrip() == "now: 2 runs: svd at 0.36; alds at 0.488"
+    assert lines[3].split() == ["alds", "■▪▶", "3/6"]
+    assert lines[4].split() == ["svd", "▪▶·", "1/6"]
+    tally.finished(sweep_cases.record(tally.keys[4]))
+    assert drawn(_Display(tally), 120)[1].rstrip() == "now: alds at 0.488"
+
+
 def test_many_ratios_leave_their_pictures_out(tally):
     keys = [RunKey("alds", f"0.{n}1", 0, 0) for n in range(90)]
     tally.planned(sweep_cases.baseline(), keys, [])
@@ -306,6 +335,8 @@ def test_time_that_is_not_known_is_not_made_up():
     assert tally.time_left().startswith("over 13:")
     tally.advanced(ProgressEvent("retrain", 1, 20), 10_000.0)
     assert re.fullmatch("12[45]:[0-9]{2}:[0-9]{2}", tally.time_left())
+    tally.started(keys[3])  # side by side, both are done in half of the time
+    assert re.fullmatch("6[12]:[0-9]{2}:[0-9]{2}", tally.time_left())
     tally.finished(sweep_cases.record(keys[1], seconds={"retrain": 0.0}))
     tally.finished(sweep_cases.record(keys[3], seconds={"retrain": 0.0}))
     assert tally.time_left() == "0:00:00"

@@ -23,6 +23,8 @@ def sweep(options: SweepOptions) -> SweepResult:
     Raises:
         OptionError: options make no sense, or the folder's sweep was begun with others.
         RunFolderError: the folder holds something else, or a damaged record.
+        MissingExtraError: Ray is asked for and not installed.
+        EngineError: there is no such cluster, or it lost its workers again and again.
         ArchitectureError: networks are to be kept that nobody could build again.
         AldsError: the model or the data cannot be used. What was finished before is kept.
     """

@@ -76,7 +76,7 @@ class _Tally(Watcher):
         self.keys: list[RunKey] = []
         self.places: dict[str, dict[str, list[RunKey]]] = {}
         self.records: dict[RunKey, SweepRecord] = {}
-        self.current: RunKey | None = None
+        self.running: list[RunKey] = []
         self.waits = False
         self._forecast = Forecast()
         self._last = time.monotonic()
@@ -96,8 +96,10 @@ class _Tally(Watcher):
         self._last = time.monotonic()
 
     def started(self, key: RunKey) -> None:
-        """Begin a run."""
-        self.current, self.waits = key, False
+        """Begin a run; an engine may make several at once."""
+        self.waits = False
+        if key not in self.running:
+            self.running.append(key)
 
     def finished(self, record: SweepRecord) -> None:
         """Count a run made by this process."""
@@ -109,18 +111,19 @@ class _Tally(Watcher):
 
     def advanced(self, event: ProgressEvent, seconds: float) -> None:
         """Note how far a part of the current run has come, and in how many seconds."""
-        if self.current is not None and event.task == RETRAINING and event.done:
+        if len(self.running) == 1 and event.task == RETRAINING and event.done:
             whole = seconds * event.total / event.done
-            self._forecast.glimpsed(whole / self.current.retrain_epochs)
+            self._forecast.glimpsed(whole / self.running[0].retrain_epochs)
 
     def waiting(self, keys: Sequence[RunKey]) -> None:
         """Note that no run is left to begin."""
         del keys
-        self.current, self.waits = None, True
+        self.running, self.waits = [], True
 
     def _count(self, record: SweepRecord, *, here: bool) -> None:
-        self.current = None
-        self.records[RunKey.of(record)] = record
+        done = RunKey.of(record)
+        self.running = [key for key in self.running if key != done]
+        self.records[done] = record
         self._forecast.finished(record, here=here)
         self._last = time.monotonic()
 
@@ -139,8 +142,9 @@ class _Tally(Watcher):
         outlook = self._forecast.outlook([key for key in self.keys if key not in self.records])
         if outlook is None:
             return _UNKNOWN
-        # The runs in progress have been running since the last one finished.
-        left = max(0.0, outlook.seconds - (time.monotonic() - self._last))
+        # The runs in progress have been running since the last one finished, side by side.
+        together = outlook.seconds / max(1, len(self.running))
+        left = max(0.0, together - (time.monotonic() - self._last))
         if not outlook.at_least:
             return _clock(left)
         return f"over {_clock(left)}" if round(left) else _UNKNOWN
@@ -273,8 +277,11 @@ class _Display(Watcher):
 
     def _now(self) -> Text:
         tally = self._tally
-        if tally.current is not None:
-            return self._line("now", _described(tally.current) + self._within())
+        if len(tally.running) == 1:
+            return self._line("now", _described(tally.running[0]) + self._within())
+        if tally.running:
+            described = "; ".join(map(_described, tally.running))
+            return self._line("now", f"{len(tally.running)} runs: {described}")
         if tally.waits:
             return self._line("now", _waiting(tally.left))
         return self._line("now", "")
@@ -315,8 +322,7 @@ class _Display(Watcher):
 
     def _state(self, method: str, ratio: str, records: Sequence[SweepRecord | None]) -> str:
         """Return the state of all runs of a method at a ratio, taken together."""
-        current = self._tally.current
-        if current is not None and (current.method, current.ratio) == (method, ratio):
+        if any((key.method, key.ratio) == (method, ratio) for key in self._tally.running):
             return "now"
         finished = [record for record in records if record is not None]
         if not finished:

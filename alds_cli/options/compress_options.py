@@ -69,6 +69,123 @@ class MethodFlags:
     ] = ()
 
 
+TargetField = Annotated[
+    str,
+    Option(
+        help="The quantity that the ratio is a fraction of: params, macs, bytes (of the file), "
+        "latency (measured on --device).",
+        metavar="NAME",
+        panel=BUDGET,
+    ),
+]
+
+MethodField = Annotated[
+    str,
+    Option(
+        help="auto (the best of alds, alds-data, alds-fisher on --data; the default with it); "
+        "alds (the default without); alds+ (four ways to fold); alds-data (errors on "
+        "images); alds-fisher (weighted by what they do to the answers); alds-error, "
+        "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
+        "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
+        "package.module:object.",
+        metavar="NAME",
+        panel=PLANNING,
+    ),
+]
+
+MethodArgumentsField = Annotated[
+    Mapping[str, str | int | float | bool | None],
+    Expanded(
+        options=MethodFlags,
+        help="The method's own options, where they differ from the defaults: "
+        '{"k": 5, "distance": "absolute"}.',
+    ),
+]
+
+SamplesField = Annotated[
+    int,
+    Option(
+        help="How many of these images to use, drawn at random by --seed.",
+        metavar="N",
+        bounds=Whole(1, MOST_IMAGES),
+        panel=IMAGES,
+    ),
+]
+
+RefitField = Annotated[
+    bool,
+    Option(
+        help="After the pairs are made, fit them again on the images of --data, in the order "
+        "of the forward pass, so that each corrects what those before it have changed; kept "
+        "where images held back show that it helps.",
+        panel=TRAINING,
+    ),
+]
+
+TuneStepsField = Annotated[
+    int,
+    Option(
+        help="After the pairs are made, tune all weights towards the original network for so "
+        "many steps, on the images of --data; labels are not used. 1200 are usual, 0 are none.",
+        metavar="N",
+        bounds=Whole(0, MOST_IMAGES),
+        panel=TRAINING,
+    ),
+]
+
+SolverField = Annotated[
+    str | None,
+    Option(
+        help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
+        "with a certified gap; alternating: the paper's Algorithm 1; lagrangian: for balf. "
+        "Without it: exact; knapsack where MACs or time are budgeted.",
+        metavar="NAME",
+        panel=PLANNING,
+    ),
+]
+
+BoundField = Annotated[
+    str | None,
+    Option(
+        help="The quantity to minimise: density (what the next parameter would save), "
+        "frobenius or exact (relative errors), sum or theorem1 (proven bounds on exact), "
+        "published-code. Without it: density, for knapsack frobenius.",
+        metavar="NAME",
+        panel=PLANNING,
+    ),
+]
+
+RankMultipleField = Annotated[
+    int,
+    Option(
+        help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
+        metavar="N",
+        bounds=Whole(1, 2**20),
+        panel=PLANNING,
+    ),
+]
+
+IncludeField = Annotated[
+    Sequence[str],
+    Option(
+        help="Decompose only layers whose name matches, e.g. 'layer4.*'. Repeatable.",
+        metavar="PATTERN",
+        panel=PLANNING,
+        given=list[str],
+    ),
+]
+
+ExcludeField = Annotated[
+    Sequence[str],
+    Option(
+        help="Keep layers whose name matches. Repeatable.",
+        metavar="PATTERN",
+        panel=PLANNING,
+        given=list[str],
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True)
 class CompressOptions:
     """The options of making a network smaller."""
@@ -99,15 +216,7 @@ class CompressOptions:
             given=str,
         ),
     ] = None
-    target: Annotated[
-        str,
-        Option(
-            help="The quantity that the ratio is a fraction of: params, macs, bytes (of the file), "
-            "latency (measured on --device).",
-            metavar="NAME",
-            panel=BUDGET,
-        ),
-    ] = "params"
+    target: TargetField = "params"
     max_params: Annotated[
         Amount,
         Option(
@@ -186,27 +295,8 @@ class CompressOptions:
             panel=BUDGET,
         ),
     ] = None
-    method: Annotated[
-        str,
-        Option(
-            help="auto (the best of alds, alds-data, alds-fisher on --data; the default with it); "
-            "alds (the default without); alds+ (four ways to fold); alds-data (errors on "
-            "images); alds-fisher (weighted by what they do to the answers); alds-error, "
-            "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
-            "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
-            "package.module:object.",
-            metavar="NAME",
-            panel=PLANNING,
-        ),
-    ] = ""
-    method_args: Annotated[
-        Mapping[str, str | int | float | bool | None],
-        Expanded(
-            options=MethodFlags,
-            help="The method's own options, where they differ from the defaults: "
-            '{"k": 5, "distance": "absolute"}.',
-        ),
-    ] = field(default_factory=dict)
+    method: MethodField = ""
+    method_args: MethodArgumentsField = field(default_factory=dict)
     data: Annotated[
         "str | LabelledImages | None",
         Option(
@@ -219,37 +309,12 @@ class CompressOptions:
             given=str,
         ),
     ] = None
-    samples: Annotated[
-        int,
-        Option(
-            help="How many of these images to use, drawn at random by --seed.",
-            metavar="N",
-            bounds=Whole(1, MOST_IMAGES),
-            panel=IMAGES,
-        ),
-    ] = 512
+    samples: SamplesField = 512
     download: DownloadField = False
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
-    refit: Annotated[
-        bool,
-        Option(
-            help="After the pairs are made, fit them again on the images of --data, in the order "
-            "of the forward pass, so that each corrects what those before it have changed; kept "
-            "where images held back show that it helps.",
-            panel=TRAINING,
-        ),
-    ] = False
-    tune_steps: Annotated[
-        int,
-        Option(
-            help="After the pairs are made, tune all weights towards the original network for so "
-            "many steps, on the images of --data; labels are not used. 1200 are usual, 0 are none.",
-            metavar="N",
-            bounds=Whole(0, MOST_IMAGES),
-            panel=TRAINING,
-        ),
-    ] = 0
+    refit: RefitField = False
+    tune_steps: TuneStepsField = 0
     tune_minutes: Annotated[
         float | None,
         Option(
@@ -260,35 +325,9 @@ class CompressOptions:
             panel=TRAINING,
         ),
     ] = None
-    solver: Annotated[
-        str | None,
-        Option(
-            help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
-            "with a certified gap; alternating: the paper's Algorithm 1; lagrangian: for balf. "
-            "Without it: exact; knapsack where MACs or time are budgeted.",
-            metavar="NAME",
-            panel=PLANNING,
-        ),
-    ] = None
-    bound: Annotated[
-        str | None,
-        Option(
-            help="The quantity to minimise: density (what the next parameter would save), "
-            "frobenius or exact (relative errors), sum or theorem1 (proven bounds on exact), "
-            "published-code. Without it: density, for knapsack frobenius.",
-            metavar="NAME",
-            panel=PLANNING,
-        ),
-    ] = None
-    rank_multiple: Annotated[
-        int,
-        Option(
-            help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
-            metavar="N",
-            bounds=Whole(1, 2**20),
-            panel=PLANNING,
-        ),
-    ] = 1
+    solver: SolverField = None
+    bound: BoundField = None
+    rank_multiple: RankMultipleField = 1
     seed: Annotated[
         int,
         Option(
@@ -298,24 +337,8 @@ class CompressOptions:
             panel=PLANNING,
         ),
     ] = 0
-    include: Annotated[
-        Sequence[str],
-        Option(
-            help="Decompose only layers whose name matches, e.g. 'layer4.*'. Repeatable.",
-            metavar="PATTERN",
-            panel=PLANNING,
-            given=list[str],
-        ),
-    ] = ()
-    exclude: Annotated[
-        Sequence[str],
-        Option(
-            help="Keep layers whose name matches. Repeatable.",
-            metavar="PATTERN",
-            panel=PLANNING,
-            given=list[str],
-        ),
-    ] = ()
+    include: IncludeField = ()
+    exclude: ExcludeField = ()
     plan: Annotated[
         "Plan | str | Path | None",
         Option(

@@ -21,11 +21,12 @@ BUDGET = "Budget"
 PLANNING = "Planning"
 GRID = "What is compared"
 TRAINING = "Training"
+CLUSTER = "Many machines"
 IMAGES = "Preparing images"
 READING = "Reading the model"
 REPORTING = "Reporting"
 
-PANELS = (None, BUDGET, PLANNING, GRID, TRAINING, IMAGES, READING, REPORTING)
+PANELS = (None, BUDGET, PLANNING, GRID, TRAINING, CLUSTER, IMAGES, READING, REPORTING)
 """The panels of a page of help, in their order; None stands for the options without a panel."""
 
 

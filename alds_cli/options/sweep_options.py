@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from alds_cli.forms import MOST_EPOCHS
 from alds_cli.options.compress_options import Ratio
 from alds_cli.options.declaring import (
+    CLUSTER,
     GRID,
     TRAINING,
     Expanded,
@@ -25,7 +26,7 @@ from alds_cli.options.image_options import (
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
-from alds_cli.text import MOST_IMAGES, Whole, listed
+from alds_cli.text import MOST_IMAGES, Real, Whole, listed
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
         ProgressCallback,
         Watcher,
     )
+
+
+MOST_RUN_CPUS = 4096
+"""The most processors that a run may be given."""
 
 
 def _retraining(values: dict[str, Any], others: dict[str, Any]) -> RetrainSettings:
@@ -151,6 +156,43 @@ class SweepOptions:
             help="The other hyperparameters; its epochs and seed are ignored.",
             without=("epochs", "seed"),
             make=_retraining,
+        ),
+    ] = None
+    engine: Annotated[
+        str,
+        Option(
+            help="Where runs are made: local (one after another, in this process) or ray (by the "
+            "workers of a Ray cluster that share the folder).",
+            metavar="NAME",
+            panel=CLUSTER,
+        ),
+    ] = "local"
+    ray_address: Annotated[
+        str | None,
+        Option(
+            help="The cluster: HOST:PORT, ray://HOST:PORT, or local for the cores of this machine. "
+            "Without it, Ray looks for one (RAY_ADDRESS, `ray start`), or starts one here.",
+            metavar="ADDR",
+            panel=CLUSTER,
+        ),
+    ] = None
+    run_cpus: Annotated[
+        int,
+        Option(
+            help="Processors and threads of a run by Ray.",
+            metavar="N",
+            bounds=Whole(1, MOST_RUN_CPUS),
+            panel=CLUSTER,
+        ),
+    ] = 1
+    run_gpus: Annotated[
+        float | None,
+        Option(
+            help="GPUs of a run by Ray, e.g. 0.5 to let two share one; without it, 1 where the "
+            "cluster has any and --device is not cpu.",
+            metavar="X",
+            bounds=Real(0, 1024),
+            panel=CLUSTER,
         ),
     ] = None
     classes: ClassesField = None

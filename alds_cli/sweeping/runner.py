@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -33,7 +34,11 @@ from alds_cli.sweeping import (
 )
 from alds_cli.sweeping.method_specs import MethodSpec, parse_method_specs
 from alds_cli.sweeping.runs import SweepRunner, image_fingerprint
+from alds_cli.sweeping.work_queue import Engine
 from alds_cli.text import parse_ratio
+
+ENGINES = ("local", "ray")
+"""What can make the runs of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +74,13 @@ def sweep(options: SweepOptions) -> SweepResult:
     Raises:
         OptionError: options make no sense, or the folder's sweep was begun with others.
         RunFolderError: the folder holds something else, or a damaged record.
+        MissingExtraError: Ray is asked for and not installed.
+        EngineError: there is no such cluster, or it lost its workers again and again.
         ArchitectureError: networks are to be kept but could not be built again.
         AldsError: the model or the data cannot be used. Finished runs are kept.
     """
     pick_device(options.device)
+    _check_engine(options)
     specs = _method_specs(options)
     keys = planned_runs(
         {spec.text: spec.seeded for spec in specs},
@@ -86,6 +94,52 @@ def sweep(options: SweepOptions) -> SweepResult:
             replace(retraining, epochs=key.retrain_epochs, seed=key.repeat)
     folder = RunFolder(Path(options.output))
     folder.require_usable()
+    with _engine(options) as engine:
+        return _swept(options, specs, keys, folder, engine)
+
+
+def _check_engine(options: SweepOptions) -> None:
+    """Raise OptionError if there is no such engine, or options for another one are given."""
+    if options.engine not in ENGINES:
+        raise OptionError(
+            f"unknown engine '{options.engine}'", tip=f"choose from {', '.join(ENGINES)}"
+        )
+    if options.engine != "ray":
+        given = {
+            "--ray-address": options.ray_address is not None,
+            "--run-cpus": options.run_cpus != 1,
+            "--run-gpus": options.run_gpus is not None,
+        }
+        for option in (name for name, is_given in given.items() if is_given):
+            raise OptionError(f"{option} is for runs by Ray", tip="--engine ray, or leave it out")
+
+
+@contextmanager
+def _engine(options: SweepOptions) -> Iterator[Engine]:
+    """Yield what makes the runs.
+
+    Raises:
+        MissingExtraError: it needs Ray, which is not installed.
+        EngineError: there is no such cluster.
+    """
+    if options.engine == "local":
+        yield work_off
+        return
+    from alds_cli.sweeping.ray_engine import connected  # noqa: PLC0415 - only where it is asked for
+
+    gpus = 0 if options.device == "cpu" else options.run_gpus
+    with connected(options.ray_address, options.run_cpus, gpus) as cluster:
+        yield cluster.work_off
+
+
+def _swept(
+    options: SweepOptions,
+    specs: Sequence[MethodSpec],
+    keys: Sequence[RunKey],
+    folder: RunFolder,
+    engine: Engine,
+) -> SweepResult:
+    """Sweep with an engine, after the options have been checked."""
     network = open_network(options.model, options.source, multiply_back=True)
     if options.keep_artefacts:
         network.document()  # raises where nobody could build the network again
@@ -109,7 +163,7 @@ def sweep(options: SweepOptions) -> SweepResult:
         if options.train_data is not None and learns
         else None,
         specs={spec.text: spec for spec in specs},
-        retraining=retraining,
+        retraining=options.retraining or RetrainSettings(epochs=1),
         preprocessing=prepared,
         artefacts=folder if options.keep_artefacts else None,
         options=options,
@@ -119,7 +173,8 @@ def sweep(options: SweepOptions) -> SweepResult:
     watcher.planned(
         folder.baseline(), keys, [record for record in known if RunKey.of(record) in set(keys)]
     )
-    made = work_off(folder, keys, runner.run, watcher)
+    runs = runner if options.engine == "local" else runner.detached()
+    made = engine(folder, keys, runs.run, watcher)
     records = [folder.record(key) for key in keys]
     return SweepResult(folder.path, folder.baseline(), records, made)
 

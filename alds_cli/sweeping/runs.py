@@ -61,6 +61,21 @@ class SweepRunner:
     artefacts: RunFolder | None
     options: SweepOptions
 
+    def detached(self) -> SweepRunner:
+        """Return a runner that other processes can take: nothing is opened twice, or watched."""
+        options = replace(
+            self.options,
+            model=self.network.name,
+            data="",
+            train_data=None,
+            watcher=None,
+            progress=None,
+        )
+        if options.device is not None and options.device.startswith("cuda"):
+            options = replace(options, device="cuda")  # the one that the process is given
+        kept = self.artefacts and RunFolder(self.artefacts.path.absolute())
+        return replace(self, options=options, artefacts=kept)
+
     @property
     def weights_hash(self) -> str:
         """The hash of all the network's tensors."""

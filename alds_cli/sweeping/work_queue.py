@@ -40,7 +40,7 @@ def work_off(
     while left:
         busy = []
         for key in left:
-            mine = _attempt(folder, key, make, watcher)
+            mine = attempt(folder, key, make, watcher)
             if mine is None:
                 busy.append(key)
             made += mine is True
@@ -54,12 +54,23 @@ def work_off(
     return made
 
 
-def _attempt(
+Engine = Callable[[RunFolder, Sequence[RunKey], Callable[[RunKey], SweepRecord], "Watcher"], int]
+"""What makes the runs of a sweep, as `work_off` does."""
+
+
+def attempt(
     folder: RunFolder, key: RunKey, make: Callable[[RunKey], SweepRecord], watcher: Watcher
 ) -> bool | None:
-    """Make a run unless it is finished; return whether it was made here.
+    """Make a run unless it is finished: the unit of work of every engine.
 
-    None if another process is making it.
+    Args:
+        folder: the folder with the records of finished runs.
+        key: the run.
+        make: makes it.
+        watcher: is notified of every step.
+
+    Returns:
+        Whether it was made here; None if another process is making it.
     """
     if not folder.has(key):
         with folder.claim(key) as granted:
