@@ -27,6 +27,7 @@ from alds_cli.datasets import (
 )
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing
+from alds_cli.runtime.distributed import World
 
 
 def pixels(*shape, seed=0):
@@ -372,6 +373,39 @@ def test_a_last_batch_of_one_joins_the_one_before(count, size, expected):
     dataset = TensorImages("x", [pixels(count, 1, 2, 2)], torch.arange(count))
     batches = Batches(dataset, PRESETS["mnist"], batch_size=size, merge_last=True)
     assert [len(labels) for _, labels in batches] == expected
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip", "resized-crop-flip"])
+@pytest.mark.parametrize(("count", "size", "processes"), [(11, 4, 2), (9, 4, 3), (5, 4, 7)])
+def test_processes_share_the_batches_that_one_would_have(count, size, processes, augmentation):
+    dataset = TensorImages("x", [pixels(count, 3, 8, 8)], torch.arange(count))
+
+    def run(world):
+        generator = torch.Generator().manual_seed(3)
+        return list(
+            Batches(
+                dataset,
+                PRESETS["unit"],
+                batch_size=size,
+                augmentation=augmentation,
+                generator=generator,
+                world=world,
+            )
+        )
+
+    parts = [run(World(rank, processes)) for rank in range(processes)]
+    for whole, *own in zip(run(World()), *parts, strict=True):
+        for column in (0, 1):
+            assert torch.equal(whole[column], torch.cat([part[column] for part in own]))
+
+
+def test_no_process_is_without_images_where_batches_are_merged():
+    dataset = TensorImages("x", [pixels(10, 1, 2, 2)], torch.arange(10))
+    for rank in range(4):
+        batches = Batches(
+            dataset, PRESETS["mnist"], batch_size=4, merge_last=True, world=World(rank, 4)
+        )
+        assert [len(labels) for _, labels in batches] == [1, [1, 2, 1, 2][rank]]
 
 
 def test_shuffling_is_the_generators_and_leaves_the_global_one_alone():

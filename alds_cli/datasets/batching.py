@@ -26,6 +26,7 @@ from alds_cli.datasets.preprocessing import (
 from alds_cli.errors import DataError, OptionError
 from alds_cli.inputs import MOST_ELEMENTS
 from alds_cli.records import Preprocessing
+from alds_cli.runtime.distributed import ALONE, World
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,16 +49,20 @@ class Batches:
     Without a generator every image comes once, in the order of the set. With a generator the
     images are shuffled and augmented, and every iteration draws new numbers from it.
 
+    Of a job of several processes, each gets its part of every batch, with the random numbers that
+    the images would have in one process.
+
     Args:
         dataset: the images.
         preprocessing: turns them into the network's input.
         batch_size: images in a batch; the last batch may be smaller.
         augmentation: a name in `AUGMENTATIONS`; anything but "none" needs a generator.
         generator: the only source of random numbers.
-        merge_last: whether a last batch of a single image joins the one before, because batch
-            normalisation cannot train on one.
+        merge_last: whether a last batch of a single image, or of fewer images than processes, joins
+            the one before, because batch normalisation cannot train on it.
         workers: number of threads that decode and resize image files; with 0, the calling
             thread does it. The batches are the same either way.
+        world: the processes among which every batch is divided.
 
     Raises:
         DataError: the images and the preprocessing do not fit together. While iterating, also
@@ -77,6 +82,7 @@ class Batches:
         generator: torch.Generator | None = None,
         merge_last: bool = False,
         workers: int = 0,
+        world: World = ALONE,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise OptionError(
@@ -94,7 +100,9 @@ class Batches:
         self._augmentation = AUGMENTATIONS[augmentation]
         self._generator = generator
         self._workers = workers
-        self._sizes = _batch_sizes(len(dataset), batch_size, merge_last=merge_last)
+        self._world = world
+        least = max(2, world.size) if merge_last else 1
+        self._sizes = _batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
             raise ValueError("augmentation draws from a generator, and none was given")
 
@@ -136,16 +144,20 @@ class Batches:
             order = torch.randperm(count, generator=generator)
         for indices in torch.split(order, self._sizes):
             shape = (len(indices), self._augmentation.numbers)
-            yield _Job(indices, torch.rand(shape, generator=generator) if shape[1] else _NONE)
+            numbers = torch.rand(shape, generator=generator) if shape[1] else torch.empty(shape)
+            own = self._world.part(len(indices))
+            yield _Job(indices[own], numbers[own])
 
     def _pixels(self) -> Generator[tuple[_Job, Tensor]]:
         """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size."""
         dataset = self.dataset
         size = self._extent()
         require_moderate(max(self._sizes), (dataset.channels, *size))
+        none = torch.empty((0, dataset.channels, *size), dtype=torch.uint8)
         if isinstance(dataset, TensorImages) and self._augmentation.on_image is None:
             for job in self._jobs():  # one vectorised pass is faster than any pool
-                yield job, fit(dataset.batch(job.indices), self.preprocessing)
+                pixels = dataset.batch(job.indices)
+                yield job, fit(pixels, self.preprocessing) if len(pixels) else none
             return
 
         def load(job: _Job, position: int) -> Tensor:
@@ -153,7 +165,7 @@ class Batches:
 
         with closing(_each(self._jobs(), load, self._workers)) as loaded:
             for job, images in loaded:
-                yield job, torch.stack(images)
+                yield job, torch.stack(images) if images else none
 
     def _extent(self) -> tuple[int, int]:
         """Return (height, width) of all inputs, which is that of the first image after `fit`."""
@@ -184,14 +196,12 @@ class Batches:
         return converted
 
 
-_NONE = torch.empty(0)
-
-
-def _batch_sizes(images: int, batch_size: int, *, merge_last: bool) -> list[int]:
+def _batch_sizes(images: int, batch_size: int, least: int) -> list[int]:
+    """Return the sizes of batches, of which a last one below `least` joins the one before."""
     whole, rest = divmod(images, batch_size)
     sizes = [batch_size] * whole + [rest] * (rest > 0)
-    if merge_last and rest == 1 and whole:
-        sizes[-2:] = [batch_size + 1]
+    if 0 < rest < least and whole:
+        sizes[-2:] = [batch_size + rest]
     return sizes
 
 
