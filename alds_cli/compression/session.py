@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -179,6 +179,10 @@ class Session:
 
     def __init__(self, options: CompressOptions, given: Plan | None = None) -> None:
         self.clock = Clock()
+        if options.data is not None:
+            with self.clock("load"):
+                images = opened(options.data, split="train", download=options.download)
+            options = replace(options, data=images)  # once, for all who look at them
         self.options = options
         self.tuner: Tuner | None = None
         if self._tunes:
@@ -189,7 +193,7 @@ class Session:
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
-            if self.network.inputs is None and options.data is not None:
+            if self.network.inputs is None and isinstance(options.data, LabelledImages):
                 self.network.inputs = self._inputs_of_images(options.data)
             self.before = trace_network(self.network)
             specs = select_layers(
@@ -206,14 +210,13 @@ class Session:
             self.refitter = self._made_refitter(specs)
         self.strategy = strategy_for(traced, self.refitter)
 
-    def _inputs_of_images(self, data: str | LabelledImages) -> InputSpec | None:
+    def _inputs_of_images(self, images: LabelledImages) -> InputSpec | None:
         """Return inputs as the images are; None where it is not known how they are prepared."""
         options = self.options
         try:
             prepared = settled_preprocessing(options.preprocessing, self.network)
         except OptionError:
             return None
-        images = opened(data, split="train", download=options.download)
         return InputSpec.of_sample(Batches(images, prepared, batch_size=1).input_shape)
 
     @property
