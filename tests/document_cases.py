@@ -61,12 +61,14 @@ CONTENTS = {
     ).content(),
     "asked": {"schema": 1, "runs": ["alds-0.5-e0-r0", "svd-1~3-e1-r0"]},
     "training": TrainingForm(
-        format=2,
+        format=3,
         settings=RetrainSettings(3),
         preprocessing=PREPROCESSING,
         images=7,
         fingerprint=FINGERPRINT,
         history=HISTORY,
+        scaler=None,
+        validation=None,
     ).content(),
     "latencies": {
         "conditions": {"threads": 3, "environment": {"OMP_WAIT_POLICY": "PASSIVE"}},

@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from small_networks import digits_network
 
 from alds_cli.schemas.published import PUBLISHED
-from alds_cli.schemas.results import CompressForm, EvaluateForm
+from alds_cli.schemas.results import CompressForm, EvaluateForm, RetrainForm
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -102,11 +102,16 @@ def test_every_benchmark_is_described():
 
 
 @pytest.mark.parametrize(
-    ("command", "form"), [("compress", CompressForm), ("evaluate", EvaluateForm)]
+    ("command", "form"),
+    [
+        ("compress", CompressForm),
+        ("evaluate", EvaluateForm),
+        ("train` and `retrain", RetrainForm),
+    ],
 )
 def test_every_field_of_a_result_is_explained(command, form):
     text = (ROOT / "docs" / "scripting.md").read_text(encoding="utf-8")
-    section = text.partition(f"## What `{command}` prints")[2].partition("\n## ")[0]
+    section = text.partition(f"## What `{command}` print")[2].partition("\n## ")[0]
     missing = {
         name
         for name in form.model_json_schema(mode="serialization")["properties"]

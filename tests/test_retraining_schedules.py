@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim import SGD, lr_scheduler
 
@@ -16,8 +16,8 @@ from alds_cli.retraining import RetrainSettings, learning_rate
 PER_EPOCH = 7
 
 
-def rates(settings, per_epoch=PER_EPOCH):
-    return [learning_rate(settings, step, per_epoch) for step in range(settings.epochs * per_epoch)]
+def rates(chosen, per_epoch=PER_EPOCH):
+    return [learning_rate(chosen, step, per_epoch) for step in range(chosen.epochs * per_epoch)]
 
 
 def of_torch(schedule, steps):
@@ -76,6 +76,7 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(
     SHAPES,
     st.integers(1, 20),
@@ -91,6 +92,7 @@ def test_rewinding_repeats_the_end_of_the_schedule(shape, epochs, skipped, per_e
     assert found == expected
 
 
+@settings(deadline=None)
 @given(SHAPES, st.integers(1, 20), st.integers(1, 9), st.floats(0, 1))
 def test_rates_rise_from_zero_and_then_never_rise_again(shape, epochs, per_epoch, warm):
     found = rates(
@@ -108,33 +110,35 @@ def test_the_warm_up_is_a_line_from_zero():
 
 
 def test_a_warm_start_forgets_the_schedule_and_keeps_its_warm_up_short():
-    settings = RetrainSettings(
+    chosen = RetrainSettings(
         epochs=10, lr=1.0, schedule="warm", schedule_epochs=182, warmup_epochs=5
     )
-    found = rates(settings)
+    found = rates(chosen)
     assert found[0] == pytest.approx(1 / PER_EPOCH)
     assert found[PER_EPOCH] == pytest.approx(0.5 * (1 + math.cos(math.pi / 10)))
     assert found == rates(RetrainSettings(epochs=10, lr=1.0, schedule="cosine", warmup_epochs=1))
     RetrainSettings(epochs=3, schedule="warm", warmup_epochs=5)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 400), st.integers(2, 400), st.integers(1, 400))
 def test_a_milestone_is_at_the_first_step_of_its_epoch(first, more, per_epoch):
     """Rounding of the fraction moves it by no step."""
     epochs = first + more
-    settings = RetrainSettings(
+    chosen = RetrainSettings(
         epochs=epochs, lr=1.0, milestones=(first / epochs,), schedule="multistep"
     )
-    assert learning_rate(settings, first * per_epoch, per_epoch) == 0.1
-    assert learning_rate(settings, first * per_epoch - 1, per_epoch) == 1
+    assert learning_rate(chosen, first * per_epoch, per_epoch) == 0.1
+    assert learning_rate(chosen, first * per_epoch - 1, per_epoch) == 1
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 400))
 def test_a_decay_is_at_the_first_step_of_its_epoch(every, times, per_epoch):
-    settings = RetrainSettings(epochs=1000, lr=1.0, schedule="step", decay_every=every, gamma=0.5)
+    chosen = RetrainSettings(epochs=1000, lr=1.0, schedule="step", decay_every=every, gamma=0.5)
     at = times * every * per_epoch
-    assert learning_rate(settings, at, per_epoch) == 0.5**times
-    assert learning_rate(settings, at - 1, per_epoch) == 0.5 ** (times - 1)
+    assert learning_rate(chosen, at, per_epoch) == 0.5**times
+    assert learning_rate(chosen, at - 1, per_epoch) == 0.5 ** (times - 1)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,7 @@ def retraining(result: RetrainResult) -> RetrainForm:
     return RetrainForm(
         epochs=len(result.history),
         resumed_from=result.resumed_from,
+        kept=result.kept,
         history=list(result.history),
         bytes=result.nbytes,
         seconds=result.seconds,

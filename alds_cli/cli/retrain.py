@@ -31,4 +31,6 @@ def command(options: RetrainOptions, reporting: ComputingReporting) -> None:
     source = rendering.place(str(options.model), "input")
     places = f"{source} → {rendering.place(output, 'output')}"
     interface.remark(f"{places} in {result.seconds:.1f} s")
+    if result.kept < len(result.history):
+        interface.remark(f"epoch {result.kept} judged best and is what was written")
     interface.show_json(lambda: documents.retraining(result))

@@ -30,4 +30,6 @@ def command(options: TrainOptions, reporting: ComputingReporting) -> None:
     interface.show(training_tables.history(result.history))
     places = f"{result.network.architecture} → {rendering.place(output, 'output')}"
     interface.remark(f"{places} in {result.seconds:.1f} s")
+    if result.kept < len(result.history):
+        interface.remark(f"epoch {result.kept} judged best and is what was written")
     interface.show_json(lambda: documents.retraining(result))

@@ -15,13 +15,20 @@ if TYPE_CHECKING:
 
 def history(records: Sequence[EpochRecord]) -> Rows:
     """Show the epochs of a training."""
-    made = table(None, "epoch", "learning rate", "loss", "accuracy", "time")
+    judged = any(record.validation_loss is not None for record in records)
+    more = ("loss, held back", "accuracy, held back") if judged else ()
+    made = table(None, "epoch", "learning rate", "loss", "accuracy", *more, "time")
     for record in records:
         made.add_row(
             str(record.epoch),
             f"{record.lr:g}",
             f"{record.loss:.4f}",
             f"{record.accuracy:.2f} %",
+            *(_held_back(record) if judged else ()),
             f"{record.seconds:.1f} s",
         )
     return made
+
+
+def _held_back(record: EpochRecord) -> tuple[str, str]:
+    return f"{record.validation_loss:.4f}", f"{record.validation_accuracy:.2f} %"

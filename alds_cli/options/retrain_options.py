@@ -4,7 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.declaring import Expanded, Keyword, Option
+from alds_cli.options.declaring import TRAINING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
     ClassesField,
     DataField,
@@ -30,6 +30,43 @@ ResumeField = Annotated[
     Option(
         help="Continue an interrupted run with the same output.",
         python="Continue an interrupted run with the same output, if there is one.",
+    ),
+]
+
+TeacherField = Annotated[
+    "Model | None",
+    Option(
+        help="Learn from the answers of this network, usually the one that was compressed, instead "
+        "of labels.",
+        metavar="MODEL",
+        panel=TRAINING,
+        given=str,
+    ),
+]
+ValidationField = Annotated[
+    "str | LabelledImages | None",
+    Option(
+        help="Images that judge after every epoch, such as cifar10:DIR#early-stopping; what judged "
+        "best is written.",
+        metavar="SPEC",
+        panel=TRAINING,
+        given=str,
+    ),
+]
+LogField = Annotated[
+    str | Path | None,
+    Option(
+        help="Write a line of JSON for every epoch.",
+        metavar="FILE",
+        given=str,
+    ),
+]
+TensorboardField = Annotated[
+    str | Path | None,
+    Option(
+        help="Write the same as events for TensorBoard.",
+        metavar="DIR",
+        given=str,
     ),
 ]
 
@@ -66,6 +103,10 @@ class RetrainOptions:
         ),
     ] = None
     resume: ResumeField = False
+    teacher: TeacherField = None
+    validation: ValidationField = None
+    log: LogField = None
+    tensorboard: TensorboardField = None
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

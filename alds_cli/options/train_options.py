@@ -15,11 +15,22 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.recipe_options import RecipeSettings, settled
-from alds_cli.options.retrain_options import ResumeField
+from alds_cli.options.retrain_options import (
+    LogField,
+    ResumeField,
+    TeacherField,
+    TensorboardField,
+    ValidationField,
+)
 from alds_cli.options.training_options import RetrainSettings
 
 if TYPE_CHECKING:
-    from alds_cli import LabelledImages, Preparation, ProgressCallback  # noqa: F401 - named in texts
+    from alds_cli import (  # noqa: F401 - named in texts
+        LabelledImages,
+        Model,
+        Preparation,
+        ProgressCallback,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +76,15 @@ class TrainOptions:
         ),
     ] = None
     resume: ResumeField = False
+    teacher: TeacherField = None
+    validation: ValidationField = None
+    log: LogField = None
+    tensorboard: TensorboardField = None
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None
     workers: WorkersField = 0
     preprocessing: PreprocessingField = None
     progress: Annotated[
-        "ProgressCallback | None", Keyword("Called after every step; task `train`.")
+        "ProgressCallback | None", Keyword("Called after every step; task `retrain`.")
     ] = None

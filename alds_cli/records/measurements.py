@@ -335,26 +335,37 @@ class Division:
 
 @dataclass(frozen=True, slots=True)
 class EpochRecord:
-    """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent."""
+    """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent.
+
+    `validation_loss` and `validation_accuracy` are those on images held back, if there are any.
+    """
 
     epoch: Positive
     lr: Finite
     loss: Finite
     accuracy: Percent
     seconds: Seconds
+    validation_loss: Finite | None = None
+    validation_accuracy: Percent | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
     """What an artefact says of its retraining: nothing measured in time.
 
-    `loss` and `accuracy` are those of the last epoch, over `images` training images.
+    `loss` and `accuracy` are those of the epoch whose weights were kept, over `images` training
+    images; the last one, unless images were held back. `teacher` is the fingerprint of the
+    weights that were learnt from.
     """
 
     settings: RetrainSettings
     images: Positive
     loss: Finite
     accuracy: Percent
+    epoch: Positive | None = None
+    validation_loss: Finite | None = None
+    validation_accuracy: Percent | None = None
+    teacher: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,9 +24,9 @@ from alds_cli.retraining.optimisers import STEP, remembered
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.file_forms import TrainingForm
 
-_FORMAT = 2
+_FORMAT = 3
 
-_WITH_TENSORS = ("model", "optimiser")
+_WITH_TENSORS = ("model", "optimiser", "averages", "best")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class TrainingState:
         model: the network's state dict in main memory; the weights of a network in half
             precision are float32.
         optimiser: the state dict of the optimiser in main memory.
+        averages: the moving averages of the weights, if the run keeps them.
+        best: the state dict that judged best so far, if images are held back.
+        scaler: the state dict of the scaler of losses, if the run is in float16.
+        validation: identifies the images that judge, if they are others than the training images.
     """
 
     settings: RetrainSettings
@@ -50,6 +55,10 @@ class TrainingState:
     history: tuple[EpochRecord, ...]
     model: Mapping[str, Tensor]
     optimiser: Mapping[str, Any]
+    averages: Sequence[Tensor] | None = None
+    best: Mapping[str, Tensor] | None = None
+    scaler: Mapping[str, Any] | None = None
+    validation: Fingerprint | None = None
 
     @property
     def epoch(self) -> int:
@@ -67,6 +76,10 @@ class TrainingState:
             "history": [asdict(record) for record in self.history],
             "model": dict(self.model),
             "optimiser": dict(self.optimiser),
+            "averages": None if self.averages is None else list(self.averages),
+            "best": None if self.best is None else dict(self.best),
+            "scaler": None if self.scaler is None else dict(self.scaler),
+            "validation": None if self.validation is None else asdict(self.validation),
         }
 
     @classmethod
@@ -87,9 +100,11 @@ class TrainingState:
             raise _unreadable(str(error)) from error
         if len(form.history) > form.settings.epochs:
             raise _unreadable("its history is longer than the run")
-        model, optimiser = (values.get(key) for key in _WITH_TENSORS)
+        model, optimiser, averages, best = (values.get(key) for key in _WITH_TENSORS)
         if not isinstance(model, Mapping) or not isinstance(optimiser, Mapping):
             raise _unreadable("it has no model and no optimiser")
+        if not isinstance(averages, list | None) or not isinstance(best, Mapping | None):
+            raise _unreadable("its averages or its best weights are something else")
         return cls(
             settings=form.settings,
             preprocessing=form.preprocessing,
@@ -98,6 +113,10 @@ class TrainingState:
             history=form.history,
             model=model,
             optimiser=optimiser,
+            averages=averages,
+            best=best,
+            scaler=form.scaler,
+            validation=form.validation,
         )
 
     def model_like(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -109,13 +128,46 @@ class TrainingState:
         Raises:
             CheckpointError: names, shapes or dtypes differ, or numbers are not finite.
         """
-        if set(self.model) != set(expected):
-            others = sorted(map(str, set(self.model) ^ set(expected)))
-            raise _foreign(f"'{others[0][:100]}' is in one of the two only")
-        return {
-            name: _alike(self.model[name], tensor, f"the tensor '{name}'")
-            for name, tensor in expected.items()
-        }
+        return _state_like(self.model, expected)
+
+    def best_like(
+        self, expected: Mapping[str, Tensor], *, judged: bool
+    ) -> dict[str, Tensor] | None:
+        """Return the best state dict so far, checked in the same way; None if none is judged.
+
+        Raises:
+            CheckpointError: it is missing though the run judges, or belongs to another network.
+        """
+        if not judged:
+            return None
+        if self.best is None or any(own.validation_loss is None for own in self.history):
+            raise _unreadable("it does not say which weights judged best")
+        return _state_like(self.best, expected)
+
+    def averages_like(self, expected: Sequence[Tensor]) -> list[Tensor]:
+        """Return the moving averages, checked against those that the run keeps.
+
+        Raises:
+            CheckpointError: there are others, or other shapes, or they are not finite.
+        """
+        found = self.averages or []
+        if len(found) != len(expected):
+            raise _foreign(f"it averages {len(found)} tensors, not {len(expected)}")
+        return [
+            _alike(own, like, f"average {index}")
+            for index, (own, like) in enumerate(zip(found, expected, strict=True))
+        ]
+
+    def scaler_like(self, fresh: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a state dict for the scaler of losses; empty for one that is not enabled.
+
+        Raises:
+            CheckpointError: it is of another kind.
+        """
+        found = dict(self.scaler or {})
+        if set(found) != set(fresh):
+            raise _unreadable("what it keeps of the scaler of losses is something else")
+        return found
 
     def optimiser_like(
         self, fresh: Mapping[str, Any], parameters: Sequence[Tensor]
@@ -146,12 +198,9 @@ class TrainingState:
         return {**fresh, "state": state}
 
     def check_continues(
-        self, settings: RetrainSettings, preprocessing: Preprocessing, dataset: LabelledImages
-    ) -> Fingerprint:
+        self, settings: RetrainSettings, preprocessing: Preprocessing, seen: SeenImages
+    ) -> None:
         """Raise unless the settings and the images are those of the run of this state.
-
-        Returns:
-            The fingerprint of the images.
 
         Raises:
             OptionError: some setting differs (all that do are named), or the images do.
@@ -161,7 +210,7 @@ class TrainingState:
             for before, now in ((self.settings, settings), (self.preprocessing, preprocessing))
             for field in fields(now)
         ]
-        pairs.append(("number of images", self.images, len(dataset)))
+        pairs.append(("number of images", self.images, len(seen.dataset)))
         differences = [
             f"{name} was {before}, now is {now}" for name, before, now in pairs if before != now
         ]
@@ -170,20 +219,53 @@ class TrainingState:
                 "the run to resume was started differently: " + "; ".join(differences),
                 tip="resume with the same options, or start a new run",
             )
-        fingerprint = dataset.fingerprint()
         others = [
             field.name
-            for field in fields(fingerprint)
-            if getattr(fingerprint, field.name) != getattr(self.fingerprint, field.name)
+            for field in fields(self.fingerprint)
+            if getattr(seen.fingerprint, field.name) != getattr(self.fingerprint, field.name)
         ]
+        if not others and self.validation != seen.validation:
+            others = ["images that judge"]
         if others:
             raise OptionError(
                 f"the run to resume was started with other {' and '.join(others)} than those of "
-                f"{dataset.name}",
+                f"{seen.dataset.name}",
                 tip="resume with the same data in the same order, wherever it lies now, and the "
                 "same names of classes, or start a new run",
             )
-        return fingerprint
+
+
+class SeenImages:
+    """The images of a run, told apart from others by their content, which is read when needed.
+
+    Args:
+        dataset: the images that are trained on or held back.
+        judges: other images that judge, if there are any.
+    """
+
+    def __init__(self, dataset: LabelledImages, judges: LabelledImages | None) -> None:
+        self.dataset = dataset
+        self._judges = judges
+
+    @cached_property
+    def fingerprint(self) -> Fingerprint:
+        """What identifies the images of the training."""
+        return self.dataset.fingerprint()
+
+    @cached_property
+    def validation(self) -> Fingerprint | None:
+        """What identifies the images that judge, if they are others."""
+        return None if self._judges is None else self._judges.fingerprint()
+
+
+def _state_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    if set(found) != set(expected):
+        others = sorted(map(str, set(found) ^ set(expected)))
+        raise _foreign(f"'{others[0][:100]}' is in one of the two only")
+    return {
+        name: _alike(found[name], tensor, f"the tensor '{name}'")
+        for name, tensor in expected.items()
+    }
 
 
 def _remembered(key: str, found: object, index: int, parameter: Tensor) -> Tensor | None:

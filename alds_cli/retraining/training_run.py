@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from alds_cli.checkpoint import hash_tensors, require_apart
 from alds_cli.checkpoint.training_state import read_state, state_path, write_state
 from alds_cli.datasets import (
     Batches,
+    LabelledImages,
     opened,
     tensor_files,
 )
@@ -44,10 +45,12 @@ from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     ClassAssignment,
     EpochRecord,
+    Preprocessing,
     Training,
 )
 from alds_cli.retraining import TrainingState
 from alds_cli.retraining.held_weights import derived_seed, seeded
+from alds_cli.retraining.metrics import Metrics
 from alds_cli.runtime.devices import pick_device
 
 logger = logging.getLogger(__name__)
@@ -55,11 +58,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RetrainResult:
-    """The retrained network and its history, of which `resumed_from` epochs existed already."""
+    """The trained network and its history, of which `resumed_from` epochs existed already.
+
+    `kept` is the epoch whose weights the network has: the last, or the best on images held back.
+    """
 
     network: Network
     history: Sequence[EpochRecord]
     resumed_from: int
+    kept: int
     output: str | None
     nbytes: int | None
     seconds: float
@@ -85,36 +92,43 @@ def retrain(options: RetrainOptions) -> RetrainResult:
     if output is not None:
         require_target(output)
         _require_apart(output, options)
+    metrics = Metrics(options.log, options.tensorboard)
     network = open_network(options.model, options.source)
     prepared = settled_preprocessing(options.preprocessing, network)
-    images, assignment = assigned(
-        opened(options.data, split="train", download=options.download),
-        prepared,
-        network.module,
-        options.classes,
-        device=place,
-    )
-    keeper = _Keeper.of(network, output)
+    teacher = None if options.teacher is None else _teacher(options, prepared)
+    images, assignment = _labelled(options.data, options, prepared, network, place)
+    judges = None
+    if options.validation is not None:
+        judges, _ = _labelled(options.validation, options, prepared, network, place)
+    keeper = _Keeper.of(network, teacher, output)
     state = keeper.resumed() if options.resume else None
     if not options.resume:
         keeper.warn_of_leftovers()
-    with keeper.minded(state):
+    with keeper.minded(state), closing(metrics):
+        metrics.begin(() if state is None else state.history)
+
+        def keep(now: TrainingState) -> None:
+            keeper.keep(now)
+            metrics.add(now.history[-1])
+
         result = retraining.retrain(
             network.module,
             images,
             options.settings,
             preprocessing=prepared,
+            teacher=None if teacher is None else teacher.module,
+            judges=judges,
             device=place,
             workers=options.workers,
             progress=options.progress,
             resume=state,
-            on_epoch_end=keeper.keep,
+            on_epoch_end=keep,
         )
         network.module.eval()
         trained = replace(
             network,
             preprocessing=prepared,
-            training=_described(options.settings, len(images), result.history),
+            training=_described(options.settings, len(images), result, keeper.teacher),
             nbytes=None,
         )
         if trained.inputs is None:
@@ -127,11 +141,35 @@ def retrain(options: RetrainOptions) -> RetrainResult:
         trained,
         result.history,
         0 if state is None else state.epoch,
+        result.kept,
         None if output is None else str(output),
         trained.nbytes,
         time.perf_counter() - start,
         assignment,
     )
+
+
+def _teacher(options: RetrainOptions, prepared: Preprocessing) -> Network:
+    """Open the network to learn from, which sees the same inputs."""
+    assert options.teacher is not None  # noqa: S101 - asked for only where there is one
+    teacher = open_network(options.teacher, options.source)
+    if teacher.preprocessing not in {None, prepared}:
+        logger.warning("the teacher was trained with another preprocessing of images")
+    return teacher
+
+
+def _labelled(
+    data: str | LabelledImages,
+    options: RetrainOptions,
+    prepared: Preprocessing,
+    network: Network,
+    place: torch.device,
+) -> tuple[LabelledImages, ClassAssignment]:
+    """Open the images and number their classes; those of a teacher may have no labels."""
+    images = opened(data, split="train", download=options.download)
+    if not images.labelled and options.teacher is not None and options.settings.label_weight == 0:
+        return images, ClassAssignment()
+    return assigned(images, prepared, network.module, options.classes, device=place)
 
 
 def train(options: TrainOptions) -> RetrainResult:
@@ -167,6 +205,10 @@ def train(options: TrainOptions) -> RetrainResult:
             device=options.device,
             workers=options.workers,
             preprocessing=options.preprocessing,
+            teacher=options.teacher,
+            validation=options.validation,
+            log=options.log,
+            tensorboard=options.tensorboard,
             progress=options.progress,
         )
     )
@@ -182,38 +224,55 @@ def _require_apart(output: str | Path, options: RetrainOptions) -> None:
     """
     if str(output) == "-":
         return
-    model, classes = options.model, options.classes
+    model = options.model
     state = state_path(Path(output))
-    names = [classes] if isinstance(classes, (str, Path)) else []
-    require_apart([output, state], [*tensor_files(options.data), *names])
+    names = [own for own in (options.classes, options.teacher) if isinstance(own, (str, Path))]
+    log = [] if options.log is None else [options.log]
+    data = [*tensor_files(options.data), *tensor_files(options.validation)]
+    require_apart([output, state, *log], [*data, *names])
     if isinstance(model, (str, Path)) and str(model) != "-":
         require_apart([state], [model])
         if state_path(Path(model)).exists():
             require_apart([output], [state_path(Path(model))])
 
 
-def _described(settings: RetrainSettings, images: int, history: Sequence[EpochRecord]) -> Training:
+def _described(
+    settings: RetrainSettings, images: int, result: retraining.RetrainResult, teacher: str | None
+) -> Training:
     """Return an artefact's record of its training; without times, so that equal runs are equal."""
-    return Training(settings, images, history[-1].loss, history[-1].accuracy)
+    kept = result.history[result.kept - 1]
+    return Training(
+        settings,
+        images,
+        kept.loss,
+        kept.accuracy,
+        kept.epoch,
+        kept.validation_loss,
+        kept.validation_accuracy,
+        teacher,
+    )
 
 
 @dataclass(slots=True)
 class _Keeper:
     """The training state on disk, tied to the weights that the run began with.
 
+    `start` and `teacher` are the fingerprints of the network and of that which it learns from.
     `epoch` is the one after which the state on disk was taken, if this run has written it.
     """
 
     path: Path | None
     start: str
+    teacher: str | None
     epoch: int = 0
 
     @classmethod
-    def of(cls, network: Network, output: str | Path | None) -> _Keeper:
+    def of(cls, network: Network, teacher: Network | None, output: str | Path | None) -> _Keeper:
         """Return the keeper of a run; one that writes no file has nowhere to keep a state."""
+        learnt = None if teacher is None else hash_tensors(teacher.module.state_dict())
         if output is None or str(output) == "-":
-            return cls(None, "")
-        return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()))
+            return cls(None, "", learnt)
+        return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()), learnt)
 
     def warn_of_leftovers(self) -> None:
         """Warn that the state of an earlier run will be overwritten after the first epoch."""
@@ -240,12 +299,18 @@ class _Keeper:
                 f"{self.path} belongs to a run that began with another network",
                 tip="name the same model, or leave out --resume",
             )
+        if content.get("teacher") != self.teacher:
+            raise CheckpointError(
+                f"{self.path} belongs to a run that learnt from another teacher",
+                tip="name the same --teacher, or leave out --resume",
+            )
         return TrainingState.from_dict(content.get("state"))
 
     def keep(self, state: TrainingState) -> None:
         """Replace the state on disk by a newer one."""
         if self.path is not None:
-            write_state({"start": self.start, "state": state.to_dict()}, self.path)
+            kept = {"start": self.start, "teacher": self.teacher, "state": state.to_dict()}
+            write_state(kept, self.path)
             self.epoch = state.epoch
 
     @contextmanager

@@ -22,6 +22,7 @@ from alds_cli.forms import (
     ArgumentName,
     Count,
     Digest,
+    Finite,
     Form,
     Name,
     Positive,
@@ -338,9 +339,11 @@ class TrainingForm(Form):
 
     most_bytes: ClassVar[int] = 1 << 22
 
-    format: Literal[2]
+    format: Literal[3]
     settings: RetrainSettings
     preprocessing: Preprocessing
     images: Positive
     fingerprint: Fingerprint
     history: Annotated[tuple[EpochRecord, ...], Len(1, MOST_EPOCHS)]
+    scaler: Mapping[Term, Finite] | None
+    validation: Fingerprint | None

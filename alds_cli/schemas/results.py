@@ -209,10 +209,11 @@ class EvaluateForm(MeasuredForm, Printed):
 
 
 class RetrainForm(Printed):
-    """Printed by `alds retrain` and `alds train`."""
+    """Printed by `alds retrain` and `alds train`; `kept` is the epoch that was written."""
 
     epochs: int
     resumed_from: int
+    kept: int
     history: Sequence[EpochRecord]
     bytes: int | None
     seconds: Real
