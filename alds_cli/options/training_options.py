@@ -9,10 +9,13 @@ from alds_cli.options.declaring import TRAINING, Option
 from alds_cli.options.step_options import AugmentationName, StepSettings, named
 from alds_cli.text import Real, Whole
 
-__all__ = ["AugmentationName", "PrecisionName", "RetrainSettings"]
+__all__ = ["AugmentationName", "DecayName", "PrecisionName", "RetrainSettings"]
 
 PrecisionName = Literal["float32", "bfloat16", "float16"]
 """The types that most of a network may compute in, while its weights stay in float32."""
+
+DecayName = Literal["halves", "product"]
+"""What weight decay shrinks of a pair."""
 
 _MOST_ALPHA = 1000
 _LEAST_ALPHA = 1e-3
@@ -38,6 +41,7 @@ class RetrainSettings(StepSettings):
             in.
         patience: epochs without a smaller loss on the images that judge after which the training
             ends; None makes all epochs.
+        pair_decay: a `DecayName`: what of a pair is decayed.
     """
 
     mixup: Annotated[
@@ -118,6 +122,15 @@ class RetrainSettings(StepSettings):
         ),
     ] = None
 
+    pair_decay: Annotated[
+        Term,
+        Option(
+            help="What --weight-decay shrinks of a pair: halves, each by itself, or their product.",
+            metavar="NAME",
+            panel=TRAINING,
+        ),
+    ] = "halves"
+
     def _loop(self) -> Iterator[tuple[bool, str]]:
         """Yield the rules of these fields, each with what is wrong where it is broken."""
         for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
@@ -133,6 +146,7 @@ class RetrainSettings(StepSettings):
         kept = 0 if self.ema is None else self.ema
         yield 0 <= kept < 1, f"ema {kept} is not in [0, 1)"
         yield named("precision", self.precision, PrecisionName)
+        yield named("pair decay", self.pair_decay, DecayName)
         yield 0 <= self.held_back < 1, f"held back {self.held_back} is not in [0, 1)"
         yield (
             self.patience is None or 1 <= self.patience <= MOST_EPOCHS,

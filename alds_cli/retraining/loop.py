@@ -22,6 +22,7 @@ from alds_cli.datasets import LabelledImages
 from alds_cli.errors import ContractError, DataError, OptionError, first_line
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
+    Choice,
     EpochRecord,
     Preprocessing,
     ProgressCallback,
@@ -39,6 +40,7 @@ from alds_cli.retraining.memory_layout import channels_last
 from alds_cli.retraining.mixing import mixture
 from alds_cli.retraining.objective import MixedBatch, Objective
 from alds_cli.retraining.optimisers import optimiser_of
+from alds_cli.retraining.pair_decay import ProductDecay, product_decay
 from alds_cli.retraining.schedules import learning_rate
 from alds_cli.retraining.state import SeenImages, TrainingState
 from alds_cli.runtime.devices import evaluating
@@ -65,6 +67,7 @@ def retrain(
     preprocessing: Preprocessing,
     teacher: nn.Module | None = None,
     judges: LabelledImages | None = None,
+    pairs: Mapping[str, Choice] | None = None,
     device: torch.device | None = None,
     workers: int = 0,
     progress: ProgressCallback | None = None,
@@ -86,6 +89,7 @@ def retrain(
         preprocessing: the preprocessing that the network was trained with.
         teacher: a network with the same inputs and outputs to learn from; left unchanged.
         judges: images that judge after every epoch; None holds back as many as the settings say.
+        pairs: the choices of the layers that are pairs, for decay of their products.
         device: where to compute; None means the device of the network.
         workers: number of threads that decode image files; it does not change the result.
         progress: called after each step with the task `retrain`, counting steps of the run.
@@ -109,6 +113,7 @@ def retrain(
         if teacher is not None:
             teacher = stack.enter_context(evaluating(teacher, held.device))
         objective = Objective(settings, teacher, labelled=dataset.labelled)
+        decay = product_decay(module, pairs or {}, settings)
         images = RunImages(dataset, settings, preprocessing, judges, workers)
         fast = ("cpu",) if settings.precision == "float32" else ("cpu", "cuda")
         for network in filter(None, (module, teacher)):
@@ -116,7 +121,7 @@ def retrain(
             sample = torch.zeros(shape, dtype=dtype, device=held.device)
             stack.enter_context(channels_last(network, sample, devices=fast))
         stack.enter_context(training_mode(module))
-        run = _Run(module, images, settings, held, objective, progress)
+        run = _Run(module, images, settings, held, objective, decay, progress)
         history = () if resume is None else run.restore(resume)
         while len(history) < settings.epochs and not _exhausted(history, settings):
             history = (*history, run.epoch(len(history)))
@@ -178,6 +183,7 @@ class _Run:
         settings: RetrainSettings,
         held: HeldWeights,
         objective: Objective,
+        decay: ProductDecay | None,
         progress: ProgressCallback | None,
     ) -> None:
         self._module = module
@@ -187,8 +193,12 @@ class _Run:
         self._device = held.device
         self._objective = objective
         self._progress = progress
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-        self._optimiser = optimiser_of(settings, self._parameters)
+        halves = [] if decay is None else decay.halves
+        apart = {id(own) for own in halves}
+        others = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
+        self._decay = decay
+        self._parameters = [*others, *halves]
+        self._optimiser = optimiser_of(settings, others, halves)
         self._average = None if settings.ema is None else WeightAverage(module, held, settings.ema)
         self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
         self._best_loss = math.inf
@@ -289,9 +299,12 @@ class _Run:
             loss, right = self._objective(self._logits(batch), batch)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        if self._settings.clip_norm is not None:
+        if self._settings.clip_norm is not None or self._decay is not None:
             self._scaler.unscale_(self._optimiser)
+        if self._settings.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
+        if self._decay is not None:
+            self._decay.apply(lr)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         if self._average is not None:

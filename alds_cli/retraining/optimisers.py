@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn import Parameter
@@ -17,12 +18,21 @@ _ADAMW_SMOOTHING = 0.999
 
 
 def optimiser_of(
-    settings: RetrainSettings, parameters: Iterable[Parameter]
+    settings: RetrainSettings, parameters: Sequence[Parameter], undecayed: Sequence[Parameter] = ()
 ) -> torch.optim.Optimizer:
-    """Return the optimiser that the settings name; the rate is set before each step."""
+    """Return the optimiser that the settings name; the rate is set before each step.
+
+    Args:
+        settings: the hyperparameters.
+        parameters: those that weight decay is for.
+        undecayed: those after them that it is not for.
+    """
+    groups: list[dict[str, Any]] = [{"params": parameters}]
+    if undecayed:
+        groups.append({"params": undecayed, "weight_decay": 0.0})
     if settings.optimiser == "rmsprop":
         return torch.optim.RMSprop(
-            parameters,
+            groups,
             lr=settings.lr,
             alpha=_RMSPROP_SMOOTHING if settings.smoothing is None else settings.smoothing,
             momentum=settings.momentum,
@@ -31,13 +41,13 @@ def optimiser_of(
     if settings.optimiser == "adamw":
         second = _ADAMW_SMOOTHING if settings.smoothing is None else settings.smoothing
         return torch.optim.AdamW(
-            parameters,
+            groups,
             lr=settings.lr,
             betas=(settings.momentum, second),
             weight_decay=settings.weight_decay,
         )
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=settings.lr,
         momentum=settings.momentum,
         nesterov=settings.nesterov,

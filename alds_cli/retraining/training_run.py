@@ -118,6 +118,7 @@ def retrain(options: RetrainOptions) -> RetrainResult:
             preprocessing=prepared,
             teacher=None if teacher is None else teacher.module,
             judges=judges,
+            pairs={name: own for name, own in network.plan.choices.items() if own is not None},
             device=place,
             workers=options.workers,
             progress=options.progress,
