@@ -108,6 +108,7 @@ def test_options_arrive_where_they_belong(run, monkeypatch):
         "repeats": 4,
         "retrain_epochs": [0, 3],
         "latency": True,
+        "distil": False,
         "keep_artefacts": True,
         "train_data": "imagefolder:train",
         "samples": 99,

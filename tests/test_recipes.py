@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from alds_cli import architectures
+from alds_cli.cli import verbs
 from alds_cli.errors import OptionError
 from alds_cli.recipes import known_recipes, read_recipe
 from alds_cli.retraining import RetrainSettings, learning_rate
@@ -275,6 +277,14 @@ def test_sweeps_take_recipes(asked):
     found = asked(f"{line} --recipe cifar10-resnet20 --lr 0.05")
     recipe = read_recipe("cifar10-resnet20")
     assert found == recipe.settings("retrain", epochs=20, lr=0.05)
+
+
+def test_shells_complete_their_names(monkeypatch):
+    monkeypatch.setenv("_ALDS_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "alds retrain m.pt --recipe cifar10-re")
+    monkeypatch.setenv("COMP_CWORD", "4")
+    found = CliRunner().invoke(verbs.program(), [], prog_name="alds")
+    assert found.stdout.split() == ["cifar10-resnet20"]
 
 
 def test_wrong_recipes_end_the_command(run, tmp_path):

@@ -279,6 +279,7 @@ def other_model(tmp_path):
         ({"latency": True}, "latency False, not True"),
         ({"preprocessing": Preprocessing((0.25,), (0.5,))}, r"preprocessing.mean \[0.0\], not"),
         ({"retraining": RetrainSettings(epochs=1, lr=0.5)}, "retraining.lr 0.01, not 0.5"),
+        ({"distil": True}, "distil False, not True"),
     ],
 )
 def test_other_settings_need_another_folder(sweep, training, change, message):
@@ -288,6 +289,26 @@ def test_other_settings_need_another_folder(sweep, training, change, message):
     with pytest.raises(OptionError, match="was begun differently: .*" + message):
         sweep(**{"preprocessing": Preprocessing((0.0,), (1.0,)), **known, **change})
     assert {path: path.read_bytes() for path in folder.rglob("*.json")} == files
+
+
+@pytest.mark.usefixtures("on_the_cpu")
+def test_the_original_teaches_where_it_is_asked_to(sweep, digits, tmp_path):
+    images = load_file(digits / "data.safetensors")["images"]
+    save_file({"images": images}, tmp_path / "unlabelled.safetensors")
+    unlabelled = f"tensors:{tmp_path / 'unlabelled.safetensors'}"
+    retraining = RetrainSettings(epochs=1, batch_size=32)
+    usual = {"train_data": unlabelled, "retrain_epochs": (1,), "retraining": retraining}
+    result = sweep(**usual, distil=True, keep_artefacts=True)
+    small = tmp_path / "small.pt"
+    api.compress(digits / "model.pt", ratio=0.5, output=small)
+    better = api.retrain(
+        small, unlabelled, retraining, teacher=digits / "model.pt", output=tmp_path / "better.pt"
+    )
+    (kept,) = (result.folder / "artefacts").iterdir()
+    assert kept.read_bytes() == (tmp_path / "better.pt").read_bytes()
+    assert better.network.training.teacher is not None
+    with pytest.raises(DataError, match="no labels"):
+        sweep(**usual, output=tmp_path / "another")
 
 
 def test_another_network_needs_another_folder(sweep, model, other_model):

@@ -119,9 +119,18 @@ def _annotation(declared: Declared) -> Any:
     }
     if option.positional:
         return Annotated[kind, typer.Argument(**shown)]
+    if declared.parameter == _RECIPE:
+        shown["autocompletion"] = _recipes_that_begin
     if option.bounds is not None:
         shown["parser"] = _parser(declared.given, option.bounds)
     return Annotated[kind, typer.Option(*declared.flags, **shown)]
+
+
+def _recipes_that_begin(incomplete: str) -> list[str]:
+    """Complete the name of a recipe for a shell."""
+    from alds_cli.recipes import known_recipes  # noqa: PLC0415 - most commands take none
+
+    return [name for name in known_recipes() if name.startswith(incomplete)]
 
 
 def _parser(kind: type, bounds: Whole | Real) -> Callable[[Any], Any]:

@@ -149,6 +149,14 @@ class SweepOptions:
             panel=TRAINING,
         ),
     ] = 512
+    distil: Annotated[
+        bool,
+        Option(
+            help="Retrain towards the answers of the original network instead of labels, as alds "
+            "retrain does with --teacher.",
+            panel=TRAINING,
+        ),
+    ] = False
     retraining: Annotated[
         RetrainSettings | None,
         Expanded(

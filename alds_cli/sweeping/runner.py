@@ -146,6 +146,8 @@ def _swept(
     prepared = settled_preprocessing(options.preprocessing, network)
     retrains = max(options.retrain_epochs) > 0
     learns = retrains or any(spec.looks for spec in specs)
+    retraining = options.retraining or RetrainSettings(epochs=1)
+    by_labels = retrains and (retraining.label_weight > 0 or not options.distil)
 
     def label(images: LabelledImages, *, needed: bool = True) -> LabelledImages:
         if not (needed or images.labelled):
@@ -158,12 +160,12 @@ def _swept(
         images=label(opened(options.data, split="test", download=options.download)),
         training=label(
             opened(options.train_data, split="train", download=options.download),
-            needed=retrains,
+            needed=by_labels,
         )
         if options.train_data is not None and learns
         else None,
         specs={spec.text: spec for spec in specs},
-        retraining=options.retraining or RetrainSettings(epochs=1),
+        retraining=retraining,
         preprocessing=prepared,
         artefacts=folder if options.keep_artefacts else None,
         options=options,
@@ -255,6 +257,7 @@ def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
         "samples": runner.options.samples if looks else None,
         "retraining": hyperparameters if retrains else None,
         "latency": runner.options.latency,
+        "distil": runner.options.distil if retrains else None,
     }
 
 

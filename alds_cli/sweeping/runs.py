@@ -171,6 +171,7 @@ class SweepRunner:
                 network,
                 self.training,
                 settings,
+                teacher=self.network if self.options.distil else None,
                 preprocessing=self.preprocessing,
                 workers=self.options.workers,
                 device=self.options.device,
