@@ -188,12 +188,15 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
 
 
 def _measured(measured: Measured, images: int) -> dict[str, Any]:
-    quality, footprint = measured.quality, measured.footprint
+    quality, footprint, masks = measured.quality, measured.footprint, measured.segmentation
+    known = quality or masks
     return {
         "top1": None if quality is None else quality.top1,
         "top1_interval": measured.top1_interval,
         "top5": None if quality is None else quality.top5,
-        "loss": None if quality is None else quality.loss,
+        "loss": None if known is None else known.loss,
+        "pixel_accuracy": None if masks is None else masks.pixel_accuracy,
+        "mean_iou": None if masks is None else masks.mean_iou,
         "images": images,
         "params": footprint.params,
         "macs": footprint.macs,

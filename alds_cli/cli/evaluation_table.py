@@ -23,11 +23,12 @@ def evaluation(result: EvaluationResult) -> Group:
     both = [result.model, *([result.baseline] if result.baseline else [])]
     columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
     made = table(None, *columns)
-    for name, values, difference in (*_qualities(both), *_costs(both)):
+    for name, values, difference in (*_qualities(both), *_segmentations(both), *_costs(both)):
         made.add_row(name, *values, *([difference] if result.baseline else []))
     lines = [f"{result.images:,} images on {result.device}"]
     if result.comparison is not None:
-        lines += _compared(result.comparison)
+        unit = "images" if result.model.segmentation is None else "pixels that have a class"
+        lines += _compared(result.comparison, unit)
     return Group(made, *(line(text) for text in lines))
 
 
@@ -40,6 +41,19 @@ def _qualities(both: Sequence[Measured]) -> Iterator[Row]:
     fives = [quality.top5 for quality in found if quality.top5 is not None]
     if len(fives) == len(found):
         yield _row("top-5", fives, [f"{value:.2f} %" for value in fives], ".2f")
+    losses = [quality.loss for quality in found]
+    yield _row("loss", losses, [f"{value:.4f}" for value in losses], ".4f")
+
+
+def _segmentations(both: Sequence[Measured]) -> Iterator[Row]:
+    found = [measured.segmentation for measured in both if measured.segmentation is not None]
+    if len(found) < len(both):
+        return
+    for name, numbers in (
+        ("mean IoU", [quality.mean_iou for quality in found]),
+        ("pixel accuracy", [quality.pixel_accuracy for quality in found]),
+    ):
+        yield _row(name, numbers, [f"{value:.2f} %" for value in numbers], ".2f")
     losses = [quality.loss for quality in found]
     yield _row("loss", losses, [f"{value:.4f}" for value in losses], ".4f")
 
@@ -76,9 +90,9 @@ def _change(before: int | None, after: int | None) -> str:
     return f"{signed(100 * (after / before - 1), '.2f')} %"
 
 
-def _compared(comparison: Comparison) -> Iterable[str]:
+def _compared(comparison: Comparison, unit: str) -> Iterable[str]:
     """Say in lines how the answers of two networks differ, and whether that may be chance."""
-    same = f"the same answer on {comparison.agreement:.2f} % of the images"
+    same = f"the same answer on {comparison.agreement:.2f} % of the {unit}"
     if comparison.p_value is None:
         yield same
         return

@@ -156,7 +156,13 @@ def _preparation(flags: PreprocessingFlags) -> Preparation:
         from alds_cli.datasets import parse_preprocessing  # noqa: PLC0415 - it imports torch
 
         return parse_preprocessing(
-            flags.preprocess, flags.mean, flags.std, flags.resize, flags.crop, fallback=known
+            flags.preprocess,
+            flags.mean,
+            flags.std,
+            flags.resize,
+            flags.crop,
+            flags.stretch,
+            fallback=known,
         )
 
     return prepared

@@ -11,7 +11,14 @@ from alds_cli.datasets.classes import (
     tell,
 )
 from alds_cli.datasets.division import PARTS, Part, Parts, divided_parts, drawn_apart, part_of
-from alds_cli.datasets.images import ImageFiles, LabelledImages, Split, TensorImages
+from alds_cli.datasets.images import (
+    IGNORED,
+    ImageFiles,
+    LabelledImages,
+    MaskedImages,
+    Split,
+    TensorImages,
+)
 from alds_cli.datasets.preprocessing import PRESETS, parse_preprocessing
 from alds_cli.datasets.sources import (
     DATASET_FORMS,
@@ -23,12 +30,14 @@ from alds_cli.datasets.sources import (
 __all__ = [
     "AUGMENTATIONS",
     "DATASET_FORMS",
+    "IGNORED",
     "PARTS",
     "PRESETS",
     "Batch",
     "Batches",
     "ImageFiles",
     "LabelledImages",
+    "MaskedImages",
     "Part",
     "Parts",
     "Split",

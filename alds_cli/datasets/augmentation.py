@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alds_cli.datasets.preprocessing import extent
+from alds_cli.datasets.images import IGNORED
+from alds_cli.datasets.preprocessing import extent, require_resizable
 from alds_cli.errors import OptionError
 from alds_cli.records import Preprocessing
 
@@ -42,11 +43,14 @@ class Augmentation:
             image of pixels × pixels.
         on_batch: applied after resizing and cropping: (uint8 (n, C, H, W), numbers (n, m)) →
             uint8 (n, C, H, W).
+        on_mask: changes a mask, uint8 (1, H, W), as `on_image` changes its image by the same
+            numbers; None where it takes no masks.
     """
 
     numbers: int
     on_image: Callable[[Any, Tensor, int], Any] | None = None
     on_batch: Callable[[Tensor, Tensor], Tensor] | None = None
+    on_mask: Callable[[Tensor, Tensor, int], Tensor] | None = None
 
 
 def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
@@ -94,6 +98,51 @@ def resized_crop_and_flip(
     return result
 
 
+def scaled_crop_and_flip(
+    image: Tensor | Image.Image, numbers: Tensor, pixels: int
+) -> Tensor | Image.Image:
+    """Resize at random, crop at random, and mirror with probability 1/2.
+
+    The shorter side becomes about half to twice as long as the crop (256 to 1024 pixels for one of
+    513); where the image is smaller than the crop, black is added to the right and below. This is
+    the augmentation for segmentation of the paper's supplement B.3, as in torchvision's references.
+
+    Args:
+        image: a PIL image, or a uint8 tensor of shape (C, H, W).
+        numbers: 4 uniform numbers: scale, row, column, mirror.
+        pixels: height and width of the result.
+    """
+    return _scaled_crop(image, numbers, pixels, fill=0)
+
+
+def scaled_crop_and_flip_mask(mask: Tensor, numbers: Tensor, pixels: int) -> Tensor:
+    """Change a mask (1, H, W) as `scaled_crop_and_flip` does; what is added has no class."""
+    changed = _scaled_crop(mask, numbers, pixels, fill=IGNORED)
+    assert isinstance(changed, Tensor)  # noqa: S101 - as the mask is
+    return changed
+
+
+def _scaled_crop(
+    image: Tensor | Image.Image, numbers: Tensor, pixels: int, *, fill: int
+) -> Tensor | Image.Image:
+    from torchvision.transforms import InterpolationMode, functional  # noqa: PLC0415 - slow
+
+    scale, row, column, mirror = numbers.tolist()
+    least, most = max(1, (pixels - 1) // 2), max(1, 2 * (pixels - 1))
+    side = least + int(scale * (most - least + 1))
+    require_resizable(image, [side])
+    mode = InterpolationMode.NEAREST_EXACT if fill else InterpolationMode.BILINEAR
+    image = functional.resize(image, [side], mode, antialias=not fill)
+    height, width = extent(image)
+    missing = [0, 0, max(0, pixels - width), max(0, pixels - height)]
+    if any(missing):
+        image = functional.pad(image, missing, fill=fill)
+        height, width = extent(image)
+    top, left = int(row * (height - pixels + 1)), int(column * (width - pixels + 1))
+    cropped: Tensor | Image.Image = functional.crop(image, top, left, pixels, pixels)
+    return functional.hflip(cropped) if mirror < 0.5 else cropped
+
+
 def _random_box(height: int, width: int, numbers: Tensor) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) of the first of ten random boxes that fits the image.
 
@@ -118,20 +167,26 @@ AUGMENTATIONS: Mapping[str, Augmentation] = MappingProxyType(
         "none": Augmentation(0),
         "crop-flip": Augmentation(3, on_batch=crop_and_flip),
         "resized-crop-flip": Augmentation(3 + 2 * _ATTEMPTS, on_image=resized_crop_and_flip),
+        "scaled-crop-flip": Augmentation(
+            4, on_image=scaled_crop_and_flip, on_mask=scaled_crop_and_flip_mask
+        ),
     }
 )
 """Augmentations by name."""
 
 
-def choose_augmentation(name: str, preprocessing: Preprocessing) -> str:
+def choose_augmentation(name: str, preprocessing: Preprocessing, *, masks: bool = False) -> str:
     """Return the name of the augmentation, resolving `auto` by the preprocessing.
 
-    `auto` means `resized-crop-flip` if the preprocessing resizes or crops images, and
-    `crop-flip` if they have the network's size already.
+    `auto` means `scaled-crop-flip` for images with masks. For others it means `resized-crop-flip`
+    if the preprocessing resizes or crops images, and `crop-flip` if they have the network's size
+    already.
 
     Raises:
         OptionError: there is no augmentation of that name.
     """
+    if name == "auto" and masks:
+        return "scaled-crop-flip"
     if name == "auto":
         resizes = preprocessing.resize is not None or preprocessing.crop is not None
         return "resized-crop-flip" if resizes else "crop-flip"

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS
-from alds_cli.datasets.images import LabelledImages, TensorImages
+from alds_cli.datasets.images import LabelledImages, MaskedImages, TensorImages
 from alds_cli.datasets.preprocessing import (
     check_channels,
     extent,
     fit,
+    fit_mask,
     normalise,
 )
 from alds_cli.errors import DataError, OptionError
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs, float32 (n, C, H, W), and labels, int64 (n,)."""
+"""Inputs, float32 (n, C, H, W), and labels, int64 (n,), or masks, int64 (n, H, W)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,8 @@ class Batches:
         workers: number of threads that decode and resize image files; with 0, the calling
             thread does it. The batches are the same either way.
         world: the processes among which every batch is divided.
+        masks: whether to give masks in place of labels, changed as their images are. In batches
+            of one, images may then have different sizes.
 
     Raises:
         DataError: the images and the preprocessing do not fit together. While iterating, also
@@ -70,6 +73,7 @@ class Batches:
             be too large.
         OptionError: there is no such augmentation, or `batch_size` or `workers` is out of range.
         ValueError: the augmentation needs a generator, and there is none.
+        TypeError: masks are asked for of images that have none.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Batches:
         merge_last: bool = False,
         workers: int = 0,
         world: World = ALONE,
+        masks: bool = False,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise OptionError(
@@ -105,6 +110,7 @@ class Batches:
         self._sizes = _batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
             raise ValueError("augmentation draws from a generator, and none was given")
+        self._masked = _with_masks(dataset, augmentation) if masks else None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -133,6 +139,9 @@ class Batches:
         # Closed explicitly: Python 3.12 keeps what a generator holds when it is closed early.
         with closing(self._pixels()) as batches:
             for job, pixels in batches:
+                if self._masked is not None:
+                    yield normalise(pixels[:, :-1], self.preprocessing), pixels[:, -1].long()
+                    continue
                 changed = pixels if change is None else change(pixels, job.numbers)
                 yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
 
@@ -149,12 +158,17 @@ class Batches:
             yield _Job(indices[own], numbers[own])
 
     def _pixels(self) -> Generator[tuple[_Job, Tensor]]:
-        """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size."""
+        """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size.
+
+        Masks, where they are asked for, are a channel more.
+        """
         dataset = self.dataset
         size = self._extent()
         require_moderate(max(self._sizes), (dataset.channels, *size))
-        none = torch.empty((0, dataset.channels, *size), dtype=torch.uint8)
-        if isinstance(dataset, TensorImages) and self._augmentation.on_image is None:
+        channels = dataset.channels + (self._masked is not None)
+        none = torch.empty((0, channels, *size), dtype=torch.uint8)
+        vectorised = self._augmentation.on_image is None and self._masked is None
+        if isinstance(dataset, TensorImages) and vectorised:
             for job in self._jobs():  # one vectorised pass is faster than any pool
                 pixels = dataset.batch(job.indices)
                 yield job, fit(pixels, self.preprocessing) if len(pixels) else none
@@ -180,20 +194,64 @@ class Batches:
 
     def _one_image(self, job: _Job, position: int, size: tuple[int, int]) -> Tensor:
         """Load one image as uint8 of shape (C, H, W), in the network's input size."""
-        image = self.dataset.image(int(job.indices[position]))
+        index = int(job.indices[position])
+        image = self.dataset.image(index)
+        before = extent(image)
         if self._augmentation.on_image is None:
             image = fit(image, self.preprocessing)
         else:
             numbers = job.numbers[position]
             image = self._augmentation.on_image(image, numbers, self._square(image))
         # Checked here, since images of many sizes could fill the memory before the batch is whole.
-        _require_size(extent(image), size, self.dataset.name)
-        if isinstance(image, Tensor):
-            return image
-        from torchvision.transforms.functional import pil_to_tensor  # noqa: PLC0415 - slow to import
+        if self._masked is None or len(job.indices) > 1:
+            _require_size(extent(image), size, self.dataset.name)
+        pixels = _as_tensor(image)
+        if self._masked is None:
+            return pixels
+        return torch.cat([pixels, self._one_mask(self._masked, index, before, job, position)])
 
-        converted: Tensor = pil_to_tensor(image)
-        return converted
+    def _one_mask(
+        self, images: MaskedImages, index: int, size: tuple[int, int], job: _Job, position: int
+    ) -> Tensor:
+        """Load the mask of an image of that size, uint8 (1, H, W), changed as the image is."""
+        mask = images.mask(index)[None]
+        if extent(mask) != size:
+            raise DataError(
+                f"image {index} of {images.name} has {size[0]} × {size[1]} pixels, but its mask "
+                f"{mask.shape[1]} × {mask.shape[2]}",
+                tip="give every image a mask of its own size",
+            )
+        if self._augmentation.on_mask is None:
+            return fit_mask(mask, self.preprocessing)
+        return self._augmentation.on_mask(mask, job.numbers[position], self._square(mask))
+
+
+def _with_masks(dataset: LabelledImages, augmentation: str) -> MaskedImages:
+    """Return a set whose masks can be changed as its images are.
+
+    Raises:
+        OptionError: the augmentation takes no masks.
+        TypeError: the set has none.
+    """
+    if not isinstance(dataset, MaskedImages):
+        raise TypeError(f"{dataset.name} has no masks")
+    chosen = AUGMENTATIONS[augmentation]
+    if chosen.numbers and chosen.on_mask is None:
+        fitting = [name for name, own in AUGMENTATIONS.items() if own.on_mask or not own.numbers]
+        raise OptionError(
+            f"the augmentation '{augmentation}' does not change masks",
+            tip=f"choose one of {', '.join(fitting)}",
+        )
+    return dataset
+
+
+def _as_tensor(image: Tensor | Image.Image) -> Tensor:
+    if isinstance(image, Tensor):
+        return image
+    from torchvision.transforms.functional import pil_to_tensor  # noqa: PLC0415 - slow to import
+
+    converted: Tensor = pil_to_tensor(image)
+    return converted
 
 
 def _batch_sizes(images: int, batch_size: int, least: int) -> list[int]:

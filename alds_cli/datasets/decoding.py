@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -87,6 +87,23 @@ def decode(path: Path) -> Image.Image:
         picture.load()
         _require_moderate(path, picture.size)  # a GIF's first frame may enlarge it
         return _as_rgb(picture, path)
+
+
+def decode_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Decode the numbers in a grey or palette image, uint8 of shape (H, W).
+
+    Raises:
+        DataError: it is a colour image, or cannot be read; see `decode`.
+    """
+    require_regular(path, DataError, most=_MOST_BYTES)
+    with _refusals(path), path.open("rb") as file, _opened(file, path) as picture:
+        _require_moderate(path, picture.size)
+        if picture.mode not in {"L", "P"}:
+            raise DataError(
+                f"{path} is no mask: its pixels are colours (mode {picture.mode}), not numbers",
+                tip="store the number of each pixel's class in a grey or palette image of 8 bits",
+            )
+        return np.array(picture, dtype=np.uint8)
 
 
 def file_digest(path: Path) -> bytes:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 """A part of a published set."""
 
+IGNORED = 255
+"""The number in a mask that stands for no class; such pixels do not count."""
+
 _CHUNK = 2**24
 """The most bytes of pixels that are hashed at a time."""
 
@@ -73,8 +76,14 @@ class LabelledImages(ABC):
         images = hashlib.sha256()
         for content in self._contents():
             images.update(content)
-        labels = hashlib.sha256(self.labels.contiguous().numpy().data)
+        labels = hashlib.sha256()
+        for content in self._label_contents():
+            labels.update(content)
         return Fingerprint(images.hexdigest(), labels.hexdigest())
+
+    def _label_contents(self) -> Iterator[bytes | memoryview]:
+        """Yield bytes that determine what is known about the images, in their order."""
+        yield self.labels.contiguous().numpy().data
 
     def _labels_of(self, indices: Tensor) -> Tensor | None:
         return self.labels[indices] if self.labelled else None
@@ -90,6 +99,14 @@ class LabelledImages(ABC):
     @abstractmethod
     def subset(self, indices: Tensor) -> LabelledImages:
         """Return the set of the images at `indices` (n,), n ≥ 1, in that order."""
+
+
+class MaskedImages(LabelledImages):
+    """Images with masks; as wholes they have no labels."""
+
+    @abstractmethod
+    def mask(self, index: int) -> Tensor:
+        """Return the classes of an image's pixels, uint8 of shape (H, W); 255 for no class."""
 
 
 class TensorImages(LabelledImages):

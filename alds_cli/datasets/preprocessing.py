@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, overload
 
@@ -31,6 +31,8 @@ PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
         "imagenet-stats": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD),
         "cifar10": Preprocessing((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         "cifar100": Preprocessing((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+        # The segmentation of the paper's supplement B.3.
+        "voc2012": Preprocessing(_IMAGENET_MEAN, _IMAGENET_STD, resize=513, stretch=True),
         "mnist": Preprocessing((0.1307,), (0.3081,)),
         # Pixels from -1 to 1.
         "half": Preprocessing((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
@@ -47,6 +49,7 @@ def parse_preprocessing(
     std: str | None = None,
     resize: int | None = None,
     crop: int | None = None,
+    stretch: bool = False,
     fallback: Preprocessing | None = None,
 ) -> Preprocessing:
     """Choose the preprocessing: given values first, then the preset, then the fallback.
@@ -57,6 +60,8 @@ def parse_preprocessing(
         std: a positive number for each channel.
         resize: pixels of the shorter side, at most 8,192; 0 leaves the step out.
         crop: pixels of the central square, at most 8,192; 0 leaves the step out.
+        stretch: whether `resize` is the length of both sides. A `resize` that is given without
+            it is that of the shorter side, whatever the preset or the fallback says.
         fallback: the preprocessing known from the checkpoint or its architecture.
 
     Raises:
@@ -73,6 +78,9 @@ def parse_preprocessing(
         _pixels("resize", resize, base.resize if base else None, problems),
         _pixels("crop", crop, base.crop if base else None, problems),
     )
+    stretched = stretch or (resize is None and base is not None and base.stretch)
+    if stretched and not sizes[0]:
+        problems.append("stretch says how to resize, but resize is not given")
     if sizes[0] and sizes[1] and sizes[0] < sizes[1]:
         problems.append(f"crop {sizes[1]} is larger than resize {sizes[0]}")
     if means and stds:
@@ -84,7 +92,7 @@ def parse_preprocessing(
             "; ".join(problems),
             tip=f"use --preprocess ({', '.join(PRESETS)}), or --mean and --std",
         )
-    return Preprocessing(means, stds, *sizes)
+    return Preprocessing(means, stds, *sizes, stretch=stretched)
 
 
 def _numbers(option: str, text: str | None, problems: list[str]) -> tuple[float, ...] | None:
@@ -122,7 +130,7 @@ def fit(image: Tensor, preprocessing: Preprocessing) -> Tensor: ...
 @overload
 def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image: ...
 def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | Image.Image:
-    """Resize the shorter side and crop the centre, as torchvision's presets do.
+    """Resize the shorter side, or both, and crop the centre, as torchvision's presets do.
 
     Resizing is bilinear with antialiasing. Like in torchvision, a PIL image is resampled by
     Pillow and a tensor by PyTorch.
@@ -141,8 +149,9 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
     from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
 
     if preprocessing.resize is not None:
-        _require_moderate(image, preprocessing.resize)
-        image = functional.resize(image, [preprocessing.resize], antialias=True)
+        sides = [preprocessing.resize] * (1 + preprocessing.stretch)
+        require_resizable(image, sides)
+        image = functional.resize(image, sides, antialias=True)
     if preprocessing.crop is not None:
         height, width = extent(image)
         if min(height, width) < preprocessing.crop:
@@ -155,11 +164,39 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
     return image
 
 
-def _require_moderate(image: Tensor | Image.Image, pixels: int) -> None:
-    """Raise if resizing gives too many numbers: a line of pixels may become millions of columns."""
+def fit_mask(mask: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Resize and crop a mask of uint8 numbers (1, H, W) as `fit` does its image.
+
+    Every pixel takes the number of the nearest one, since numbers of classes have no mean.
+
+    Raises:
+        DataError: as `fit` does.
+    """
+    from torchvision.transforms import InterpolationMode, functional  # noqa: PLC0415 - slow
+
+    if preprocessing.resize is not None:
+        sides = [preprocessing.resize] * (1 + preprocessing.stretch)
+        mask = functional.resize(mask, sides, InterpolationMode.NEAREST_EXACT)
+    if preprocessing.crop is not None:
+        mask = functional.center_crop(mask, [preprocessing.crop])
+    return mask
+
+
+def require_resizable(image: Tensor | Image.Image, sides: Sequence[int]) -> None:
+    """Raise if resizing gives too many numbers: a line of pixels may become millions of columns.
+
+    Args:
+        image: the image.
+        sides: the length of the shorter side in pixels, or those of both.
+
+    Raises:
+        DataError: it gives more than `MOST_ELEMENTS` numbers.
+    """
     height, width = extent(image)
     images = math.prod(image.shape[:-2]) if isinstance(image, Tensor) else CHANNELS[-1]
-    if images * pixels * (pixels * max(height, width) // min(height, width)) > MOST_ELEMENTS:
+    pixels = sides[0]
+    longer = sides[1] if len(sides) > 1 else pixels * max(height, width) // min(height, width)
+    if images * pixels * longer > MOST_ELEMENTS:
         many = image.ndim > 3 and len(image) > 1 if isinstance(image, Tensor) else False
         what = f"{len(image):,} images" if many and isinstance(image, Tensor) else "an image"
         raise DataError(

@@ -38,10 +38,12 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
     Args:
         spec: one of the forms in `DATASET_FORMS`:
             `tensors:FILE[,FILE or GLOB ...]` (safetensors with `images`, uint8 of
-            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,), or none);
+            shape (N, H, W, C) or (N, C, H, W), and integer `labels` of shape (N,), or uint8
+            `masks` of shape (N, H, W), or neither);
             `imagefolder:DIR` (one folder per class, in alphabetical order, or images without
             labels); `cifar10:DIR` or `cifar100:DIR` (the folder that holds `cifar-10-batches-py`
-            or `cifar-100-python`); `imagenet:DIR` (the folder that holds `train` and `val`); or
+            or `cifar-100-python`); `imagenet:DIR` (the folder that holds `train` and `val`);
+            `voc2012:DIR` (the folder that holds `VOCdevkit`; the images have masks); or
             `package.module:factory` (the user's own code; see `user_images.open_factory`). A suffix
             `#train`, `#calibration` or `#early-stopping` takes that part of a training set, and
             `,seed=N` after it divides the set by another seed than 0; see `divided_parts`.
@@ -138,6 +140,12 @@ def _open_imagenet(request: _Request) -> LabelledImages:
     return open_imagenet(request.spec, request.folder, split=request.split)
 
 
+def _open_voc2012(request: _Request) -> LabelledImages:
+    from alds_cli.datasets.masked_images import open_voc2012  # noqa: PLC0415 - as above
+
+    return open_voc2012(request.spec, request.folder, split=request.split)
+
+
 def _open_factory(request: _Request) -> LabelledImages:
     from alds_cli.datasets.user_images import open_factory  # noqa: PLC0415 - as above
 
@@ -156,6 +164,7 @@ _OPENERS: Mapping[str, Callable[[_Request], LabelledImages]] = {
     "cifar10": _open_cifar10,
     "cifar100": _open_cifar100,
     "imagenet": _open_imagenet,
+    "voc2012": _open_voc2012,
 }
 
 DATASET_FORMS: Mapping[str, str] = {
@@ -164,6 +173,7 @@ DATASET_FORMS: Mapping[str, str] = {
     "cifar10": "cifar10:DIR",
     "cifar100": "cifar100:DIR",
     "imagenet": "imagenet:DIR",
+    "voc2012": "voc2012:DIR",
     "factory": "package.module:factory",
 }
 """The form of a spec of each kind, for help texts."""

@@ -30,12 +30,15 @@ def open_tensors(spec: str, location: str) -> TensorImages:
     Raises:
         DataError: a file is absent, damaged, or holds something else.
     """
-    parts = []
-    labels = []
+    parts, labels, masks = [], [], []
     for path in expand(location):
-        part_images, part_labels = _read_tensor_file(path)
+        part_images, part_labels, part_masks = _read_tensor_file(path)
         parts.append(part_images)
         labels.append(part_labels)
+        if part_masks is not None:
+            masks.append(part_masks)
+    if masks:
+        return _masked(spec, parts, masks)
     found = [own for own in labels if own is not None]
     return TensorImages(spec, parts, torch.cat(found) if len(found) == len(labels) else None)
 
@@ -67,8 +70,22 @@ def expand(location: str) -> list[Path]:
     return paths
 
 
-def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None]:
-    """Return images (N, C, H, W) as a view of the mapped file, and labels (N,) as int64, if any."""
+def _masked(spec: str, parts: list[Tensor], masks: list[Tensor]) -> TensorImages:
+    from alds_cli.datasets.masked_images import MaskedTensors  # noqa: PLC0415 - most have none
+
+    if len(masks) < len(parts):
+        raise DataError(
+            f"{spec} has masks in {len(masks)} of {len(parts)} files",
+            tip="store 'masks' in all of the files, or in none",
+        )
+    return MaskedTensors(spec, parts, masks)
+
+
+def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return images (N, C, H, W) as a view of the mapped file, and labels or masks, if any.
+
+    Labels (N,) are int64, masks (N, H, W) uint8.
+    """
     require_regular(path, DataError)
     try:
         with safe_open(path, framework="pt") as file:
@@ -78,11 +95,14 @@ def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None]:
                     f"{path} has no tensor 'images' (it holds {listed[:200]})",
                     tip="store uint8 'images' and, where they are known, integer 'labels'",
                 )
-            labelled = "labels" in file.keys()  # noqa: SIM118
+            labelled, masked = ("labels" in file.keys()), ("masks" in file.keys())  # noqa: SIM118
             _check_images(path, file.get_slice("images"))
             if labelled:
                 _check_labels(path, file.get_slice("labels"), file.get_slice("images"))
+            if masked:
+                _check_masks(path, file.get_slice("masks"), file.get_slice("images"), labelled)
             images: Tensor = file.get_tensor("images")
+            masks = file.get_tensor("masks") if masked else None
             labels = file.get_tensor("labels").to(torch.int64) if labelled else None
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
         raise DataError(
@@ -93,7 +113,7 @@ def _read_tensor_file(path: Path) -> tuple[Tensor, Tensor | None]:
         raise DataError(
             f"{path} cannot be read: {error}", tip="check the path and its permissions"
         ) from error
-    return _channels_first(images), labels
+    return _channels_first(images), labels, masks
 
 
 class _Slice:
@@ -130,6 +150,23 @@ def _check_labels(path: Path, labels: _Slice, images: _Slice) -> None:
         raise DataError(
             f"{path} has {count} images but {labelled} labels",
             tip="every image needs exactly one label",
+        )
+
+
+def _check_masks(path: Path, masks: _Slice, images: _Slice, labelled: bool) -> None:
+    """Check the type and the shape of masks before any data are read."""
+    shape, pixels = tuple(masks.get_shape()), tuple(images.get_shape())
+    if labelled:
+        raise DataError(
+            f"{path} has both 'labels' and 'masks'",
+            tip="store the class of every image, or of every pixel",
+        )
+    size = pixels[2:] if pixels[1] in CHANNELS else pixels[1:3]
+    if masks.get_dtype() != "U8" or shape != (pixels[0], *size):
+        raise DataError(
+            f"{path}: 'masks' is {masks.get_dtype()} of shape {shape}, not U8 of shape "
+            f"{(pixels[0], *size)}",
+            tip="store the class of every pixel as uint8, shape (N, H, W), and 255 for no class",
         )
 
 

@@ -12,6 +12,7 @@ from alds_cli.evaluation.measures import (
     quality_and_answers,
 )
 from alds_cli.evaluation.paired import compared, mcnemar, paired_drop, wilson_interval
+from alds_cli.evaluation.segmentation import mask_loss, measure_masks
 
 __all__ = [
     "agreement",
@@ -21,8 +22,10 @@ __all__ = [
     "compared",
     "count_classes",
     "divergences",
+    "mask_loss",
     "mcnemar",
     "measure_latency",
+    "measure_masks",
     "measure_quality",
     "paired_drop",
     "quality_and_answers",

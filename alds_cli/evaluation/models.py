@@ -11,6 +11,7 @@ from torch import Tensor
 from alds_cli.datasets import (
     Batches,
     LabelledImages,
+    MaskedImages,
     opened,
     require_moderate,
 )
@@ -23,6 +24,7 @@ from alds_cli.evaluation.measures import (
     quality_and_answers,
 )
 from alds_cli.evaluation.paired import compared, wilson_interval
+from alds_cli.evaluation.segmentation import MOST_PIXELS, measure_masks
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
@@ -38,6 +40,7 @@ from alds_cli.records import (
     Preprocessing,
     ProgressCallback,
     ProgressEvent,
+    Segmentation,
 )
 from alds_cli.runtime.devices import pick_device
 from alds_cli.tracing.trace import count_parameters, trace
@@ -50,11 +53,13 @@ class Measured:
     Attributes:
         quality: None where the images have no labels.
         top1_interval: the ends of the 95 % confidence interval of top-1, in per cent.
+        segmentation: the quality where they have masks.
         footprint: parameters, MACs, bytes and time.
     """
 
     quality: Evaluation | None
     top1_interval: tuple[float, float] | None
+    segmentation: Segmentation | None
     footprint: Footprint
 
 
@@ -84,7 +89,8 @@ class EvaluationResult:
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Measure accuracy, loss, parameters, MACs, bytes and latency.
 
-    Images without labels tell how often the network agrees with a baseline.
+    Images without labels tell how often the network agrees with a baseline. Images with masks tell
+    the accuracy of the pixels and the mean IoU.
 
     Raises:
         DataError: the data cannot be used, or not with this network, or they have no labels and
@@ -100,18 +106,15 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     images = opened(options.data, split="test", download=options.download)
     for network in networks.values():
         network.module.to(place)
-    images, assignment = _with_classes(images, prepared, networks, options, place)
-    batches = Batches(images, prepared, batch_size=options.batch_size, workers=options.workers)
+    shape = Batches(images, prepared, batch_size=1).input_shape
     if options.latency:
-        require_moderate(options.latency_batch_size, batches.input_shape)
-    found = {
-        task: _answered(network, batches, place, _renamed(options.progress, task))
-        for task, network in networks.items()
-    }
+        require_moderate(options.latency_batch_size, shape)
+    run = _Run(networks, options, prepared, place)
+    found = run.on_masks(images, shape) if isinstance(images, MaskedImages) else run.on(images)
     times = (
         measure_latency(
             {task: network.module for task, network in networks.items()},
-            batches.input_shape,
+            shape,
             batch_size=options.latency_batch_size,
             device=place,
         )
@@ -119,22 +122,83 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         else {}
     )
     measured = {
-        task: Measured(
-            found[task].quality,
-            found[task].interval(images.labels),
-            _footprint(network, batches.input_shape, times.get(task)),
-        )
+        task: Measured(*found.qualities[task], _footprint(network, shape, times.get(task)))
         for task, network in networks.items()
     }
     return EvaluationResult(
         measured["evaluate"],
         measured.get("baseline"),
-        _compared(found, images),
+        found.comparison,
         len(images),
         prepared,
         _device_name(place),
-        assignment,
+        found.assignment,
     )
+
+
+_Quality = tuple[Evaluation | None, tuple[float, float] | None, Segmentation | None]
+"""The fields of `Measured` that images tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What images tell of networks: their quality, by task, how they compare, and the labels."""
+
+    qualities: Mapping[str, _Quality]
+    comparison: Comparison | None
+    assignment: ClassAssignment
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The networks to evaluate by task, what was asked, and where they are."""
+
+    networks: Mapping[str, Network]
+    options: EvaluateOptions
+    prepared: Preprocessing
+    place: torch.device
+
+    def on_masks(self, images: MaskedImages, shape: tuple[int, int, int]) -> _Found:
+        """Evaluate on images with masks, whose first one is an input of that shape."""
+        if self.options.classes is not None:
+            raise OptionError(
+                f"{images.name} has masks, but names of classes are given",
+                tip="leave out --classes; the numbers in masks are the classes' numbers",
+            )
+        most = max(1, MOST_PIXELS // (shape[1] * shape[2]))
+        batches = Batches(
+            images,
+            self.prepared,
+            batch_size=min(self.options.batch_size, most),
+            workers=self.options.workers,
+            masks=True,
+        )
+        modules = {task: network.module for task, network in self.networks.items()}
+        found, comparison = measure_masks(
+            modules, batches, device=self.place, progress=self.options.progress
+        )
+        qualities: dict[str, _Quality] = {task: (None, None, own) for task, own in found.items()}
+        return _Found(qualities, comparison, ClassAssignment())
+
+    def on(self, images: LabelledImages) -> _Found:
+        """Evaluate on images with or without labels."""
+        images, assignment = _with_classes(
+            images, self.prepared, self.networks, self.options, self.place
+        )
+        batches = Batches(
+            images,
+            self.prepared,
+            batch_size=self.options.batch_size,
+            workers=self.options.workers,
+        )
+        found = {
+            task: _answered(network, batches, self.place, _renamed(self.options.progress, task))
+            for task, network in self.networks.items()
+        }
+        qualities: dict[str, _Quality] = {
+            task: (own.quality, own.interval(images.labels), None) for task, own in found.items()
+        }
+        return _Found(qualities, _compared(found, images), assignment)
 
 
 def _with_classes(

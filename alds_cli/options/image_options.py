@@ -16,12 +16,13 @@ DataField = Annotated[
     "str | LabelledImages",
     Option(
         help="tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR, "
-        "cifar10:DIR, cifar100:DIR, imagenet:DIR, or package.module:factory (your own data set).",
+        "cifar10:DIR, cifar100:DIR, imagenet:DIR, voc2012:DIR, or package.module:factory (your own "
+        "data set).",
         metavar="SPEC",
         given=str,
         python="Labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
-        "and labels), imagefolder:DIR, cifar10:DIR, cifar100:DIR, imagenet:DIR, or "
-        "package.module:factory.",
+        "and labels), imagefolder:DIR, cifar10:DIR, cifar100:DIR, imagenet:DIR, "
+        "voc2012:DIR, or package.module:factory.",
     ),
 ]
 ClassesField = Annotated[
@@ -52,7 +53,7 @@ class PreprocessingFlags:
     preprocess: Annotated[
         str | None,
         Option(
-            help="imagenet, imagenet-stats, cifar10, cifar100, mnist, half or unit; "
+            help="imagenet, imagenet-stats, cifar10, cifar100, voc2012, mnist, half or unit; "
             "without it, what the model's file states.",
             metavar="NAME",
             panel=IMAGES,
@@ -88,6 +89,10 @@ class PreprocessingFlags:
             panel=IMAGES,
         ),
     ] = None
+    stretch: Annotated[
+        bool,
+        Option(help="Resize both sides to --resize pixels, not the shorter one.", panel=IMAGES),
+    ] = False
 
 
 PreprocessingField = Annotated[

@@ -19,7 +19,7 @@ from alds_cli.forms import (
 from alds_cli.options.declaring import TRAINING, Option
 from alds_cli.text import MOST_SAMPLES, MOST_SEED, Real, Whole, fractions
 
-AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip"]
+AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip", "scaled-crop-flip"]
 """Ways to change training images at random; "auto" chooses by the preprocessing."""
 
 OptimiserName = Literal["sgd", "rmsprop", "adamw"]
@@ -229,7 +229,8 @@ class StepSettings:
     augmentation: Annotated[
         Term,
         Option(
-            help="none, crop-flip (small images), resized-crop-flip (large ones) or auto.",
+            help="none, crop-flip (small images), resized-crop-flip (large ones), scaled-crop-flip "
+            "(those with masks) or auto.",
             metavar="NAME",
             flags=("--augment",),
             panel=TRAINING,

@@ -202,13 +202,28 @@ class Evaluation:
 
 
 @dataclass(frozen=True, slots=True)
+class Segmentation:
+    """Quality of a network on `images` images with masks.
+
+    `pixel_accuracy` and `mean_iou`, the mean of the classes' intersection over union, are in per
+    cent. `loss` is the mean cross-entropy in nats. All are over the pixels that have a class.
+    """
+
+    pixel_accuracy: Percent
+    mean_iou: Percent
+    loss: Real
+    images: Positive
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """The answers of two networks, the model and the baseline, on the same `images` images.
 
-    `agreement` says on how many of them, in per cent, both answer the same. The rest is None
-    where the right answers are not known: on how many images only one of the two is right, the
-    `p_value` of McNemar's exact test for that, and the difference of top-1 (the model's minus the
-    baseline's) in points with the ends of its interval of 95 % confidence.
+    `agreement` says on how many of them, in per cent, both answer the same; of images with masks
+    it says so of the pixels that have a class. The rest is None for these, and where the right
+    answers are not known: on how many images only one of the two is right, the `p_value` of
+    McNemar's exact test for that, and the difference of top-1 (the model's minus the baseline's)
+    in points with the ends of its interval of 95 % confidence.
     """
 
     images: Positive

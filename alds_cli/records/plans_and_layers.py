@@ -101,15 +101,16 @@ class Architecture:
 class Preprocessing:
     """From an image to the network's input.
 
-    Resize the shorter side to `resize` pixels, crop the central `crop` × `crop`,
-    scale to [0, 1], subtract `mean` and divide by `std` channel by channel.
-    `resize` or `crop` of None leaves that step out.
+    Resize the shorter side to `resize` pixels (both sides if `stretch`), crop the central
+    `crop` × `crop`, scale to [0, 1], subtract `mean` and divide by `std` channel by
+    channel. `resize` or `crop` of None leaves that step out.
     """
 
     mean: Annotated[tuple[Finite, ...], Len(1, MOST_CHANNELS)]
     std: Annotated[tuple[Finite, ...], Len(1, MOST_CHANNELS)]
     resize: Pixels | None = None
     crop: Pixels | None = None
+    stretch: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values with which no image can be prepared."""

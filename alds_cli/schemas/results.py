@@ -182,13 +182,16 @@ class MeasuredForm(Form):
     """A network's quality and cost; accuracies in per cent, the loss in nats.
 
     The quality is null where the images have no labels. `top1_interval` holds the ends of the 95 %
-    confidence interval.
+    confidence interval. Images with masks have `pixel_accuracy` and `mean_iou` in per cent, and
+    no top-1.
     """
 
     top1: Real | None
     top1_interval: Sequence[Real] | None
     top5: Real | None
     loss: Real | None
+    pixel_accuracy: Real | None
+    mean_iou: Real | None
     images: int
     params: int
     macs: int | None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from alds_cli.errors import NoLogitsError
 
@@ -43,6 +44,46 @@ def logits_of(output: object, images: int, purpose: str) -> Tensor:
         f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
         f"not logits of shape ({images}, classes)",
         tip=f"only networks that classify images can be {purpose}",
+    )
+
+
+def mask_logits_of(output: object, size: Sequence[int], purpose: str) -> Tensor:
+    """Return the logits (n, classes, H, W) in the output of a network that segments n images.
+
+    They are the output itself, its part `out`, as the outputs of torchvision's networks have, or
+    `logits`, as those of Hugging Face's have, or the first of several outputs. Logits of another
+    height and width, such as a quarter, are resized bilinearly.
+
+    Args:
+        output: what the network returned.
+        size: (n, H, W) of the masks.
+        purpose: the participle in "only networks that segment images can be …".
+
+    Raises:
+        NoLogitsError: there is not one map of real numbers for each class and image.
+    """
+    images, height, width = size
+    found = output
+    if isinstance(found, Mapping):
+        found = found.get("out", found.get("logits", found))
+    elif not isinstance(found, Tensor):
+        found = getattr(found, "logits", found)
+    if isinstance(found, tuple | list) and found:
+        found = found[0]
+    if (
+        isinstance(found, Tensor)
+        and found.ndim == 4
+        and len(found) == images
+        and 0 not in found.shape
+        and found.is_floating_point()
+    ):
+        if found.shape[2:] == (height, width):
+            return found
+        return F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+    raise NoLogitsError(
+        f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
+        f"not logits of shape ({images}, classes, {height}, {width})",
+        tip=f"only networks that segment images can be {purpose}",
     )
 
 
