@@ -104,7 +104,7 @@ def test_the_loss_of_mixed_labels_is_that_of_their_mixture(count, share, smoothi
     targets = targets * (1 - smoothing) + smoothing / 5
     expected = -(targets * logits.log_softmax(1)).sum(1).mean()
     assert loss.item() == pytest.approx(expected.item())
-    assert torch.equal(right, logits.argmax(1) == labels)
+    assert torch.equal(right.bool(), logits.argmax(1) == labels)
 
 
 def test_the_network_sees_mixed_images_that_the_seed_decides(dataset):  # noqa: F811

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alds_cli.datasets import Batches, LabelledImages, choose_augmentation, drawn_apart
+from alds_cli.datasets import (
+    Batches,
+    LabelledImages,
+    MaskedImages,
+    choose_augmentation,
+    drawn_apart,
+)
 from alds_cli.errors import DataError, OptionError
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import Preprocessing
@@ -20,6 +26,11 @@ class Judgement:
 
     loss: float
     accuracy: float
+
+
+def has_labels(images: LabelledImages) -> bool:
+    """Return whether images have labels or masks."""
+    return images.labelled or isinstance(images, MaskedImages)
 
 
 def divided(count: int, settings: RetrainSettings) -> tuple[Tensor, Tensor]:
@@ -73,6 +84,11 @@ class RunImages:
                 "images are named that judge, and others are to be held back",
                 tip="leave out --held-back or --validation",
             )
+        if settings.cutmix > 0 and isinstance(dataset, MaskedImages):
+            raise OptionError(
+                "images with masks cannot be pasted into each other",
+                tip="leave out --cutmix; --mixup mixes them",
+            )
         if judges is None and settings.held_back == 0 and settings.patience is not None:
             raise OptionError(
                 "no images judge when the training is to end",
@@ -82,6 +98,7 @@ class RunImages:
         self.preprocessing = preprocessing
         self._settings = settings
         self._workers = workers
+        self._masks = isinstance(dataset, MaskedImages)
         judging, trained = divided(len(dataset), settings)
         self._trained = dataset.subset(trained) if len(judging) else dataset
         judges = dataset.subset(judging) if len(judging) else judges
@@ -100,12 +117,20 @@ class RunImages:
             self._trained,
             self.preprocessing,
             batch_size=self._settings.batch_size,
-            augmentation=choose_augmentation(self._settings.augmentation, self.preprocessing),
+            augmentation=choose_augmentation(
+                self._settings.augmentation, self.preprocessing, masks=self._masks
+            ),
             generator=torch.Generator().manual_seed(seed),
             merge_last=True,
             workers=self._workers,
+            masks=self._masks,
         )
 
     def _in_order(self, images: LabelledImages) -> Batches:
-        size = self._settings.batch_size
-        return Batches(images, self.preprocessing, batch_size=size, workers=self._workers)
+        return Batches(
+            images,
+            self.preprocessing,
+            batch_size=self._settings.batch_size,
+            workers=self._workers,
+            masks=self._masks,
+        )

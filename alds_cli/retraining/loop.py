@@ -35,7 +35,7 @@ from alds_cli.retraining.held_weights import (
     master_weights,
     seeded,
 )
-from alds_cli.retraining.judging import Judgement, RunImages
+from alds_cli.retraining.judging import Judgement, RunImages, has_labels
 from alds_cli.retraining.memory_layout import channels_last
 from alds_cli.retraining.mixing import mixture
 from alds_cli.retraining.objective import MixedBatch, Objective
@@ -44,7 +44,6 @@ from alds_cli.retraining.pair_decay import ProductDecay, product_decay
 from alds_cli.retraining.schedules import learning_rate
 from alds_cli.retraining.state import SeenImages, TrainingState
 from alds_cli.runtime.devices import evaluating
-from alds_cli.tracing.logits import logits_of
 from alds_cli.tracing.trace import evaluation_mode, floating_type, training_mode
 
 
@@ -83,7 +82,8 @@ def retrain(
     GoogLeNet does with its auxiliary heads, the loss is taken of the first entry.
 
     Args:
-        module: a network from (n, C, H, W) to logits (n, classes).
+        module: a network from (n, C, H, W) to logits (n, classes), or to (n, classes, H, W) for
+            images with masks.
         dataset: the training images.
         settings: the hyperparameters.
         preprocessing: the preprocessing that the network was trained with.
@@ -112,7 +112,7 @@ def retrain(
         _require_precision(settings, held.device)
         if teacher is not None:
             teacher = stack.enter_context(evaluating(teacher, held.device))
-        objective = Objective(settings, teacher, labelled=dataset.labelled)
+        objective = Objective(settings, teacher, labelled=has_labels(dataset))
         decay = product_decay(module, pairs or {}, settings)
         images = RunImages(dataset, settings, preprocessing, judges, workers)
         fast = ("cpu",) if settings.precision == "float32" else ("cpu", "cuda")
@@ -154,7 +154,7 @@ def _require_trainable(
             f"{dataset.name} holds one image, which is too few to train on",
             tip="name a set with more images",
         )
-    if not dataset.labelled and (teacher is None or settings.label_weight > 0):
+    if not has_labels(dataset) and (teacher is None or settings.label_weight > 0):
         raise DataError(
             f"{dataset.name} has no labels to train on",
             tip="name a set with labels, or learn from a --teacher with a --label-weight of 0",
@@ -226,7 +226,7 @@ class _Run:
             epoch + 1,
             lr,
             loss / images,
-            100 * correct / images,
+            min(100.0, 100 * correct / images),
             time.monotonic() - start,
         )
         if judgement is None:
@@ -256,7 +256,7 @@ class _Run:
         if not self._held.finite():
             return False
         with evaluation_mode(self._module), torch.no_grad(), self._precision():
-            loss, _ = self._objective(self._logits(batch), batch)
+            loss, _ = self._objective(self._output(batch), batch)
             return math.isfinite(loss.item())
 
     def _judged(self) -> Judgement | None:
@@ -264,7 +264,7 @@ class _Run:
         judges = self._images.judges
         if judges is None:
             return None
-        loss, correct, images = 0.0, 0, len(judges.dataset)
+        loss, correct, images = 0.0, 0.0, len(judges.dataset)
         with self._averaged():
             with (
                 self._held.rounded(),
@@ -274,12 +274,12 @@ class _Run:
             ):
                 for inputs, labels in judges:
                     batch = self._placed(inputs, labels)
-                    found, right = self._objective.judged(self._logits(batch), batch)
-                    loss += found / images
-                    correct += right
+                    found, right = self._objective.judged(self._output(batch), batch)
+                    loss += found.item() * len(labels) / images
+                    correct += right.sum().item()
             if loss < self._best_loss:
                 self._best_loss, self._best = loss, _copied(self._module.state_dict())
-        return Judgement(loss, 100 * correct / images)
+        return Judgement(loss, min(100.0, 100 * correct / images))
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average.instead()
@@ -291,12 +291,12 @@ class _Run:
             return nullcontext()
         return torch.autocast(self._device.type, getattr(torch, name))
 
-    def _step(self, batch: MixedBatch, lr: float) -> tuple[float, int]:
+    def _step(self, batch: MixedBatch, lr: float) -> tuple[float, float]:
         """Make one update; return the mean loss and the number of correct images before it."""
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         with self._precision():
-            loss, right = self._objective(self._logits(batch), batch)
+            loss, right = self._objective(self._output(batch), batch)
         self._optimiser.zero_grad(set_to_none=True)
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         if self._settings.clip_norm is not None or self._decay is not None:
@@ -309,12 +309,12 @@ class _Run:
         self._scaler.update()
         if self._average is not None:
             self._average.update()
-        return loss.item(), int(right.sum())
+        return loss.item(), right.sum().item()
 
-    def _logits(self, batch: MixedBatch) -> Tensor:
+    def _output(self, batch: MixedBatch) -> object:
         inputs = batch.inputs
         try:
-            output = self._module(inputs)
+            return self._module(inputs)
         except (RuntimeError, ValueError, AssertionError) as error:
             # Networks raise various errors if the size of the input is wrong.
             raise DataError(
@@ -322,7 +322,6 @@ class _Run:
                 f"{first_line(error)}",
                 tip="give the images the size it was trained with, or use a smaller --batch-size",
             ) from error
-        return logits_of(output, len(inputs), "retrained")
 
     def _tell(
         self, epoch: int, step: int, steps: int, loss: float, right: float, lr: float

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import check_labels
+from alds_cli.datasets import IGNORED, check_labels
 from alds_cli.errors import DataError
+from alds_cli.evaluation.segmentation import check_masks, mask_loss
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.retraining.distillation import divergence
 from alds_cli.runtime.devices import accepted
-from alds_cli.tracing.logits import logits_of
+from alds_cli.tracing.logits import logits_of, mask_logits_of
 from alds_cli.tracing.trace import floating_type
 
 
@@ -27,13 +28,19 @@ class MixedBatch:
 
     Attributes:
         inputs: (n, C, H, W).
-        labels: (n,), on the device where the network computes.
+        labels: (n,), or masks (n, H, W) for networks that segment; on the device where the network
+            computes.
         share: the share of each image that is its own; the rest is its neighbour's.
     """
 
     inputs: Tensor
     labels: Tensor
     share: float
+
+    @property
+    def masked(self) -> bool:
+        """Whether the labels are masks."""
+        return self.labels.ndim == 3
 
 
 class Objective:
@@ -43,7 +50,7 @@ class Objective:
         settings: the hyperparameters.
         teacher: the network to learn from, in evaluation mode where the run computes; None learns
             from labels alone.
-        labelled: whether the images have labels.
+        labelled: whether the images have labels or masks.
     """
 
     def __init__(
@@ -54,57 +61,85 @@ class Objective:
         self._weight = 1.0 if teacher is None else settings.label_weight
         self._labelled = labelled
 
-    def __call__(self, logits: Tensor, batch: MixedBatch) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of logits (n, classes), and whether each is right, (n,).
+    def __call__(self, output: object, batch: MixedBatch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a network's output, and how much of every image is right, (n,).
 
-        Right is what agrees with the label, or with the teacher where there are no labels.
+        Right is what agrees with the label, or with the teacher where there are no labels; of a
+        mask, the share of the pixels that have a class.
+
+        Raises:
+            DataError: there are no logits in it, or others than the labels or the teacher need.
         """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        answers = logits.detach().argmax(dim=1)
-        expected = None if self._teacher is None else self._expected(batch.inputs, logits)
+        logits = _logits(output, batch, "retrained")
+        self._check(logits, batch)
+        expected = None if self._teacher is None else self._expected(logits, batch)
         loss = logits.new_zeros(())
-        if self._labelled:
-            check_labels(batch.labels, logits.shape[1])
         if self._weight > 0:
             loss = self._weight * self._on_labels(logits, batch)
         if expected is not None and self._weight < 1:
-            distance = divergence(logits, expected, self._settings.temperature)
-            loss = loss + (1 - self._weight) * distance
-        if self._labelled or expected is None:
-            return loss, answers == batch.labels
-        return loss, answers == expected.argmax(dim=1)
+            loss = loss + (1 - self._weight) * self._distance(logits, expected)
+        return loss, self._right(logits.detach(), batch, expected)
 
-    def judged(self, logits: Tensor, batch: MixedBatch) -> tuple[float, int]:
-        """Return the summed loss of a batch without mixing or smoothing, and how many are right.
-
-        The loss is that on labels, or the distance from the teacher where there are none.
-        """
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        answers = logits.argmax(dim=1)
+    def judged(self, output: object, batch: MixedBatch) -> tuple[Tensor, Tensor]:
+        """Return the same without mixing or smoothing, on labels alone where there are any."""
+        logits = _logits(output, batch, "retrained")
+        self._check(logits, batch)
         if self._labelled:
-            check_labels(batch.labels, logits.shape[1])
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
-            return loss.item(), int((answers == batch.labels).sum())
-        expected = self._expected(batch.inputs, logits)
-        loss = divergence(logits, expected, self._settings.temperature) * len(logits)
-        return loss.item(), int((answers == expected.argmax(dim=1)).sum())
+            return _cross_entropy(logits, batch.labels), self._right(logits, batch, None)
+        expected = self._expected(logits, batch)
+        return self._distance(logits, expected), self._right(logits, batch, expected)
+
+    def _check(self, logits: Tensor, batch: MixedBatch) -> None:
+        if self._labelled:
+            (check_masks if batch.masked else check_labels)(batch.labels, logits.shape[1])
 
     def _on_labels(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         smoothing = self._settings.label_smoothing
-        own = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        own = _cross_entropy(logits, batch.labels, smoothing)
         if batch.share == 1:
             return own
-        others = F.cross_entropy(logits, batch.labels.roll(1, 0), label_smoothing=smoothing)
+        others = _cross_entropy(logits, batch.labels.roll(1, 0), smoothing)
         return batch.share * own + (1 - batch.share) * others
 
-    def _expected(self, inputs: Tensor, logits: Tensor) -> Tensor:
+    def _distance(self, logits: Tensor, expected: Tensor) -> Tensor:
+        """Return the mean divergence from the teacher over all images, or all of their pixels."""
+        ours, theirs = (own.movedim(1, -1).flatten(0, -2) for own in (logits, expected))
+        return divergence(ours, theirs, self._settings.temperature)
+
+    def _right(self, logits: Tensor, batch: MixedBatch, expected: Tensor | None) -> Tensor:
+        answers = logits.argmax(dim=1)
+        if self._labelled or expected is None:
+            right = answers == batch.labels
+        else:
+            right = answers == expected.argmax(dim=1)
+        if not batch.masked:
+            return right.float()
+        counted = batch.labels != IGNORED if self._labelled else torch.ones_like(right)
+        return (right & counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
+
+    def _expected(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         assert self._teacher is not None  # noqa: S101 - asked for only where there is one
         with torch.no_grad():
-            output = accepted(self._teacher, inputs.to(floating_type(self._teacher)))
-        expected = logits_of(output, len(inputs), "teachers")
+            output = accepted(self._teacher, batch.inputs.to(floating_type(self._teacher)))
+        expected = _logits(output, batch, "teachers")
         if expected.shape != logits.shape:
             raise DataError(
                 f"the teacher gives {expected.shape[1]} logits, the network {logits.shape[1]}",
                 tip="name a --teacher with the same classes",
             )
-        return expected if expected.dtype == torch.float64 else expected.float()
+        return expected
+
+
+def _logits(output: object, batch: MixedBatch, purpose: str) -> Tensor:
+    """Return logits (n, classes), or (n, classes, H, W) for masks, in float32 at least."""
+    if batch.masked:
+        logits = mask_logits_of(output, batch.labels.shape, purpose)
+    else:
+        logits = logits_of(output, len(batch.inputs), purpose)
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    if labels.ndim == 3:
+        return mask_loss(logits, labels, smoothing)
+    return F.cross_entropy(logits, labels, label_smoothing=smoothing)

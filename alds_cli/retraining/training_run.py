@@ -18,6 +18,7 @@ from alds_cli.checkpoint.training_state import read_state, state_path, write_sta
 from alds_cli.datasets import (
     Batches,
     LabelledImages,
+    MaskedImages,
     opened,
     tensor_files,
 )
@@ -166,8 +167,13 @@ def _labelled(
     network: Network,
     place: torch.device,
 ) -> tuple[LabelledImages, ClassAssignment]:
-    """Open the images and number their classes; those of a teacher may have no labels."""
+    """Open the images and number their classes.
+
+    Masks have numbers, and images for a teacher may have no labels.
+    """
     images = opened(data, split="train", download=options.download)
+    if isinstance(images, MaskedImages):
+        return images, ClassAssignment()
     if not images.labelled and options.teacher is not None and options.settings.label_weight == 0:
         return images, ClassAssignment()
     return assigned(images, prepared, network.module, options.classes, device=place)
