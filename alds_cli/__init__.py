@@ -1,8 +1,8 @@
 """Make a trained PyTorch network smaller, and keep it running.
 
-For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `retrain` and `sweep` do
-what the commands of the same names do. They are loaded when first used, so that importing this
-package costs nothing.
+For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `retrain`, `iterate`
+and `sweep` do what the commands of the same names do. They are loaded when first used, so that
+importing this package costs nothing.
 """
 
 # Nothing is imported here: the command imports this before it can answer a signal.
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from alds_cli.api.compress import compress, compress_family
     from alds_cli.api.evaluate import evaluate
     from alds_cli.api.inspect import inspect
+    from alds_cli.api.iterate import iterate
     from alds_cli.api.profile import profile
     from alds_cli.api.recipe import recipe
     from alds_cli.api.report import report
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from alds_cli.network.networks import Network
     from alds_cli.network.opening import Model, Preparation
     from alds_cli.options.training_options import RetrainSettings
-    from alds_cli.records import Plan, Preprocessing, ProgressCallback
+    from alds_cli.records import Plan, Preprocessing, ProgressCallback, StageCallback
     from alds_cli.sweeping import Watcher
 
 __all__ = [
@@ -40,12 +41,14 @@ __all__ = [
     "ProgressCallback",
     "RetrainSettings",
     "Source",
+    "StageCallback",
     "Watcher",
     "__version__",
     "compress",
     "compress_family",
     "evaluate",
     "inspect",
+    "iterate",
     "load",
     "profile",
     "recipe",
@@ -64,6 +67,7 @@ _HOMES = {
     "Preprocessing": "alds_cli.records",
     "ProgressCallback": "alds_cli.records",
     "RetrainSettings": "alds_cli.options.training_options",
+    "StageCallback": "alds_cli.records",
     "Watcher": "alds_cli.sweeping",
     "__version__": "alds_cli._version",
 }

@@ -12,7 +12,7 @@
     ├── TableError                an error table the user named cannot be used
     ├── OptionError               an option's value makes no sense, alone or with another
     ├── OutputError               a result cannot be written
-    ├── RunFolderError            a sweep's folder, or a file in it, cannot be used
+    ├── RunFolderError            a folder of runs or steps, or a file in it, cannot be used
     ├── MissingExtraError         an optional dependency is not installed
     ├── EngineError               a cluster cannot be reached, or lost its workers
     ├── VerificationError         exit code 1: the result computes something else, or does not run
@@ -76,7 +76,7 @@ class OutputError(AldsError):
 
 
 class RunFolderError(AldsError):
-    """The folder of a sweep, or a file in it, cannot be read for what it should be."""
+    """The folder of a sweep or an iteration, or a file in it, cannot be read as what it is."""
 
 
 class MissingExtraError(AldsError):

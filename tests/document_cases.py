@@ -17,6 +17,7 @@ from alds_cli.records import (
     Choice,
     EpochRecord,
     Fingerprint,
+    IterationStage,
     Kept,
     Plan,
     Preprocessing,
@@ -24,6 +25,7 @@ from alds_cli.records import (
     Training,
 )
 from alds_cli.schemas.file_forms import PlanForm, TrainingForm
+from alds_cli.schemas.iteration_forms import IterationForm, StageForm
 from alds_cli.schemas.sweep_folder import RecordForm, SettingsForm, SweepForm
 
 PLAN = Plan(
@@ -60,6 +62,32 @@ CONTENTS = {
         schema=1, baseline=sweep_cases.baseline(), settings=SettingsForm(samples=3)
     ).content(),
     "asked": {"schema": 1, "runs": ["alds-0.5-e0-r0", "svd-1~3-e1-r0"]},
+    "iteration": IterationForm(
+        schema=1,
+        weights="0" * 64,
+        images=7,
+        fingerprint=FINGERPRINT,
+        preprocessing=PREPROCESSING,
+        ratios=(0.5, 0.75),
+        target="params",
+        method="alds",
+        arguments={"k": 3},
+        solver=None,
+        bound="density",
+        samples=512,
+        refit=False,
+        tune_steps=0,
+        rank_multiple=1,
+        include=(),
+        exclude=("head",),
+        training=RetrainSettings(3),
+        teacher=None,
+        validation=FINGERPRINT,
+    ).content(),
+    "stage": StageForm(
+        schema=1,
+        stage=IterationStage(1, 0.5, "alds", "exact", "density", 9, 4, 90, None, 0.5, HISTORY, 2),
+    ).content(),
     "training": TrainingForm(
         format=3,
         settings=RetrainSettings(3),

@@ -24,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alds_cli.checkpoint import read_plan, write_plan
+from alds_cli.checkpoint.iteration_folder import IterationFolder
 from alds_cli.checkpoint.latencies import latency_path, load_latencies
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.checkpoint.writing import dump_document, parse_document
@@ -36,7 +37,9 @@ from alds_cli.records import (
     RetrainSettings,
 )
 from alds_cli.retraining import TrainingState
+from alds_cli.schemas import parsed
 from alds_cli.schemas.file_forms import MOST_KEPT
+from alds_cli.schemas.iteration_forms import IterationForm
 
 fuzz = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 
@@ -113,6 +116,37 @@ def test_damaged_notes_of_what_was_asked_for(place, text):
     if found is not None:
         folder.ask([RunKey("alds", "0.25", 0, 0)])
         assert folder.unfinished() >= found
+
+
+@pytest.mark.slow
+@fuzz
+@given(damaged_texts("stage"))
+def test_damaged_records_of_steps(place, text):
+    folder = IterationFolder.beside(place / "small.pt")
+    folder.make(1)
+    path = folder.path / "1" / "stage.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    found = outcome(lambda: folder.stage(1))
+    if found is not None:
+        folder.write(found)
+        assert folder.stage(1) == found
+
+
+@pytest.mark.slow
+@fuzz
+@given(damaged_texts("iteration"))
+def test_damaged_beginnings_of_iterations(place, text):
+    """Whatever differs from what was asked is noticed, and nothing else goes wrong."""
+    folder = IterationFolder.beside(place / "begun.pt")
+    folder.path.mkdir(exist_ok=True)
+    path = folder.path / "iterate.json"
+    path.write_text(text, encoding="utf-8", errors="surrogatepass")
+    outcome(lambda: folder.require_same(ITERATION))
+    folder.begin(ITERATION)
+    folder.require_same(ITERATION)
+
+
+ITERATION = parsed(IterationForm, json.dumps(CONTENTS["iteration"]))
 
 
 @fuzz

@@ -40,7 +40,17 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
 
 COMMANDS = {own.name: own.callback for own in verbs.program().registered_commands}
 
-FUNCTIONS = ["compress", "evaluate", "inspect", "profile", "report", "retrain", "sweep", "train"]
+FUNCTIONS = [
+    "compress",
+    "evaluate",
+    "inspect",
+    "iterate",
+    "profile",
+    "report",
+    "retrain",
+    "sweep",
+    "train",
+]
 
 each_command = pytest.mark.parametrize("name", COMMANDS)
 each_function = pytest.mark.parametrize("name", FUNCTIONS)

@@ -99,6 +99,17 @@ def test_what_sweep_and_report_print_and_what_is_in_the_folder(printed, digits, 
 
 
 @pytest.mark.slow
+def test_what_iterate_prints_and_what_is_in_the_folder(printed, digits, tmp_path):
+    data, small = f"tensors:{digits / 'data.safetensors'}", tmp_path / "small.pt"
+    few = ("--to", "0.5", "--steps", "2", "--epochs-per-step", "1", "-o", small)
+    require_true("iterate", printed("iterate", digits / "model.pt", "--data", data, *few))
+    folder = tmp_path / "small.pt.iterate"
+    require_true("iteration", json.loads((folder / "iterate.json").read_text()))
+    for step in ("1", "2"):
+        require_true("stage", json.loads((folder / step / "stage.json").read_text()))
+
+
+@pytest.mark.slow
 def test_what_the_demo_prints(printed, tmp_path):
     require_true("demo", printed("demo", "-o", tmp_path / "demo"))
 

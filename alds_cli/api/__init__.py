@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.evaluate import evaluate
 from alds_cli.api.inspect import inspect
+from alds_cli.api.iterate import iterate
 from alds_cli.api.profile import profile
 from alds_cli.api.recipe import recipe
 from alds_cli.api.report import report
@@ -19,6 +20,7 @@ from alds_cli.api.train import train
 from alds_cli.options.model_source import Source
 
 if TYPE_CHECKING:
+    from alds_cli.compression.iterating import IterationResult
     from alds_cli.compression.session import CompressionResult
     from alds_cli.evaluation.models import EvaluationResult, Measured
     from alds_cli.network.inspection import Contents, Inspection, StoredTensor
@@ -33,6 +35,7 @@ __all__ = [
     "Contents",
     "EvaluationResult",
     "Inspection",
+    "IterationResult",
     "Measured",
     "Model",
     "Preparation",
@@ -46,6 +49,7 @@ __all__ = [
     "compress_family",
     "evaluate",
     "inspect",
+    "iterate",
     "load",
     "profile",
     "recipe",
@@ -61,6 +65,7 @@ _HOMES = {
     "Contents": "alds_cli.network.inspection",
     "EvaluationResult": "alds_cli.evaluation.models",
     "Inspection": "alds_cli.network.inspection",
+    "IterationResult": "alds_cli.compression.iterating",
     "Measured": "alds_cli.evaluation.models",
     "Model": "alds_cli.network.opening",
     "Preparation": "alds_cli.network.opening",

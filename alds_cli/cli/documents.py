@@ -13,6 +13,7 @@ from alds_cli.schemas.results import (
     EvaluateForm,
     FamilyForm,
     InspectForm,
+    IterateForm,
     LayerForm,
     MeasuredForm,
     PointForm,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Contents,
         EvaluationResult,
         Inspection,
+        IterationResult,
         Measured,
         ProfileResult,
         ReportResult,
@@ -218,6 +220,21 @@ def retraining(result: RetrainResult) -> RetrainForm:
         output=result.output,
         classes=result.assignment.classes,
         classes_warning=result.assignment.warning,
+    )
+
+
+def iteration(result: IterationResult) -> IterateForm:
+    """Return the document of `alds iterate`."""
+    last = result.stages[-1]
+    return IterateForm(
+        steps=len(result.stages),
+        resumed_from=result.resumed_from,
+        params_before=last.params_before,
+        params=last.params_after,
+        bytes=result.nbytes,
+        seconds=result.seconds,
+        output=result.output,
+        stages=list(result.stages),
     )
 
 

@@ -86,7 +86,9 @@ def _by_recipe(
         return source is not None and source.name != "DEFAULT"
 
     recipe = read_recipe(given[_RECIPE])
-    values = recipe.values(purpose, given["epochs"] if stated("epochs") else None)
+    lengths = [each.parameter for each in parameters(options) if each.name == "epochs"]
+    length = next((given[each] for each in lengths if stated(each)), None)
+    values = recipe.values(purpose, length)
     if purpose == "train" and not stated("arch"):
         values |= {"arch": recipe.network, "arch_args": recipe.arguments}
     found = {
@@ -201,6 +203,7 @@ VERBS = (
     "evaluate",
     "train",
     "retrain",
+    "iterate",
     "sweep",
     "report",
     "schema",

@@ -50,6 +50,7 @@ from alds_cli.records.plans_and_layers import (
     Preprocessing,
     SchemeNumber,
 )
+from alds_cli.records.stages import IterationStage, StageCallback
 
 __all__ = [
     "CLUSTERED",
@@ -74,6 +75,7 @@ __all__ = [
     "FloatArray",
     "Footprint",
     "IntArray",
+    "IterationStage",
     "Kept",
     "Latency",
     "LayerKind",
@@ -88,6 +90,7 @@ __all__ = [
     "RetrainSettings",
     "SchemeNumber",
     "Segmentation",
+    "StageCallback",
     "SweepBaseline",
     "SweepRecord",
     "SweepRun",

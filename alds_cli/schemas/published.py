@@ -20,6 +20,7 @@ from alds_cli.schemas.file_forms import (
     TableForm,
     TrainingForm,
 )
+from alds_cli.schemas.iteration_forms import IterationForm, StageForm
 from alds_cli.schemas.results import (
     CompressForm,
     ContentsForm,
@@ -27,6 +28,7 @@ from alds_cli.schemas.results import (
     EvaluateForm,
     FamilyForm,
     InspectForm,
+    IterateForm,
     Printed,
     ProfileForm,
     ReportForm,
@@ -61,6 +63,8 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "asked": Published("asked.json in a sweep's folder", (AskedForm,)),
         "record": Published("one run in a sweep's folder", (RecordForm,)),
         "training": Published("an interrupted retraining, but for its tensors", (TrainingForm,)),
+        "iteration": Published("iterate.json in the folder of an iteration", (IterationForm,)),
+        "stage": Published("stage.json of a step in that folder", (StageForm,)),
         "table": Published("the head of an error table", (TableForm,)),
         "moments": Published("the head of a layer's moments in the cache", (MomentsForm,)),
         "latencies": Published("measured times in the cache", (LatencyForm,)),
@@ -70,6 +74,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "evaluate": Published("alds evaluate --json", (EvaluateForm,)),
         "train": Published("alds train --json", (RetrainForm,)),
         "retrain": Published("alds retrain --json", (RetrainForm,)),
+        "iterate": Published("alds iterate --json", (IterateForm,)),
         "sweep": Published("alds sweep --json", (SweepResultForm,)),
         "report": Published("alds report --json", (ReportForm,)),
         "demo": Published("alds demo --json", (DemoForm,)),

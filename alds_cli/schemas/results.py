@@ -15,6 +15,7 @@ from alds_cli.records import (
     Comparison,
     DropSearch,
     EpochRecord,
+    IterationStage,
     Latency,
     Preprocessing,
     Refit,
@@ -223,6 +224,19 @@ class RetrainForm(Printed):
     output: str | None
     classes: Literal["named", "file", "numbered"] | None
     classes_warning: str | None
+
+
+class IterateForm(Printed):
+    """Printed by `alds iterate`."""
+
+    steps: int
+    resumed_from: int
+    params_before: int
+    params: int
+    bytes: int
+    seconds: Real
+    output: str
+    stages: Sequence[IterationStage]
 
 
 class SweepResultForm(Printed):

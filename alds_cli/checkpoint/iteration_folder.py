@@ -1,0 +1,233 @@
+"""The folder of an iteration, beside its output.
+
+::
+
+    iterate.json         what the iteration was begun with
+    1/plan.json          the plan of the first step
+    1/compressed.pt      the network by that plan
+    1/retrained.pt       the network after its retraining
+    1/stage.json         what was done; it tells whether the step is finished
+    2/…                  the next step
+
+Every file is written under another name first and appears complete. Equal runs give equal bytes,
+except for measured times. While a step retrains, the state of that is beside `retrained.pt`.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.locks import claimed
+from alds_cli.checkpoint.training_state import state_path
+from alds_cli.errors import OptionError, OutputError, RunFolderError
+from alds_cli.forms import SCHEMA
+from alds_cli.records import IterationStage
+from alds_cli.schemas import Form, MalformedError, UnknownSchemaError, held, parsed
+from alds_cli.schemas.iteration_forms import IterationForm, StageForm
+
+F = TypeVar("F", bound=Form)
+
+_BEGUN = "iterate.json"
+_STAGE = "stage.json"
+_CLAIM = "claim"
+
+
+@dataclass(frozen=True, slots=True)
+class IterationFolder:
+    """The folder of an iteration, which need not exist before something is written.
+
+    Attributes:
+        path: the folder.
+        suffix: the suffix of its artefacts, which is that of the result.
+    """
+
+    path: Path
+    suffix: str
+
+    @classmethod
+    def beside(cls, output: Path) -> IterationFolder:
+        """Return the folder of the iteration that writes a file."""
+        return cls(output.with_name(output.name + ".iterate"), output.suffix)
+
+    @property
+    def begun(self) -> bool:
+        """Whether an iteration was begun there."""
+        return (self.path / _BEGUN).exists()
+
+    @property
+    def worthless(self) -> bool:
+        """Whether nothing is lost if an iteration that was begun there is begun anew.
+
+        Raises:
+            RunFolderError: the file of the first step is damaged.
+        """
+        first = self.stage(1)
+        return not (first is not None and first.finished) and not self.interrupted(1)
+
+    def require_own(self) -> None:
+        """Refuse a folder that holds something else than an iteration.
+
+        Raises:
+            RunFolderError: it does, or the path is a file.
+        """
+        try:
+            found = {each.name for each in self.path.iterdir()} if self.path.exists() else set()
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be read: {error.strerror}") from error
+        if not self.begun and (strange := sorted(found - {_CLAIM})):
+            raise RunFolderError(
+                f"{self.path} is not the folder of an iteration: it holds {strange[0]}",
+                tip="name another output",
+            )
+
+    def claim(self) -> AbstractContextManager[bool]:
+        """Hold the folder while it is worked on; the value is False if another process does.
+
+        Raises:
+            OutputError: the folder cannot be written to.
+        """
+        return claimed(self.path / _CLAIM)
+
+    def begin(self, form: IterationForm) -> None:
+        """Note what an iteration begins with; what one before it did not finish is forgotten.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with suppress(FileNotFoundError):
+            self._file(1, _STAGE).unlink()
+        _write(self.path / _BEGUN, form)
+
+    def require_same(self, form: IterationForm) -> None:
+        """Make sure that the iteration was begun with the same network, images and options.
+
+        Raises:
+            OptionError: something differs; all that does is named.
+            RunFolderError: the file that says so is damaged.
+        """
+        before = _read(IterationForm, self.path / _BEGUN).content()
+        differences = list(_differences(before, form.content()))
+        if differences:
+            raise OptionError(
+                "the iteration to resume was begun differently: " + "; ".join(differences),
+                tip="resume with the same options, network and images, or name another output",
+            )
+
+    def stage(self, step: int) -> IterationStage | None:
+        """Return what is known of a step; None before its compression is finished.
+
+        Raises:
+            RunFolderError: its file is damaged.
+        """
+        path = self._file(step, _STAGE)
+        if not path.exists():
+            return None
+        found = _read(StageForm, path).stage
+        if found.step != step:
+            raise _damaged(path, f"it holds step {found.step}")
+        return found
+
+    def write(self, stage: IterationStage) -> None:
+        """Note what a step did.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        _write(self._file(stage.step, _STAGE), held(StageForm, schema_=SCHEMA, stage=stage))
+
+    def make(self, step: int) -> None:
+        """Make the folder of a step.
+
+        Raises:
+            OutputError: it cannot be made.
+        """
+        make_folder(self.path / str(step))
+
+    def plan(self, step: int) -> Path:
+        """Return the path of a step's plan."""
+        return self._file(step, "plan.json")
+
+    def compressed(self, step: int) -> Path:
+        """Return the path of a step's network before its retraining."""
+        return self._file(step, f"compressed{self.suffix}")
+
+    def retrained(self, step: int) -> Path:
+        """Return the path of a step's network after its retraining."""
+        return self._file(step, f"retrained{self.suffix}")
+
+    def interrupted(self, step: int) -> bool:
+        """Return whether the retraining of a step was interrupted after its first epoch."""
+        return state_path(self.retrained(step)).exists()
+
+    def deliver(self, step: int, output: Path) -> int:
+        """Copy a step's network to the result, and return its bytes.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with replacing(output) as temporary:
+            shutil.copyfile(self.retrained(step), temporary)
+        return output.stat().st_size
+
+    def _file(self, step: int, name: str) -> Path:
+        return self.path / str(step) / name
+
+
+def _differences(
+    before: Mapping[str, Any], now: Mapping[str, Any], within: str = ""
+) -> Iterator[str]:
+    """Yield what differs between two documents of one form, named by the innermost fields."""
+    for key in sorted(before.keys() | now.keys()):
+        one, other = before.get(key), now.get(key)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            yield from _differences(one, other, f"{within}{key} ")
+        elif one != other:
+            name = f"{within}{key}".replace("_", " ")
+            yield f"{name} was {_short(one)}, now is {_short(other)}"
+
+
+def _short(value: object) -> str:
+    told = str(value)
+    return told if len(told) <= 60 else f"{told[:60]}…"
+
+
+def _write(path: Path, form: Form) -> None:
+    try:
+        text = form.text(indent=1)
+    except MalformedError as error:
+        raise OutputError(f"cannot write {path}: {error}") from error
+    make_folder(path.parent)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(kind: type[F], path: Path) -> F:
+    require_regular(path, RunFolderError, most=kind.most_bytes)
+    try:
+        return parsed(kind, path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
+    except UnknownSchemaError as error:
+        raise RunFolderError(
+            f"{path} cannot be read: {error}",
+            tip="install the version of alds that wrote it, or a newer one",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _damaged(path, "it is not UTF-8 text") from error
+    except MalformedError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: object) -> RunFolderError:
+    tip = (
+        "name another output"
+        if path.name == _BEGUN
+        else f"remove the folder {path.parent} and those of later steps; --resume makes them again"
+    )
+    return RunFolderError(f"{path} is damaged: {reason}", tip=tip)
