@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
@@ -33,6 +33,7 @@ def images(count):
     return TensorImages("set", [pixels.contiguous()], numbers)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 300), st.lists(st.integers(0, 200), max_size=5), SEEDS)
 def test_parts_are_disjoint_rising_and_as_large_as_asked(count, sizes, seed):
     parts = drawn_apart(count, sizes, seed)
@@ -46,6 +47,7 @@ def test_parts_are_disjoint_rising_and_as_large_as_asked(count, sizes, seed):
     assert set(drawn) <= set(range(count))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(0, 250), SEEDS)
 def test_a_part_does_not_depend_on_those_after_it(count, size, seed):
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -56,6 +58,7 @@ def test_a_part_does_not_depend_on_those_after_it(count, size, seed):
     assert all(map(torch.equal, draw_sample(count, size, seed), (first, second)))
 
 
+@settings(deadline=None)
 @given(st.integers(3, 500), SEEDS)
 def test_a_training_set_is_divided_whole(count, seed):
     whole = images(count)

@@ -22,6 +22,7 @@ from alds_cli.records import Preprocessing
 COUNTS = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
 
+@settings(deadline=None)
 @given(COUNTS)
 def test_wilsons_interval_is_that_of_scipy(counts):
     right, count = counts
@@ -33,8 +34,8 @@ def test_wilsons_interval_is_that_of_scipy(counts):
     assert low < high
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.integers(0, 3000), st.integers(0, 3000))
-@settings(max_examples=50)
 def test_mcnemars_test_is_the_exact_binomial_one(first, second):
     p = mcnemar(first, second)
     expected = binomtest(first, first + second).pvalue if first + second else 1.0
@@ -53,6 +54,7 @@ def test_mcnemars_test_on_paper():
 ANSWERS = st.lists(st.tuples(*[st.integers(-1, 2)] * 2, st.integers(0, 2)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(ANSWERS)
 def test_a_comparison_counts_what_a_loop_counts(rows):
     model, baseline, labels = (torch.tensor(column) for column in zip(*rows, strict=True))

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +34,7 @@ SUFFIXES = frozenset(
 MOST_AREA = 2**26
 """The most pixels that an image may have: 67,108,864, which take 256 MiB when decoded."""
 
-_MOST_BYTES = 2**29
+MOST_BYTES = 2**29
 """The most bytes that an image file may have: eight for each of `MOST_AREA` pixels."""
 
 _READ_AS = ", ".join(FORMATS[:-1]) + f" or {FORMATS[-1]}"
@@ -81,8 +82,27 @@ def decode(path: Path) -> Image.Image:
         DataError: the file is not an image of one of `FORMATS`, has more than `MOST_AREA`
             pixels, is damaged, or cannot be read.
     """
-    require_regular(path, DataError, most=_MOST_BYTES)
-    with _refusals(path), path.open("rb") as file, _opened(file, path) as picture:
+    require_regular(path, DataError, most=MOST_BYTES)
+    with _refusals(path), path.open("rb") as file:
+        return _decoded(file, path)
+
+
+def decode_content(content: bytes, name: str) -> Image.Image:
+    """Decode the bytes of an image file to mode RGB, as `decode` does.
+
+    Args:
+        content: the bytes.
+        name: what the file is called in messages.
+
+    Raises:
+        DataError: as for `decode`.
+    """
+    with _refusals(name):
+        return _decoded(BytesIO(content), name)
+
+
+def _decoded(file: BinaryIO, path: Path | str) -> Image.Image:
+    with _opened(file, path) as picture:
         _require_moderate(path, picture.size)
         picture.load()
         _require_moderate(path, picture.size)  # a GIF's first frame may enlarge it
@@ -95,7 +115,7 @@ def decode_mask(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
     Raises:
         DataError: it is a colour image, or cannot be read; see `decode`.
     """
-    require_regular(path, DataError, most=_MOST_BYTES)
+    require_regular(path, DataError, most=MOST_BYTES)
     with _refusals(path), path.open("rb") as file, _opened(file, path) as picture:
         _require_moderate(path, picture.size)
         if picture.mode not in {"L", "P"}:
@@ -112,7 +132,7 @@ def file_digest(path: Path) -> bytes:
     Raises:
         DataError: the file cannot be read.
     """
-    require_regular(path, DataError, most=_MOST_BYTES)
+    require_regular(path, DataError, most=MOST_BYTES)
     with _refusals(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").digest()
 
@@ -145,7 +165,7 @@ def _seemingly_text(head: bytes) -> str:
 
 
 @contextmanager
-def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO, path: Path | str) -> Iterator[Image.Image]:
     """Open a file with Pillow, which reads the header but no pixels."""
     try:
         with _LOCK, warnings.catch_warnings():
@@ -165,7 +185,7 @@ def _opened(file: BinaryIO, path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _refusals(path: Path) -> Iterator[None]:
+def _refusals(path: Path | str) -> Iterator[None]:
     """Turn Pillow's errors, which differ by format, into a DataError that names the file."""
     try:
         yield
@@ -188,7 +208,7 @@ def _refusals(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _require_moderate(path: Path, size: tuple[int, int]) -> None:
+def _require_moderate(path: Path | str, size: tuple[int, int]) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise DataError(f"{path} cannot be read as an image: it has no pixels", tip=_REPAIR)
@@ -196,7 +216,7 @@ def _require_moderate(path: Path, size: tuple[int, int]) -> None:
         raise _too_large(path, f"{height:,} × {width:,} pixels are")
 
 
-def _too_large(path: Path, size: str) -> DataError:
+def _too_large(path: Path | str, size: str) -> DataError:
     return DataError(
         f"{path} cannot be read as an image: {size} too many, at most {MOST_AREA:,} pixels "
         "are decoded",
@@ -204,7 +224,7 @@ def _too_large(path: Path, size: str) -> DataError:
     )
 
 
-def _as_rgb(picture: Image.Image, path: Path) -> Image.Image:
+def _as_rgb(picture: Image.Image, path: Path | str) -> Image.Image:
     mode = picture.mode
     if mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")

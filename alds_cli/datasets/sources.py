@@ -43,10 +43,12 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
             `imagefolder:DIR` (one folder per class, in alphabetical order, or images without
             labels); `cifar10:DIR` or `cifar100:DIR` (the folder that holds `cifar-10-batches-py`
             or `cifar-100-python`); `imagenet:DIR` (the folder that holds `train` and `val`);
-            `voc2012:DIR` (the folder that holds `VOCdevkit`; the images have masks); or
-            `package.module:factory` (the user's own code; see `user_images.open_factory`). A suffix
-            `#train`, `#calibration` or `#early-stopping` takes that part of a training set, and
-            `,seed=N` after it divides the set by another seed than 0; see `divided_parts`.
+            `voc2012:DIR` (the folder that holds `VOCdevkit`; the images have masks);
+            `webdataset:SHARD[,SHARD or GLOB ...]` (tar files as WebDataset writes them, also as
+            `part-{000..009}.tar`); or `package.module:factory` (the user's own code; see
+            `user_images.open_factory`). A suffix `#train`, `#calibration` or `#early-stopping`
+            takes that part of a training set, and `,seed=N` after it divides the set by another
+            seed than 0; see `divided_parts`.
         split: which part of a published set to take; other sources have only one. A part of a
             training set is one of `train` in any case.
         download: whether to fetch `cifar10` or `cifar100` if it is not there yet.
@@ -92,7 +94,7 @@ def opened(
 
 
 def tensor_files(data: object) -> list[Path]:
-    """Return the files that a spec `tensors:…` names; other data give an empty list.
+    """Return the files that a spec `tensors:…` or `webdataset:…` names; other data give none.
 
     Raises:
         DataError: one is absent, or named twice.
@@ -103,6 +105,10 @@ def tensor_files(data: object) -> list[Path]:
     if part is not None:
         return tensor_files(whole)
     kind, _, location = whole.partition(":")
+    if kind == "webdataset":
+        from alds_cli.datasets.shards import shard_files  # noqa: PLC0415 - as below
+
+        return shard_files(location)
     return expand(location) if kind == "tensors" else []
 
 
@@ -146,6 +152,12 @@ def _open_voc2012(request: _Request) -> LabelledImages:
     return open_voc2012(request.spec, request.folder, split=request.split)
 
 
+def _open_shards(request: _Request) -> LabelledImages:
+    from alds_cli.datasets.shards import open_shards  # noqa: PLC0415 - as above
+
+    return open_shards(request.spec, request.location)
+
+
 def _open_factory(request: _Request) -> LabelledImages:
     from alds_cli.datasets.user_images import open_factory  # noqa: PLC0415 - as above
 
@@ -165,6 +177,7 @@ _OPENERS: Mapping[str, Callable[[_Request], LabelledImages]] = {
     "cifar100": _open_cifar100,
     "imagenet": _open_imagenet,
     "voc2012": _open_voc2012,
+    "webdataset": _open_shards,
 }
 
 DATASET_FORMS: Mapping[str, str] = {
@@ -174,6 +187,7 @@ DATASET_FORMS: Mapping[str, str] = {
     "cifar100": "cifar100:DIR",
     "imagenet": "imagenet:DIR",
     "voc2012": "voc2012:DIR",
+    "webdataset": "webdataset:SHARD[,SHARD or GLOB ...]",
     "factory": "package.module:factory",
 }
 """The form of a spec of each kind, for help texts."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,20 @@ def expand(location: str) -> list[Path]:
     Raises:
         DataError: one is absent, or named twice.
     """
+    names = list(filter(None, location.split(",")))
+    if not names:
+        raise DataError("'tensors:' names no file", tip="write tensors:FILE[,FILE or GLOB ...]")
+    return matching(names)
+
+
+def matching(names: Sequence[str]) -> list[Path]:
+    """Return the files of these names and globs, those of each glob sorted.
+
+    Raises:
+        DataError: one is absent, or named twice.
+    """
     paths: list[Path] = []
-    for part in filter(None, location.split(",")):
+    for part in names:
         named = Path(part).expanduser()
         # A file whose name happens to hold [ or * is still that file.
         hits = glob.glob(str(named))  # noqa: PTH207 - the pattern may be absolute
@@ -61,12 +74,11 @@ def expand(location: str) -> list[Path]:
                 tip="check the path; a relative one starts from the current folder",
             )
         paths += found
-    if not paths:
-        raise DataError("'tensors:' names no file", tip="write tensors:FILE[,FILE or GLOB ...]")
-    seen = [path.resolve() for path in paths]
-    for number, path in enumerate(seen):
-        if path in seen[:number]:
-            raise DataError(f"{paths[number]} is named twice", tip="name every file once")
+    seen = set()
+    for path in paths:
+        if path.resolve() in seen:
+            raise DataError(f"{path} is named twice", tip="name every file once")
+        seen.add(path.resolve())
     return paths
 
 

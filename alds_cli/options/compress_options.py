@@ -303,7 +303,7 @@ class CompressOptions:
             help="Training images, with or without labels, for methods that look at what the "
             "network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for tuning, "
             "and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR, cifar10:DIR, cifar100:DIR, "
-            "imagenet:DIR, or package.module:factory (your own data set).",
+            "imagenet:DIR, webdataset:SHARDS, or package.module:factory (your own data set).",
             metavar="SPEC",
             panel=IMAGES,
             given=str,

@@ -16,13 +16,13 @@ DataField = Annotated[
     "str | LabelledImages",
     Option(
         help="tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR, "
-        "cifar10:DIR, cifar100:DIR, imagenet:DIR, voc2012:DIR, or package.module:factory (your own "
-        "data set).",
+        "cifar10:DIR, cifar100:DIR, imagenet:DIR, voc2012:DIR, webdataset:SHARDS, or "
+        "package.module:factory (your own data set).",
         metavar="SPEC",
         given=str,
         python="Labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
         "and labels), imagefolder:DIR, cifar10:DIR, cifar100:DIR, imagenet:DIR, "
-        "voc2012:DIR, or package.module:factory.",
+        "voc2012:DIR, webdataset:SHARDS, or package.module:factory.",
     ),
 ]
 ClassesField = Annotated[
