@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import time
 
 import pytest
+from rich.console import Console
 
 from alds_cli import api
+from alds_cli.cli.iterate import _of_any_step
+from alds_cli.records import ProgressEvent
 
 
 @pytest.fixture
@@ -65,6 +70,41 @@ def test_what_the_command_prints(place, run):
     assert (told["resumed_from"], told["steps"], told["params"]) == (2, 2, sizes[-1])
     assert [stage["params_after"] for stage in told["stages"]] == sizes
     assert math.isclose(told["stages"][0]["ratio"], 1 - 0.4**0.5)
+
+
+def test_an_interruption_says_what_is_kept(place, run, monkeypatch):
+    from alds_cli.compression import iterating  # noqa: PLC0415 - torch is imported by then anyway
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iterating, "retrain", interrupted)
+    code, out, err = run(*FEW, "-o", "x.pt")
+    assert (code, out) == (130, "")
+    assert "interrupted: finished steps are kept in x.pt.iterate; --resume goes on" in err
+    assert not (place / "x.pt").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    assert run(*FEW, "-o", "x.pt", "--resume")[0] == 0
+
+
+def test_one_bar_shows_a_part_of_every_step():
+    from alds_cli.cli.interface import Interface  # noqa: PLC0415
+
+    interface = Interface()
+    stream = io.StringIO()
+    interface.notes = Console(file=stream, force_terminal=True, width=100)
+    with interface.progress() as bars:
+        show = _of_any_step(bars)
+        for step in (1, 2):
+            for done in (1, 4):
+                show(ProgressEvent(f"{step}/2 retrain", done, 4))
+        show(ProgressEvent("3/3 retrain", 2, 4))
+        time.sleep(0.3)
+    last = stream.getvalue().split("retrain")[-1]
+    assert "2/4" in last
+    assert stream.getvalue().split("\x1b[2K")[-1].count("retrain") == 1
+    assert _of_any_step(None) is None
 
 
 def test_a_recipe_gives_what_is_not_given(run, monkeypatch):

@@ -84,7 +84,8 @@ def reported(folder):
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_give_the_report_of_one_process(tmp_path):
     sweep_processes.prepare(tmp_path)
-    arguments = {**sweep_processes.arguments(tmp_path), "keep_artefacts": True}
+    more = {"keep_artefacts": True, "distil": True}
+    arguments = {**sweep_processes.arguments(tmp_path), **more}
     plain = api.sweep(tmp_path / "model.pt", output=tmp_path / "plain", **arguments)
     told = Told()
     shared = api.sweep(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from alds_cli.cli.interface import Rows
-    from alds_cli.records import IterationStage
+    from alds_cli.records import IterationStage, ProgressCallback, ProgressEvent
 
 
 @verb(IterateOptions, ComputingReporting)
@@ -36,12 +37,30 @@ def command(options: IterateOptions, reporting: ComputingReporting) -> None:
     def told(stage: IterationStage) -> None:
         interface.say(_line(stage, options.steps))
 
-    with interface.progress() as progress:
-        result = api.iterate(**arguments(replace(options, watcher=told, progress=progress)))
+    try:
+        with interface.progress() as progress:
+            asked = replace(options, watcher=told, progress=_of_any_step(progress))
+            result = api.iterate(**arguments(asked))
+    except KeyboardInterrupt:
+        folder = Path(f"{options.output}.iterate")
+        if folder.is_dir():
+            interface.say(f"interrupted: finished steps are kept in {folder}; --resume goes on")
+        raise
     interface.show(_stages(result.stages))
     source = rendering.place(str(options.model), "input")
     interface.remark(f"{source} → {result.output} in {result.seconds:.1f} s")
     interface.show_json(lambda: documents.iteration(result))
+
+
+def _of_any_step(progress: ProgressCallback | None) -> ProgressCallback | None:
+    """Let one bar show a part of every step: a terminal has too few lines for a bar each."""
+    if progress is None:
+        return None
+
+    def told(event: ProgressEvent) -> None:
+        progress(replace(event, task=event.task.partition(" ")[2]))
+
+    return told
 
 
 def _line(stage: IterationStage, steps: int) -> str:
