@@ -12,6 +12,7 @@ from torch import Tensor
 from alds_cli.checkpoint.files import require_regular
 from alds_cli.datasets.decoding import decode_mask, file_digest
 from alds_cli.datasets.images import ImageFiles, MaskedImages, Split, TensorImages
+from alds_cli.datasets.matlab_masks import read_sbd_mask
 from alds_cli.errors import DataError
 
 _log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class MaskFiles(MaskedImages, ImageFiles):
             DataError: the file cannot be read as a mask.
         """
         path = self._mask_paths[index]
-        return _sbd_mask(path) if path.suffix == ".mat" else torch.from_numpy(decode_mask(path))
+        return read_sbd_mask(path) if path.suffix == ".mat" else torch.from_numpy(decode_mask(path))
 
     def subset(self, indices: Tensor) -> MaskFiles:
         """Return the set of the files at `indices` (n,), n ≥ 1, in that order."""
@@ -78,24 +79,6 @@ class MaskFiles(MaskedImages, ImageFiles):
 
     def _label_contents(self) -> Iterator[bytes | memoryview]:
         return map(file_digest, self._mask_paths)
-
-
-def _sbd_mask(path: Path) -> Tensor:
-    """Read a mask of SBD: a MATLAB file with `GTcls.Segmentation`."""
-    from scipy.io import loadmat  # noqa: PLC0415 - only SBD needs it
-
-    require_regular(path, DataError, most=_MOST_LIST_BYTES)
-    try:
-        values = loadmat(str(path))["GTcls"][0]["Segmentation"][0]
-        height, width = values.shape
-        mask = torch.from_numpy(values.astype("uint8", casting="safe").reshape(height, width))
-    # A damaged MATLAB file fails in many ways.
-    except Exception as error:
-        raise DataError(
-            f"{path} is not a mask of SBD: {type(error).__name__}: {error}",
-            tip="fetch the file again, or remove the image from the list",
-        ) from error
-    return mask
 
 
 def open_voc2012(spec: str, root: Path, *, split: Split) -> MaskFiles:
