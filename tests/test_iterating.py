@@ -18,7 +18,13 @@ from alds_cli import api
 from alds_cli.checkpoint import files
 from alds_cli.checkpoint.iteration_folder import IterationFolder
 from alds_cli.compression.iterating import geometric_steps
-from alds_cli.errors import AldsError, OptionError, RatioUnreachableError, RunFolderError
+from alds_cli.errors import (
+    AldsError,
+    CheckpointError,
+    OptionError,
+    RatioUnreachableError,
+    RunFolderError,
+)
 from alds_cli.retraining import RetrainSettings
 
 SETTINGS = RetrainSettings(epochs=2, batch_size=32, augmentation="none", seed=3)
@@ -376,6 +382,21 @@ def test_damaged_files_are_named(place, name, text, tip):
     with pytest.raises(RunFolderError, match="is damaged") as told:
         iterated(resume=True)
     assert tip in told.value.tip
+
+
+@pytest.mark.slow
+def test_only_the_network_of_the_last_step_is_needed(place):
+    iterated()
+    folder, before = place / "small.pt.iterate", (place / "small.pt").read_bytes()
+    for name in ("1/compressed.pt", "1/retrained.pt", "2/compressed.pt"):
+        (folder / name).unlink()
+    (place / "small.pt").unlink()
+    iterated(resume=True)
+    assert (place / "small.pt").read_bytes() == before
+    (folder / "2/retrained.pt").write_bytes(before[: len(before) // 2])
+    with pytest.raises(CheckpointError, match=r"retrained\.pt"):
+        iterated(resume=True)
+    assert (place / "small.pt").read_bytes() == before
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,18 @@ def test_out_of_reach_and_warnings_come_back(engine, folder, caplog):
         engine.work_off(folder, KEYS[:1], make, Watcher())
     assert "mind the gap" in caplog.messages
     assert not folder.record(KEYS[0]).reached
+
+
+def test_what_cannot_be_sent_is_told_before_the_first_run(engine, folder):
+    lock = threading.Lock()
+
+    def make(key):
+        with lock:
+            return record(key)
+
+    with pytest.raises(EngineError, match="cannot be sent to workers"):
+        engine.work_off(folder, KEYS, make, Watcher())
+    assert folder.records() == []
 
 
 def test_a_folder_that_workers_do_not_see(engine, tmp_path):

@@ -30,12 +30,16 @@ from alds_cli.forms import SCHEMA
 from alds_cli.records import IterationStage
 from alds_cli.schemas import Form, MalformedError, UnknownSchemaError, held, parsed
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
+from alds_cli.text import visible
 
 F = TypeVar("F", bound=Form)
 
 _BEGUN = "iterate.json"
 _STAGE = "stage.json"
 _CLAIM = "claim"
+
+_MOST_TOLD, _LONGEST = 8, 60
+"""The most differences that are told, and the most characters of a value in them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +118,10 @@ class IterationFolder:
         before = _read(IterationForm, self.path / _BEGUN).content()
         differences = list(_differences(before, form.content()))
         if differences:
+            more = len(differences) - _MOST_TOLD
+            told = [*differences[:_MOST_TOLD], *([f"and {more} more"] if more > 0 else [])]
             raise OptionError(
-                "the iteration to resume was begun differently: " + "; ".join(differences),
+                "the iteration to resume was begun differently: " + "; ".join(told),
                 tip="resume with the same options, network and images, or name another output",
             )
 
@@ -170,7 +176,9 @@ class IterationFolder:
 
         Raises:
             OutputError: it cannot be written.
+            RunFolderError: the step's network is not there any more.
         """
+        require_regular(self.retrained(step), RunFolderError)
         with replacing(output) as temporary:
             shutil.copyfile(self.retrained(step), temporary)
         return output.stat().st_size
@@ -188,13 +196,13 @@ def _differences(
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other, f"{within}{key} ")
         elif one != other:
-            name = f"{within}{key}".replace("_", " ")
+            name = _short(f"{within}{key}".replace("_", " "))
             yield f"{name} was {_short(one)}, now is {_short(other)}"
 
 
 def _short(value: object) -> str:
-    told = str(value)
-    return told if len(told) <= 60 else f"{told[:60]}…"
+    told = visible(str(value))
+    return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}…"
 
 
 def _write(path: Path, form: Form) -> None:

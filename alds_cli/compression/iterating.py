@@ -114,8 +114,8 @@ def iterate(options: IterateOptions) -> IterationResult:
             folder.begin(run.form())
         resumed_from = run.finished
         stages = [run.stage(step) for step in range(1, len(ratios) + 1)]
+        network = open_network(folder.retrained(len(ratios)))  # raises where it was damaged since
         nbytes = folder.deliver(len(ratios), output)
-    network = open_network(output)
     return IterationResult(
         network, stages, resumed_from, str(output), nbytes, time.perf_counter() - start
     )

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 import re
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -132,7 +134,7 @@ class _Crew:
         self._work = engine.ray.remote(worked_off).options(**engine.taken())
         self._board = engine.ray.remote(Board).options(num_cpus=0).remote()
         self._told = 0
-        self._make = engine.ray.put(make)
+        self._make = _sent(engine.ray, make)
         self._folder = folder
         self._watcher = watcher
         self._pending: dict[Any, RunKey] = {}
@@ -170,7 +172,7 @@ class _Crew:
         try:
             outcome: Outcome = self._ray.get(task)
         except errors.RayTaskError as error:
-            raise error.cause from error
+            raise (error.cause or error) from error
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
             self.lost.append(key)
             return True
@@ -194,6 +196,21 @@ class _Crew:
                 self._ray.cancel(task, force=True)
 
 
+def _sent(ray: Any, make: Callable[[RunKey], SweepRecord]) -> Any:
+    """Put what makes runs where workers find it, with the network and the images in it.
+
+    Raises:
+        EngineError: something in it cannot be sent to another process.
+    """
+    try:
+        return ray.put(make)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise EngineError(
+            f"the network or the images cannot be sent to workers: {first_line(error)}",
+            tip="name files, or a factory in a module, instead of objects that hold open things",
+        ) from error
+
+
 @contextmanager
 def connected(address: str | None, cpus: int, gpus: float | None) -> Iterator[RayEngine]:
     """Connect to a Ray cluster, and leave it at the end.
@@ -213,12 +230,13 @@ def connected(address: str | None, cpus: int, gpus: float | None) -> Iterator[Ra
         mine = not ray.is_initialized()
         if mine:
             _join(ray, address)
-    try:
-        _check_room(ray, cpus, gpus, grows=address != "local")
-        yield RayEngine(ray, cpus, gpus)
-    finally:
-        if mine:
-            ray.shutdown()
+    with _terminable():
+        try:
+            _check_room(ray, cpus, gpus, grows=address != "local")
+            yield RayEngine(ray, cpus, gpus)
+        finally:
+            if mine:
+                ray.shutdown()
 
 
 def _imported() -> Any:
@@ -239,6 +257,34 @@ def _own_signals() -> Iterator[None]:
     finally:
         with suppress(ValueError):  # only the main thread may set it, and only there Ray does
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Bring SIGTERM through Ray, which turns an exit with a code into one with another.
+
+    It interrupts what Ray does, as Ctrl-C would, and is answered as before when Ray has been left.
+    """
+    answer = signal.getsignal(signal.SIGTERM)
+    if not callable(answer) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        del frame
+        came.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if came:
+            answer(came[0], None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, answer)
 
 
 def _join(ray: Any, address: str | None) -> None:

@@ -16,8 +16,8 @@ from alds_cli.errors import AldsError, RunFolderError
 from alds_cli.records import SweepRecord
 from alds_cli.sweeping.work_queue import Watcher, attempt
 
-PATIENCE = 2.0
-"""Seconds to wait for the board, on which no run depends."""
+PATIENCE = 20.0
+"""Seconds to wait for the board, on which no run depends, where its machine is busy."""
 
 
 @dataclass(frozen=True, slots=True)
