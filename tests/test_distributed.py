@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+
 import pytest
 from job_processes import run_together
 
@@ -66,3 +70,37 @@ def test_batch_normalisation_sees_the_batch_of_all_processes(tmp_path):
     script.write_text(NORMALISED)
     for code, _, errors in run_together([script]):
         assert code == 0, errors
+
+
+@pytest.mark.slow
+def test_processes_that_evaluate_together_count_every_image_once(digits):
+    model, data = digits / "model.pt", f"tensors:{digits / 'data.safetensors'}"
+    arguments = ["-m", "alds_cli", "evaluate", model, "--data", data, "--no-latency", "--json"]
+    arguments += ["--batch-size", "32", "--baseline", model]
+    alone = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    (code, output, errors), (other, silent, _) = run_together(arguments)
+    assert (code, other, silent) == (0, 0, ""), errors
+    one, together = json.loads(alone.stdout), json.loads(output)
+    for found in (one, one["baseline"]):
+        found["loss"] = pytest.approx(found["loss"], rel=1e-6)
+    assert together == one
+
+
+@pytest.mark.slow
+def test_a_command_that_works_in_one_process_says_so(tmp_path, digits):
+    ends = run_together(
+        [
+            "-m",
+            "alds_cli",
+            "compress",
+            digits / "model.pt",
+            "--ratio",
+            "0.5",
+            "-o",
+            tmp_path / "small.pt",
+        ]
+    )
+    for code, output, errors in ends:
+        assert (code, output) == (2, "")
+        assert "2 processes were started together" in errors
+    assert not list(tmp_path.iterdir())

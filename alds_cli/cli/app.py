@@ -134,3 +134,13 @@ def _show_traceback(error: BaseException) -> None:
     console = PlainConsole(sys.stderr)
     for text in lines:
         console.print(line(text), soft_wrap=True)
+
+
+def processes() -> int:
+    """Return how many processes `torchrun` started together for this job."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def follows() -> bool:
+    """Return whether another process of the job speaks to the user."""
+    return processes() > 1 and os.environ.get("RANK", "0") != "0"

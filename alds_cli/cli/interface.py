@@ -92,8 +92,9 @@ class Interface:
             raise OptionError(
                 "a terminal cannot show an artefact", tip="-o FILE, or a pipe after -o -"
             )
-        self.json_wanted = reporting.json
-        self.quiet = reporting.quiet
+        follows = app.follows()
+        self.json_wanted = reporting.json and not follows
+        self.quiet = reporting.quiet or follows
         self.verbose = reporting.verbose
         if current is not None:
             current.require_output()
@@ -105,7 +106,7 @@ class Interface:
         self._output = output
         self.notes = PlainConsole(sys.stderr)
         self.results = _console(sys.stderr if binary_stdout else output)
-        self._silent = binary_stdout and reporting.quiet
+        self._silent = follows or (binary_stdout and reporting.quiet)
         self._start_logging()
         if isinstance(reporting, ComputingReporting) and reporting.threads is not None:
             import torch  # noqa: PLC0415 - slow to import

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli import app
-from alds_cli.errors import CheckpointError, OutputError
+from alds_cli.errors import CheckpointError, OptionError, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -327,8 +327,29 @@ _WITHOUT_TORCH = {"schema", "-h", "--help", "--version"}
 
 def _loads_torch(arguments: list[str]) -> bool:
     """Whether a command loads PyTorch, and is to say so."""
-    quiet = any(own == "--quiet" or re.match(r"-\w*q", own) for own in arguments)
-    return bool(arguments) and not quiet and _WITHOUT_TORCH.isdisjoint(arguments)
+    quiet = app.follows() or any(own == "--quiet" or re.match(r"-\w*q", own) for own in arguments)
+    return not quiet and _loads(arguments)
+
+
+def _loads(arguments: list[str]) -> bool:
+    return bool(arguments) and _WITHOUT_TORCH.isdisjoint(arguments)
+
+
+_SHARED = {"evaluate"}
+"""The commands that several processes carry out together."""
+
+
+def _require_shared(arguments: list[str]) -> None:
+    """Refuse a command that the processes of a job would each carry out by themselves.
+
+    Raises:
+        OptionError: there are several, and the command does not share its work.
+    """
+    if app.processes() > 1 and _SHARED.isdisjoint(arguments) and _loads(arguments):
+        raise OptionError(
+            f"{app.processes()} processes were started together, and this command works in one",
+            tip="start it without torchrun, which is for " + ", ".join(sorted(_SHARED)),
+        )
 
 
 def _answer(streams: Streams) -> int:
@@ -351,6 +372,7 @@ def _carried_out() -> int:
     if not _times_networks(sys.argv[1:]):
         # Idle OpenMP threads that spin take cores from other processes on a CI machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    _require_shared(sys.argv[1:])
     # Imported after signals and streams are set up: it takes longer than many a command.
     from alds_cli.cli import verbs  # noqa: PLC0415
 

@@ -105,7 +105,7 @@ class Batches:
         self._augmentation = AUGMENTATIONS[augmentation]
         self._generator = generator
         self._workers = workers
-        self._world = world
+        self.world = world
         least = max(2, world.size) if merge_last else 1
         self._sizes = _batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
@@ -154,7 +154,7 @@ class Batches:
         for indices in torch.split(order, self._sizes):
             shape = (len(indices), self._augmentation.numbers)
             numbers = torch.rand(shape, generator=generator) if shape[1] else torch.empty(shape)
-            own = self._world.part(len(indices))
+            own = self.world.part(len(indices))
             yield _Job(indices[own], numbers[own])
 
     def _pixels(self) -> Generator[tuple[_Job, Tensor]]:

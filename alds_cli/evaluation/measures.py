@@ -32,6 +32,7 @@ from alds_cli.records import (
     ProgressEvent,
 )
 from alds_cli.runtime.devices import accepted, as_latency, pick_device, ready, time_networks
+from alds_cli.runtime.distributed import ALONE, gathered
 from alds_cli.tracing.logits import logits_of
 
 _log = logging.getLogger(__name__)
@@ -244,9 +245,21 @@ def _each_batch(
     total = length_hint(batches)
     with ready(module, device or pick_device()) as run, torch.inference_mode():
         for done, (inputs, labels) in enumerate(batches, start=1):
-            figures = add(_logits(run, inputs, len(labels)), labels)
+            logits = _logits(run, inputs, len(labels)) if len(labels) else None
+            figures = add(*_of_whole_batch(batches, logits, labels))
             if progress is not None:
                 progress(ProgressEvent("evaluate", done, total, figures))
+
+
+def _of_whole_batch(
+    batches: Iterable[Batch], logits: Tensor | None, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the logits and labels of all images of a batch, of which each process has some."""
+    if logits is None or (isinstance(batches, Batches) and batches.world != ALONE):
+        parts = gathered((logits, labels))
+        found = [own for own, _ in parts if own is not None]
+        return torch.cat(found), torch.cat([own for _, own in parts])
+    return logits, labels
 
 
 def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:

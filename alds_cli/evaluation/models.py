@@ -42,7 +42,7 @@ from alds_cli.records import (
     ProgressEvent,
     Segmentation,
 )
-from alds_cli.runtime.devices import pick_device
+from alds_cli.runtime.distributed import joined, world
 from alds_cli.tracing.trace import count_parameters, trace
 
 
@@ -90,7 +90,8 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Measure accuracy, loss, parameters, MACs, bytes and latency.
 
     Images without labels tell how often the network agrees with a baseline. Images with masks tell
-    the accuracy of the pixels and the mean IoU.
+    the accuracy of the pixels and the mean IoU. The processes of a job share the images of every
+    batch, and find the same; the first alone measures times.
 
     Raises:
         DataError: the data cannot be used, or not with this network, or they have no labels and
@@ -98,7 +99,11 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
         OptionError: classes are named for images that have no class folders.
         AldsError: a model cannot be read.
     """
-    place = pick_device(options.device)
+    with joined(options.device) as place:
+        return _evaluated(options, place)
+
+
+def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResult:
     networks = {"evaluate": open_network(options.model, options.source)}
     if options.baseline is not None:
         networks["baseline"] = open_network(options.baseline, options.baseline_source)
@@ -118,7 +123,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             batch_size=options.latency_batch_size,
             device=place,
         )
-        if options.latency
+        if options.latency and world().first
         else {}
     )
     measured = {
@@ -190,6 +195,7 @@ class _Run:
             self.prepared,
             batch_size=self.options.batch_size,
             workers=self.options.workers,
+            world=world(),
         )
         found = {
             task: _answered(network, batches, self.place, _renamed(self.options.progress, task))
