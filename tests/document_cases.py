@@ -15,6 +15,7 @@ from alds_cli.inputs import InputSpec
 from alds_cli.records import (
     Architecture,
     Choice,
+    EpochProgress,
     EpochRecord,
     Fingerprint,
     IterationStage,
@@ -89,7 +90,7 @@ CONTENTS = {
         stage=IterationStage(1, 0.5, "alds", "exact", "density", 9, 4, 90, None, 0.5, HISTORY, 2),
     ).content(),
     "training": TrainingForm(
-        format=3,
+        format=4,
         settings=RetrainSettings(3),
         preprocessing=PREPROCESSING,
         images=7,
@@ -97,6 +98,7 @@ CONTENTS = {
         history=HISTORY,
         scaler=None,
         validation=None,
+        within=EpochProgress(2, 3.5, 1, 0.25),
     ).content(),
     "latencies": {
         "conditions": {"threads": 3, "environment": {"OMP_WAIT_POLICY": "PASSIVE"}},

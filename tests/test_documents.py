@@ -171,7 +171,8 @@ STATE = TrainingState(
 @fuzz
 @given(document_cases.damaged("training"))
 def test_damaged_training_states(content):
-    values = {**content, "model": {}, "optimiser": {}} if isinstance(content, dict) else content
+    tensors = {"model": {}, "optimiser": {}, "random": [torch.zeros(3, dtype=torch.uint8)]}
+    values = {**content, **tensors} if isinstance(content, dict) else content
     found = outcome(lambda: TrainingState.from_dict(values))
     if found is not None:
         assert TrainingState.from_dict(found.to_dict()) == found

@@ -124,7 +124,7 @@ def test_two_steps_are_those_of_plain_pytorch():
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, stop):
     states = []
     whole = network()
-    result = train(whole, dataset, on_epoch_end=states.append)
+    result = train(whole, dataset, keep=states.append)
 
     file = io.BytesIO()
     torch.save(states[stop - 1].to_dict(), file)
@@ -137,7 +137,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, stop):
     nn.init.zeros_(resumed[0].weight)
     torch.rand(7)
     later = []
-    again = train(resumed, dataset, resume=state, on_epoch_end=later.append)
+    again = train(resumed, dataset, resume=state, keep=later.append)
     assert same(whole, resumed)
     assert [replace(r, seconds=0) for r in again.history] == [
         replace(r, seconds=0) for r in result.history
@@ -152,7 +152,7 @@ def test_a_kept_state_does_not_change_while_training_goes_on(dataset):
         states.append(state)
         copies.append(copy.deepcopy(state.to_dict()))
 
-    train(network(), dataset, on_epoch_end=keep)
+    train(network(), dataset, keep=keep)
     for state, early in zip(states, copies, strict=True):
         for name, tensor in state.model.items():
             assert torch.equal(tensor, early["model"][name])
@@ -163,7 +163,7 @@ def test_a_kept_state_does_not_change_while_training_goes_on(dataset):
 
 def test_a_state_serves_twice(dataset):
     states = []
-    train(network(), dataset, on_epoch_end=states.append)
+    train(network(), dataset, keep=states.append)
     first, second = network(), network()
     train(first, dataset, resume=states[0])
     train(second, dataset, resume=states[0])
@@ -229,7 +229,7 @@ def test_half_precision_trains_on_float32_weights(dataset, dtype):
     half = network().to(dtype)
     master = copy.deepcopy(half).float()
     states = []
-    train(half, dataset, on_epoch_end=states.append)
+    train(half, dataset, keep=states.append)
     train(master, dataset)
     assert {p.dtype for p in half.parameters()} == {dtype}
     assert half[1].running_mean.dtype == dtype
@@ -291,7 +291,7 @@ def test_divergence_is_told_with_epoch_step_and_rate(dataset, lr):
     module = network().half().eval()
     states = []
     with pytest.raises(ContractError, match=r"epoch \d+, step \d+, at a learning rate of") as e:
-        train(module, dataset, settings, on_epoch_end=states.append)
+        train(module, dataset, settings, keep=states.append)
     assert "--lr" in e.value.tip
     assert e.value.exit_code == 1
     assert module[0].weight.dtype == torch.float16
@@ -319,7 +319,7 @@ def test_an_epochs_last_update_is_checked_before_its_state_is_kept(dataset):
     settings = RetrainSettings(epochs=1, batch_size=65, lr=3e38, momentum=0, weight_decay=1e30)
     states = []
     with pytest.raises(ContractError, match="epoch 1, step 1"):
-        train(network(), dataset, settings, on_epoch_end=states.append)
+        train(network(), dataset, settings, keep=states.append)
     assert not states
 
 
@@ -353,7 +353,7 @@ def test_one_image_is_too_few():
 
 def test_a_state_of_another_run_is_refused(dataset):
     states = []
-    train(network(), dataset, replace(SETTINGS, epochs=1), on_epoch_end=states.append)
+    train(network(), dataset, replace(SETTINGS, epochs=1), keep=states.append)
     with pytest.raises(OptionError, match=r"epochs was 1, now is 3; lr was 0\.02, now is 0\.5"):
         train(network(), dataset, replace(SETTINGS, lr=0.5), resume=states[0])
     fewer = TensorImages("x", [dataset.batch(torch.arange(20))], dataset.labels[:20])
@@ -409,7 +409,7 @@ def test_a_state_of_another_run_is_refused(dataset):
 def test_a_state_with_other_tensors_is_refused_and_changes_nothing(dataset, part, damage):
     states = []
     settings = replace(SETTINGS, epochs=1, momentum=0.9)
-    train(network(), dataset, settings, on_epoch_end=states.append)
+    train(network(), dataset, settings, keep=states.append)
     damaged = replace(states[0], **{part: damage(getattr(states[0], part))})
     module = network()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -422,7 +422,7 @@ def test_a_state_with_other_tensors_is_refused_and_changes_nothing(dataset, part
 def test_a_state_does_not_decide_the_settings_of_the_optimiser(dataset):
     states, whole, resumed = [], network(), network()
     settings = replace(SETTINGS, epochs=2)
-    train(whole, dataset, settings, on_epoch_end=states.append)
+    train(whole, dataset, settings, keep=states.append)
     groups = [{**group, "momentum": 0.1} for group in states[0].optimiser["param_groups"]]
     changed = {**states[0].optimiser, "param_groups": groups}
     train(resumed, dataset, settings, resume=replace(states[0], optimiser=changed))
@@ -480,7 +480,7 @@ def cyclic():
 )
 def test_a_damaged_state_is_refused(dataset, damage):
     states = []
-    train(network(), dataset, replace(SETTINGS, epochs=1), on_epoch_end=states.append)
+    train(network(), dataset, replace(SETTINGS, epochs=1), keep=states.append)
     with pytest.raises(CheckpointError, match="not a training state") as caught:
         TrainingState.from_dict(damage(states[0].to_dict()))
     assert caught.value.tip
@@ -499,7 +499,7 @@ def test_a_run_whose_last_step_diverged_gives_nothing(dataset, dtype, settings):
     settings = RetrainSettings(**{"batch_size": 65, "milestones": (), **settings})
     module, states = network(dropout=0).to(dtype), []
     with pytest.raises(ContractError, match=r"epoch \d, step 1"):
-        train(module, dataset, settings, on_epoch_end=states.append)
+        train(module, dataset, settings, keep=states.append)
     assert all(state.epoch < settings.epochs for state in states)
 
 
@@ -528,7 +528,7 @@ def test_infinities_from_the_start_are_no_divergence(dataset):
 
     states = []
     whole, module = masked(), masked()
-    train(whole, dataset, on_epoch_end=states.append)
+    train(whole, dataset, keep=states.append)
     train(module, dataset, resume=states[0])
     assert same(whole, module)
 
@@ -560,14 +560,14 @@ def moved(images, labels, **_):
 def test_other_images_do_not_continue_a_run(dataset, change, message):
     states = []
     images = dataset.batch(torch.arange(65))
-    train(network(), dataset, on_epoch_end=states.append)
+    train(network(), dataset, keep=states.append)
     with pytest.raises(OptionError, match=message):
         train(network(), change(images.clone(), dataset.labels), resume=states[0])
 
 
 def test_the_same_images_elsewhere_continue_a_run(dataset):
     states, whole, module = [], network(), network()
-    train(whole, dataset, on_epoch_end=states.append)
+    train(whole, dataset, keep=states.append)
     train(module, moved(dataset.batch(torch.arange(65)), dataset.labels), resume=states[0])
     assert same(whole, module)
 
@@ -589,7 +589,7 @@ def test_image_files_are_told_apart_by_their_bytes(tmp_path, change, message):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number, 0, 0)).save(path)
     states = []
-    train(network(), open_dataset(f"imagefolder:{root}"), on_epoch_end=states.append)
+    train(network(), open_dataset(f"imagefolder:{root}"), keep=states.append)
     change(root)
     (place,) = tmp_path.iterdir()
     images = open_dataset(f"imagefolder:{place}")

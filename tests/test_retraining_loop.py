@@ -289,7 +289,7 @@ def test_other_images_may_judge(dataset):  # noqa: F811
     judges = dataset.subset(torch.arange(7))
     settings, states = replace(SETTINGS, patience=2), []
     module, again = network(), network()
-    result = train(module, dataset, settings, judges=judges, on_epoch_end=states.append)
+    result = train(module, dataset, settings, judges=judges, keep=states.append)
     found = measure_quality(module, Batches(judges, PRESETS["half"], batch_size=16))
     kept = result.history[result.kept - 1]
     assert found.loss == pytest.approx(kept.validation_loss, rel=1e-5, abs=1e-6)
@@ -318,7 +318,7 @@ def test_a_training_ends_when_patience_does(dataset):  # noqa: F811
     noise = TensorImages("x", [dataset.batch(torch.arange(65))], dataset.labels.flip(0))
     settings = replace(SETTINGS, epochs=60, lr=0.5, held_back=0.3, patience=2, milestones=())
     states, module, again = [], network(), network()
-    result = train(module, noise, settings, on_epoch_end=states.append)
+    result = train(module, noise, settings, keep=states.append)
     assert len(result.history) == result.kept + 2 < 60
     later = train(again, noise, settings, resume=states[-1])
     assert len(later.history) == len(result.history)
@@ -371,7 +371,7 @@ def test_float16_needs_cuda(dataset):  # noqa: F811
 def test_cuda_trains_in_half_precision_and_goes_on_with_its_scaler(dataset, precision):  # noqa: F811
     settings, states = replace(SETTINGS, precision=precision, clip_norm=1.0), []
     device = torch.device("cuda")
-    train(network(), dataset, settings, device=device, on_epoch_end=states.append)
+    train(network(), dataset, settings, device=device, keep=states.append)
     assert (states[0].scaler is not None) == (precision == "float16")
     state = TrainingState.from_dict(states[0].to_dict())
     assert len(train(network(), dataset, settings, device=device, resume=state).history) == 3
@@ -412,7 +412,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, name):  # noq
     settings = replace(SETTINGS, augmentation="auto", **EVERYTHING[name])
     teacher = taught() if name == "all" else None
     states, whole, resumed = [], network(), network()
-    result = train(whole, dataset, settings, teacher=teacher, on_epoch_end=states.append)
+    result = train(whole, dataset, settings, teacher=teacher, keep=states.append)
     nn.init.zeros_(resumed[0].weight)
     state = through_a_file(states[1])
     again = train(resumed, dataset, settings, teacher=teacher, resume=state)
@@ -442,7 +442,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, name):  # noq
 )
 def test_damaged_states_are_refused_and_change_nothing(dataset, change):  # noqa: F811
     settings, states = replace(SETTINGS, epochs=2, ema=0.5, held_back=0.25), []
-    train(network(), dataset, settings, on_epoch_end=states.append)
+    train(network(), dataset, settings, keep=states.append)
     module = network()
     damaged = {**states[0].to_dict(), **change}
     with pytest.raises(CheckpointError, match="training state"):

@@ -106,7 +106,7 @@ def test_gradients_longer_than_the_norm_are_shortened_to_it():
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, name):  # noqa: F811
     states, whole, resumed = [], network(), network()
     settings = settings_of(name, schedule="cosine", schedule_epochs=5, clip_norm=1.0)
-    train(whole, dataset, settings, on_epoch_end=states.append)
+    train(whole, dataset, settings, keep=states.append)
     file = io.BytesIO()
     torch.save(states[1].to_dict(), file)
     file.seek(0)
@@ -132,7 +132,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(dataset, name):  # noq
 def test_damaged_states_are_refused_and_change_nothing(dataset, name, damage):  # noqa: F811
     states = []
     settings = settings_of(name, epochs=1)
-    train(network(), dataset, settings, on_epoch_end=states.append)
+    train(network(), dataset, settings, keep=states.append)
     kept = states[0].optimiser["state"]
     optimiser = {**states[0].optimiser, "state": {**kept, 0: damage(kept[0])}}
     module = network()

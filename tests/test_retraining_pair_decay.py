@@ -143,7 +143,7 @@ def test_only_the_halves_of_pairs_are_decayed_otherwise(dataset, optimiser):  # 
 def test_runs_with_it_are_taken_up_to_the_bit(dataset):  # noqa: F811
     settings = RetrainSettings(epochs=3, batch_size=16, pair_decay="product", weight_decay=0.01)
     choices, states, whole, again = {"0": Choice(0, 3, 2)}, [], paired(), paired()
-    train(whole, dataset, settings, pairs=choices, on_epoch_end=states.append)
+    train(whole, dataset, settings, pairs=choices, keep=states.append)
     train(again, dataset, settings, pairs=choices, resume=states[0])
     assert same(whole, again)
 

@@ -66,6 +66,7 @@ class Batches:
         world: the processes among which every batch is divided.
         masks: whether to give masks in place of labels, changed as their images are. In batches
             of one, images may then have different sizes.
+        first: the batch to begin with; those before it are left out, but counted by `len`.
 
     Raises:
         DataError: the images and the preprocessing do not fit together. While iterating, also
@@ -88,6 +89,7 @@ class Batches:
         workers: int = 0,
         world: World = ALONE,
         masks: bool = False,
+        first: int = 0,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise OptionError(
@@ -106,8 +108,9 @@ class Batches:
         self._generator = generator
         self._workers = workers
         self.world = world
+        self._first = first
         least = max(2, world.size) if merge_last else 1
-        self._sizes = _batch_sizes(len(dataset), batch_size, least)
+        self.sizes = _batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
             raise ValueError("augmentation draws from a generator, and none was given")
         self._masked = _with_masks(dataset, augmentation) if masks else None
@@ -128,11 +131,11 @@ class Batches:
         """
         if self._generator is not None:
             return None
-        content = [self.dataset.fingerprint().images, asdict(self.preprocessing), self._sizes]
+        content = [self.dataset.fingerprint().images, asdict(self.preprocessing), self.sizes]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self._sizes)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
         change = self._augmentation.on_batch
@@ -151,11 +154,12 @@ class Batches:
         order = torch.arange(count)
         if generator is not None:
             order = torch.randperm(count, generator=generator)
-        for indices in torch.split(order, self._sizes):
+        for number, indices in enumerate(torch.split(order, self.sizes)):
             shape = (len(indices), self._augmentation.numbers)
             numbers = torch.rand(shape, generator=generator) if shape[1] else torch.empty(shape)
             own = self.world.part(len(indices))
-            yield _Job(indices[own], numbers[own])
+            if number >= self._first:
+                yield _Job(indices[own], numbers[own])
 
     def _pixels(self) -> Generator[tuple[_Job, Tensor]]:
         """Yield each batch as uint8 of shape (n, C, H, W), in the network's input size.
@@ -164,7 +168,7 @@ class Batches:
         """
         dataset = self.dataset
         size = self._extent()
-        require_moderate(max(self._sizes), (dataset.channels, *size))
+        require_moderate(max(self.sizes), (dataset.channels, *size))
         channels = dataset.channels + (self._masked is not None)
         none = torch.empty((0, channels, *size), dtype=torch.uint8)
         vectorised = self._augmentation.on_image is None and self._masked is None

@@ -177,6 +177,7 @@ class _Run:
             batch_size=min(self.options.batch_size, most),
             workers=self.options.workers,
             masks=True,
+            world=world(),
         )
         modules = {task: network.module for task, network in self.networks.items()}
         found, comparison = measure_masks(

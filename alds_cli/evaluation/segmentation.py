@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import IGNORED, Batch
+from alds_cli.datasets import IGNORED, Batch, Batches
 from alds_cli.errors import DataError
 from alds_cli.records import Comparison, ProgressCallback, ProgressEvent, Segmentation
 from alds_cli.runtime.devices import accepted, pick_device, ready
+from alds_cli.runtime.distributed import ALONE, gathered
 from alds_cli.tracing.logits import mask_logits_of
 
 MOST_PIXELS = 2**21
@@ -90,6 +91,19 @@ class PixelTally:
         self.images += len(masks)
         return found
 
+    @classmethod
+    def of_all(cls, parts: Iterable[PixelTally]) -> PixelTally:
+        """Return the sums over what several processes have counted, of which some may be empty."""
+        total = cls()
+        for part in parts:
+            if part.images and total.images:
+                total.confusion += part.confusion
+            elif part.images:
+                total.confusion = part.confusion.clone()
+            total.images += part.images
+            total.loss += part.loss
+        return total
+
     def quality(self) -> Segmentation:
         """Return the accuracy of the pixels, the mean IoU, and the mean loss.
 
@@ -124,6 +138,12 @@ class _Agreement:
 
     same: int = 0
     pixels: int = 0
+
+    @classmethod
+    def of_all(cls, parts: Iterable[_Agreement]) -> _Agreement:
+        """Return the sums over what several processes have counted."""
+        every = list(parts)
+        return cls(sum(own.same for own in every), sum(own.pixels for own in every))
 
     def add(self, found: Mapping[str, Tensor], masks: Tensor, classes: int) -> None:
         """Count a batch: the answers of two networks, the masks, and the number of classes."""
@@ -164,6 +184,8 @@ def measure_masks(
     with ExitStack() as stack, torch.inference_mode():
         runs = {name: stack.enter_context(ready(own, place)) for name, own in modules.items()}
         for done, (inputs, masks) in enumerate(batches, start=1):
+            if not len(masks):
+                continue  # others of the job have the images of this batch
             there = masks.to(place)
             found = {}
             for name, run in runs.items():
@@ -174,6 +196,10 @@ def measure_masks(
                 agreement.add(found, there, classes)
             if progress is not None:
                 progress(ProgressEvent("evaluate", done, length_hint(batches)))
+    if isinstance(batches, Batches) and batches.world != ALONE:
+        parts = gathered((tallies, agreement))
+        tallies = {name: PixelTally.of_all(own[name] for own, _ in parts) for name in modules}
+        agreement = _Agreement.of_all(own for _, own in parts)
     qualities = {name: tally.quality() for name, tally in tallies.items()}
     if len(modules) < 2:
         return qualities, None

@@ -16,6 +16,7 @@ from alds_cli.options.image_options import (
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
+from alds_cli.text import Real
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -69,6 +70,14 @@ TensorboardField = Annotated[
         given=str,
     ),
 ]
+CheckpointField = Annotated[
+    float,
+    Option(
+        help="Keep the state every so many minutes within an epoch too; 0 does not.",
+        metavar="M",
+        bounds=Real(0, 10_000),
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +116,7 @@ class RetrainOptions:
     validation: ValidationField = None
     log: LogField = None
     tensorboard: TensorboardField = None
+    checkpoint_minutes: CheckpointField = 10.0
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

@@ -16,6 +16,7 @@ from alds_cli.options.image_options import (
 )
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.retrain_options import (
+    CheckpointField,
     LogField,
     ResumeField,
     TeacherField,
@@ -80,6 +81,7 @@ class TrainOptions:
     validation: ValidationField = None
     log: LogField = None
     tensorboard: TensorboardField = None
+    checkpoint_minutes: CheckpointField = 10.0
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

@@ -7,6 +7,7 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
+    NOT_BEGUN,
     Candidate,
     ClassAssignment,
     Comparison,
@@ -14,6 +15,7 @@ from alds_cli.records.measurements import (
     Division,
     DropPoint,
     DropSearch,
+    EpochProgress,
     EpochRecord,
     Evaluation,
     Fingerprint,
@@ -54,6 +56,7 @@ from alds_cli.records.stages import IterationStage, StageCallback
 
 __all__ = [
     "CLUSTERED",
+    "NOT_BEGUN",
     "OPERATOR",
     "SCHEMES",
     "SLICED",
@@ -68,6 +71,7 @@ __all__ = [
     "Division",
     "DropPoint",
     "DropSearch",
+    "EpochProgress",
     "EpochRecord",
     "ErrorTable",
     "Evaluation",

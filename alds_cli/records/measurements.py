@@ -365,6 +365,23 @@ class EpochRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class EpochProgress:
+    """What the `step` first steps of an epoch have come to.
+
+    `loss` is the sum over their images, of which `correct` were right; they took `seconds`.
+    """
+
+    step: Count = 0
+    loss: Finite = 0.0
+    correct: Finite = 0.0
+    seconds: Seconds = 0.0
+
+
+NOT_BEGUN = EpochProgress()
+"""The progress of an epoch before its first step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What an artefact says of its retraining: nothing measured in time.
 

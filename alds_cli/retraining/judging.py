@@ -18,6 +18,7 @@ from alds_cli.errors import DataError, OptionError
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import Preprocessing
 from alds_cli.retraining.held_weights import derived_seed
+from alds_cli.runtime.distributed import world
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ class RunImages:
         """The number of images that are trained on."""
         return len(self._trained)
 
-    def epoch(self, epoch: int) -> Batches:
-        """Return the shuffled and augmented batches of an epoch, counted from 0."""
+    def epoch(self, epoch: int, first: int = 0) -> Batches:
+        """Return the shuffled and augmented batches of an epoch, from one on; both count from 0."""
         seed = derived_seed(self._settings.seed, epoch, "images")
         return Batches(
             self._trained,
@@ -124,6 +125,8 @@ class RunImages:
             merge_last=True,
             workers=self._workers,
             masks=self._masks,
+            world=world(),
+            first=first,
         )
 
     def _in_order(self, images: LabelledImages) -> Batches:
@@ -133,4 +136,5 @@ class RunImages:
             batch_size=self._settings.batch_size,
             workers=self._workers,
             masks=self._masks,
+            world=world(),
         )

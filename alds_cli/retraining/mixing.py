@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from alds_cli.options.training_options import RetrainSettings
+from alds_cli.runtime.distributed import ALONE, gathered, world
 
 
 def mixture(inputs: Tensor, settings: RetrainSettings, seed: int) -> tuple[Tensor, float]:
@@ -32,10 +33,22 @@ def mixture(inputs: Tensor, settings: RetrainSettings, seed: int) -> tuple[Tenso
     kind = kinds[generator.integers(len(kinds))]
     alpha = getattr(settings, kind)
     share = float(generator.beta(alpha, alpha))
-    others = inputs.roll(1, 0)
+    others = those_before(inputs)
     if kind == "mixup":
         return torch.lerp(others, inputs, share), share
     return _pasted(inputs, others, share, generator)
+
+
+def those_before(values: Tensor) -> Tensor:
+    """Return for each of (n, …) of a batch the one before it, and the last for the first.
+
+    Of a batch that processes share, all must call this together.
+    """
+    here = world()
+    if here == ALONE:
+        return values.roll(1, 0)
+    lasts = gathered(values[-1:].cpu())
+    return torch.cat([lasts[here.rank - 1].to(values.device), values[:-1]])
 
 
 def _pasted(

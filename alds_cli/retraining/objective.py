@@ -17,6 +17,7 @@ from alds_cli.errors import DataError
 from alds_cli.evaluation.segmentation import check_masks, mask_loss
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.retraining.distillation import divergence
+from alds_cli.retraining.mixing import those_before
 from alds_cli.runtime.devices import accepted
 from alds_cli.tracing.logits import logits_of, mask_logits_of
 from alds_cli.tracing.trace import floating_type
@@ -36,6 +37,11 @@ class MixedBatch:
     inputs: Tensor
     labels: Tensor
     share: float
+
+    @property
+    def counted(self) -> int:
+        """The number of labels that the mean loss is over: of masks, the pixels with a class."""
+        return int((self.labels != IGNORED).sum()) if self.masked else len(self.labels)
 
     @property
     def masked(self) -> bool:
@@ -98,7 +104,7 @@ class Objective:
         own = _cross_entropy(logits, batch.labels, smoothing)
         if batch.share == 1:
             return own
-        others = _cross_entropy(logits, batch.labels.roll(1, 0), smoothing)
+        others = _cross_entropy(logits, those_before(batch.labels), smoothing)
         return batch.share * own + (1 - batch.share) * others
 
     def _distance(self, logits: Tensor, expected: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
-"""The state of a retraining run between two epochs, sufficient to resume it to the bit."""
+"""The state of a retraining run between two steps, sufficient to resume it to the bit."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -16,6 +17,8 @@ from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.forms import plain_text
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
+    NOT_BEGUN,
+    EpochProgress,
     EpochRecord,
     Fingerprint,
     Preprocessing,
@@ -24,14 +27,16 @@ from alds_cli.retraining.optimisers import STEP, remembered
 from alds_cli.schemas import MalformedError, parsed
 from alds_cli.schemas.file_forms import TrainingForm
 
-_FORMAT = 3
+logger = logging.getLogger(__name__)
 
-_WITH_TENSORS = ("model", "optimiser", "averages", "best")
+_FORMAT = 4
+
+_WITH_TENSORS = ("model", "optimiser", "averages", "best", "random")
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingState:
-    """The state of a run after a number of epochs.
+    """The state of a run after a number of epochs, and of steps of the next one.
 
     Attributes:
         settings: the settings that the run was started with.
@@ -46,6 +51,9 @@ class TrainingState:
         best: the state dict that judged best so far, if images are held back.
         scaler: the state dict of the scaler of losses, if the run is in float16.
         validation: identifies the images that judge, if they are others than the training images.
+        within: what the epoch that has begun has come to, between its steps.
+        random: the states of the generators that the network draws from, between its steps; those
+            of the CPU and of the device.
     """
 
     settings: RetrainSettings
@@ -59,6 +67,15 @@ class TrainingState:
     best: Mapping[str, Tensor] | None = None
     scaler: Mapping[str, Any] | None = None
     validation: Fingerprint | None = None
+    within: EpochProgress = NOT_BEGUN
+    random: Sequence[Tensor] = ()
+
+    @property
+    def at(self) -> str:
+        """The point of the run in words, such as "epoch 2" or "step 17 of epoch 3"."""
+        if self.within.step:
+            return f"step {self.within.step} of epoch {self.epoch + 1}"
+        return f"epoch {self.epoch}"
 
     @property
     def epoch(self) -> int:
@@ -80,6 +97,8 @@ class TrainingState:
             "best": None if self.best is None else dict(self.best),
             "scaler": None if self.scaler is None else dict(self.scaler),
             "validation": None if self.validation is None else asdict(self.validation),
+            "within": asdict(self.within),
+            "random": list(self.random),
         }
 
     @classmethod
@@ -100,11 +119,16 @@ class TrainingState:
             raise _unreadable(str(error)) from error
         if len(form.history) > form.settings.epochs:
             raise _unreadable("its history is longer than the run")
-        model, optimiser, averages, best = (values.get(key) for key in _WITH_TENSORS)
+        if not form.history and not form.within.step:
+            raise _unreadable("its run has not begun")
+        model, optimiser, averages, best = (values.get(key) for key in _WITH_TENSORS[:-1])
+        random = values.get("random", [])
         if not isinstance(model, Mapping) or not isinstance(optimiser, Mapping):
             raise _unreadable("it has no model and no optimiser")
         if not isinstance(averages, list | None) or not isinstance(best, Mapping | None):
             raise _unreadable("its averages or its best weights are something else")
+        if not isinstance(random, list) or bool(random) != bool(form.within.step):
+            raise _unreadable("its generators' states are something else")
         return cls(
             settings=form.settings,
             preprocessing=form.preprocessing,
@@ -117,6 +141,8 @@ class TrainingState:
             best=best,
             scaler=form.scaler,
             validation=form.validation,
+            within=form.within,
+            random=tuple(_generator_state(own) for own in random),
         )
 
     def model_like(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -139,6 +165,8 @@ class TrainingState:
             CheckpointError: it is missing though the run judges, or belongs to another network.
         """
         if not judged:
+            return None
+        if not self.history:
             return None
         if self.best is None or any(own.validation_loss is None for own in self.history):
             raise _unreadable("it does not say which weights judged best")
@@ -202,6 +230,8 @@ class TrainingState:
     ) -> None:
         """Raise unless the settings and the images are those of the run of this state.
 
+        The learning rate may differ, so that a run that diverged can go on more slowly.
+
         Raises:
             OptionError: some setting differs (all that do are named), or the images do.
         """
@@ -211,9 +241,15 @@ class TrainingState:
             for field in fields(now)
         ]
         pairs.append(("number of images", self.images, len(seen.dataset)))
-        differences = [
-            f"{name} was {before}, now is {now}" for name, before, now in pairs if before != now
-        ]
+        changed = {
+            name: f"{name} was {before}, now is {now}"
+            for name, before, now in pairs
+            if before != now
+        }
+        slower = changed.pop("lr", None)
+        if slower is not None and not changed:
+            logger.warning("the run goes on otherwise than it began: %s", slower)
+        differences = list(changed.values())
         if differences:
             raise OptionError(
                 "the run to resume was started differently: " + "; ".join(differences),
@@ -256,6 +292,12 @@ class SeenImages:
     def validation(self) -> Fingerprint | None:
         """What identifies the images that judge, if they are others."""
         return None if self._judges is None else self._judges.fingerprint()
+
+
+def _generator_state(found: object) -> Tensor:
+    if type(found) is not Tensor or found.dtype != torch.uint8 or found.ndim != 1:
+        raise _unreadable("a generator's state is something else")
+    return found
 
 
 def _state_like(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import torch
 
 from alds_cli import retraining
 from alds_cli.architectures import build
-from alds_cli.checkpoint import hash_tensors, require_apart
-from alds_cli.checkpoint.training_state import read_state, state_path, write_state
+from alds_cli.checkpoint import require_apart
+from alds_cli.checkpoint.training_state import state_path
 from alds_cli.datasets import (
     Batches,
     LabelledImages,
@@ -23,9 +23,6 @@ from alds_cli.datasets import (
     tensor_files,
 )
 from alds_cli.errors import (
-    AldsError,
-    CheckpointError,
-    ContractError,
     OptionError,
 )
 from alds_cli.evaluation import assigned
@@ -51,8 +48,9 @@ from alds_cli.records import (
 )
 from alds_cli.retraining import TrainingState
 from alds_cli.retraining.held_weights import derived_seed, seeded
+from alds_cli.retraining.kept_state import Keeper
 from alds_cli.retraining.metrics import Metrics
-from alds_cli.runtime.devices import pick_device
+from alds_cli.runtime.distributed import joined, world
 
 logger = logging.getLogger(__name__)
 
@@ -77,23 +75,29 @@ class RetrainResult:
 def retrain(options: RetrainOptions) -> RetrainResult:
     """Train a (compressed) network further; its pairs remain pairs.
 
-    With an output, the state after every epoch is kept beside it until the run is done.
+    With an output, the state is kept beside it until the run is done: after every epoch, after so
+    many minutes, and when the process is asked to stop. Of a job of several processes, the first
+    alone writes files.
 
     Raises:
-        ContractError: the training diverged. Its state is then removed, because continuing from it
-            would diverge again.
+        ContractError: the training diverged. The last state whose numbers were finite is kept.
         OptionError: options make no sense, or differ from those of the run to resume.
         AldsError: a file cannot be read or written.
     """
+    with joined(options.device) as place:
+        return _retrained(options, place)
+
+
+def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
     start = time.perf_counter()
     output = options.output
-    place = pick_device(options.device)
     if options.resume and (output is None or str(output) == "-"):
         raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
     if output is not None:
         require_target(output)
         _require_apart(output, options)
-    metrics = Metrics(options.log, options.tensorboard)
+    first = world().first
+    metrics = Metrics(*((options.log, options.tensorboard) if first else (None, None)))
     network = open_network(options.model, options.source)
     prepared = settled_preprocessing(options.preprocessing, network)
     teacher = None if options.teacher is None else _teacher(options, prepared)
@@ -101,7 +105,7 @@ def retrain(options: RetrainOptions) -> RetrainResult:
     judges = None
     if options.validation is not None:
         judges, _ = _labelled(options.validation, options, prepared, network, place)
-    keeper = _Keeper.of(network, teacher, output)
+    keeper = Keeper.of(network, teacher, output, options.checkpoint_minutes)
     state = keeper.resumed() if options.resume else None
     if not options.resume:
         keeper.warn_of_leftovers()
@@ -110,7 +114,8 @@ def retrain(options: RetrainOptions) -> RetrainResult:
 
         def keep(now: TrainingState) -> None:
             keeper.keep(now)
-            metrics.add(now.history[-1])
+            if not now.within.step:
+                metrics.add(now.history[-1])
 
         result = retraining.retrain(
             network.module,
@@ -124,7 +129,8 @@ def retrain(options: RetrainOptions) -> RetrainResult:
             workers=options.workers,
             progress=options.progress,
             resume=state,
-            on_epoch_end=keep,
+            keep=keep,
+            due=keeper.due,
         )
         network.module.eval()
         trained = replace(
@@ -136,7 +142,7 @@ def retrain(options: RetrainOptions) -> RetrainResult:
         if trained.inputs is None:
             shape = Batches(images, prepared, batch_size=1).input_shape
             trained.inputs = InputSpec.of_sample(shape)
-        if output is not None:
+        if output is not None and first:
             trained.nbytes = write_network(trained, output, verify(trained))
     keeper.forget()
     return RetrainResult(
@@ -216,6 +222,7 @@ def train(options: TrainOptions) -> RetrainResult:
             validation=options.validation,
             log=options.log,
             tensorboard=options.tensorboard,
+            checkpoint_minutes=options.checkpoint_minutes,
             progress=options.progress,
         )
     )
@@ -258,103 +265,3 @@ def _described(
         kept.validation_accuracy,
         teacher,
     )
-
-
-@dataclass(slots=True)
-class _Keeper:
-    """The training state on disk, tied to the weights that the run began with.
-
-    `start` and `teacher` are the fingerprints of the network and of that which it learns from.
-    `epoch` is the one after which the state on disk was taken, if this run has written it.
-    """
-
-    path: Path | None
-    start: str
-    teacher: str | None
-    epoch: int = 0
-
-    @classmethod
-    def of(cls, network: Network, teacher: Network | None, output: str | Path | None) -> _Keeper:
-        """Return the keeper of a run; one that writes no file has nowhere to keep a state."""
-        learnt = None if teacher is None else hash_tensors(teacher.module.state_dict())
-        if output is None or str(output) == "-":
-            return cls(None, "", learnt)
-        return cls(state_path(Path(output)), hash_tensors(network.module.state_dict()), learnt)
-
-    def warn_of_leftovers(self) -> None:
-        """Warn that the state of an earlier run will be overwritten after the first epoch."""
-        if self.path is not None and self.path.exists():
-            logger.warning(
-                "%s is left from an interrupted run and will be overwritten; "
-                "--resume goes on with it",
-                self.path,
-            )
-
-    def resumed(self) -> TrainingState | None:
-        """Return the state to continue from; None where no run was interrupted.
-
-        Raises:
-            CheckpointError: it is damaged, or the run began with other weights.
-        """
-        if self.path is None or not self.path.exists():
-            logger.warning("there is no interrupted run to resume; starting anew")
-            return None
-        content = read_state(self.path)
-        start = content.get("start") if isinstance(content, Mapping) else None
-        if not isinstance(content, Mapping) or not isinstance(start, str) or start != self.start:
-            raise CheckpointError(
-                f"{self.path} belongs to a run that began with another network",
-                tip="name the same model, or leave out --resume",
-            )
-        if content.get("teacher") != self.teacher:
-            raise CheckpointError(
-                f"{self.path} belongs to a run that learnt from another teacher",
-                tip="name the same --teacher, or leave out --resume",
-            )
-        return TrainingState.from_dict(content.get("state"))
-
-    def keep(self, state: TrainingState) -> None:
-        """Replace the state on disk by a newer one."""
-        if self.path is not None:
-            kept = {"start": self.start, "teacher": self.teacher, "state": state.to_dict()}
-            write_state(kept, self.path)
-            self.epoch = state.epoch
-
-    @contextmanager
-    def minded(self, resumed: TrainingState | None) -> Iterator[None]:
-        """Remove the state of a run that diverges in this context.
-
-        The run would diverge again from any epoch, so the state is of no use. After any other
-        failure the state is kept, and a warning says so.
-        """
-        try:
-            yield
-        except ContractError:
-            epoch = self._kept(resumed)
-            if self.path is not None and epoch:
-                self.forget()
-                logger.warning(
-                    "the state after epoch %d is removed: continuing from it would diverge again",
-                    epoch,
-                )
-            raise
-        except BaseException as error:
-            # A user whose state was refused has already been told about it.
-            epoch = self._kept(None if isinstance(error, AldsError) else resumed)
-            if self.path is not None and epoch:
-                logger.warning(
-                    "the state after epoch %d is kept in %s; --resume goes on with it",
-                    epoch,
-                    self.path,
-                )
-            raise
-
-    def _kept(self, resumed: TrainingState | None) -> int:
-        """Return the epoch after which the state on disk was taken; 0 without one of this run."""
-        return self.epoch or (0 if resumed is None else resumed.epoch)
-
-    def forget(self) -> None:
-        """Remove the state, because the run is done."""
-        if self.path is not None:
-            with suppress(FileNotFoundError):
-                self.path.unlink()

@@ -37,6 +37,7 @@ from alds_cli.records import (
     Architecture,
     ArgumentValue,
     Choice,
+    EpochProgress,
     EpochRecord,
     Fingerprint,
     Kept,
@@ -339,11 +340,12 @@ class TrainingForm(Form):
 
     most_bytes: ClassVar[int] = 1 << 22
 
-    format: Literal[3]
+    format: Literal[4]
     settings: RetrainSettings
     preprocessing: Preprocessing
     images: Positive
     fingerprint: Fingerprint
-    history: Annotated[tuple[EpochRecord, ...], Len(1, MOST_EPOCHS)]
+    history: Annotated[tuple[EpochRecord, ...], Len(0, MOST_EPOCHS)]
     scaler: Mapping[Term, Finite] | None
     validation: Fingerprint | None
+    within: EpochProgress

@@ -1,0 +1,366 @@
+"""The epochs of a training: steps, judgements, and the state between any two steps."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alds_cli.errors import ContractError, DataError, first_line
+from alds_cli.options.training_options import RetrainSettings
+from alds_cli.records import (
+    NOT_BEGUN,
+    EpochProgress,
+    EpochRecord,
+    ProgressCallback,
+    ProgressEvent,
+)
+from alds_cli.retraining.averaging import WeightAverage
+from alds_cli.retraining.held_weights import HeldWeights, derived_seed, seeded
+from alds_cli.retraining.judging import Judgement, RunImages
+from alds_cli.retraining.mixing import mixture
+from alds_cli.retraining.objective import MixedBatch, Objective
+from alds_cli.retraining.optimisers import optimiser_of
+from alds_cli.retraining.pair_decay import ProductDecay
+from alds_cli.retraining.schedules import learning_rate
+from alds_cli.retraining.state import SeenImages, TrainingState
+from alds_cli.runtime.distributed import ALONE, summed, world
+from alds_cli.runtime.interruption import Interruption
+from alds_cli.tracing.trace import evaluation_mode
+
+
+class Epochs:
+    """A training run: the network, its optimiser, and the settings of all epochs.
+
+    What an epoch draws depends on the seed, the epoch and the step alone, apart from what the
+    network draws itself.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        images: RunImages,
+        settings: RetrainSettings,
+        held: HeldWeights,
+        objective: Objective,
+        decay: ProductDecay | None,
+        progress: ProgressCallback | None,
+        seen: SeenImages,
+        asked: Interruption,
+        keep: Callable[[TrainingState], None] | None,
+        due: Callable[[], bool] | None,
+    ) -> None:
+        self.history: tuple[EpochRecord, ...] = ()
+        self._within = NOT_BEGUN
+        self._random: Sequence[Tensor] = ()
+        self._module = module
+        self._images = images
+        self._settings = settings
+        self._held = held
+        self._device = held.device
+        self._objective = objective
+        self._progress = progress
+        self._seen, self._asked = seen, asked
+        self._keep, self._due = keep, due
+        halves = [] if decay is None else decay.halves
+        apart = {id(own) for own in halves}
+        others = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
+        self._decay = decay
+        self._parameters = [*others, *halves]
+        self._optimiser = optimiser_of(settings, others, halves)
+        self._average = None if settings.ema is None else WeightAverage(module, held, settings.ema)
+        self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
+        self._best_loss = math.inf
+        self._best: Mapping[str, Tensor] | None = None
+        self._world = world()
+        self._network = module if self._world == ALONE else _parallel(module)
+
+    def epoch(self) -> None:
+        """Train on every image once, or on those that are left of an epoch, and judge.
+
+        Raises:
+            ContractError: the loss or the weights are no longer finite.
+            KeyboardInterrupt: the process, or another of the job, was asked to stop.
+        """
+        epoch = len(self.history)
+        batches = self._images.epoch(epoch, self._within.step)
+        start = time.monotonic() - self._within.seconds
+        batch, lr = None, 0.0
+        with seeded(derived_seed(self._settings.seed, epoch, "network"), self._device):
+            self._restore_random()
+            for inputs, labels in batches:
+                step = self._within.step
+                lr = learning_rate(self._settings, epoch * len(batches) + step, len(batches))
+                batch = self._mixed(inputs, labels, epoch, step)
+                found = self._step(batch, lr, batches.sizes[step])
+                _check_finite(found.loss, epoch, step, lr)
+                self._within = EpochProgress(
+                    step + 1,
+                    self._within.loss + found.loss * found.images,
+                    self._within.correct + found.correct,
+                    time.monotonic() - start,
+                )
+                self._tell(epoch, len(batches), found, lr)
+                self._after_step(stops=found.stops)
+            if not self._sound(batch):
+                _check_finite(math.inf, epoch, len(batches) - 1, lr)
+            judgement = self._judged()
+        lr = learning_rate(self._settings, (epoch + 1) * len(batches) - 1, len(batches))
+        self._finish(epoch, lr, judgement, time.monotonic() - start)
+
+    def _finish(self, epoch: int, lr: float, judgement: Judgement | None, seconds: float) -> None:
+        """Record an epoch, and keep the state after it."""
+        images, within = self._images.count, self._within
+        record = EpochRecord(
+            epoch + 1, lr, within.loss / images, _share(within.correct, images), seconds
+        )
+        if judgement is not None:
+            record = replace(
+                record, validation_loss=judgement.loss, validation_accuracy=judgement.accuracy
+            )
+        self.history, self._within = (*self.history, record), NOT_BEGUN
+        if self._keep is not None:
+            self._keep(self._state())
+
+    def _after_step(self, *, stops: bool) -> None:
+        """Keep the state if that is due, and stop where that was asked for."""
+        due = stops or (self._due is not None and self._due())
+        # A step whose loss is finite may still leave weights that are not.
+        if self._keep is not None and due and self._held.finite():
+            self._keep(self._state())
+        if stops:
+            raise KeyboardInterrupt
+
+    def _mixed(self, inputs: Tensor, labels: Tensor, epoch: int, step: int) -> MixedBatch:
+        """Return a batch with its images mixed, on the device and in the network's type."""
+        share = 1.0
+        if self._settings.mixup > 0 or self._settings.cutmix > 0:
+            seed = derived_seed(self._settings.seed, epoch, f"mixture {step}")
+            inputs, share = mixture(inputs, self._settings, seed)
+        return self._placed(inputs, labels, share)
+
+    def _placed(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> MixedBatch:
+        dtype = self._parameters[0].dtype
+        return MixedBatch(inputs.to(self._device, dtype), labels.to(self._device), share)
+
+    def _sound(self, batch: MixedBatch | None) -> bool:
+        """Check the network after the last update of an epoch, which no later step would do.
+
+        Return whether its weights and statistics are finite in the precision they are cast
+        back to, and whether its loss on the given batch, if any, is finite in evaluation mode;
+        in every process of the job.
+        """
+        sound = self._held.finite()
+        if batch is not None:
+            with evaluation_mode(self._module), torch.no_grad(), self._precision():
+                loss, _ = self._objective(self._output(self._module, batch), batch)
+                sound = sound and math.isfinite(loss.item())
+        return summed([not sound], self._device) == [0.0]
+
+    def _judged(self) -> Judgement | None:
+        """Judge the network as it would be written, and keep it if it is the best so far."""
+        judges = self._images.judges
+        if judges is None:
+            return None
+        loss, correct, images = 0.0, 0.0, len(judges.dataset)
+        with self._averaged():
+            with (
+                self._held.rounded(),
+                evaluation_mode(self._module),
+                torch.no_grad(),
+                self._precision(),
+            ):
+                for inputs, labels in judges:
+                    if not len(labels):
+                        continue  # others have the images of this batch
+                    batch = self._placed(inputs, labels)
+                    found, right = self._objective.judged(self._output(self._module, batch), batch)
+                    loss += found.item() * len(labels) / images
+                    correct += right.sum().item()
+                    if self._asked and self._world == ALONE:
+                        self._after_step(stops=True)
+            loss, correct = summed([loss, correct], self._device)
+            if loss < self._best_loss:
+                self._best_loss, self._best = loss, _copied(self._module.state_dict())
+        return Judgement(loss, _share(correct, images))
+
+    def _averaged(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._average is None else self._average.instead()
+
+    def _precision(self) -> AbstractContextManager[object]:
+        """Return the context in which the network computes in the precision asked for."""
+        name = self._settings.precision
+        if name == "float32":
+            return nullcontext()
+        return torch.autocast(self._device.type, getattr(torch, name))
+
+    def _step(self, batch: MixedBatch, lr: float, images: int) -> _Step:
+        """Make one update for a batch of that many images, of which this process has some."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        with self._precision():
+            loss, right = self._objective(self._output(self._network, batch), batch)
+        self._optimiser.zero_grad(set_to_none=True)
+        weighted = loss if self._world == ALONE else loss * self._weight(batch)
+        self._scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
+        if self._settings.clip_norm is not None or self._decay is not None:
+            self._scaler.unscale_(self._optimiser)
+        if self._settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
+        if self._decay is not None:
+            self._decay.apply(lr)
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update()
+        value, correct = weighted.item(), right.sum().item()
+        stops = bool(self._asked)
+        if self._world != ALONE:
+            value, correct, stopping = summed([value, correct, stops], self._device)
+            value, stops = value / self._world.size, stopping > 0
+        return _Step(value, correct, images, stops)
+
+    def _weight(self, batch: MixedBatch) -> float:
+        """Return the factor of this process's mean loss in the mean over the processes of a job.
+
+        With it, that mean is the one over all labels of the batch.
+        """
+        (total,) = summed([batch.counted], self._device)
+        return batch.counted * self._world.size / max(1.0, total)
+
+    def _output(self, network: nn.Module, batch: MixedBatch) -> object:
+        inputs = batch.inputs
+        try:
+            return network(inputs)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            # Networks raise various errors if the size of the input is wrong.
+            raise DataError(
+                f"the network cannot train on inputs of shape {tuple(inputs.shape)}: "
+                f"{first_line(error)}",
+                tip="give the images the size it was trained with, or use a smaller --batch-size",
+            ) from error
+
+    def _tell(self, epoch: int, steps: int, found: _Step, lr: float) -> None:
+        if self._progress is not None:
+            accuracy = _share(found.correct, found.images)
+            figures = {"loss": found.loss, "accuracy": accuracy, "lr": lr, "epoch": epoch + 1.0}
+            done, total = epoch * steps + self._within.step, self._settings.epochs * steps
+            self._progress(ProgressEvent("retrain", done, total, figures))
+
+    def settle(self) -> None:
+        """Give the network the weights that the run results in."""
+        if self._best is not None:
+            self._module.load_state_dict(self._best)
+        elif self._average is not None:
+            self._average.settle()
+
+    def _state(self) -> TrainingState:
+        """Copy everything that the next step depends on to main memory."""
+        return TrainingState(
+            self._settings,
+            self._images.preprocessing,
+            len(self._images.dataset),
+            self._seen.fingerprint,
+            self.history,
+            _copied(self._module.state_dict()),
+            _copied(self._optimiser.state_dict()),
+            None if self._average is None else _copied(self._average.tensors),
+            self._best,
+            self._scaler.state_dict() if self._scaler.is_enabled() else None,
+            self._seen.validation,
+            self._within,
+            self._drawn_from() if self._within.step else (),
+        )
+
+    def _drawn_from(self) -> tuple[Tensor, ...]:
+        """Return the states of the generators that the network draws from."""
+        states = [torch.get_rng_state()]
+        if self._device.type == "cuda":
+            states.append(torch.cuda.get_rng_state(self._device))
+        return tuple(states)
+
+    def _restore_random(self) -> None:
+        """Let the network go on drawing where it was interrupted."""
+        states, self._random = self._random, ()
+        for number, state in enumerate(states):
+            if number == 0:
+                torch.set_rng_state(state)
+            else:
+                torch.cuda.set_rng_state(state, self._device)
+
+    def restore(self, state: TrainingState) -> None:
+        """Take up the run where a state of it was kept."""
+        # Check everything before changing anything.
+        expected = self._module.state_dict()
+        model = state.model_like(expected)
+        optimiser = state.optimiser_like(self._optimiser.state_dict(), self._parameters)
+        averages = state.averages_like(() if self._average is None else self._average.tensors)
+        best = state.best_like(expected, judged=self._images.judges is not None)
+        scaler = state.scaler_like(self._scaler.state_dict())
+        self._module.load_state_dict(model)
+        self._optimiser.load_state_dict(optimiser)
+        self._scaler.load_state_dict(scaler)
+        if self._average is not None:
+            self._average.restore(averages)
+        if best is not None:
+            losses = [own.validation_loss for own in state.history]
+            self._best, self._best_loss = best, min(own for own in losses if own is not None)
+        self.history, self._within, self._random = state.history, state.within, state.random
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One update.
+
+    Attributes:
+        loss: the mean before it.
+        correct: how many images were right before it.
+        images: how many there are.
+        stops: whether some process of the job was asked to stop.
+    """
+
+    loss: float
+    correct: float
+    images: int
+    stops: bool
+
+
+def _share(part: float, whole: int) -> float:
+    """Return a share in per cent; sums of shares of pixels may round to a little more than all."""
+    return min(100.0, 100 * part / whole)
+
+
+def _parallel(module: nn.Module) -> nn.Module:
+    """Return a network whose gradients are averaged over the processes of a job.
+
+    All of them begin with the weights of the first.
+    """
+    # Auxiliary heads, whose answers no loss looks at, get no gradients.
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+
+
+def _check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
+    if not math.isfinite(loss):
+        raise ContractError(
+            f"retraining diverged in epoch {epoch + 1}, step {step + 1}, "
+            f"at a learning rate of {lr:g}: the loss is no longer finite",
+            tip="use a smaller --lr or a longer --warmup-epochs; no result was written",
+        )
+
+
+def _copied(values: Any) -> Any:
+    """Copy nested dictionaries and lists, with their tensors in main memory."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, Mapping):
+        return {key: _copied(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_copied(value) for value in values]
+    return values
