@@ -10,8 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from alds_cli import api, architectures
+from alds_cli.checkpoint.training_state import read_state
 from alds_cli.errors import DataError, OutputError
-from alds_cli.retraining import RetrainSettings
+from alds_cli.retraining import RetrainSettings, TrainingState
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_run_that_diverged_leaves_nothing(place, run, epochs, rate):
     assert listed(place) == before
 
 
-def test_a_run_that_diverges_after_whole_epochs_leaves_no_state(place, caplog):
+def test_a_run_that_diverges_keeps_the_last_state_that_was_sound(place, caplog):
     states = []
 
     def seen(_):
@@ -72,9 +73,12 @@ def test_a_run_that_diverges_after_whole_epochs_leaves_no_state(place, caplog):
             progress=seen,
         )
     assert any(states)
-    assert not (place / "x.pt.training").exists()
-    assert "the state after epoch 2 is removed" in caplog.text
-    assert "--resume" not in caplog.text
+    state = TrainingState.from_dict(read_state(place / "x.pt.training")["state"])
+    assert state.epoch == 2
+    assert all(own.isfinite().all() for own in state.model.values())
+    assert "the state after epoch 2 is kept" in caplog.text
+    assert "--resume with a smaller --lr goes on with it" in caplog.text
+    assert not (place / "x.pt").exists()
 
 
 def _unit():

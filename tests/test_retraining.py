@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import math
 import os
+import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +162,111 @@ def test_a_kept_state_does_not_change_while_training_goes_on(dataset):
         for index, entry in state.optimiser["state"].items():
             kept = early["optimiser"]["state"][index]["momentum_buffer"]
             assert torch.equal(entry["momentum_buffer"], kept)
+
+
+def stopping(after):
+    """Keep what a run keeps between steps, and the bytes of each such state."""
+    states = []
+
+    def keep(state):
+        file = io.BytesIO()
+        torch.save(state.to_dict(), file)
+        file.seek(0)
+        states.append(TrainingState.from_dict(torch.load(file, weights_only=True)))
+
+    steps = itertools.count(1)
+    return {"keep": keep, "due": lambda: next(steps) in after}, states
+
+
+RICH = {"ema": 0.9, "held_back": 0.2, "mixup": 0.4, "cutmix": 0.4, "optimiser": "adamw"}
+
+
+@pytest.mark.parametrize("more", [{}, RICH], ids=["plain", "rich"])
+def test_resuming_between_steps_gives_the_bits_of_the_uninterrupted_run(dataset, more):
+    settings = replace(SETTINGS, **more)
+    asked, states = stopping({1, 6, 11})
+    whole = network()
+    result = train(whole, dataset, settings, **asked)
+    within = [state for state in states if state.within.step]
+    assert len(within) == 3
+    assert len({state.at for state in within}) == 3
+    for state in within:
+        torch.manual_seed(99)
+        resumed = network()
+        nn.init.zeros_(resumed[0].weight)
+        again = train(resumed, dataset, settings, resume=state)
+        assert same(whole, resumed)
+        assert [replace(r, seconds=0) for r in again.history] == [
+            replace(r, seconds=0) for r in result.history
+        ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_after_the_step_with_its_state(dataset, number):
+    asked, states = stopping(())
+
+    def interrupt(event):
+        if event.done == 5:
+            os.kill(os.getpid(), number)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            train(network(), dataset, progress=interrupt, **asked)
+    finally:
+        handler = signal.signal(signal.SIGTERM, before)
+    assert handler is not before
+    last = states[-1]
+    assert (last.epoch, last.within.step) == (1, 1)
+    resumed, whole = network(), network()
+    train(whole, dataset)
+    train(resumed, dataset, resume=last)
+    assert same(whole, resumed)
+
+
+def test_a_signal_while_images_judge_ends_a_run_before_its_epoch_does(dataset, monkeypatch):
+    settings = replace(SETTINGS, held_back=0.4)
+    asked, states = stopping(())
+    judged = retraining.objective.Objective.judged
+
+    def interrupted(self, *given):
+        if states:
+            os.kill(os.getpid(), signal.SIGINT)
+        return judged(self, *given)
+
+    monkeypatch.setattr(retraining.objective.Objective, "judged", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(network(), dataset, settings, **asked)
+    monkeypatch.undo()
+    assert (states[-1].epoch, states[-1].within.step > 0) == (1, True)
+    resumed, whole = network(), network()
+    result = train(whole, dataset, settings)
+    again = train(resumed, dataset, settings, resume=states[-1])
+    assert same(whole, resumed)
+    assert [replace(r, seconds=0) for r in again.history] == [
+        replace(r, seconds=0) for r in result.history
+    ]
+
+
+def test_no_state_is_kept_whose_weights_are_not_finite(dataset):
+    asked, states = stopping(range(100))
+    module = network()
+
+    def spoil(event):
+        if event.done == 5:
+            module[0].weight.data[0] = math.inf
+
+    with pytest.raises(ContractError, match="epoch 2"):
+        train(module, dataset, progress=spoil, **asked)
+    assert states[-1].at == "epoch 1"
+    assert all(own.isfinite().all() for own in states[-1].model.values())
+
+
+def test_a_run_may_go_on_at_another_rate(dataset, caplog):
+    states = []
+    train(network(), dataset, keep=states.append)
+    train(network(), dataset, replace(SETTINGS, lr=1e-3), resume=states[0])
+    assert "lr was 0.02, now is 0.001" in caplog.text
 
 
 def test_a_state_serves_twice(dataset):
@@ -354,8 +462,8 @@ def test_one_image_is_too_few():
 def test_a_state_of_another_run_is_refused(dataset):
     states = []
     train(network(), dataset, replace(SETTINGS, epochs=1), keep=states.append)
-    with pytest.raises(OptionError, match=r"epochs was 1, now is 3; lr was 0\.02, now is 0\.5"):
-        train(network(), dataset, replace(SETTINGS, lr=0.5), resume=states[0])
+    with pytest.raises(OptionError, match=r"epochs was 1, now is 3; momentum was .*, now is 0\.5"):
+        train(network(), dataset, replace(SETTINGS, momentum=0.5), resume=states[0])
     fewer = TensorImages("x", [dataset.batch(torch.arange(20))], dataset.labels[:20])
     with pytest.raises(OptionError, match="number of images was 65, now is 20"):
         train(network(), fewer, replace(SETTINGS, epochs=1), resume=states[0])
@@ -536,7 +644,7 @@ def test_infinities_from_the_start_are_no_divergence(dataset):
 def test_the_check_of_an_epochs_end_changes_no_bit(dataset, monkeypatch):
     checked, unchecked = network(), network()
     train(checked, dataset)
-    monkeypatch.setattr(retraining.loop._Run, "_sound", lambda *_: True)
+    monkeypatch.setattr(retraining.epochs.Epochs, "_sound", lambda *_: True)
     train(unchecked, dataset)
     assert same(checked, unchecked)
 

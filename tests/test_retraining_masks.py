@@ -127,7 +127,7 @@ EVERYTHING = {
 def test_resuming_gives_the_bits_of_the_uninterrupted_run(images, name):
     settings, states = replace(SETTINGS, **EVERYTHING[name]), []
     whole, again = network(), network()
-    result = train(whole, images, settings, on_epoch_end=states.append)
+    result = train(whole, images, settings, keep=states.append)
     later = train(again, images, settings, resume=states[0])
     assert same(whole, again)
     assert later.kept == result.kept
@@ -137,7 +137,7 @@ def test_resuming_gives_the_bits_of_the_uninterrupted_run(images, name):
 
 def test_other_masks_do_not_continue_a_run(images):
     states = []
-    train(network(), images, on_epoch_end=states.append)
+    train(network(), images, keep=states.append)
     masks = torch.stack([images.mask(index) for index in range(24)])
     pixels = images.batch(torch.arange(24))
     other = MaskedTensors("shades", [pixels], [masks.roll(1, 0)])

@@ -108,7 +108,8 @@ class Epochs:
                     time.monotonic() - start,
                 )
                 self._tell(epoch, len(batches), found, lr)
-                self._after_step(stops=found.stops)
+                asked = self._world == ALONE and bool(self._asked)
+                self._after_step(stops=found.stops or asked)
             if not self._sound(batch):
                 _check_finite(math.inf, epoch, len(batches) - 1, lr)
             judgement = self._judged()
