@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from job_processes import run_together
+from safetensors.torch import load_file
 
 from alds_cli.runtime.distributed import ALONE, World, gathered, joined, summed, world
 
@@ -87,6 +89,24 @@ def test_processes_that_evaluate_together_count_every_image_once(digits):
 
 
 @pytest.mark.slow
+def test_processes_that_retrain_together_write_one_file(tmp_path, digits):
+    data = f"tensors:{digits / 'data.safetensors'}"
+    common = ["-m", "alds_cli", "retrain", digits / "model.pt", "--data", data, "--epochs", 2]
+    common += ["--batch-size", 10, "--json", "--device", "cpu", "--log"]
+    for size, name in ((1, "one"), (2, "two")):
+        ends = run_together(
+            [*common, tmp_path / f"{name}.jsonl", "-o", tmp_path / f"{name}.safetensors"],
+            size=size,
+        )
+        assert [code for code, *_ in ends] == [0] * size, ends
+        assert [bool(output) for _, output, _ in ends] == [True, False][:size]
+    assert len(list(tmp_path.iterdir())) == 4
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert len((tmp_path / "two.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
 def test_a_command_that_works_in_one_process_says_so(tmp_path, digits):
     ends = run_together(
         [
@@ -104,3 +124,63 @@ def test_a_command_that_works_in_one_process_says_so(tmp_path, digits):
         assert (code, output) == (2, "")
         assert "2 processes were started together" in errors
     assert not list(tmp_path.iterdir())
+
+
+TRAINED = """
+import sys
+import torch
+from torch import nn
+from alds_cli.datasets import PRESETS, TensorImages
+from alds_cli.retraining import RetrainSettings, retrain
+from alds_cli.runtime.distributed import joined, world
+
+class Headed(nn.Module):
+    # A head that no loss looks at, as GoogLeNet has them.
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten()
+        )
+        self.head, self.auxiliary = nn.Linear(72, 4), nn.Linear(72, 4)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return (self.head(x), self.auxiliary(x)) if self.training else self.head(x)
+
+def network(seed):
+    torch.manual_seed(seed)
+    return Headed().double()
+
+torch.manual_seed(5)
+labels = torch.arange(51) % 4
+images = torch.randint(0, 256, (51, 3, 8, 8), dtype=torch.uint8)
+settings = RetrainSettings(
+    epochs=5, batch_size=12, lr=0.05, nesterov=True, clip_norm=1.0, mixup=0.3, cutmix=0.3,
+    label_smoothing=0.1, ema=0.9, held_back=0.1,
+)
+teacher = network(9)
+with joined("cpu") as device:
+    module = network(world().rank)  # all begin with the weights of the first
+    result = retrain(
+        module, TensorImages("x", [images], labels), settings, preprocessing=PRESETS["unit"],
+        teacher=teacher, device=device,
+    )
+    told = [(own.loss, own.accuracy, own.validation_loss) for own in result.history]
+    torch.save((module.state_dict(), told), f"{sys.argv[1]}-{world().rank}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
+def test_processes_that_train_together_get_the_weights_of_one(tmp_path, size):
+    script = tmp_path / "trained.py"
+    script.write_text(TRAINED)
+    for code, _, errors in run_together([script, tmp_path / "parts"], size=size):
+        assert code == 0, errors
+    for code, _, errors in run_together([script, tmp_path / "whole"], size=1):
+        assert code == 0, errors
+    whole, told = torch.load(tmp_path / "whole-0")
+    for rank in range(size):
+        parts, heard = torch.load(tmp_path / f"parts-{rank}")
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(heard, told, rtol=1e-9, atol=1e-9)

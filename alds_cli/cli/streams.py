@@ -335,7 +335,7 @@ def _loads(arguments: list[str]) -> bool:
     return bool(arguments) and _WITHOUT_TORCH.isdisjoint(arguments)
 
 
-_SHARED = {"evaluate"}
+_SHARED = {"evaluate", "retrain", "train"}
 """The commands that several processes carry out together."""
 
 

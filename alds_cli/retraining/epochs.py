@@ -60,7 +60,9 @@ class Epochs:
         self.history: tuple[EpochRecord, ...] = ()
         self._within = NOT_BEGUN
         self._random: Sequence[Tensor] = ()
+        self._world = world()
         self._module = module
+        self._network = module if self._world == ALONE else _parallel(module)
         self._images = images
         self._settings = settings
         self._held = held
@@ -79,8 +81,6 @@ class Epochs:
         self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
         self._best_loss = math.inf
         self._best: Mapping[str, Tensor] | None = None
-        self._world = world()
-        self._network = module if self._world == ALONE else _parallel(module)
 
     def epoch(self) -> None:
         """Train on every image once, or on those that are left of an epoch, and judge.
