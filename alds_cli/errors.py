@@ -93,6 +93,10 @@ class EngineError(AldsError):
     """The cluster that makes the runs of a sweep cannot be reached, or lost its workers."""
 
 
+class LostProcessError(AldsError):
+    """Another process of a job that shares its work has ended."""
+
+
 class VerificationError(AldsError):
     """A compressed network does not compute what its weights stand for, or does not run."""
 

@@ -15,8 +15,11 @@ def free_port():
         return found.getsockname()[1]
 
 
-def run_together(arguments, *, size=2, cwd=None, timeout=300):
-    """Run `python ARGUMENTS` in processes of one job; return their exit codes and outputs."""
+def run_together(arguments, *, size=2, cwd=None, timeout=300, meanwhile=None):
+    """Run `python ARGUMENTS` in processes of one job; return their exit codes and outputs.
+
+    `meanwhile` is called with the processes once they are started.
+    """
     shared = {
         "WORLD_SIZE": str(size),
         "MASTER_ADDR": "127.0.0.1",
@@ -36,6 +39,8 @@ def run_together(arguments, *, size=2, cwd=None, timeout=300):
         for rank in range(size)
     ]
     try:
+        if meanwhile is not None:
+            meanwhile(started)
         ends = [process.communicate(timeout=timeout) for process in started]
     finally:
         for process in started:

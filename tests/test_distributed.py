@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -104,6 +106,34 @@ def test_processes_that_retrain_together_write_one_file(tmp_path, digits):
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     assert len((tmp_path / "two.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_a_job_that_loses_a_process_is_resumed_by_fewer(tmp_path, digits):
+    data = f"tensors:{digits / 'data.safetensors'}"
+    common = ["-m", "alds_cli", "retrain", digits / "model.pt", "--data", data, "--epochs", 40]
+    common += ["--batch-size", 10, "--device", "cpu", "--checkpoint-minutes", 0.0005, "-o"]
+    small, state = tmp_path / "x.safetensors", tmp_path / "x.safetensors.training"
+
+    def lose(processes):
+        while not state.exists() and processes[0].poll() is None:
+            time.sleep(0.01)
+        processes[1].kill()
+
+    (code, _, errors), (killed, *_) = run_together([*common, small], meanwhile=lose)
+    assert (code, killed) == (2, -signal.SIGKILL), errors
+    assert "another process of the job has ended" in errors
+    assert not small.exists()
+    resumed = subprocess.run(
+        [sys.executable, *map(str, [*common, small, "--resume", "--json"])],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert len(json.loads(resumed.stdout)["history"]) == 40
+    assert "there is no interrupted run" not in resumed.stderr
+    assert small.exists()
+    assert not state.exists()
 
 
 @pytest.mark.slow

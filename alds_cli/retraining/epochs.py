@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alds_cli.errors import ContractError, DataError, first_line
+from alds_cli.errors import ContractError, DataError, LostProcessError, first_line
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
     NOT_BEGUN,
@@ -31,7 +31,7 @@ from alds_cli.retraining.optimisers import optimiser_of
 from alds_cli.retraining.pair_decay import ProductDecay
 from alds_cli.retraining.schedules import learning_rate
 from alds_cli.retraining.state import SeenImages, TrainingState
-from alds_cli.runtime.distributed import ALONE, summed, world
+from alds_cli.runtime.distributed import ALONE, lost_touch, summed, world
 from alds_cli.runtime.interruption import Interruption
 from alds_cli.tracing.trace import evaluation_mode
 
@@ -99,7 +99,8 @@ class Epochs:
                 step = self._within.step
                 lr = learning_rate(self._settings, epoch * len(batches) + step, len(batches))
                 batch = self._mixed(inputs, labels, epoch, step)
-                found = self._step(batch, lr, batches.sizes[step])
+                with _losses_told():
+                    found = self._step(batch, lr, batches.sizes[step])
                 _check_finite(found.loss, epoch, step, lr)
                 self._within = EpochProgress(
                     step + 1,
@@ -241,6 +242,8 @@ class Epochs:
         try:
             return network(inputs)
         except (RuntimeError, ValueError, AssertionError) as error:
+            if lost_touch(error):
+                raise
             # Networks raise various errors if the size of the input is wrong.
             raise DataError(
                 f"the network cannot train on inputs of shape {tuple(inputs.shape)}: "
@@ -331,6 +334,20 @@ class _Step:
     correct: float
     images: int
     stops: bool
+
+
+@contextmanager
+def _losses_told() -> Iterator[None]:
+    """Say what to do where another process of the job has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not lost_touch(error):
+            raise
+        raise LostProcessError(
+            f"another process of the job has ended: {first_line(error)}",
+            tip="start the job again with --resume, which goes on from the last state kept",
+        ) from error
 
 
 def _share(part: float, whole: int) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alds_cli.checkpoint import hash_tensors
 from alds_cli.checkpoint.training_state import read_state, state_path, write_state
-from alds_cli.errors import AldsError, CheckpointError, ContractError
+from alds_cli.errors import AldsError, CheckpointError, ContractError, LostProcessError
 from alds_cli.network.networks import Network
 from alds_cli.retraining.state import TrainingState
 from alds_cli.runtime.distributed import world
@@ -101,7 +101,8 @@ class Keeper:
             yield
         except BaseException as error:
             # A user whose state was refused has already been told about it.
-            refused = isinstance(error, AldsError) and not isinstance(error, ContractError)
+            went_wrong = isinstance(error, (ContractError, LostProcessError))
+            refused = isinstance(error, AldsError) and not went_wrong
             known = "" if resumed is None or refused else resumed.at
             kept = self.written or known
             if self.path is not None and kept:

@@ -117,3 +117,11 @@ def gathered(value: T) -> list[T]:
     found: list[Any] = [None] * here.size
     distributed.all_gather_object(found, value)
     return found
+
+
+def lost_touch(error: Exception) -> bool:
+    """Return whether an error says that another process of the job could not be reached."""
+    if world() == ALONE:
+        return False
+    told = str(error).lower()  # Gloo's errors are plain RuntimeErrors
+    return isinstance(error, distributed.DistError) or "gloo" in told or "nccl" in told
