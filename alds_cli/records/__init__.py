@@ -7,18 +7,13 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
-    NOT_BEGUN,
     Candidate,
     ClassAssignment,
     Comparison,
     CompressionReport,
-    Division,
     DropPoint,
     DropSearch,
-    EpochProgress,
-    EpochRecord,
     Evaluation,
-    Fingerprint,
     Footprint,
     Latency,
     ProgressCallback,
@@ -28,7 +23,6 @@ from alds_cli.records.measurements import (
     SweepBaseline,
     SweepRecord,
     SweepRun,
-    Training,
     Tuning,
 )
 from alds_cli.records.plans_and_layers import (
@@ -53,6 +47,14 @@ from alds_cli.records.plans_and_layers import (
     SchemeNumber,
 )
 from alds_cli.records.stages import IterationStage, StageCallback
+from alds_cli.records.trainings import (
+    NOT_BEGUN,
+    Division,
+    EpochProgress,
+    EpochRecord,
+    Fingerprint,
+    Training,
+)
 
 __all__ = [
     "CLUSTERED",

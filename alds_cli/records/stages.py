@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Len
 
 from alds_cli.forms import MOST_EPOCHS, Count, Finite, Positive, Seconds, Term
-from alds_cli.records.measurements import EpochRecord
+from alds_cli.records.trainings import EpochRecord
 
 
 @dataclass(frozen=True, slots=True)
