@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from alds_cli import api, architectures
 from alds_cli.checkpoint import hash_tensors
 from alds_cli.retraining import RetrainSettings
+from alds_cli.retraining.judging import divided
 
 MORE = ("--data", "tensors:data.safetensors", "--batch-size", "16", "--device", "cpu")
 
@@ -99,6 +100,28 @@ def test_the_epoch_that_judged_best_is_written(run):
     assert ("judged best" in out) == (found["kept"] < 4)
 
 
+def test_the_last_epoch_is_written_beside_the_best(place, run):
+    more = ("--epochs", 4, "--lr", 0.5, "--ema", 0.5)
+    judged = (*more, "--held-back", 0.25)
+    found = read(run, "retrain", "model.pt", *LABELLED, *judged, "-o", "o.pt", "--last", "l.pt")
+    assert found["kept"] < 4
+    told = read(run, "inspect", "l.pt")["training"]
+    assert told["epoch"] == 4
+    assert told["validation_loss"] == found["history"][3]["validation_loss"]
+    best, last = (api.load(name).state_dict() for name in ("o.pt", "l.pt"))
+    assert any(not torch.equal(own, last[name]) for name, own in best.items())
+    # What judges leaves what is trained alone.
+    parts = ("--data", "tensors:part.safetensors", *MORE[2:])
+    kept = divided(64, RetrainSettings(epochs=4, held_back=0.25))[1]
+    images = load_file("labelled.safetensors")
+    save_file({name: own[kept].contiguous() for name, own in images.items()}, "part.safetensors")
+    read(run, "retrain", "model.pt", *parts, *more, "-o", "plain.pt", "--last", "same.pt")
+    assert all(
+        torch.equal(own, last[name]) for name, own in api.load("plain.pt").state_dict().items()
+    )
+    assert (place / "same.pt").read_bytes() == (place / "plain.pt").read_bytes()
+
+
 @pytest.mark.usefixtures("place")
 def test_a_part_of_the_images_judges(run):
     whole = "tensors:labelled.safetensors"
@@ -147,12 +170,21 @@ def test_metrics_replace_nothing(place, run, name):
     assert {own.name: own.read_bytes() for own in place.iterdir()} == before
 
 
+def test_a_run_that_fails_before_its_first_epoch_keeps_the_log_of_another(place, run):
+    (place / "log.jsonl").write_text("kept\n")
+    more = ("--epochs", 1, "--log", "log.jsonl", "--patience", 3, "-o", "o.pt")
+    code, _, err = run("retrain", "model.pt", *LABELLED, *more)
+    assert code == 2
+    assert "no images judge" in err
+    assert (place / "log.jsonl").read_text() == "kept\n"
+
+
 def test_metrics_that_cannot_be_written_end_the_command_before_the_work(place, run):
     code, out, err = run(
         "retrain", "model.pt", *LABELLED, "--epochs", 1, "--log", "no/log", "-o", "o.pt"
     )
     assert (code, out) == (2, "")
-    assert "the metrics cannot be written" in err
+    assert "no/log" in err
     assert not list(place.glob("o.pt*"))
 
 

@@ -19,8 +19,8 @@ class RecipeSettings(RetrainSettings):
         str | None,
         Option(
             help="The hyperparameters of a published training, such as cifar10-resnet20, or a file "
-            "that ends with .toml; each of the options below changes one. A retraining has the "
-            "last learning rates of the training.",
+            "that ends with .toml; other options change single ones. A retraining has the last "
+            "learning rates of the training.",
             metavar="NAME",
             panel=TRAINING,
         ),

@@ -54,6 +54,15 @@ ValidationField = Annotated[
         given=str,
     ),
 ]
+LastField = Annotated[
+    str | Path | None,
+    Option(
+        help="Write the network after the last epoch here, where images judge which is written to "
+        "--output.",
+        metavar="FILE",
+        given=str,
+    ),
+]
 LogField = Annotated[
     str | Path | None,
     Option(
@@ -114,6 +123,7 @@ class RetrainOptions:
     resume: ResumeField = False
     teacher: TeacherField = None
     validation: ValidationField = None
+    last: LastField = None
     log: LogField = None
     tensorboard: TensorboardField = None
     checkpoint_minutes: CheckpointField = 10.0

@@ -17,6 +17,7 @@ from alds_cli.options.image_options import (
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.retrain_options import (
     CheckpointField,
+    LastField,
     LogField,
     ResumeField,
     TeacherField,
@@ -79,6 +80,7 @@ class TrainOptions:
     resume: ResumeField = False
     teacher: TeacherField = None
     validation: ValidationField = None
+    last: LastField = None
     log: LogField = None
     tensorboard: TensorboardField = None
     checkpoint_minutes: CheckpointField = 10.0

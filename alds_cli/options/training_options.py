@@ -66,7 +66,7 @@ class RetrainSettings(StepSettings):
     temperature: Annotated[
         Finite,
         Option(
-            help="Divides the logits of the network and of the --teacher.",
+            help="Divides the logits of the network and of its teacher.",
             metavar="T",
             bounds=Real(0, _MOST_TEMPERATURE, above=True),
             panel=TRAINING,
@@ -75,7 +75,7 @@ class RetrainSettings(StepSettings):
     label_weight: Annotated[
         Finite,
         Option(
-            help="Share of the loss on labels where there is a --teacher; with 0 none are needed.",
+            help="Share of the loss on labels where there is a teacher; with 0 none are needed.",
             metavar="X",
             bounds=Real(0, 1),
             panel=TRAINING,

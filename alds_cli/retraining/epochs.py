@@ -258,12 +258,15 @@ class Epochs:
             done, total = epoch * steps + self._within.step, self._settings.epochs * steps
             self._progress(ProgressEvent("retrain", done, total, figures))
 
-    def settle(self) -> None:
-        """Give the network the weights that the run results in."""
-        if self._best is not None:
-            self._module.load_state_dict(self._best)
-        elif self._average is not None:
+    def settle(self) -> Mapping[str, Tensor] | None:
+        """Give the network what the run results in; return the last weights if images judged."""
+        if self._average is not None:
             self._average.settle()
+        if self._best is None:
+            return None
+        last: Mapping[str, Tensor] = _copied(self._module.state_dict())
+        self._module.load_state_dict(self._best)
+        return last
 
     def _state(self) -> TrainingState:
         """Copy everything that the next step depends on to main memory."""

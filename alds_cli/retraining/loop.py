@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alds_cli.datasets import LabelledImages
 from alds_cli.errors import DataError, OptionError
@@ -42,11 +42,13 @@ from alds_cli.tracing.trace import floating_type, training_mode
 class RetrainResult:
     """The result of a finished run: a record of every epoch, including those before a resume.
 
-    `kept` is the epoch whose weights the network has, counted from 1.
+    `kept` is the epoch whose weights the network has, counted from 1. `last` is the state dict
+    after the last epoch, in main memory, where images judged.
     """
 
     history: tuple[EpochRecord, ...]
     kept: int
+    last: Mapping[str, Tensor] | None
 
 
 def retrain(
@@ -134,8 +136,8 @@ def retrain(
             run.restore(resume)
         while len(run.history) < settings.epochs and not _exhausted(run.history, settings):
             run.epoch()
-        run.settle()
-    return RetrainResult(run.history, best_epoch(run.history))
+        last = run.settle()
+    return RetrainResult(run.history, best_epoch(run.history), last)
 
 
 def best_epoch(history: Sequence[EpochRecord]) -> int:

@@ -28,13 +28,23 @@ class Metrics:
         self._folder = tensorboard
         self._writer_of = None if tensorboard is None else _writer()
         self._writer: Any = None
+        self._begun = False
 
-    def begin(self, history: Sequence[EpochRecord]) -> None:
-        """Begin with the epochs that a resumed run has made already.
+    def add(self, history: Sequence[EpochRecord]) -> None:
+        """Write the record of one more epoch, the last of them all.
+
+        Nothing is replaced before there is one. What the log misses of a run that was taken up is
+        written with it.
 
         Raises:
-            OutputError: a file cannot be written.
+            OutputError: it cannot be written.
         """
+        if not self._begun:
+            self._begin(history[:-1])
+            self._begun = True
+        self._add(history[-1])
+
+    def _begin(self, history: Sequence[EpochRecord]) -> None:
         try:
             if self._log is not None:
                 self._log.write_text("".join(map(_line, history)), encoding="utf-8")
@@ -43,12 +53,7 @@ class Metrics:
         except OSError as error:
             raise _unwritten(error) from error
 
-    def add(self, record: EpochRecord) -> None:
-        """Write the record of one more epoch.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+    def _add(self, record: EpochRecord) -> None:
         try:
             if self._log is not None:
                 with self._log.open("a", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Sequence
@@ -93,9 +94,10 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
     output = options.output
     if options.resume and (output is None or str(output) == "-"):
         raise OptionError("a run is resumed by its output file, and none is named", tip="-o FILE")
-    if output is not None:
-        require_target(output)
-        _require_apart(output, options)
+    results = [own for own in (output, options.last, options.log) if own is not None]
+    for result in results:
+        require_target(result)
+    _require_apart(results, options)
     first = world().first
     metrics = Metrics(*((options.log, options.tensorboard) if first else (None, None)))
     network = open_network(options.model, options.source)
@@ -110,14 +112,13 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
     if not options.resume:
         keeper.warn_of_leftovers()
     with keeper.minded(state), closing(metrics):
-        metrics.begin(() if state is None else state.history)
 
         def keep(now: TrainingState) -> None:
             keeper.keep(now)
             if not now.within.step:
-                metrics.add(now.history[-1])
+                metrics.add(now.history)
 
-        result = retraining.retrain(
+        found = retraining.retrain(
             network.module,
             images,
             options.settings,
@@ -136,7 +137,7 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
         trained = replace(
             network,
             preprocessing=prepared,
-            training=_described(options.settings, len(images), result, keeper.teacher),
+            training=_described(options.settings, images, found, keeper.teacher),
             nbytes=None,
         )
         if trained.inputs is None:
@@ -144,17 +145,29 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
             trained.inputs = InputSpec.of_sample(shape)
         if output is not None and first:
             trained.nbytes = write_network(trained, output, verify(trained))
+        if options.last is not None and first:
+            last = _last(trained, found)
+            write_network(last, options.last, verify(last))
     keeper.forget()
     return RetrainResult(
         trained,
-        result.history,
+        found.history,
         0 if state is None else state.epoch,
-        result.kept,
+        found.kept,
         None if output is None else str(output),
         trained.nbytes,
         time.perf_counter() - start,
         assignment,
     )
+
+
+def _last(trained: Network, found: retraining.RetrainResult) -> Network:
+    """Return the network after the last epoch."""
+    if found.last is None or trained.training is None:
+        return trained
+    module = copy.deepcopy(trained.module)
+    module.load_state_dict(found.last)
+    return replace(trained, module=module, training=_told(trained.training, found.history[-1]))
 
 
 def _teacher(options: RetrainOptions, prepared: Preprocessing) -> Network:
@@ -220,6 +233,7 @@ def train(options: TrainOptions) -> RetrainResult:
             preprocessing=options.preprocessing,
             teacher=options.teacher,
             validation=options.validation,
+            last=options.last,
             log=options.log,
             tensorboard=options.tensorboard,
             checkpoint_minutes=options.checkpoint_minutes,
@@ -228,40 +242,45 @@ def train(options: TrainOptions) -> RetrainResult:
     )
 
 
-def _require_apart(output: str | Path, options: RetrainOptions) -> None:
-    """Check that neither the result nor the state beside it replaces an input of the run.
+def _require_apart(results: Sequence[str | Path], options: RetrainOptions) -> None:
+    """Check that no result, nor the state beside the output, replaces an input or another.
 
     A network may replace its original, but not the state of a run that was to replace it.
 
     Raises:
         OutputError: one would.
     """
-    if str(output) == "-":
-        return
-    model = options.model
-    state = state_path(Path(output))
+    model, output = options.model, options.output
+    named = [own for own in results if str(own) != "-"]
+    state = [] if output is None or str(output) == "-" else [state_path(Path(output))]
     names = [own for own in (options.classes, options.teacher) if isinstance(own, (str, Path))]
-    log = [] if options.log is None else [options.log]
     data = [*tensor_files(options.data), *tensor_files(options.validation)]
-    require_apart([output, state, *log], [*data, *names])
+    require_apart([*results, *state], [*data, *names])
     if isinstance(model, (str, Path)) and str(model) != "-":
-        require_apart([state], [model])
+        others = [own for own in named if own is not output]
+        require_apart([*others, *state], [model])
         if state_path(Path(model)).exists():
-            require_apart([output], [state_path(Path(model))])
+            require_apart(named, [state_path(Path(model))])
 
 
 def _described(
-    settings: RetrainSettings, images: int, result: retraining.RetrainResult, teacher: str | None
+    settings: RetrainSettings,
+    images: LabelledImages,
+    found: retraining.RetrainResult,
+    teacher: str | None,
 ) -> Training:
     """Return an artefact's record of its training; without times, so that equal runs are equal."""
-    kept = result.history[result.kept - 1]
-    return Training(
-        settings,
-        images,
-        kept.loss,
-        kept.accuracy,
-        kept.epoch,
-        kept.validation_loss,
-        kept.validation_accuracy,
-        teacher,
+    kept = found.history[found.kept - 1]
+    return _told(Training(settings, len(images), 0.0, 0.0, teacher=teacher), kept)
+
+
+def _told(training: Training, epoch: EpochRecord) -> Training:
+    """Return the record of a training with the figures of the epoch whose weights are kept."""
+    return replace(
+        training,
+        loss=epoch.loss,
+        accuracy=epoch.accuracy,
+        epoch=epoch.epoch,
+        validation_loss=epoch.validation_loss,
+        validation_accuracy=epoch.validation_accuracy,
     )
