@@ -71,7 +71,7 @@ def packaged(module: nn.Module, dataset: TensorImages, folder: Path) -> None:
         preprocessing=architectures.default_preprocessing(
             architectures.parse_architecture("cifar_resnet20")
         ),
-        on_epoch_end=lambda state: write_state(state.to_dict(), folder / "state"),
+        keep=lambda state: write_state(state.to_dict(), folder / "state"),
     )
 
 
