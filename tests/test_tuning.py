@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 
 import pytest
 import torch
@@ -19,7 +21,9 @@ from alds_cli.errors import DataError
 from alds_cli.options.model_source import Source
 from alds_cli.records import Choice, Plan, Preprocessing
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
-from alds_cli.retraining.distillation import Budget, Recipe, divergence, mixed, tune
+from alds_cli.retraining.distillation import mixed, tune
+from alds_cli.retraining.objective import divergence
+from alds_cli.retraining.tuned_steps import Budget, Recipe
 from alds_cli.surgery import PairedAttention, dense_copy, weight_at
 from alds_cli.surgery.replace import reshape_network
 
@@ -186,9 +190,9 @@ def test_statistics_stay_and_everything_else_is_tuned():
         assert after.get_parameter(name).requires_grad == value.requires_grad
 
 
-@pytest.mark.parametrize("lr", [1.0, 1e30])
+@pytest.mark.parametrize("lr", [3.0, 1e30])
 def test_weights_stay_where_tuning_hurts(small_steps, caplog, lr):
-    small_steps(lr=lr, warmup=0, slowing=1.0)
+    small_steps(lr=lr, warmup=0, checks=1)
     untuned, tuned = (compressed(tune_steps=steps) for steps in (0, 10))
     report = tuned.report.tuning
     assert report.best_step == 0
@@ -216,6 +220,73 @@ def test_few_steps_are_smaller(small_steps):
     small_steps(full_steps=32)
     rates = [compressed(tune_steps=steps).report.tuning.lr for steps in (1, 32, 40)]
     assert rates == pytest.approx([1e-3 / 4, 1e-3, 1e-3])  # 32^0.4 = 4
+
+
+def stopped_after(steps, **options):
+    """Tune until a signal comes during a step."""
+
+    def interrupt(event):
+        if event.task == "tune" and event.done == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        compressed(progress=interrupt, cache=True, **options)
+
+
+def kept(folder):
+    return sorted(folder.glob("tuning-*"))
+
+
+@pytest.mark.parametrize("steps", [1, 7, 11])
+def test_an_interrupted_tuning_goes_on_with_the_same_command(tmp_path, monkeypatch, steps):
+    monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
+    whole = compressed(tune_steps=12).network.module.state_dict()
+    stopped_after(steps, tune_steps=12)
+    assert len(kept(tmp_path)) == 1
+    events = []
+    resumed = compressed(tune_steps=12, cache=True, progress=events.append)
+    assert [event.done for event in events if event.task == "tune"] == [*range(steps + 1, 13)]
+    assert resumed.report.tuning.steps == 12
+    for name, value in resumed.network.module.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+    assert not kept(tmp_path)
+
+
+def test_another_tuning_does_not_go_on_with_a_state(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
+    stopped_after(5, tune_steps=12)
+    for other in ({"tune_steps": 13}, {"seed": 1}, {"ratio": "0.7"}, {"data": images_of(seed=4)}):
+        events = []
+        compressed(cache=True, progress=events.append, **{"tune_steps": 12, **other})
+        assert next(event.done for event in events if event.task == "tune") == 1
+    assert len(kept(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda _: b"nonsense",
+        lambda content: content[:-50],
+        lambda content: content.replace(b"best_step", b"west_step"),
+    ],
+)
+def test_a_damaged_state_is_done_without(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
+    whole = compressed(tune_steps=12).network.module.state_dict()
+    stopped_after(5, tune_steps=12)
+    (path,) = kept(tmp_path)
+    path.write_bytes(damage(path.read_bytes()))
+    resumed = compressed(tune_steps=12, cache=True).network.module.state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_old_states_leave_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
+    stopped_after(5, tune_steps=12)
+    (path,) = kept(tmp_path)
+    os.utime(path, (0, 0))
+    compressed(tune_steps=3, cache=True)
+    assert not kept(tmp_path)
 
 
 def test_the_best_weights_are_kept_as_they_were_measured():

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration import draw_sample
+from alds_cli.checkpoint import hash_tensors
+from alds_cli.checkpoint.files import make_folder
+from alds_cli.checkpoint.training_state import (
+    cached_state_path,
+    forget_old_states,
+    read_state,
+    write_state,
+)
 from alds_cli.datasets import Batches, opened
-from alds_cli.errors import OptionError
+from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
@@ -21,8 +32,9 @@ from alds_cli.numerics.eigenvalues import operator_norm
 from alds_cli.numerics.grams import unit_exponent
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import LayerReport, LayerSpec, Plan, Tuning
-from alds_cli.retraining.distillation import Budget, Recipe, divided, tune
-from alds_cli.runtime.devices import accepted, pick_device, ready
+from alds_cli.retraining.distillation import divided, tune
+from alds_cli.retraining.tuned_steps import Budget, Recipe
+from alds_cli.runtime.devices import accepted, device_name, pick_device, ready
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import form_of, weight_at
 from alds_cli.surgery.layer_contents import canonical
@@ -97,8 +109,13 @@ class Tuner:
             logits_of(accepted(run, inputs), 1, "tuned")
 
     def tune(self, module: nn.Module, plan: Plan) -> Tuning:
-        """Tune a network with the plan's pairs in place; see `distillation.tune`."""
+        """Tune a network with the plan's pairs in place; see `distillation.tune`.
+
+        The state is kept in the cache until it is done, so that the same call goes on where it was
+        interrupted.
+        """
         options = self._options
+        kept = _KeptState(self._key(module, plan)) if options.cache else None
         tuning = tune(
             module,
             self._original,
@@ -111,14 +128,73 @@ class Tuner:
             device=self._device,
             workers=options.workers,
             progress=options.progress,
+            keep=None if kept is None else kept.keep,
+            resume=None if kept is None else kept.read(),
         )
+        if kept is not None:
+            kept.forget()
         if tuning.diverged:
             logger.warning("tuning ended after %d steps: the loss was not finite", tuning.steps)
         return tuning
 
+    def _key(self, module: nn.Module, plan: Plan) -> str:
+        """Return a digest of all that the tuned weights depend on."""
+        options = self._options
+        content = [
+            hash_tensors(module.state_dict()),
+            hash_tensors(self._original.state_dict()),
+            self._images.fingerprint().images,
+            asdict(self._preprocessing),
+            asdict(RECIPE),
+            [options.tune_steps, options.tune_minutes, options.seed],
+            sorted(plan.decomposed),
+            [device_name(self._device), torch.get_num_threads(), torch.__version__],
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
     def reports(self, module: nn.Module, before: Sequence[LayerReport]) -> list[LayerReport]:
         """Report on the layers after tuning; see `measured_again`."""
         return measured_again(self._original, self._specs, module, before)
+
+
+class _KeptState:
+    """The state of a tuning in the cache; what cannot be read or written there is done without.
+
+    Args:
+        key: a digest of all that the tuning depends on.
+    """
+
+    def __init__(self, key: str) -> None:
+        self._path = cached_state_path(key)
+        self._broken = False
+
+    def read(self) -> object:
+        """Return what was kept; None where nothing was."""
+        forget_old_states()
+        try:
+            return read_state(self._path) if self._path.exists() else None
+        except (AldsError, OSError) as error:
+            logger.warning("tuning starts anew: %s", error)
+            return None
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Replace what was kept."""
+        if self._broken:
+            return
+        try:
+            make_folder(self._path.parent)
+            write_state(state, self._path)
+        except OutputError as error:
+            self._broken = True
+            logger.warning("an interrupted tuning would start anew: %s", error)
+        else:
+            step = state["at"]["step"]
+            logger.info("the same command goes on with tuning after step %d, if interrupted", step)
+
+    def forget(self) -> None:
+        """Remove what was kept, because it is done."""
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)
 
 
 def measured_again(

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +29,7 @@ from alds_cli.retraining.objective import MixedBatch, Objective
 from alds_cli.retraining.optimisers import optimiser_of
 from alds_cli.retraining.pair_decay import ProductDecay
 from alds_cli.retraining.schedules import learning_rate
-from alds_cli.retraining.state import SeenImages, TrainingState
+from alds_cli.retraining.state import SeenImages, TrainingState, in_memory
 from alds_cli.runtime.distributed import ALONE, lost_touch, summed, world
 from alds_cli.runtime.interruption import Interruption
 from alds_cli.tracing.trace import evaluation_mode
@@ -190,7 +189,7 @@ class Epochs:
                         self._after_step(stops=True)
             loss, correct = summed([loss, correct], self._device)
             if loss < self._best_loss:
-                self._best_loss, self._best = loss, _copied(self._module.state_dict())
+                self._best_loss, self._best = loss, in_memory(self._module.state_dict())
         return Judgement(loss, _share(correct, images))
 
     def _averaged(self) -> AbstractContextManager[None]:
@@ -264,7 +263,7 @@ class Epochs:
             self._average.settle()
         if self._best is None:
             return None
-        last: Mapping[str, Tensor] = _copied(self._module.state_dict())
+        last: Mapping[str, Tensor] = in_memory(self._module.state_dict())
         self._module.load_state_dict(self._best)
         return last
 
@@ -276,9 +275,9 @@ class Epochs:
             len(self._images.dataset),
             self._seen.fingerprint,
             self.history,
-            _copied(self._module.state_dict()),
-            _copied(self._optimiser.state_dict()),
-            None if self._average is None else _copied(self._average.tensors),
+            in_memory(self._module.state_dict()),
+            in_memory(self._optimiser.state_dict()),
+            None if self._average is None else in_memory(self._average.tensors),
             self._best,
             self._scaler.state_dict() if self._scaler.is_enabled() else None,
             self._seen.validation,
@@ -374,14 +373,3 @@ def _check_finite(loss: float, epoch: int, step: int, lr: float) -> None:
             f"at a learning rate of {lr:g}: the loss is no longer finite",
             tip="use a smaller --lr or a longer --warmup-epochs; no result was written",
         )
-
-
-def _copied(values: Any) -> Any:
-    """Copy nested dictionaries and lists, with their tensors in main memory."""
-    if isinstance(values, Tensor):
-        return values.detach().to("cpu", copy=True)
-    if isinstance(values, Mapping):
-        return {key: _copied(value) for key, value in values.items()}
-    if isinstance(values, (list, tuple)):
-        return [_copied(value) for value in values]
-    return values

@@ -16,7 +16,6 @@ from alds_cli.datasets import IGNORED, check_labels
 from alds_cli.errors import DataError
 from alds_cli.evaluation.segmentation import check_masks, mask_loss
 from alds_cli.options.training_options import RetrainSettings
-from alds_cli.retraining.distillation import divergence
 from alds_cli.retraining.mixing import those_before
 from alds_cli.runtime.devices import accepted
 from alds_cli.tracing.logits import logits_of, mask_logits_of
@@ -149,3 +148,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Te
     if labels.ndim == 3:
         return mask_loss(logits, labels, smoothing)
     return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+
+
+def divergence(logits: Tensor, expected: Tensor, temperature: float) -> Tensor:
+    """Return the mean Kullback-Leibler divergence of logits (n, classes), times T².
+
+    The factor keeps the size of gradients as the temperature T changes.
+    """
+    ours, theirs = (F.log_softmax(own / temperature, dim=1) for own in (logits, expected))
+    return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")

@@ -271,6 +271,17 @@ class TrainingState:
             )
 
 
+def in_memory(values: Any) -> Any:
+    """Copy nested dictionaries and lists, with their tensors in main memory."""
+    if isinstance(values, Tensor):
+        return values.detach().to("cpu", copy=True)
+    if isinstance(values, Mapping):
+        return {key: in_memory(value) for key, value in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [in_memory(value) for value in values]
+    return values
+
+
 class SeenImages:
     """The images of a run, told apart from others by their content, which is read when needed.
 
