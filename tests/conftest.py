@@ -136,3 +136,11 @@ def model(tmp_path):
     path = tmp_path / "model.pt"
     torch.save(digits_network().state_dict(), path)
     return path
+
+
+@pytest.fixture
+def heeded_interrupts():
+    """Ctrl-C reaches what a test starts, also where tests run in the background of a shell."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -211,14 +211,6 @@ def test_an_interruption_says_what_is_kept(run, arguments, tmp_path, monkeypatch
     assert "1 made now, 2 found" in run(*arguments)[1]
 
 
-@pytest.fixture
-def heeded_interrupts():
-    """Ctrl-C reaches what a test starts, also where tests run in the background of a shell."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.slow
 def test_the_installed_command_is_interrupted(digits, tmp_path):

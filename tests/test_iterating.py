@@ -288,10 +288,10 @@ def test_what_was_begun_is_not_overwritten(place):
     [
         ({"to": 0.7}, r"ratios was \[0\.55.*, now is \[0\.45"),
         ({"steps": 3}, "ratios was"),
-        ({"method": "svd"}, "method was alds, now is svd"),
+        ({"method": "svd"}, "method was 'alds', now is 'svd'"),
         ({"distil": True}, "teacher was None, now is"),
         ({"validation": "tensors:data.safetensors"}, "validation was None, now is"),
-        ({"bound": "exact"}, "bound was None, now is exact"),
+        ({"bound": "exact"}, "bound was None, now is 'exact'"),
         ({"exclude": ("classifier.2",)}, r"exclude was \[\], now is \['classifier.2'\]"),
         ({"settings": RetrainSettings(3, 16, seed=3)}, "training epochs was 2, now is 3"),
     ],

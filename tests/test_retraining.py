@@ -201,6 +201,7 @@ def test_resuming_between_steps_gives_the_bits_of_the_uninterrupted_run(dataset,
         ]
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_run_after_the_step_with_its_state(dataset, number):
     asked, states = stopping(())
@@ -224,6 +225,7 @@ def test_a_signal_ends_a_run_after_the_step_with_its_state(dataset, number):
     assert same(whole, resumed)
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_a_signal_while_images_judge_ends_a_run_before_its_epoch_does(dataset, monkeypatch):
     settings = replace(SETTINGS, held_back=0.4)
     asked, states = stopping(())

@@ -237,6 +237,7 @@ def kept(folder):
     return sorted(folder.glob("tuning-*"))
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize("steps", [1, 7, 11])
 def test_an_interrupted_tuning_goes_on_with_the_same_command(tmp_path, monkeypatch, steps):
     monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
@@ -252,6 +253,7 @@ def test_an_interrupted_tuning_goes_on_with_the_same_command(tmp_path, monkeypat
     assert not kept(tmp_path)
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_another_tuning_does_not_go_on_with_a_state(tmp_path, monkeypatch):
     monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
     stopped_after(5, tune_steps=12)
@@ -262,6 +264,7 @@ def test_another_tuning_does_not_go_on_with_a_state(tmp_path, monkeypatch):
     assert len(kept(tmp_path)) == 1
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 @pytest.mark.parametrize(
     "damage",
     [
@@ -280,6 +283,7 @@ def test_a_damaged_state_is_done_without(tmp_path, monkeypatch, damage):
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 
 
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_old_states_leave_the_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ALDS_CACHE_DIR", str(tmp_path))
     stopped_after(5, tune_steps=12)

@@ -30,7 +30,6 @@ from alds_cli.forms import SCHEMA
 from alds_cli.records import IterationStage
 from alds_cli.schemas import Form, MalformedError, UnknownSchemaError, held, parsed
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
-from alds_cli.text import visible
 
 F = TypeVar("F", bound=Form)
 
@@ -196,12 +195,13 @@ def _differences(
         if isinstance(one, Mapping) and isinstance(other, Mapping):
             yield from _differences(one, other, f"{within}{key} ")
         elif one != other:
-            name = _short(f"{within}{key}".replace("_", " "))
+            plain = f"{within}{key}".replace("_", " ")
+            name = plain if plain.isprintable() and len(plain) <= _LONGEST else _short(plain)
             yield f"{name} was {_short(one)}, now is {_short(other)}"
 
 
 def _short(value: object) -> str:
-    told = visible(str(value))
+    told = repr(value)  # in which every sign can be printed
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}…"
 
 
