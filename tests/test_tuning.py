@@ -190,7 +190,7 @@ def test_statistics_stay_and_everything_else_is_tuned():
         assert after.get_parameter(name).requires_grad == value.requires_grad
 
 
-@pytest.mark.parametrize("lr", [3.0, 1e30])
+@pytest.mark.parametrize("lr", [1.0, 1e30])
 def test_weights_stay_where_tuning_hurts(small_steps, caplog, lr):
     small_steps(lr=lr, warmup=0, checks=1)
     untuned, tuned = (compressed(tune_steps=steps) for steps in (0, 10))
@@ -209,17 +209,11 @@ def test_weights_stay_where_tuning_hurts(small_steps, caplog, lr):
 
 
 def test_a_rate_that_hurts_is_lowered_until_it_helps(small_steps):
-    small_steps(lr=2.0, full_steps=1, warmup=0, slowing=1e-3, checks=4)
+    small_steps(lr=2.0, warmup=0, slowing=1e-3, checks=4)
     report = compressed(tune_steps=12).report.tuning
     assert report.lr == pytest.approx(2e-3)
-    assert report.best_step > 3  # a quarter was lost
+    assert report.best_step > 6  # the first half was lost
     assert report.loss_after < report.loss_before
-
-
-def test_few_steps_are_smaller(small_steps):
-    small_steps(full_steps=32)
-    rates = [compressed(tune_steps=steps).report.tuning.lr for steps in (1, 32, 40)]
-    assert rates == pytest.approx([1e-3 / 4, 1e-3, 1e-3])  # 32^0.4 = 4
 
 
 def stopped_after(steps, **options):

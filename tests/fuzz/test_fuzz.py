@@ -39,13 +39,6 @@ def corpus(tmp_path_factory):
         return corpora.make(tmp_path_factory.mktemp("corpus"))
 
 
-@pytest.fixture(scope="module")
-def start(corpus):
-    """What the process holds once everything has been used."""
-    assert corpus.files
-    return harness.peak()
-
-
 def models(name):
     """What can be done with a model file."""
     return (
@@ -222,7 +215,7 @@ OTHERS = 4
 PART = EXAMPLES // (len(TARGETS) + sum(SHARE.values()) - len(SHARE) + OTHERS)
 
 
-def try_target(name, corpus, start, mutations, choice):
+def try_target(name, corpus, mutations, choice):
     change, commands = TARGETS[name]
     command = commands[choice % len(commands)]
     with tempfile.TemporaryDirectory() as folder:
@@ -233,33 +226,33 @@ def try_target(name, corpus, start, mutations, choice):
         place(work, {n: d for n, d in corpus.files.items() if n.split("/")[0] in own})
         place(work, changed)
         outputs = ["o.pt", "o.safetensors", "out.pt", "out.pt.training"]
-        harness.check(command, work=work, start=start, outputs=outputs)
+        harness.check(command, work=work, outputs=outputs)
 
 
-def attempts(name, part, examples, corpus, start):
+def attempts(name, part, examples, corpus):
     """Try a target so many times; parts differ in what is drawn."""
 
     @seed(part)
     @settings(LIMITS, max_examples=examples)
     @given(mutate.MUTATIONS, st.integers(0, 11))
     def attempt(mutations, choice):
-        try_target(name, corpus, start, mutations, choice)
+        try_target(name, corpus, mutations, choice)
 
     attempt()
 
 
 @pytest.mark.mostly_slow(4)
 @pytest.mark.parametrize("name", TARGETS)
-def test_a_few_damaged_inputs(name, corpus, start):
-    attempts(name, 1000, 4, corpus, start)
+def test_a_few_damaged_inputs(name, corpus):
+    attempts(name, 1000, 4, corpus)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "part"), [(name, part) for name in TARGETS for part in range(SHARE.get(name, 1))]
 )
-def test_damaged_inputs(name, part, corpus, start):
-    attempts(name, part, PART, corpus, start)
+def test_damaged_inputs(name, part, corpus):
+    attempts(name, part, PART, corpus)
 
 
 # What lies about in folders
@@ -291,7 +284,7 @@ def a_cache(corpus, mutations, work):
 FOLDERS = {"a sweep's folder": a_sweep, "the cache": a_cache}
 
 
-def attempts_in_folders(name, examples, corpus, start):
+def attempts_in_folders(name, examples, corpus):
     @seed(0)
     @settings(LIMITS, max_examples=examples)
     @given(mutate.MUTATIONS, st.integers(0, 11))
@@ -303,7 +296,7 @@ def attempts_in_folders(name, examples, corpus, start):
             place(work, {"zip.pt": corpus.files["zip.pt"]})
             commands = FOLDERS[name](corpus, drawn, work)
             command = commands[choice % len(commands)]
-            outcome = harness.check(command, work=work, start=start, outputs=["o.pt", "report"])
+            outcome = harness.check(command, work=work, outputs=["o.pt", "report"])
             if name == "the cache":
                 assert outcome.code == 0, outcome.err.decode()
 
@@ -311,20 +304,20 @@ def attempts_in_folders(name, examples, corpus, start):
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_a_few_damaged_folders(name, corpus, start):
-    attempts_in_folders(name, 4, corpus, start)
+def test_a_few_damaged_folders(name, corpus):
+    attempts_in_folders(name, 4, corpus)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDERS)
-def test_damaged_folders(name, corpus, start):
-    attempts_in_folders(name, PART, corpus, start)
+def test_damaged_folders(name, corpus):
+    attempts_in_folders(name, PART, corpus)
 
 
 # Standard input, and arguments
 
 
-def attempts_of_standard_input(examples, corpus, start):
+def attempts_of_standard_input(examples, corpus):
     @seed(0)
     @settings(LIMITS, max_examples=examples)
     @given(mutate.MUTATIONS, st.sampled_from(sorted(MODEL_FILES)), st.integers(0, 11))
@@ -338,7 +331,6 @@ def attempts_of_standard_input(examples, corpus, start):
             harness.check(
                 command,
                 work=work,
-                start=start,
                 outputs=["o.pt", "o.safetensors"],
                 standard_input=mutate.mutated_bytes(corpus.files[name], drawn),
                 binary=command[-2] == "-",
@@ -350,13 +342,13 @@ def attempts_of_standard_input(examples, corpus, start):
 MODEL_FILES = {"zip.pt", "legacy.pt", "m.safetensors", "art.pt", "art.safetensors"}
 
 
-def test_a_few_damaged_streams(corpus, start):
-    attempts_of_standard_input(4, corpus, start)
+def test_a_few_damaged_streams(corpus):
+    attempts_of_standard_input(4, corpus)
 
 
 @pytest.mark.slow
-def test_damaged_streams(corpus, start):
-    attempts_of_standard_input(PART, corpus, start)
+def test_damaged_streams(corpus):
+    attempts_of_standard_input(PART, corpus)
 
 
 def _options():
@@ -366,9 +358,12 @@ def _options():
         if name in {"demo", "sweep"}:  # they may run for minutes when all is well
             continue
         for parameter in command.params:
-            if parameter.name not in {"help", "download", "output", "plan_out", "allow_pickle"}:
+            if parameter.name not in {"help", "download", "allow_pickle", *_WRITTEN}:
                 yield name, parameter
 
+
+_WRITTEN = {"output", "plan_out", "log", "tensorboard", "last"}
+"""Options that name a file or folder to write."""
 
 OPTIONS = list(_options())
 
@@ -388,7 +383,7 @@ TEXTS = [
 ]
 
 
-def attempts_of_arguments(examples, corpus, start):
+def attempts_of_arguments(examples, corpus):
     @seed(0)
     @settings(LIMITS, max_examples=examples)
     @given(st.sampled_from(range(len(OPTIONS))), st.sampled_from(TEXTS), st.sampled_from(TEXTS))
@@ -415,7 +410,6 @@ def attempts_of_arguments(examples, corpus, start):
             harness.check(
                 (name, *arguments),
                 work=work,
-                start=start,
                 outputs=["o.pt", "report", "o.pt.training"],
             )
 
@@ -427,10 +421,10 @@ def _runs_long(option, text):
     return option in {"epochs", "workers", "threads"} and text.isdecimal() and int(text) > 2
 
 
-def test_a_few_odd_arguments(corpus, start):
-    attempts_of_arguments(20, corpus, start)
+def test_a_few_odd_arguments(corpus):
+    attempts_of_arguments(20, corpus)
 
 
 @pytest.mark.slow
-def test_odd_arguments(corpus, start):
-    attempts_of_arguments(PART, corpus, start)
+def test_odd_arguments(corpus):
+    attempts_of_arguments(PART, corpus)
