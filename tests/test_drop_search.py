@@ -52,9 +52,10 @@ def test_the_interval_covers_the_true_drop_as_often_as_it_says(lost, gained):
 class Searched(_Search):
     """A search whose networks lose what a function of the ratio's steps says."""
 
-    def __init__(self, drops, allowed, reachable=1000):
+    def __init__(self, drops, allowed, reachable=1000, of="top1"):
         options = SimpleNamespace(max_drop=allowed)
-        super().__init__(SimpleNamespace(options=options, params=1000), None, "artefact.pt")
+        session = SimpleNamespace(options=options, params=1000)
+        super().__init__(session, SimpleNamespace(of=of), "artefact.pt")
         self.drops, self.reachable, self.asked = drops, reachable, []
         self.limited = Fraction(2, 5)
 
@@ -113,7 +114,10 @@ def test_a_better_ratio_beyond_one_that_loses_too_much_is_found():
 
 def test_where_all_lose_too_much_the_error_names_the_least():
     search = Searched(lambda step: 2 + step / 1000, 1.0)
-    with pytest.raises(DropUnreachableError, match=r"at a ratio of 0\.00\d it loses 2\.0"):
+    with pytest.raises(DropUnreachableError, match=r"top-1: at a ratio of 0\.00\d it loses 2\.0"):
+        search.searched()
+    search = Searched(lambda step: 2 + step / 1000, 1.0, of="miou")
+    with pytest.raises(DropUnreachableError, match="at most 1 points of mean IoU: at a ratio"):
         search.searched()
 
 
@@ -126,7 +130,7 @@ def test_nothing_larger_than_the_limits_is_tried():
 
 def test_limits_that_lose_too_much_are_refused_at_once():
     search = Searched(lambda step: step / 100, 1.0)
-    with pytest.raises(DropUnreachableError, match=r"within the limits loses 4\.00 points"):
+    with pytest.raises(DropUnreachableError, match=r"the limits loses 4\.00 points of top-1"):
         search.require_limits()
     assert search.asked == [400]
 

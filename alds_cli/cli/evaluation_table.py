@@ -95,14 +95,20 @@ def _compared(comparison: Comparison, unit: str) -> Iterable[str]:
     same = f"the same answer on {comparison.agreement:.2f} % of the {unit}"
     if comparison.p_value is None:
         yield same
+        if comparison.difference is not None:
+            yield f"{_interval_of_difference(comparison, 'mean IoU')} (95 % confidence)"
         return
     yield (
         f"{same}; only the model is right on {count(comparison.only_model)}, only the baseline on "
         f"{count(comparison.only_baseline)}"
     )
-    ends = (comparison.difference_low or 0.0, comparison.difference_high or 0.0)
-    low, high = (signed(end, ".2f") for end in ends)
     yield (
-        f"the difference of top-1 lies between {low} and {high} points (95 % confidence; "
+        f"{_interval_of_difference(comparison, 'top-1')} (95 % confidence; "
         f"McNemar's p = {comparison.p_value:.2g})"
     )
+
+
+def _interval_of_difference(comparison: Comparison, measure: str) -> str:
+    ends = (comparison.difference_low or 0.0, comparison.difference_high or 0.0)
+    low, high = (signed(end, ".2f") for end in ends)
+    return f"the difference of {measure} lies between {low} and {high} points"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from alds_cli.cli.interface import Rows, line, table
-from alds_cli.records import OPERATOR, SCHEMES
+from alds_cli.records import DROP_MEASURES, OPERATOR, SCHEMES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -145,11 +145,10 @@ def _drop_curve(search: DropSearch) -> Table:
 
 
 def _drop_found(search: DropSearch) -> str:
-    what = "agreement with the original" if search.of == "agreement" else "top-1"
     chosen = search.chosen
     return (
-        f"{what} falls from {search.before:.2f} % by {_points(chosen.drop)} of the "
-        f"{search.allowed:g} points allowed, on {count(search.images)} images "
+        f"{DROP_MEASURES[search.of]} falls from {search.before:.2f} % by {_points(chosen.drop)} of "
+        f"the {search.allowed:g} points allowed, on {count(search.images)} images "
         f"(95 % confidence: {_points(chosen.low)} to {_points(chosen.high)})"
     )
 

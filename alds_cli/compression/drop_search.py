@@ -8,23 +8,18 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
-from torch import Tensor, nn
-
-from alds_cli.calibration import draw_sample
 from alds_cli.checkpoint import write_plan
 from alds_cli.compression.carried_out import CarriedOut
+from alds_cli.compression.drop_measures import Measure, measure_for, settled_measure
 from alds_cli.compression.low_rank import require_able
 from alds_cli.compression.run import CompressionRun, planned
 from alds_cli.compression.session import CompressionResult, Session, require_files
 from alds_cli.compression.targets import parse_target
-from alds_cli.datasets import Batches, LabelledImages, opened
+from alds_cli.datasets import opened
 from alds_cli.errors import ContractError, DropUnreachableError, OptionError, RatioUnreachableError
-from alds_cli.evaluation import answers, assigned, paired_drop
 from alds_cli.methods import method_named
-from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
-from alds_cli.records import DropPoint, DropSearch
-from alds_cli.runtime.devices import Clock, pick_device
+from alds_cli.records import DROP_MEASURES, DropPoint, DropSearch
 
 _log = logging.getLogger(__name__)
 
@@ -40,12 +35,6 @@ _NEAR = 10
 _LEAPS = (15, 25, 35)
 """How many steps beyond the best ratio a better one is looked for then. The drop does not rise
 evenly, so a larger ratio may lose less than a smaller one."""
-
-_TOGETHER = 250
-"""Images in a batch."""
-
-MEASURES = ("top1", "agreement")
-"""What may fall: accuracy by the images' labels, or agreement with the original network."""
 
 
 def compress_within_drop(options: CompressOptions) -> CompressionResult:
@@ -68,7 +57,7 @@ def compress_within_drop(options: CompressOptions) -> CompressionResult:
     require_able(options.method, parse_target(options, Fraction(1, _STEPS)).planned_for)
     (output,), (plan_output,) = require_files(options, [None])
     session = Session(_with_open_images(options))
-    search = _Search(session, _Measure(session), output or "artefact.pt")
+    search = _Search(session, measure_for(session), output or "artefact.pt")
     if limited.resources:
         search.require_limits()
     search.halve()
@@ -86,6 +75,7 @@ def _with_open_images(options: CompressOptions) -> CompressOptions:
     """Open the images once, for the method and for the measuring, which both need some."""
     assert options.data is not None  # noqa: S101 - checked before
     images = opened(options.data, split="train", download=options.download)
+    settled_measure(options.drop_of, images)
     samples, tunes = options.samples, options.tune_steps or options.tune_minutes
     draws = tunes or options.refit or method_named(options.method).needs
     if samples >= len(images) > 1 and draws:
@@ -111,68 +101,6 @@ def _require_searchable(options: CompressOptions) -> None:
             "a drop is measured on images, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR",
         )
-    if options.drop_of not in (None, *MEASURES):
-        raise OptionError(
-            f"the drop of '{options.drop_of}' is not known",
-            tip="--drop-of top1, or agreement for images without labels",
-        )
-
-
-class _Measure:
-    """The fall of a network's quality on the images that calibration does not see."""
-
-    def __init__(self, session: Session) -> None:
-        options = session.options
-        self._device = pick_device(options.device)
-        self._progress = options.progress
-        self.clock = Clock()
-        with self.clock("evaluate"):
-            prepared = settled_preprocessing(options.preprocessing, session.network)
-            images = _held_back(session)
-            self.of = options.drop_of or ("top1" if images.labelled else "agreement")
-            module = session.network.module
-            if self.of == "top1":
-                images, _ = assigned(images, prepared, module, None, device=self._device)
-            self._batches = Batches(images, prepared, batch_size=_TOGETHER, workers=options.workers)
-            found = self._answers(module)
-        self.images = len(images)
-        self._expected = images.labels if self.of == "top1" else found
-        self._right = found == self._expected
-
-    def _answers(self, module: nn.Module) -> Tensor:
-        return answers(module, self._batches, device=self._device, progress=self._progress)
-
-    @property
-    def before(self) -> float:
-        """The quality of the original in per cent."""
-        return 100 * float(self._right.double().mean())
-
-    def drop(self, module: nn.Module) -> tuple[float, float, float]:
-        """Return the drop in points, and the ends of its interval of 95 % confidence."""
-        with self.clock("evaluate"):
-            right = self._answers(module) == self._expected
-        return paired_drop(self._right, right)
-
-
-def _held_back(session: Session) -> LabelledImages:
-    """Return the images that are not drawn for the method, refitting or tuning; all where none are.
-
-    Raises:
-        OptionError: all are drawn.
-    """
-    options = session.options
-    images = options.data
-    assert isinstance(images, LabelledImages)  # noqa: S101 - they are open
-    if not method_named(options.method).needs and session.untouched:
-        return images
-    _, left = draw_sample(len(images), options.samples, options.seed)
-    if len(left) == 0:
-        raise OptionError(
-            f"the network is made by all {len(images):,} images, and none are left to measure the "
-            "drop on",
-            tip=f"--samples {max(1, len(images) // 2)}, or name more images",
-        )
-    return images.subset(left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +121,7 @@ class _Search:
         output: the artefact's file name, which determines its format.
     """
 
-    def __init__(self, session: Session, measure: _Measure, output: str) -> None:
+    def __init__(self, session: Session, measure: Measure, output: str) -> None:
         self._session, self._measure, self._output = session, measure, output
         options = session.options
         assert options.max_drop is not None  # noqa: S101 - that is why there is a search
@@ -224,12 +152,15 @@ class _Search:
         tried = self._carried_out(None)
         if tried.point.drop > self._allowed:
             raise DropUnreachableError(
-                f"the network within the limits loses {tried.point.drop:.2f} points, more than "
+                f"the network within the limits loses {self._points_lost(tried.point)}, more than "
                 f"the {self._allowed:g} allowed",
                 tip="loosen a limit, or allow a larger --max-drop",
             )
         self._best = tried
         self._least = int(tried.point.ratio * _STEPS)
+
+    def _points_lost(self, point: DropPoint) -> str:
+        return f"{point.drop:.2f} points of {DROP_MEASURES[self._measure.of]}"
 
     def halve(self) -> None:
         """Halve the interval between the best ratio and one beyond the drop."""
@@ -290,8 +221,9 @@ class _Search:
             raise ContractError("no smaller network can be made of this one")
         least = min(self._points, key=lambda point: point.drop)
         raise DropUnreachableError(
-            f"no smaller network was found that loses at most {self._allowed:g} points: at a "
-            f"ratio of {least.ratio:g} it loses {least.drop:.2f}",
+            f"no smaller network was found that loses at most {self._allowed:g} points of "
+            f"{DROP_MEASURES[self._measure.of]}: at a ratio of {least.ratio:g} it loses "
+            f"{least.drop:.2f}",
             tip=f"--max-drop {max(least.drop, 0) + 0.005:.2f}, or a method that looks at images: "
             "--method alds-data",
         )

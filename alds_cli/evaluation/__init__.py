@@ -12,15 +12,18 @@ from alds_cli.evaluation.measures import (
     quality_and_answers,
 )
 from alds_cli.evaluation.paired import compared, mcnemar, paired_drop, wilson_interval
-from alds_cli.evaluation.segmentation import mask_loss, measure_masks
+from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
+from alds_cli.evaluation.segmentation import count_masks, mask_loss, measure_masks
 
 __all__ = [
+    "ClassPixels",
     "agreement",
     "all_logits",
     "answers",
     "assigned",
     "compared",
     "count_classes",
+    "count_masks",
     "divergences",
     "mask_loss",
     "mcnemar",
@@ -28,6 +31,7 @@ __all__ = [
     "measure_masks",
     "measure_quality",
     "paired_drop",
+    "paired_iou_drop",
     "quality_and_answers",
     "wilson_interval",
 ]

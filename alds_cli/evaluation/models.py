@@ -24,7 +24,7 @@ from alds_cli.evaluation.measures import (
     quality_and_answers,
 )
 from alds_cli.evaluation.paired import compared, wilson_interval
-from alds_cli.evaluation.segmentation import MOST_PIXELS, measure_masks
+from alds_cli.evaluation.segmentation import masked_batches, measure_masks
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
@@ -115,7 +115,7 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
     if options.latency:
         require_moderate(options.latency_batch_size, shape)
     run = _Run(networks, options, prepared, place)
-    found = run.on_masks(images, shape) if isinstance(images, MaskedImages) else run.on(images)
+    found = run.on_masks(images) if isinstance(images, MaskedImages) else run.on(images)
     times = (
         measure_latency(
             {task: network.module for task, network in networks.items()},
@@ -163,20 +163,18 @@ class _Run:
     prepared: Preprocessing
     place: torch.device
 
-    def on_masks(self, images: MaskedImages, shape: tuple[int, int, int]) -> _Found:
-        """Evaluate on images with masks, whose first one is an input of that shape."""
+    def on_masks(self, images: MaskedImages) -> _Found:
+        """Evaluate on images with masks."""
         if self.options.classes is not None:
             raise OptionError(
                 f"{images.name} has masks, but names of classes are given",
                 tip="leave out --classes; the numbers in masks are the classes' numbers",
             )
-        most = max(1, MOST_PIXELS // (shape[1] * shape[2]))
-        batches = Batches(
+        batches = masked_batches(
             images,
             self.prepared,
-            batch_size=min(self.options.batch_size, most),
+            most=self.options.batch_size,
             workers=self.options.workers,
-            masks=True,
             world=world(),
         )
         modules = {task: network.module for task, network in self.networks.items()}

@@ -11,15 +11,55 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import IGNORED, Batch, Batches
+from alds_cli.datasets import IGNORED, Batch, Batches, MaskedImages
 from alds_cli.errors import DataError
-from alds_cli.records import Comparison, ProgressCallback, ProgressEvent, Segmentation
+from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
+from alds_cli.records import (
+    Comparison,
+    Preprocessing,
+    ProgressCallback,
+    ProgressEvent,
+    Segmentation,
+)
 from alds_cli.runtime.devices import accepted, pick_device, ready
-from alds_cli.runtime.distributed import ALONE, gathered
+from alds_cli.runtime.distributed import ALONE, World, gathered
 from alds_cli.tracing.logits import mask_logits_of
 
 MOST_PIXELS = 2**21
 """The most pixels in a batch, for which a network keeps far more numbers than for a label."""
+
+
+def masked_batches(
+    images: MaskedImages,
+    preprocessing: Preprocessing,
+    *,
+    most: int,
+    workers: int = 0,
+    world: World = ALONE,
+    sizes_differ: bool = False,
+) -> Batches:
+    """Return batches of images and masks of no more than `MOST_PIXELS` pixels.
+
+    Args:
+        images: the images.
+        preprocessing: how an image becomes the network's input.
+        most: the most images in a batch.
+        workers: number of threads that decode image files.
+        world: the processes among which every batch is divided.
+        sizes_differ: whether images go one by one where the preprocessing leaves their sizes
+            different.
+
+    Raises:
+        DataError: the images and the preprocessing do not go together.
+    """
+    fixed = preprocessing.crop is not None or preprocessing.stretch
+    if sizes_differ and images.size is None and not fixed:
+        most = 1
+    height, width = Batches(images, preprocessing, batch_size=1).input_shape[1:]
+    together = min(most, max(1, MOST_PIXELS // (height * width)))
+    return Batches(
+        images, preprocessing, batch_size=together, workers=workers, masks=True, world=world
+    )
 
 
 def mask_loss(logits: Tensor, masks: Tensor, label_smoothing: float = 0.0) -> Tensor:
@@ -62,13 +102,16 @@ class PixelTally:
     """Sums over the pixels that have a class.
 
     Attributes:
-        confusion: int64 (classes, classes + 1): how many pixels of a class, by row, were given
-            which class, by column; the last column counts those that were given none.
+        images: how many images were counted.
+        pixels: how many of their pixels have a class.
+        loss: the sum of the cross-entropies of these.
+        parts: of every batch, the pixels of each image and class.
     """
 
     images: int = 0
+    pixels: int = 0
     loss: float = 0.0
-    confusion: Tensor = field(default_factory=lambda: torch.zeros(0, 1, dtype=torch.int64))
+    parts: list[ClassPixels] = field(default_factory=list)
 
     def add(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Count a batch, and return the class of every pixel.
@@ -83,12 +126,13 @@ class PixelTally:
         self.loss += float(each.cpu().double().sum())  # not every device supports float64
         found = answered(logits)
         counted = masks != IGNORED
-        cells = masks[counted] * (classes + 1) + found[counted]
-        counts = torch.bincount(cells.cpu(), minlength=classes * (classes + 1))
-        if self.images == 0:
-            self.confusion = torch.zeros(classes, classes + 1, dtype=torch.int64)
-        self.confusion += counts.view(classes, classes + 1)
+        have, given, right = (
+            _counts(own, counted & chosen, classes)
+            for own, chosen in ((masks, True), (found, found < classes), (masks, found == masks))
+        )
+        self.parts.append(ClassPixels(right, have + given - right))
         self.images += len(masks)
+        self.pixels += int(have.sum())
         return found
 
     @classmethod
@@ -96,61 +140,89 @@ class PixelTally:
         """Return the sums over what several processes have counted, of which some may be empty."""
         total = cls()
         for part in parts:
-            if part.images and total.images:
-                total.confusion += part.confusion
-            elif part.images:
-                total.confusion = part.confusion.clone()
             total.images += part.images
+            total.pixels += part.pixels
             total.loss += part.loss
+            total.parts += part.parts
         return total
 
-    def quality(self) -> Segmentation:
-        """Return the accuracy of the pixels, the mean IoU, and the mean loss.
-
-        The IoU of a class is |A ∩ B| / |A ∪ B| over all pixels of all images, where A are the
-        pixels that have the class and B those that were given it. A class that neither occurs nor
-        is given has none, and the mean is over the others.
+    def each(self) -> ClassPixels:
+        """Return the pixels of each class in each image, in the order of the images.
 
         Raises:
             DataError: no pixel has a class.
         """
-        pixels = int(self.confusion.sum())
-        if pixels == 0:
+        if self.pixels == 0:
             raise DataError(
                 f"no pixel of the {self.images:,} images has a class: all masks are {IGNORED}",
                 tip="name a set with masks in which something is marked",
             )
-        right = self.confusion.diagonal()
-        given = self.confusion[:, :-1].sum(dim=0)
-        union = self.confusion.sum(dim=1) + given - right
-        shares = right[union > 0].double() / union[union > 0]
+        return ClassPixels.joined(self.parts)
+
+    def quality(self) -> Segmentation:
+        """Return the accuracy of the pixels, the mean IoU, and the mean loss.
+
+        The IoU of a class is over all pixels of all images; see `ClassPixels.shares`.
+
+        Raises:
+            DataError: no pixel has a class.
+        """
+        each = self.each()
         return Segmentation(
-            pixel_accuracy=100 * int(right.sum()) / pixels,
-            mean_iou=100 * float(shares.mean()),
-            loss=self.loss / pixels,
+            pixel_accuracy=100 * int(each.right.sum()) / self.pixels,
+            mean_iou=100 * each.mean,
+            loss=self.loss / self.pixels,
             images=self.images,
         )
 
 
-@dataclass(slots=True)
-class _Agreement:
-    """On how many of the pixels that have a class two networks give the same class."""
+def _counts(numbers: Tensor, counted: Tensor, classes: int) -> Tensor:
+    """Return how many of the pixels that count have which number, int64 (n, classes) on the CPU.
 
-    same: int = 0
-    pixels: int = 0
+    Args:
+        numbers: int64 (n, H, W), below `classes` where they count.
+        counted: which of them do, bool (n, H, W).
+        classes: the number of columns.
+    """
+    firsts = classes * torch.arange(len(numbers), device=numbers.device)
+    cells = (numbers + firsts[:, None, None])[counted]
+    return torch.bincount(cells.cpu(), minlength=classes * len(numbers)).view(-1, classes)
+
+
+@dataclass(slots=True)
+class SamePixels:
+    """On how many of the pixels that have a class two networks give the same class.
+
+    Attributes:
+        parts: of every batch, those pixels in the place of a single class.
+    """
+
+    parts: list[ClassPixels] = field(default_factory=list)
 
     @classmethod
-    def of_all(cls, parts: Iterable[_Agreement]) -> _Agreement:
+    def of_all(cls, parts: Iterable[SamePixels]) -> SamePixels:
         """Return the sums over what several processes have counted."""
-        every = list(parts)
-        return cls(sum(own.same for own in every), sum(own.pixels for own in every))
+        return cls([part for own in parts for part in own.parts])
 
-    def add(self, found: Mapping[str, Tensor], masks: Tensor, classes: int) -> None:
+    def add(self, one: Tensor, other: Tensor, masks: Tensor, classes: int) -> None:
         """Count a batch: the answers of two networks, the masks, and the number of classes."""
-        one, other = found.values()
         counted = masks != IGNORED
-        self.same += int(((one == other) & (one < classes) & counted).sum())
-        self.pixels += int(counted.sum())
+        same = (one == other) & (one < classes) & counted
+        sums = (own.flatten(1).sum(1, keepdim=True).cpu() for own in (same, counted))
+        self.parts.append(ClassPixels(*sums))
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """What images with masks tell of one or two networks.
+
+    Attributes:
+        tallies: the sums over the pixels, by the networks' names.
+        same: on which pixels two networks agree; empty for one.
+    """
+
+    tallies: Mapping[str, PixelTally]
+    same: SamePixels
 
 
 def measure_masks(
@@ -162,6 +234,44 @@ def measure_masks(
 ) -> tuple[dict[str, Segmentation], Comparison | None]:
     """Return the quality of one or two networks on images with masks, and how they compare.
 
+    Args:
+        modules: one or two networks by name, the model and its baseline; see `count_masks`.
+        batches: inputs and masks.
+        device: where to compute; None means `pick_device()`.
+        progress: called after each batch with the task "evaluate", counting batches.
+
+    Returns:
+        The quality of each; and of two the agreement, over the pixels that have a class, and the
+        difference of mean IoU.
+
+    Raises:
+        DataError: as `count_masks` does, or no pixel has a class.
+    """
+    counted = count_masks(modules, batches, device=device, progress=progress)
+    qualities = {name: tally.quality() for name, tally in counted.tallies.items()}
+    if len(modules) < 2:
+        return qualities, None
+    model, baseline = (tally.each() for tally in counted.tallies.values())
+    drop, low, high = paired_iou_drop(baseline, model)
+    comparison = Comparison(
+        images=len(model.right),
+        agreement=100 * ClassPixels.joined(counted.same.parts).mean,
+        difference=0.0 - drop,
+        difference_low=0.0 - high,
+        difference_high=0.0 - low,
+    )
+    return qualities, comparison
+
+
+def count_masks(
+    modules: Mapping[str, nn.Module],
+    batches: Iterable[Batch],
+    *,
+    device: torch.device | None = None,
+    progress: ProgressCallback | None = None,
+) -> Counted:
+    """Count the pixels that one or two networks give the right class on images with masks.
+
     Both see a batch after one another, so that every image is decoded once. The networks are left
     as they were. A pixel whose logits contain a NaN counts as wrong, and the loss becomes NaN.
 
@@ -171,16 +281,13 @@ def measure_masks(
         device: where to compute; None means `pick_device()`.
         progress: called after each batch with the task "evaluate", counting batches.
 
-    Returns:
-        The quality of each; and of two the agreement, over the pixels that have a class.
-
     Raises:
-        DataError: a network does not take the images or gives no logits for every pixel, a mask
-            holds another class than the network knows, or no pixel has a class.
+        DataError: a network does not take the images or gives no logits for every pixel, or a mask
+            holds another class than the network knows.
     """
     place = device or pick_device()
     tallies = {name: PixelTally() for name in modules}
-    agreement = _Agreement()
+    same, classes = SamePixels(), dict.fromkeys(modules, 0)
     with ExitStack() as stack, torch.inference_mode():
         runs = {name: stack.enter_context(ready(own, place)) for name, own in modules.items()}
         for done, (inputs, masks) in enumerate(batches, start=1):
@@ -191,18 +298,14 @@ def measure_masks(
             for name, run in runs.items():
                 logits = mask_logits_of(accepted(run, inputs), there.shape, "evaluated with masks")
                 found[name] = tallies[name].add(logits, there)
+                classes[name] = logits.shape[1]
             if len(found) > 1:
-                classes = min(len(tally.confusion) for tally in tallies.values())
-                agreement.add(found, there, classes)
+                one, other = found.values()
+                same.add(one, other, there, min(classes.values()))
             if progress is not None:
                 progress(ProgressEvent("evaluate", done, length_hint(batches)))
     if isinstance(batches, Batches) and batches.world != ALONE:
-        parts = gathered((tallies, agreement))
+        parts = gathered((tallies, same))
         tallies = {name: PixelTally.of_all(own[name] for own, _ in parts) for name in modules}
-        agreement = _Agreement.of_all(own for _, own in parts)
-    qualities = {name: tally.quality() for name, tally in tallies.items()}
-    if len(modules) < 2:
-        return qualities, None
-    images = next(iter(qualities.values())).images
-    share = 100 * agreement.same / agreement.pixels
-    return qualities, Comparison(images=images, agreement=share)
+        same = SamePixels.of_all(own for _, own in parts)
+    return Counted(tallies, same)

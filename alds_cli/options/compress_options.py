@@ -256,9 +256,9 @@ class CompressOptions:
     max_drop: Annotated[
         float | None,
         Option(
-            help="The most points that top-1, or agreement, may fall on --data: the smallest "
-            "network found within it, of at most 12 that are measured. It goes with the limits, in "
-            "place of a ratio.",
+            help="The most points that top-1, mean IoU or agreement may fall on --data: the "
+            "smallest network found within it, of at most 12 that are measured. It goes with the "
+            "limits, in place of a ratio.",
             metavar="POINTS",
             bounds=Real(0, 100),
             panel=BUDGET,
@@ -267,8 +267,9 @@ class CompressOptions:
     drop_of: Annotated[
         str | None,
         Option(
-            help="What may fall by --max-drop: top1, by the images' labels; or agreement with the "
-            "original's answers, which is the default for images without labels.",
+            help="What may fall by --max-drop: top1, by the images' labels; miou, by their masks; "
+            "or agreement with the original's answers, which is the default for images with "
+            "neither.",
             metavar="NAME",
             panel=BUDGET,
         ),
@@ -300,10 +301,11 @@ class CompressOptions:
     data: Annotated[
         "str | LabelledImages | None",
         Option(
-            help="Training images, with or without labels, for methods that look at what the "
-            "network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for tuning, "
-            "and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR, cifar10:DIR, cifar100:DIR, "
-            "imagenet:DIR, webdataset:SHARDS, or package.module:factory (your own data set).",
+            help="Training images, with labels, masks or neither, for methods that look at what "
+            "the network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for "
+            "tuning, and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR, cifar10:DIR, "
+            "cifar100:DIR, imagenet:DIR, voc2012:DIR, webdataset:SHARDS, or package.module:factory "
+            "(your own data set).",
             metavar="SPEC",
             panel=IMAGES,
             given=str,

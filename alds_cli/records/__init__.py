@@ -7,6 +7,7 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.measurements import (
+    DROP_MEASURES,
     Candidate,
     ClassAssignment,
     Comparison,
@@ -58,6 +59,7 @@ from alds_cli.records.trainings import (
 
 __all__ = [
     "CLUSTERED",
+    "DROP_MEASURES",
     "NOT_BEGUN",
     "OPERATOR",
     "SCHEMES",

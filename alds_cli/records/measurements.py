@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Annotated, Literal
 
 from annotated_types import Len
@@ -50,12 +51,19 @@ class DropPoint:
     high: Finite
 
 
+DROP_MEASURES: Mapping[str, str] = MappingProxyType(
+    {"top1": "top-1", "miou": "mean IoU", "agreement": "agreement with the original"}
+)
+"""What may fall in a search for the smallest network, and what it is called."""
+
+
 @dataclass(frozen=True, slots=True)
 class DropSearch:
     """The search for the smallest network that loses at most `allowed` points on `images` images.
 
-    `of` is what may fall: top1, of which the original has `before` per cent, or agreement with the
-    original. `tried` are all networks that were measured, in the order of their ratios.
+    `of` is what may fall, a key of `DROP_MEASURES`: top1 or miou, of which the original has
+    `before` per cent, or agreement with the original. `tried` are all networks that were measured,
+    in the order of their ratios.
     """
 
     of: Term
@@ -219,10 +227,10 @@ class Comparison:
     """The answers of two networks, the model and the baseline, on the same `images` images.
 
     `agreement` says on how many of them, in per cent, both answer the same; of images with masks
-    it says so of the pixels that have a class. The rest is None for these, and where the right
-    answers are not known: on how many images only one of the two is right, the `p_value` of
-    McNemar's exact test for that, and the difference of top-1 (the model's minus the baseline's)
-    in points with the ends of its interval of 95 % confidence.
+    it says so of the pixels that have a class. The difference is that of top-1, or with masks of
+    mean IoU (the model's minus the baseline's), in points with the ends of its interval of 95 %
+    confidence. With labels, it is also told on how many images only one of the two is right, and
+    the `p_value` of McNemar's exact test for that. What is not known is None.
     """
 
     images: Positive
