@@ -8,79 +8,33 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from segmenting import (
+    CLASSES,
+    IMAGES,
+    PREPARED,
+    SOURCE,
+    Segmenting,
+    masked_images,
+    masks_for,
+    pixels,
+    segmenting_network,
+    whole,
+)
 from torch import nn
 
 import alds_cli
 from alds_cli.compression.drop_search import EVALUATIONS
-from alds_cli.datasets import PRESETS
-from alds_cli.datasets.masked_images import MaskedTensors
 from alds_cli.errors import DropUnreachableError, OptionError
-from alds_cli.options.model_source import Source
-
-IMAGES, SIDE, CLASSES = 24, 10, 4
-PREPARED = PRESETS["half"]
-SOURCE = Source(input_shape=(3, SIDE, SIDE))
-
-
-class Segmenting(nn.Module):
-    """A small fully convolutional network; its logits have half the height and width."""
-
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, 24, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(24, 16, 3, padding=1),
-            nn.ReLU(),
-        )
-        self.head = nn.Conv2d(16, CLASSES, 1)
-
-    def forward(self, x):
-        return {"out": self.head(self.body(x))}
-
-
-def whole(module, pixels):
-    """The class of every pixel of uint8 images (n, C, H, W)."""
-    with torch.no_grad():
-        logits = module.eval()((pixels.float() / 255 - 0.5) / 0.5)["out"]
-        full = nn.functional.interpolate(logits, (SIDE, SIDE), mode="bilinear")
-    return full.argmax(1)
 
 
 @pytest.fixture(scope="module")
 def network():
-    torch.manual_seed(0)
-    made = Segmenting().eval()
-    with torch.no_grad():
-        for layer in (made.body[2], made.body[4]):  # as trained ones, they have few strong values
-            left, values, right = torch.linalg.svd(layer.weight.flatten(1), full_matrices=False)
-            values *= 0.6 ** torch.arange(len(values))
-            layer.weight.copy_((left * (3 * values) @ right).view_as(layer.weight))
-        # So that every class is answered.
-        logits = made((pixels().float() / 255 - 0.5) / 0.5)["out"]
-        made.head.bias -= logits.mean((0, 2, 3))
-    return made
-
-
-def pixels():
-    generator = torch.Generator().manual_seed(1)
-    rough = torch.randint(0, 256, (IMAGES, 3, 5, 5), generator=generator, dtype=torch.uint8)
-    return rough.repeat_interleave(2, 2).repeat_interleave(2, 3)
-
-
-def masks_for(module):
-    """What the network answers, but for a row without a class and one of another."""
-    masks = whole(module, pixels()).to(torch.uint8)
-    masks[:, 0] = 255
-    masks[::3, 1] = (masks[::3, 1] + 1) % CLASSES
-    return masks
+    return segmenting_network()
 
 
 @pytest.fixture(scope="module")
 def images(network):
-    return MaskedTensors("drawn", [pixels()], [masks_for(network)])
+    return masked_images(network)
 
 
 def compress(network, images, **options):

@@ -2,8 +2,8 @@
 
 Let p(· | x) be the probabilities of the classes that the network gives an image x, and g the
 gradient of log p(y | x) by a layer's output, with y drawn from p itself: E g gᵀ is Fisher's
-information. If the outputs change by small δ without correlation between their entries, the
-answers change by
+information. Where every pixel has probabilities of its own, y is the classes of all of them. If
+the outputs change by small δ without correlation between their entries, the answers change by
 
     E KL(p ‖ p') ≈ ½ Σ_i E g_i² · E δ_i².
 
@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from alds_cli.calibration.observing import calling_copy, whole_attention
 from alds_cli.calibration.responses import absorbers
 from alds_cli.calibration.statistic import Statistic, require_finite
-from alds_cli.datasets import Batch
+from alds_cli.datasets import Batch, Batches, MaskedImages
 from alds_cli.errors import DataError, first_line
 from alds_cli.records import LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
-from alds_cli.tracing.logits import logits_of
+from alds_cli.tracing.logits import position_logits_of
 from alds_cli.tracing.trace import floating_type
 
 MOST_IMAGES = 256
@@ -40,6 +40,9 @@ MOST_IMAGES = 256
 
 _TOGETHER = 8
 """Images in one pass, whose activations are all held until the gradients are known."""
+
+_PIXELS = 2**19
+"""The most pixels in one pass of a network that segments."""
 
 _SIDE_BY_SIDE = 16
 """The most batches that are read before their passes are added up."""
@@ -76,7 +79,7 @@ def gather_fisher_traces(
     """Gather the trace of Fisher's information of every layer that may be decomposed.
 
     Args:
-        network: gives logits; it is left unchanged.
+        network: gives logits of images, or where these have masks, of pixels; it is left unchanged.
         specs: its layers; those with a reason to be kept are skipped.
         batches: inputs and labels, usually from `calibration_batches`. Labels are not used, and
             no batch after the first `MOST_IMAGES` images is.
@@ -96,13 +99,18 @@ def gather_fisher_traces(
     sums = {name: _Sums(spec) for name, spec in wanted.items()}
     place = device or torch.device("cpu")
     held = placed(network, place)
+    masked = isinstance(batches, Batches) and isinstance(batches.dataset, MaskedImages)
     images = done = 0
     source, total = iter(batches), length_hint(batches)
     with whole_attention():
         while images < MOST_IMAGES and (wave := list(islice(source, _SIDE_BY_SIDE))):
-            parts = [part for given, _ in wave for part in torch.split(given, _TOGETHER)]
+            parts = [
+                part
+                for given, _ in wave
+                for part in torch.split(given, _together(given) if masked else _TOGETHER)
+            ]
             jobs = [
-                _GradientJob(held, wanted, part, images + index, place)
+                _GradientJob(held, wanted, part, images + index, place, masked)
                 for index, part in enumerate(parts)
             ]
             _run(jobs, on_cpu=place.type == "cpu")
@@ -188,6 +196,7 @@ class _GradientJob:
     given: Tensor
     seed: int
     device: torch.device
+    masked: bool
     found: list[tuple[str, _Call]] = field(default_factory=list)
 
     @property
@@ -211,17 +220,24 @@ class _GradientJob:
         dtype = floating_type(self.network) if self.given.is_floating_point() else self.given.dtype
         with torch.enable_grad():
             inputs = self.given.to(self.device, dtype)
-            logits = logits_of(
+            logits = position_logits_of(
                 accepted(module, inputs),
                 len(inputs),
                 "compressed by what errors do to their answers",
-            )
+                masked=self.masked,
+            ).flatten(0, 1)
             gradients = self._gradients(logits, [probe for _, _, probe in calls])
         for (spec, output, _), gradient in zip(calls, gradients, strict=True):
             self.found.append((spec.name, _summed(spec, parts[spec.name], output, gradient)))
 
     def _gradients(self, logits: Tensor, probes: list[Tensor]) -> list[Tensor | None]:
-        """Return the gradients of log p(y), with y drawn from p by the batch's own seed."""
+        """Return the gradients of log p(y), with y drawn from p by the batch's own seed.
+
+        Args:
+            logits: (answers, classes). The answers for the pixels of an image are drawn by
+                themselves, as the network gives a probability for each.
+            probes: what the gradients are by.
+        """
         if not logits.requires_grad:
             return [None] * len(probes)
         logs = logits.double().log_softmax(dim=1)
@@ -239,6 +255,11 @@ class _GradientJob:
                 f"the network's gradients cannot be computed: {first_line(error)}",
                 tip="--method alds-data needs none",
             ) from error
+
+
+def _together(given: Tensor) -> int:
+    """Return how many images go in one pass where every pixel may have logits."""
+    return min(_TOGETHER, max(1, _PIXELS // given[0, 0].numel()))
 
 
 def _probe(spec: LayerSpec, calls: list[tuple[LayerSpec, Tensor, Tensor]]) -> Any:

@@ -55,7 +55,8 @@ class AutomaticStrategy:
             self._judge = Judge(traced.network, options, judging)
         except NoLogitsError as error:
             raise NoLogitsError(
-                f"no methods can be compared by the answers: {error}", tip="--method alds-data"
+                f"no methods can be compared by the answers: {error}",
+                tip="--method alds-data; or images with masks for a network that segments",
             ) from error
         self._module = traced.network.module
         self._refitter = refitter

@@ -16,6 +16,7 @@ from alds_cli.evaluation import (
     count_masks,
     paired_drop,
     paired_iou_drop,
+    segments,
 )
 from alds_cli.evaluation.paired_masks import ClassPixels
 from alds_cli.evaluation.segmentation import masked_batches
@@ -90,9 +91,12 @@ def measure_for(session: Session) -> Measure:
     prepared = settled_preprocessing(options.preprocessing, session.network)
     images = _held_back(session)
     of = settled_measure(options.drop_of, images)
-    if isinstance(images, MaskedImages):
+    if not isinstance(images, MaskedImages):
+        return _OfImages(session, of, images, prepared)
+    module, device = session.network.module, pick_device(options.device)
+    if options.drop_of == "miou" or segments(module, images, prepared, device=device):
         return _OfPixels(session, of, images, prepared)
-    return _OfImages(session, of, images, prepared)
+    return _OfImages(session, "agreement", images, prepared)  # to it they are without labels
 
 
 class _OfImages:

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from alds_cli.datasets import Batches, LabelledImages, drawn_apart
-from alds_cli.evaluation import agreement, all_logits, divergences
+from alds_cli.evaluation import (
+    agreement,
+    all_logits,
+    divergences,
+    most_together,
+    pixel_divergences,
+    segments,
+)
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
@@ -45,8 +52,9 @@ class Judged:
     """How far the answers of a network are from those of the original.
 
     Attributes:
-        each: KL(original ‖ network) on every image in nats, (n,).
-        agreement: on how many images both give the same class, in per cent.
+        each: KL(original ‖ network) on every image in nats, (n,); of a network that segments, the
+            mean over the pixels.
+        agreement: on how many images, or at how many pixels, both give the same class, in per cent.
     """
 
     each: Tensor
@@ -83,13 +91,15 @@ def chosen(found: Sequence[Judged]) -> int:
 class Judge:
     """Measures how far the answers of networks are from those of the original.
 
+    Those of a network that segments are compared pixel by pixel, where the images have masks.
+
     Args:
         network: the original.
         options: the device, and how to prepare images for the network.
         images: the images on which it is measured.
 
     Raises:
-        NoLogitsError: the network does not classify images.
+        NoLogitsError: the network does not classify images, nor segment those with masks.
         DataError: the network does not take the images.
     """
 
@@ -97,13 +107,21 @@ class Judge:
         self.images = len(images)
         self._device = pick_device(options.device)
         prepared = settled_preprocessing(options.preprocessing, network)
-        self._batches = Batches(images, prepared, batch_size=_TOGETHER, workers=options.workers)
-        self._expected = self._answers(network.module)
+        self._original = network.module
+        self._pixels = segments(self._original, images, prepared, device=self._device)
+        together = most_together(images, prepared, _TOGETHER) if self._pixels else _TOGETHER
+        self._batches = Batches(images, prepared, batch_size=together, workers=options.workers)
+        # Answers for pixels would not fit into memory, and are found again every time.
+        self._expected = None if self._pixels else self._answers(self._original)
 
     def _answers(self, module: nn.Module) -> Tensor:
         return all_logits(module, self._batches, device=self._device)
 
     def measured(self, module: nn.Module) -> Judged:
         """Measure a network on the images."""
+        if self._expected is None:
+            return Judged(
+                *pixel_divergences(self._original, module, self._batches, device=self._device)
+            )
         found = self._answers(module)
         return Judged(divergences(self._expected, found), agreement(self._expected, found))

@@ -116,7 +116,8 @@ class Refitter:
             self._judge = Judge(network, options, judging)
         except NoLogitsError as error:
             raise NoLogitsError(
-                f"pairs fitted again are judged by the answers: {error}", tip="leave out --refit"
+                f"pairs fitted again are judged by the answers: {error}",
+                tip="leave out --refit, or name images with masks for a network that segments",
             ) from error
         self._images, self._seed, self._workers = images, options.seed, options.workers
         self._progress = options.progress

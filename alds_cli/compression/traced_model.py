@@ -30,7 +30,7 @@ from alds_cli.compression.targets import (
     parameters,
     pruned_amount,
 )
-from alds_cli.datasets import Batches, opened
+from alds_cli.datasets import Batches, MaskedImages, opened
 from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
 from alds_cli.methods import METHODS, Method, factorisation_for, method_named, schemes_of
@@ -127,12 +127,18 @@ def batches_for(network: Network, options: CompressOptions, method: str) -> Batc
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images",
         )
     prepared = settled_preprocessing(options.preprocessing, network)
+    images = opened(options.data, split="train", download=options.download)
+    together = _TOGETHER
+    if isinstance(images, MaskedImages):
+        from alds_cli.evaluation import most_together  # noqa: PLC0415 - others do without it
+
+        together = most_together(images, prepared, _TOGETHER)
     return calibration_batches(
-        opened(options.data, split="train", download=options.download),
+        images,
         prepared,
         samples=options.samples,
         seed=options.seed,
-        batch_size=_TOGETHER,
+        batch_size=together,
         workers=options.workers,
     )
 

@@ -23,7 +23,7 @@ from alds_cli.checkpoint.training_state import (
     read_state,
     write_state,
 )
-from alds_cli.datasets import Batches, opened
+from alds_cli.datasets import Batches, MaskedImages, opened
 from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
@@ -38,7 +38,7 @@ from alds_cli.runtime.devices import accepted, device_name, pick_device, ready
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import form_of, weight_at
 from alds_cli.surgery.layer_contents import canonical
-from alds_cli.tracing.logits import logits_of
+from alds_cli.tracing.logits import position_logits_of
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,12 @@ class Tuner:
         one = self._images.subset(torch.tensor([0]))
         inputs, _ = next(iter(Batches(one, self._preprocessing, batch_size=1)))
         with ready(self._original, self._device) as run, torch.no_grad():
-            logits_of(accepted(run, inputs), 1, "tuned")
+            position_logits_of(
+                accepted(run, inputs),
+                1,
+                "tuned",
+                masked=isinstance(self._images, MaskedImages),
+            )
 
     def tune(self, module: nn.Module, plan: Plan) -> Tuning:
         """Tune a network with the plan's pairs in place; see `distillation.tune`.

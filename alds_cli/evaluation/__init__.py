@@ -13,7 +13,8 @@ from alds_cli.evaluation.measures import (
 )
 from alds_cli.evaluation.paired import compared, mcnemar, paired_drop, wilson_interval
 from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
-from alds_cli.evaluation.segmentation import count_masks, mask_loss, measure_masks
+from alds_cli.evaluation.pixel_answers import pixel_divergences, segments
+from alds_cli.evaluation.segmentation import count_masks, mask_loss, measure_masks, most_together
 
 __all__ = [
     "ClassPixels",
@@ -30,8 +31,11 @@ __all__ = [
     "measure_latency",
     "measure_masks",
     "measure_quality",
+    "most_together",
     "paired_drop",
     "paired_iou_drop",
+    "pixel_divergences",
     "quality_and_answers",
+    "segments",
     "wilson_interval",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alds_cli.datasets import IGNORED, Batch, Batches, MaskedImages
+from alds_cli.datasets import IGNORED, Batch, Batches, LabelledImages, MaskedImages
 from alds_cli.errors import DataError
 from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
 from alds_cli.records import (
@@ -55,11 +55,20 @@ def masked_batches(
     fixed = preprocessing.crop is not None or preprocessing.stretch
     if sizes_differ and images.size is None and not fixed:
         most = 1
-    height, width = Batches(images, preprocessing, batch_size=1).input_shape[1:]
-    together = min(most, max(1, MOST_PIXELS // (height * width)))
+    together = most_together(images, preprocessing, most)
     return Batches(
         images, preprocessing, batch_size=together, workers=workers, masks=True, world=world
     )
+
+
+def most_together(images: LabelledImages, preprocessing: Preprocessing, most: int) -> int:
+    """Return how many images have no more than `MOST_PIXELS` pixels, from 1 to `most`.
+
+    Raises:
+        DataError: the images and the preprocessing do not go together.
+    """
+    height, width = Batches(images, preprocessing, batch_size=1).input_shape[1:]
+    return min(most, max(1, MOST_PIXELS // (height * width)))
 
 
 def mask_loss(logits: Tensor, masks: Tensor, label_smoothing: float = 0.0) -> Tensor:

@@ -105,7 +105,8 @@ class Refit:
     `pairs` pairs were fitted again on `images` images; `held_back` others judged. On them the mean
     of KL(original ‖ compressed) in nats was `divergence_before` and would be `divergence_after`,
     infinite where answers are not finite; the agreements with the original's answers are in per
-    cent. `kept` says whether the pairs fitted again were kept.
+    cent. Of a network that segments, both are those of the pixels. `kept` says whether the pairs
+    fitted again were kept.
     """
 
     pairs: Count
@@ -124,8 +125,9 @@ class Candidate:
     """A method that was compared with others on images held back.
 
     `divergence` is the mean of KL(original ‖ compressed) over the `images` images in nats, infinite
-    where answers are not finite; `agreement` with the original's answers is in per cent. Where
-    pairs were to be fitted again, those of every candidate were.
+    where answers are not finite; `agreement` with the original's answers is in per cent. Of a
+    network that segments, both are those of the pixels. Where pairs were to be fitted again, those
+    of every candidate were.
     """
 
     method: Term

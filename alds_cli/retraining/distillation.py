@@ -16,6 +16,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from alds_cli.calibration.observing import whole_attention
 from alds_cli.datasets import Batches, LabelledImages, choose_augmentation, drawn_apart
 from alds_cli.errors import DataError
+from alds_cli.evaluation import most_together, segments
 from alds_cli.records import Preprocessing, ProgressCallback, Tuning
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
 from alds_cli.retraining.held_weights import derived_seed, master_weights, seeded
@@ -62,7 +64,8 @@ def tune(
     precision is tuned with float32 weights.
 
     Args:
-        network: from (n, C, H, W) to logits (n, classes), as `network.logits` finds them.
+        network: from (n, C, H, W) to logits (n, classes), as `tracing.logits` finds them; or where
+            the images have masks, to logits of their pixels.
         original: its teacher, with the same names of modules around the layers; left unchanged.
         images: at least two. Their labels are not looked at.
         budget: when to end; at least one of the two is given.
@@ -89,6 +92,10 @@ def tune(
             stack.enter_context(evaluation_mode(module))
         stack.enter_context(whole_attention())
         stack.enter_context(seeded(derived_seed(seed, 0, "tuned network"), held.device))
+        masked = segments(original, images, preprocessing, device=held.device)
+        if masked:
+            together = most_together(images, preprocessing, recipe.batch_size)
+            recipe = replace(recipe, batch_size=together)
         judges = Batches(
             images.subset(judging), preprocessing, batch_size=recipe.batch_size, workers=workers
         )
@@ -97,10 +104,12 @@ def tune(
             stack.enter_context(channels_last(module, sample))
         blocks = BlockOutputs(block_names(network, layers))
         stack.enter_context(blocks.watching(teacher, network))
-        run = TunedSteps(network, teacher, blocks, judges, held, recipe, budget)
+        run = TunedSteps(network, teacher, blocks, judges, held, recipe, budget, masked=masked)
         if resume is not None and run.restore(resume):
             logger.info("tuning goes on after step %d", run.step)
         asked = stack.enter_context(deferred())
+        augmentation = choose_augmentation(recipe.augmentation, preprocessing, masks=masked)
+        recipe = replace(recipe, augmentation=augmentation)
         batches = _endless(images.subset(tuned_on), recipe, preprocessing, seed, workers, run.step)
         return run.tuned(batches, len(tuned_on), progress, keep, asked)
 
@@ -150,7 +159,7 @@ def _endless(
             images,
             preprocessing,
             batch_size=size,
-            augmentation=choose_augmentation(recipe.augmentation, preprocessing),
+            augmentation=recipe.augmentation,
             generator=torch.Generator().manual_seed(round_seed),
             workers=workers,
             first=step % steps,

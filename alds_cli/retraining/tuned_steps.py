@@ -21,7 +21,7 @@ from alds_cli.retraining.objective import divergence
 from alds_cli.retraining.state import in_memory
 from alds_cli.runtime.devices import accepted
 from alds_cli.runtime.interruption import Interruption
-from alds_cli.tracing.logits import logits_of
+from alds_cli.tracing.logits import position_logits_of
 from alds_cli.tracing.trace import floating_type
 
 _PROMILLE = 1000
@@ -127,7 +127,10 @@ class TunedSteps:
         held: HeldWeights,
         recipe: Recipe,
         budget: Budget,
+        *,
+        masked: bool = False,
     ) -> None:
+        self._masked = masked
         self._network, self._teacher = network, teacher
         self._blocks, self._judges = blocks, judges
         self._held, self._recipe, self._budget = held, recipe, budget
@@ -308,28 +311,31 @@ class TunedSteps:
 
     def _judged(self) -> TuningJudgement:
         """Measure the network, as it is stored, on the images held back."""
-        loss, agreeing, images = 0.0, 0, len(self._judges.dataset)
+        loss, agreeing, images = 0.0, 0.0, len(self._judges.dataset)
         with self._held.rounded(), torch.no_grad():
             for inputs, _ in self._judges:
                 found, agrees = self._compared(inputs)
                 loss += found.item() * len(inputs)
-                agreeing += int(agrees.sum())
+                agreeing += float(agrees.sum())
         return TuningJudgement(loss / images, 100 * agreeing / images)
 
     def _compared(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss on a batch, and for every input whether both networks agree, (n,)."""
+        """Return the loss on a batch, and on what part of every input both networks agree, (n,)."""
         with torch.no_grad():
             expected = self._logits(self._teacher, inputs, self._dtypes[0])
         logits = self._logits(self._network, inputs, self._dtypes[1])
         errors = self._blocks.error()
-        loss = divergence(logits, expected, self._recipe.temperature)
+        ours, theirs = (own.flatten(0, 1) for own in (logits, expected))
+        loss = divergence(ours, theirs, self._recipe.temperature)
         if errors is not None:
             loss = loss + self._recipe.block_weight * errors
-        return loss, logits.argmax(1) == expected.argmax(1)
+        same = logits.argmax(2) == expected.argmax(2)
+        return loss, same.double().mean(1)
 
     def _logits(self, module: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return logits (n, positions, classes); see `tracing.logits.position_logits_of`."""
         output = accepted(module, inputs.to(self._held.device, dtype))
-        logits = logits_of(output, len(inputs), "tuned")
+        logits = position_logits_of(output, len(inputs), "tuned", masked=self._masked)
         return logits if logits.dtype == torch.float64 else logits.float()
 
 

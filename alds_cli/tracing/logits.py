@@ -43,7 +43,8 @@ def logits_of(output: object, images: int, purpose: str) -> Tensor:
     raise NoLogitsError(
         f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
         f"not logits of shape ({images}, classes)",
-        tip=f"only networks that classify images can be {purpose}",
+        tip=f"only networks that classify images can be {purpose}, and on images with masks those "
+        "that segment",
     )
 
 
@@ -63,6 +64,25 @@ def mask_logits_of(output: object, size: Sequence[int], purpose: str) -> Tensor:
         NoLogitsError: there is not one map of real numbers for each class and image.
     """
     images, height, width = size
+    found = pixel_logits(output, images)
+    if found is not None:
+        if found.shape[2:] == (height, width):
+            return found
+        return F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+    raise NoLogitsError(
+        f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
+        f"not logits of shape ({images}, classes, {height}, {width})",
+        tip=f"only networks that segment images can be {purpose}",
+    )
+
+
+def pixel_logits(output: object, images: int) -> Tensor | None:
+    """Return the logits (n, classes, h, w) in a network's output; None where there are none.
+
+    Args:
+        output: what the network returned; see `mask_logits_of` for what is looked for.
+        images: the number of images n.
+    """
     found = output
     if isinstance(found, Mapping):
         found = found.get("out", found.get("logits", found))
@@ -77,14 +97,30 @@ def mask_logits_of(output: object, size: Sequence[int], purpose: str) -> Tensor:
         and 0 not in found.shape
         and found.is_floating_point()
     ):
-        if found.shape[2:] == (height, width):
-            return found
-        return F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
-    raise NoLogitsError(
-        f"the network gives {_described(output)} for {images} image{'s' * (images != 1)}, "
-        f"not logits of shape ({images}, classes, {height}, {width})",
-        tip=f"only networks that segment images can be {purpose}",
-    )
+        return found
+    return None
+
+
+def position_logits_of(output: object, images: int, purpose: str, *, masked: bool) -> Tensor:
+    """Return the logits (n, positions, classes) of all that a network answers for n images.
+
+    An answer is for a whole image, the only position then, or for each of its pixels. Logits for
+    fewer positions than pixels are taken as they are.
+
+    Args:
+        output: what the network returned.
+        images: the number of images n.
+        purpose: the participle in "only networks that classify images can be …".
+        masked: whether the images have masks; only then may logits be of pixels, as other outputs
+            of such a shape are no logits.
+
+    Raises:
+        NoLogitsError: there are no logits.
+    """
+    found = pixel_logits(output, images) if masked else None
+    if found is None:
+        return logits_of(output, images, purpose)[:, None]
+    return found.movedim(1, -1).flatten(1, 2)
 
 
 def _described(output: object) -> str:
