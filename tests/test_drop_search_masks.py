@@ -144,7 +144,7 @@ def test_images_of_different_sizes_are_measured_one_by_one(network, images, monk
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "ownnet.py").write_text(
+    (tmp_path / "paintingnet.py").write_text(
         "from torch import nn\n\n\ndef paint():\n    return nn.Sequential(\n"
         "        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1)\n    )\n"
     )
@@ -161,7 +161,7 @@ def files(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("files")
 def test_people_and_programs_are_told(run):
-    common = ("compress", "model.pt", "--arch", "ownnet:paint", "--preprocess", "half")
+    common = ("compress", "model.pt", "--arch", "paintingnet:paint", "--preprocess", "half")
     given = ("--data", "tensors:data.safetensors", "--method", "alds", "--max-drop", 60)
     code, out, err = run(*common, *given, "-o", "small.pt")
     assert code == 0, err
@@ -171,7 +171,7 @@ def test_people_and_programs_are_told(run):
     found = json.loads(out)["drop"]
     assert found["of"] == "miou"
     assert found["chosen"] in found["tried"]
-    evaluated = ("evaluate", "small.pt", "--arch", "ownnet:paint", "--preprocess", "half")
+    evaluated = ("evaluate", "small.pt", "--arch", "paintingnet:paint", "--preprocess", "half")
     given = ("--data", "tensors:data.safetensors", "--no-latency", "--baseline", "model.pt")
     code, out, err = run(*evaluated, *given)
     assert code == 0, err
@@ -189,7 +189,7 @@ def test_people_and_programs_are_told(run):
 )
 def test_what_cannot_be_had_leaves_no_trace(run, files, arguments, message):
     before = sorted(files.iterdir())
-    common = ("compress", "model.pt", "--arch", "ownnet:paint", "--preprocess", "half")
+    common = ("compress", "model.pt", "--arch", "paintingnet:paint", "--preprocess", "half")
     given = ("--data", "tensors:data.safetensors", "--max-drop", 5, "-o", "small.pt")
     code, out, err = run(*common, *given, *arguments)
     assert (code, out) == (2, ""), err
@@ -200,7 +200,7 @@ def test_what_cannot_be_had_leaves_no_trace(run, files, arguments, message):
 def test_images_without_masks_have_no_mean_iou(run, files):
     stored = load_file(files / "data.safetensors")
     save_file({"images": stored["images"]}, files / "plain.safetensors")
-    common = ("compress", "model.pt", "--arch", "ownnet:paint", "--preprocess", "half")
+    common = ("compress", "model.pt", "--arch", "paintingnet:paint", "--preprocess", "half")
     given = ("--data", "tensors:plain.safetensors", "--max-drop", 5, "--drop-of", "miou")
     code, out, err = run(*common, *given, "-o", "small.pt")
     assert (code, out) == (2, "")
