@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import io
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -375,6 +378,57 @@ def test_cuda_trains_in_half_precision_and_goes_on_with_its_scaler(dataset, prec
     assert (states[0].scaler is not None) == (precision == "float16")
     state = TrainingState.from_dict(states[0].to_dict())
     assert len(train(network(), dataset, settings, device=device, resume=state).history) == 3
+
+
+@pytest.mark.slow
+def test_compiled_steps_do_what_the_others_do(dataset):  # noqa: F811
+    settings = replace(SETTINGS, ema=0.8, held_back=0.25)
+    teacher, states = taught(), []
+    plain, compiled, resumed = (network(dropout=0) for _ in range(3))
+    expected = train(plain, dataset, settings, teacher=teacher)
+    settings = replace(settings, compile=True)
+    found = train(compiled, dataset, settings, teacher=teacher, keep=states.append)
+    for one, other in zip(expected.history, found.history, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-4)
+        assert other.validation_loss == pytest.approx(one.validation_loss, rel=1e-4)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
+    state = through_a_file(states[0])
+    train(resumed, dataset, settings, teacher=teacher, resume=state)
+    assert same(compiled, resumed)
+
+
+def test_only_full_batches_are_compiled(dataset, monkeypatch):  # noqa: F811
+    sizes = []
+
+    def compiler(module, **_options):
+        def run(inputs):
+            sizes.append(len(inputs))
+            return module(inputs)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    images = dataset.subset(torch.arange(3 * SETTINGS.batch_size + 5))
+    plain, compiled = network(), network()
+    train(plain, images, replace(SETTINGS, epochs=1))
+    train(compiled, images, replace(SETTINGS, epochs=1, compile=True))
+    assert same(plain, compiled)
+    assert sizes == [SETTINGS.batch_size] * 3
+
+
+@pytest.mark.slow
+def test_what_cannot_be_compiled_is_told(tmp_path, digits):
+    nowhere = {"CXX": "/no/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled")}
+    done = subprocess.run(
+        [sys.executable, "-m", "alds_cli", "retrain", str(digits / "model.pt"), "--data",
+         f"tensors:{digits / 'data.safetensors'}", "--epochs", "1", "--compile", "--device", "cpu",
+         "-o", str(tmp_path / "x.pt")],
+        check=False, capture_output=True, text=True, env={**os.environ, **nowhere},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "the network cannot be compiled here" in done.stderr
+    assert "leave out --compile" in done.stderr
+    assert not (tmp_path / "x.pt").exists()
 
 
 # ---------------------------------------------------------------- resuming, and what is refused

@@ -59,8 +59,8 @@ def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
     This is the augmentation of He et al. 2016, section 4.2, for CIFAR.
 
     Args:
-        images: uint8 tensor of shape (n, C, H, W).
-        numbers: uniform numbers of shape (n, 3): row, column, mirror.
+        images: uint8 tensor of shape (n, C, H, W), on any device.
+        numbers: uniform numbers of shape (n, 3), on the same: row, column, mirror.
 
     Returns:
         uint8 tensor of shape (n, C, H, W).
@@ -68,7 +68,8 @@ def crop_and_flip(images: Tensor, numbers: Tensor) -> Tensor:
     height, width = images.shape[2:]
     offsets = (numbers[:, :2] * (2 * _PADDING + 1)).long()
     windows = F.pad(images, [_PADDING] * 4).unfold(2, height, 1).unfold(3, width, 1)
-    cropped = windows[torch.arange(len(images)), :, offsets[:, 0], offsets[:, 1]]
+    each = torch.arange(len(images), device=images.device)
+    cropped = windows[each, :, offsets[:, 0], offsets[:, 1]]
     mirrored = (numbers[:, 2] < 0.5)[:, None, None, None]
     return torch.where(mirrored, cropped.flip(3), cropped)
 

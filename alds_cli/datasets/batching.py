@@ -67,6 +67,8 @@ class Batches:
         masks: whether to give masks in place of labels, changed as their images are. In batches
             of one, images may then have different sizes.
         first: the batch to begin with; those before it are left out, but counted by `len`.
+        device: where batches are changed at random and normalised, and the inputs are given; the
+            pixels travel there as bytes. None is the CPU. Labels stay on the CPU.
 
     Raises:
         DataError: the images and the preprocessing do not fit together. While iterating, also
@@ -90,6 +92,7 @@ class Batches:
         world: World = ALONE,
         masks: bool = False,
         first: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         if batch_size < 1 or workers < 0:
             raise OptionError(
@@ -109,6 +112,7 @@ class Batches:
         self._workers = workers
         self.world = world
         self._first = first
+        self._device = device
         least = max(2, world.size) if merge_last else 1
         self.sizes = _batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
@@ -141,12 +145,21 @@ class Batches:
         change = self._augmentation.on_batch
         # Closed explicitly: Python 3.12 keeps what a generator holds when it is closed early.
         with closing(self._pixels()) as batches:
-            for job, pixels in batches:
+            for job, loaded in batches:
+                pixels = self._placed(loaded)
                 if self._masked is not None:
                     yield normalise(pixels[:, :-1], self.preprocessing), pixels[:, -1].long()
                     continue
-                changed = pixels if change is None else change(pixels, job.numbers)
+                changed = pixels if change is None else change(pixels, self._placed(job.numbers))
                 yield normalise(changed, self.preprocessing), self.dataset.labels[job.indices]
+
+    def _placed(self, values: Tensor) -> Tensor:
+        """Move values to the device, to a GPU from memory that the system does not page."""
+        if self._device is None or self._device.type == "cpu":
+            return values
+        if self._device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self._device, non_blocking=True)
 
     def _jobs(self) -> Iterator[_Job]:
         """Yield the batches to make, drawing all their random numbers."""

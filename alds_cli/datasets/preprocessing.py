@@ -221,10 +221,12 @@ def normalise(images: Tensor, preprocessing: Preprocessing) -> Tensor:
         preprocessing: has the mean and the standard deviation of C channels.
 
     Returns:
-        A new float32 tensor of the same shape, equal to the bit to torchvision's.
+        A new float32 tensor of the same shape, where the pixels are; on a CPU equal to the bit to
+        torchvision's.
     """
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32)[:, None, None]
-    std = torch.tensor(preprocessing.std, dtype=torch.float32)[:, None, None]
+    device = images.device
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=device)[:, None, None]
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=device)[:, None, None]
     return images.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 

@@ -42,6 +42,7 @@ class RetrainSettings(StepSettings):
         patience: epochs without a smaller loss on the images that judge after which the training
             ends; None makes all epochs.
         pair_decay: a `DecayName`: what of a pair is decayed.
+        compile: whether PyTorch's compiler makes the steps faster, after minutes of its work.
     """
 
     mixup: Annotated[
@@ -130,6 +131,15 @@ class RetrainSettings(StepSettings):
             panel=TRAINING,
         ),
     ] = "halves"
+
+    compile: Annotated[
+        bool,
+        Option(
+            help="Let PyTorch's compiler make steps faster, which takes minutes at first; for long "
+            "trainings on a GPU.",
+            panel=TRAINING,
+        ),
+    ] = False
 
     def _loop(self) -> Iterator[tuple[bool, str]]:
         """Yield the rules of these fields, each with what is wrong where it is broken."""

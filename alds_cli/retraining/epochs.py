@@ -22,6 +22,7 @@ from alds_cli.records import (
     ProgressEvent,
 )
 from alds_cli.retraining.averaging import WeightAverage
+from alds_cli.retraining.compiling import CompiledNetwork, new_step
 from alds_cli.retraining.held_weights import HeldWeights, derived_seed, seeded
 from alds_cli.retraining.judging import Judgement, RunImages
 from alds_cli.retraining.mixing import mixture
@@ -62,6 +63,8 @@ class Epochs:
         self._world = world()
         self._module = module
         self._network = module if self._world == ALONE else _parallel(module)
+        if settings.compile:
+            self._network = CompiledNetwork(self._network, images.full, held.device)
         self._images = images
         self._settings = settings
         self._held = held
@@ -206,9 +209,11 @@ class Epochs:
         """Make one update for a batch of that many images, of which this process has some."""
         for group in self._optimiser.param_groups:
             group["lr"] = lr
+        self._optimiser.zero_grad(set_to_none=True)
+        if self._settings.compile:
+            new_step(self._device)
         with self._precision():
             loss, right = self._objective(self._output(self._network, batch), batch)
-        self._optimiser.zero_grad(set_to_none=True)
         weighted = loss if self._world == ALONE else loss * self._weight(batch)
         self._scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
         if self._settings.clip_norm is not None or self._decay is not None:
@@ -221,7 +226,8 @@ class Epochs:
         self._scaler.update()
         if self._average is not None:
             self._average.update()
-        value, correct = weighted.item(), right.sum().item()
+        # Together, since a GPU has to be waited for each time.
+        value, correct = torch.stack([weighted.detach(), right.sum().to(weighted)]).tolist()
         stops = bool(self._asked)
         if self._world != ALONE:
             value, correct, stopping = summed([value, correct, stops], self._device)

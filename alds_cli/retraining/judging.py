@@ -65,6 +65,7 @@ class RunImages:
         preprocessing: turns them into inputs.
         judges: images that judge; None holds back as many as the settings say.
         workers: number of threads that decode image files.
+        device: where the network trains.
 
     Raises:
         DataError: they cannot be divided, or do not fit the preprocessing.
@@ -79,6 +80,7 @@ class RunImages:
         preprocessing: Preprocessing,
         judges: LabelledImages | None,
         workers: int,
+        device: torch.device,
     ) -> None:
         if judges is not None and settings.held_back > 0:
             raise OptionError(
@@ -99,6 +101,7 @@ class RunImages:
         self.preprocessing = preprocessing
         self._settings = settings
         self._workers = workers
+        self._device = device
         self._masks = isinstance(dataset, MaskedImages)
         judging, trained = divided(len(dataset), settings)
         self._trained = dataset.subset(trained) if len(judging) else dataset
@@ -110,6 +113,12 @@ class RunImages:
     def count(self) -> int:
         """The number of images that are trained on."""
         return len(self._trained)
+
+    @property
+    def full(self) -> int:
+        """The number of images of a full batch that this process has."""
+        size = min(self.count, self._settings.batch_size)
+        return len(range(size)[world().part(size)])
 
     def epoch(self, epoch: int, first: int = 0) -> Batches:
         """Return the shuffled and augmented batches of an epoch, from one on; both count from 0."""
@@ -127,6 +136,7 @@ class RunImages:
             masks=self._masks,
             world=world(),
             first=first,
+            device=self._device,
         )
 
     def _in_order(self, images: LabelledImages) -> Batches:
@@ -137,4 +147,5 @@ class RunImages:
             workers=self._workers,
             masks=self._masks,
             world=world(),
+            device=self._device,
         )

@@ -25,6 +25,7 @@ from alds_cli.records import (
     Preprocessing,
     ProgressCallback,
 )
+from alds_cli.retraining.compiling import CompiledNetwork
 from alds_cli.retraining.epochs import Epochs
 from alds_cli.retraining.held_weights import master_weights
 from alds_cli.retraining.judging import RunImages, has_labels
@@ -108,14 +109,16 @@ def retrain(
         _require_precision(settings, held.device)
         if teacher is not None:
             teacher = stack.enter_context(evaluating(teacher, held.device))
-        objective = Objective(settings, teacher, labelled=has_labels(dataset))
         decay = product_decay(module, pairs or {}, settings)
-        images = RunImages(dataset, settings, preprocessing, judges, workers)
+        images = RunImages(dataset, settings, preprocessing, judges, workers, held.device)
         fast = ("cpu",) if settings.precision == "float32" else ("cpu", "cuda")
         for network in filter(None, (module, teacher)):
             shape, dtype = (2, *images.input_shape), floating_type(network)
             sample = torch.zeros(shape, dtype=dtype, device=held.device)
             stack.enter_context(channels_last(network, sample, devices=fast))
+        if teacher is not None and settings.compile:
+            teacher = CompiledNetwork(teacher, images.full, held.device)
+        objective = Objective(settings, teacher, labelled=has_labels(dataset))
         stack.enter_context(training_mode(module))
         stack.enter_context(shared_statistics(module))
         asked = stack.enter_context(deferred())
