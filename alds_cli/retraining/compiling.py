@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +27,9 @@ class CompiledNetwork(nn.Module):
     def __init__(self, network: nn.Module, size: int, device: torch.device) -> None:
         super().__init__()
         self._network, self._size = network, size
-        mode = "reduce-overhead" if device.type == "cuda" else "default"
-        self._compiled = (torch.compile(network, mode=mode, dynamic=False),)  # no child of its own
+        mode = "reduce-overhead" if device.type == "cuda" else "default"  # as one graph
+        compiled = torch.compile(network, mode=mode, dynamic=False)
+        self._compiled = (compiled,)  # no child beside the network
 
     def forward(self, inputs: torch.Tensor) -> object:
         """Return what the network does.
@@ -45,6 +47,14 @@ def new_step(device: torch.device) -> None:
     """Say that what compiled networks gave in the step before is no longer read."""
     if device.type == "cuda":
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def quiet_compiler() -> Iterator[None]:
+    """Leave out the compiler's warnings, which are for its own authors, in this context."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")
+        yield
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from alds_cli.records import (
     Preprocessing,
     ProgressCallback,
 )
-from alds_cli.retraining.compiling import CompiledNetwork
+from alds_cli.retraining.compiling import CompiledNetwork, quiet_compiler
 from alds_cli.retraining.epochs import Epochs
 from alds_cli.retraining.held_weights import master_weights
 from alds_cli.retraining.judging import RunImages, has_labels
@@ -116,8 +116,10 @@ def retrain(
             shape, dtype = (2, *images.input_shape), floating_type(network)
             sample = torch.zeros(shape, dtype=dtype, device=held.device)
             stack.enter_context(channels_last(network, sample, devices=fast))
-        if teacher is not None and settings.compile:
-            teacher = CompiledNetwork(teacher, images.full, held.device)
+        if settings.compile:
+            stack.enter_context(quiet_compiler())
+            if teacher is not None:
+                teacher = CompiledNetwork(teacher, images.full, held.device)
         objective = Objective(settings, teacher, labelled=has_labels(dataset))
         stack.enter_context(training_mode(module))
         stack.enter_context(shared_statistics(module))

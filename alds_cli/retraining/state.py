@@ -195,7 +195,8 @@ class TrainingState:
         found = dict(self.scaler or {})
         if set(found) != set(fresh):
             raise _unreadable("what it keeps of the scaler of losses is something else")
-        return found
+        # It counts some things in whole numbers, and takes no others for them.
+        return {key: type(fresh[key])(value) for key, value in found.items()}
 
     def optimiser_like(
         self, fresh: Mapping[str, Any], parameters: Sequence[Tensor]
