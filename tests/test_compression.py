@@ -278,7 +278,7 @@ def test_exact_is_never_beaten_on_a_real_network(shared, name):
 @pytest.mark.parametrize("name", ["cifar10_resnet20", "cifar10_resnet56"])
 def test_exact_is_never_beaten_by_any_seed(shared, name):
     network = load_network(shared / "weights" / f"{name}.safetensors")
-    require_exact_is_best(network, range(1, 10), range(15))
+    require_exact_is_best(network, range(1, 10), range(6))
 
 
 def test_smallest_cost_is_that_of_the_cheapest_option():

@@ -220,13 +220,13 @@ class Large:
             self.data = f"tensors:{shared / 'data' / 'cifar10' / 'train-0.safetensors'}"
             held = write_images(folder / "held.safetensors", 32, 32, 10, seed=1)
         else:
-            self.shape = (3, 224, 224)
+            self.shape = (3, 96, 96)
             self.path = shared / "weights" / "imagenet_mobilenet_v2.safetensors"
             if name == "resnet18":
                 torch.manual_seed(0)
                 self.path = folder / "resnet18.pt"
                 torch.save(build(Architecture("resnet18")).state_dict(), self.path)
-            self.data = write_images(folder / "noise.safetensors", 32, 224, 1000)
+            self.data = write_images(folder / "noise.safetensors", 32, 96, 1000)
             held = self.data
         self.held = held
         self.module = alds_cli.load(self.path)

@@ -50,11 +50,18 @@ def new_step(device: torch.device) -> None:
 
 
 @contextmanager
-def quiet_compiler() -> Iterator[None]:
-    """Leave out the compiler's warnings, which are for its own authors, in this context."""
+def compiler() -> Iterator[None]:
+    """Leave out the compiler's warnings, which are for its own authors, in this context.
+
+    Afterwards it forgets what it compiled: it would use that for a network of the same form too,
+    with the weights at the places where those of the first one were.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"torch\.")
-        yield
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from alds_cli.records import (
     Preprocessing,
     ProgressCallback,
 )
-from alds_cli.retraining.compiling import CompiledNetwork, quiet_compiler
+from alds_cli.retraining.compiling import CompiledNetwork, compiler
 from alds_cli.retraining.epochs import Epochs
 from alds_cli.retraining.held_weights import master_weights
 from alds_cli.retraining.judging import RunImages, has_labels
@@ -117,7 +117,7 @@ def retrain(
             sample = torch.zeros(shape, dtype=dtype, device=held.device)
             stack.enter_context(channels_last(network, sample, devices=fast))
         if settings.compile:
-            stack.enter_context(quiet_compiler())
+            stack.enter_context(compiler())
             if teacher is not None:
                 teacher = CompiledNetwork(teacher, images.full, held.device)
         objective = Objective(settings, teacher, labelled=has_labels(dataset))
