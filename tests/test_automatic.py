@@ -297,3 +297,19 @@ def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch)
     told = json.loads(run(*arguments, "--json", "-q")[1])
     assert [own["method"] for own in told["compared"]] == ["alds-fisher", "alds-data", "alds"]
     assert told["method"] in {own["method"] for own in told["compared"]}
+
+
+def test_where_only_the_fastest_pairs_could_do_the_first_method_makes_them(images, monkeypatch):
+    """No ratio of the time is within reach of the sum of the layers' times."""
+    made = []
+    real = automatic.AutomaticStrategy.carry_out
+
+    def carried_out(self, module, plan):
+        made.append(plan.method)
+        return real(self, module, plan)
+
+    monkeypatch.setattr(automatic.AutomaticStrategy, "carry_out", carried_out)
+    with pytest.raises(ContractError):
+        compressed(images, ratio=0.99, target="latency")
+    assert made
+    assert set(made) == {"alds-fisher"}

@@ -73,6 +73,7 @@ class AutomaticStrategy:
                 refusals.append(error)
         if refusals and not any(method_named(name).needs for name in self._strategies):
             raise refusals[0]  # the images themselves are no use
+        self.method = next(iter(self._strategies))  # the one that is expected to rank first
         # Of the layers that some method keeps, others may still make pairs.
         widest = max(self._strategies.values(), key=_open_layers)
         self.specs: Mapping[str, LayerSpec] = widest.specs

@@ -63,6 +63,7 @@ class FilterPruningStrategy:
             )
         self.specs = traced.specs
         self._options = options
+        self.method = options.method
         self._network = network
         self._input_shape = network.input_shape
         self._calls = traced.trace.calls

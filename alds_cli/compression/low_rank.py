@@ -77,6 +77,7 @@ class LowRankStrategy:
 
     def __init__(self, traced: TracedModel, findings: Findings | None = None) -> None:
         options = self._options = traced.options
+        self.method = options.method
         network = traced.network
         self.specs = traced.specs
         self._method = traced.entry

@@ -99,7 +99,7 @@ class CompressionRun:
 
     def _plan_fastest(self) -> None:
         self._fastest = True
-        self.plan = self._cost_model.latency_model.fastest(self._session.options.method)
+        self.plan = self._cost_model.latency_model.fastest(self._session.strategy.method)
 
     def _next_plan(self) -> Plan:
         cost_model = self._cost_model

@@ -320,6 +320,11 @@ class Strategy(Protocol):
     weights_hash: str
 
     @property
+    def method(self) -> str:
+        """The method that makes the factors of plans that nothing but time has chosen."""
+        ...
+
+    @property
     def channels(self) -> Channels | None:
         """The channels that can be removed; None where layers become pairs."""
         ...
