@@ -198,6 +198,45 @@ def test_batches_of_masks_have_no_more_pixels_than_fit(side, most):
     assert most_together(images, prepared, 250) == most
 
 
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """A checkpoint of a network of the user's own code, and masks of what it answers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "maskednet.py").write_text(
+        "from torch import nn\n\n\ndef paint():\n    return nn.Sequential(\n"
+        "        nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1)\n    )\n"
+    )
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 4, 3, padding=1))
+    torch.save(made.state_dict(), "model.pt")
+    with torch.no_grad():
+        masks = made((pixels().float() / 255 - 0.5) / 0.5).argmax(1).byte()
+    save_file({"images": pixels(), "masks": masks}, "data.safetensors")
+    return tmp_path
+
+
+GIVEN = ("model.pt", "--arch", "maskednet:paint", "--data", "tensors:data.safetensors")
+
+
+@pytest.mark.usefixtures("files")
+def test_iterating_looks_at_masks_and_at_code_of_ones_own(run):
+    asked = ("--preprocess", "half", "--to", 0.4, "--steps", 2, "--epochs-per-step", 1)
+    code, out, err = run("iterate", *GIVEN, *asked, "--lr", 0.001, "-o", "small.pt", "--json")
+    assert code == 0, err
+    assert [len(own["history"]) for own in json.loads(out)["stages"]] == [1, 1]
+    code, out, err = run("iterate", *GIVEN, *asked, "--lr", 0.001, "-o", "small.pt", "--resume")
+    assert code == 0, err
+
+
+def test_sweeps_refuse_masks(run, files):
+    before = sorted(files.iterdir())
+    asked = ("--preprocess", "half", "--methods", "alds", "--ratios", "0.3", "-o", "runs")
+    code, out, err = run("sweep", *GIVEN, *asked)
+    assert (code, out) == (2, "")
+    assert "has masks, and sweeps measure the accuracy of whole images" in err
+    assert sorted(files.iterdir()) == before
+
+
 @pytest.mark.slow
 def test_a_deeplab_is_compressed_with_masks(run, tmp_path, monkeypatch):
     """Every part of `compress` that looks at images, with torchvision's network."""

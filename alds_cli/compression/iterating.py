@@ -26,6 +26,7 @@ from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, settled_preprocessing
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.iterate_options import IterateOptions
+from alds_cli.options.model_source import Source
 from alds_cli.options.retrain_options import RetrainOptions
 from alds_cli.records import (
     CompressionReport,
@@ -114,7 +115,8 @@ def iterate(options: IterateOptions) -> IterationResult:
             folder.begin(run.form())
         resumed_from = run.finished
         stages = [run.stage(step) for step in range(1, len(ratios) + 1)]
-        network = open_network(folder.retrained(len(ratios)))  # raises where it was damaged since
+        # This raises where the file was damaged since.
+        network = open_network(folder.retrained(len(ratios)), _of_own_code(options))
         nbytes = folder.deliver(len(ratios), output)
     return IterationResult(
         network, stages, resumed_from, str(output), nbytes, time.perf_counter() - start
@@ -184,6 +186,11 @@ def _teacher(options: IterateOptions, original: Network) -> Network | None:
             tip="leave out --distil or --teacher",
         )
     return open_network(options.teacher, options.source)
+
+
+def _of_own_code(options: IterateOptions) -> Source:
+    """Return how steps are read: what is built by the user's code needs it to be named again."""
+    return Source(arch=options.source.arch, arch_args=options.source.arch_args)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +292,9 @@ class _Iteration:
 
     def _dense(self, step: int) -> Network:
         """Return a step's network with its pairs multiplied back, as large as the original."""
-        network = open_network(self.folder.retrained(step), multiply_back=True)
+        network = open_network(
+            self.folder.retrained(step), _of_own_code(self.options), multiply_back=True
+        )
         return replace(network, name=self.original.name, nbytes=self.original.nbytes)
 
     def _compression(self, network: Network, ratio: Fraction) -> CompressOptions:
@@ -322,6 +331,7 @@ class _Iteration:
                 self.folder.compressed(step),
                 self.images,
                 replace(options.settings, seed=seed),
+                _of_own_code(options),
                 output=self.folder.retrained(step),
                 resume=self.folder.interrupted(step),
                 teacher=self.teacher,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey
 from alds_cli.compression.targets import TARGETS
-from alds_cli.datasets import LabelledImages, opened
-from alds_cli.errors import OptionError
+from alds_cli.datasets import LabelledImages, MaskedImages, opened
+from alds_cli.errors import DataError, OptionError
 from alds_cli.evaluation import assigned
 from alds_cli.network.opening import (
     open_network,
@@ -152,6 +152,11 @@ def _swept(
     def label(images: LabelledImages, *, needed: bool = True) -> LabelledImages:
         if not (needed or images.labelled):
             return images
+        if isinstance(images, MaskedImages):
+            raise DataError(
+                f"{images.name} has masks, and sweeps measure the accuracy of whole images",
+                tip="`alds compress --max-drop` and `alds evaluate --baseline` measure mean IoU",
+            )
         place = pick_device(options.device)
         return assigned(images, prepared, network.module, options.classes, device=place)[0]
 
