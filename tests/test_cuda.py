@@ -10,9 +10,11 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from segmenting import PREPARED, masked_images, segmenting_network
 from test_retraining import dataset, network, train  # noqa: F401 - a fixture among them
 
 from alds_cli.datasets import PRESETS, Batches, TensorImages
+from alds_cli.evaluation import measure_masks, pixel_divergences
 from alds_cli.retraining import RetrainSettings, TrainingState
 
 pytestmark = [
@@ -70,6 +72,22 @@ def test_tuning_runs(run, digits, tmp_path):
         "--tune-steps", "60", "--no-cache", "-o", tmp_path / "small.pt",
     )  # fmt: skip
     assert gpu["params_after"] == cpu["params_after"]
+
+
+def test_pixels_are_counted_and_compared_as_near():
+    module, other = segmenting_network(), segmenting_network(decay=0.5)
+    batches = Batches(masked_images(module), PREPARED, batch_size=5, masks=True)
+    (cpu, before), (gpu, after) = (
+        measure_masks({"model": other, "baseline": module}, batches, device=place)
+        for place in (torch.device("cpu"), GPU)
+    )
+    assert gpu["model"].mean_iou == pytest.approx(cpu["model"].mean_iou, abs=0.5)
+    assert after.difference_low == pytest.approx(before.difference_low, abs=0.5)
+    each, near = (
+        pixel_divergences(module, other, batches, device=place)[0]
+        for place in (torch.device("cpu"), GPU)
+    )
+    torch.testing.assert_close(each, near, rtol=1e-2, atol=1e-4)
 
 
 def test_evaluation_counts_the_same(run, digits):

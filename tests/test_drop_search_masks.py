@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +14,6 @@ from segmenting import (
     IMAGES,
     PREPARED,
     SOURCE,
-    Segmenting,
     masked_images,
     masks_for,
     pixels,
@@ -25,6 +25,7 @@ from torch import nn
 import alds_cli
 from alds_cli.compression.drop_search import EVALUATIONS
 from alds_cli.errors import DropUnreachableError, OptionError
+from alds_cli.evaluation.segmentation import masked_batches
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,7 @@ def test_images_that_make_the_network_do_not_measure_it(network, images):
     assert search.chosen.drop == pytest.approx(before - after)
 
 
+@pytest.mark.slow
 def test_limits_hold_beside_the_drop(network, images):
     made = compress(network, images, max_drop=60, max_params=3000, max_macs=150_000)
     assert made.report.params_after <= 3000
@@ -126,19 +128,13 @@ def test_masks_have_no_other_measures(network, images, of, message):
         compress(network, images, max_drop=5, drop_of=of)
 
 
-def test_images_of_different_sizes_are_measured_one_by_one(network, images, monkeypatch):
+@pytest.mark.parametrize(("crop", "together"), [(None, 1), (8, IMAGES)])
+def test_images_of_different_sizes_are_measured_one_by_one(images, monkeypatch, crop, together):
     """Sets of files do not know that their images agree in size."""
     monkeypatch.setattr(images, "size", None)
-    sizes = []
-    forward = Segmenting.forward
-
-    def watched(self, x):
-        sizes.append(len(x))
-        return forward(self, x)
-
-    monkeypatch.setattr(Segmenting, "forward", watched)
-    compress(network, images, max_drop=60, max_params=3000)
-    assert sizes.count(1) >= 2 * IMAGES
+    prepared = replace(PREPARED, crop=crop)
+    batches = masked_batches(images, prepared, most=250, sizes_differ=True)
+    assert [len(masks) for _, masks in batches] == [together] * (IMAGES // together)
 
 
 @pytest.fixture

@@ -107,6 +107,7 @@ def test_tuning_moves_the_answers_of_pixels_towards_the_original(network, images
         assert agreement == pytest.approx(apart(network, module, judges)[1])
 
 
+@pytest.mark.slow
 def test_what_masks_say_changes_nothing(network, images):
     other = MaskedTensors("drawn", [pixels()], [torch.full((IMAGES, SIDE, SIDE), 255).byte()])
     options = {"refit": True, "tune_steps": 2}
@@ -134,6 +135,7 @@ class Classifying(nn.Module):
         return self.head(self.body(x).flatten(1))
 
 
+@pytest.mark.slow
 def test_to_a_network_that_classifies_they_are_images_without_labels(images):
     plain = TensorImages("drawn", [pixels()], None)
     made = [
@@ -218,6 +220,7 @@ def files(tmp_path, monkeypatch):
 GIVEN = ("model.pt", "--arch", "maskednet:paint", "--data", "tensors:data.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("files")
 def test_iterating_looks_at_masks_and_at_code_of_ones_own(run):
     asked = ("--preprocess", "half", "--to", 0.4, "--steps", 2, "--epochs-per-step", 1)
