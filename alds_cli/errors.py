@@ -18,6 +18,7 @@
     ├── VerificationError         exit code 1: the result computes something else, or does not run
     └── ContractError             exit code 1: what was asked for cannot be had
         ├── RatioUnreachableError   it names the largest ratio that can be had
+        ├── GateError               an evaluated network does not keep a bound
         └── BudgetError             an absolute limit, or several budgets at once, cannot be met
 """
 
@@ -119,6 +120,10 @@ class RatioUnreachableError(ContractError):
 
 class DropUnreachableError(ContractError):
     """No smaller network that was tried keeps as much of the quality as asked."""
+
+
+class GateError(ContractError):
+    """An evaluated network does not keep a bound that was set for it."""
 
 
 class BudgetError(ContractError):

@@ -93,6 +93,35 @@ def parse_quantity(value: str | int, units: Mapping[str, int], option: str) -> i
     return whole
 
 
+_UNLIMITED = 2**62
+"""A limit beyond any network that keeps sums within 64-bit integers."""
+
+
+def parse_limits(
+    *,
+    max_params: str | int | None,
+    max_macs: str | int | None,
+    max_size: str | int | None,
+    max_latency: str | int | None,
+) -> dict[str, int]:
+    """Return the limits that are given, by resource: params, macs, bytes and latency in ns.
+
+    Raises:
+        OptionError: one is no positive amount.
+    """
+    given = {
+        "params": (max_params, COUNTS, "--max-params"),
+        "macs": (max_macs, COUNTS, "--max-macs"),
+        "bytes": (max_size, SIZES, "--max-size"),
+        "latency": (max_latency, TIMES, "--max-latency"),
+    }
+    return {
+        name: min(parse_quantity(value, units, option), _UNLIMITED)
+        for name, (value, units, option) in given.items()
+        if value is not None
+    }
+
+
 def _unit(text: str, units: Mapping[str, int]) -> int | None:
     if text in units:
         return units[text]

@@ -53,7 +53,9 @@ def grid(options: argparse.Namespace, middle: float) -> Iterator[DropPoint]:
             options.model, ratio=ratio, data=f"tensors:{options.train}", samples=SAMPLES
         )
         found = answers(made.network.module, batches) == held.labels
-        yield DropPoint(float(ratio), made.report.params_after, *paired_drop(right, found))
+        yield DropPoint(
+            float(ratio), made.report.params_after, *paired_drop(right, found).with_interval
+        )
 
 
 def main() -> None:

@@ -26,11 +26,11 @@ from alds_cli.records import DropPoint
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
 def test_a_drop_is_the_difference_of_accuracies_and_lies_in_its_interval(pairs):
     before, after = (torch.tensor(own) for own in zip(*pairs, strict=True))
-    drop, low, high = paired_drop(before, after)
+    drop, low, high = paired_drop(before, after).with_interval
     assert drop == pytest.approx(100 * float(before.double().mean() - after.double().mean()))
     assert low <= drop <= high
     assert high > low
-    mirrored = paired_drop(after, before)
+    mirrored = paired_drop(after, before).with_interval
     assert mirrored == pytest.approx((-drop, -high, -low))
 
 
@@ -41,7 +41,7 @@ def test_the_interval_covers_the_true_drop_as_often_as_it_says(lost, gained):
     for worse, better, _ in draws.tolist():
         before, after = torch.ones(400, dtype=torch.bool), torch.ones(400, dtype=torch.bool)
         after[:worse], before[worse : worse + better] = False, False
-        _, low, high = paired_drop(before, after)
+        _, low, high = paired_drop(before, after).with_interval
         covered += low <= 100 * (lost - gained) <= high
     assert 0.93 * 2000 <= covered <= 0.99 * 2000
 

@@ -53,7 +53,7 @@ def test_the_interval_is_that_of_leaving_out_one_image_after_another(seed, image
     before, after = drawn(seed, images, classes)
     if not before.union.any() or not after.union.any():
         return
-    drop, low, high = paired_iou_drop(before, after)
+    drop, low, high = paired_iou_drop(before, after).with_interval
     assert drop == pytest.approx(100 * (mean_iou(before) - mean_iou(after)))
     kept = shares_of(before), shares_of(after)
     left = [
@@ -66,7 +66,7 @@ def test_the_interval_is_that_of_leaving_out_one_image_after_another(seed, image
     half = student.ppf(0.975, images - 1) * (variance + 1 / images**2 + alone) ** 0.5
     assert high == pytest.approx(min(100, drop + 100 * half))
     assert low == pytest.approx(max(-100, drop - 100 * half))
-    assert paired_iou_drop(after, before) == pytest.approx((-drop, -high, -low))
+    assert paired_iou_drop(after, before).with_interval == pytest.approx((-drop, -high, -low))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_the_interval_covers_the_true_drop_at_least_as_often_as_it_says(
     for _ in range(300):
         index = torch.from_numpy(rng.integers(0, 60_000, images))
         sample = (ClassPixels(own.right[index], own.union[index]) for own in everything)
-        drop, low, high = paired_iou_drop(*sample)
+        drop, low, high = paired_iou_drop(*sample).with_interval
         covered += low <= truth <= high
         widths.append((high - low, drop))
     assert covered >= 0.94 * 300
@@ -95,7 +95,7 @@ def test_the_interval_covers_the_true_drop_at_least_as_often_as_it_says(
 
 def test_networks_that_never_differ_have_an_interval_nevertheless():
     before, _ = drawn(0, 50, 3, often=1)
-    drop, low, high = paired_iou_drop(before, before)
+    drop, low, high = paired_iou_drop(before, before).with_interval
     assert drop == 0
     assert low == pytest.approx(-100 * student.ppf(0.975, 49) / 50)
     assert high == -low
@@ -103,18 +103,18 @@ def test_networks_that_never_differ_have_an_interval_nevertheless():
 
 def test_one_image_tells_nothing():
     before, after = drawn(0, 1, 3, often=1)
-    drop, low, high = paired_iou_drop(before, after)
+    drop, low, high = paired_iou_drop(before, after).with_interval
     assert (low, high) == (-100, 100)
     assert low < drop < high
 
 
 def test_a_class_that_a_single_image_shows_widens_the_interval():
     before, after = drawn(1, 30, 4, often=1)
-    _, low, high = paired_iou_drop(before, after)
+    _, low, high = paired_iou_drop(before, after).with_interval
     rare = [ClassPixels(own.right.clone(), own.union.clone()) for own in (before, after)]
     for own in rare:
         own.right[1:, 3], own.union[1:, 3] = 0, 0
-    _, lower, higher = paired_iou_drop(*rare)
+    _, lower, higher = paired_iou_drop(*rare).with_interval
     assert higher - lower > 2 * 100 * student.ppf(0.975, 29) / 4 > high - low
 
 

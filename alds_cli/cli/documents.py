@@ -182,6 +182,7 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
         if result.baseline is None
         else MeasuredForm(**_measured(result.baseline, result.images)),
         comparison=result.comparison,
+        gates=result.gates,
         preprocessing=result.preprocessing,
         device=str(result.device),
         classes=result.assignment.classes,

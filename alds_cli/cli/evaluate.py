@@ -12,12 +12,12 @@ from alds_cli.options.reporting_options import ComputingReporting
 
 @verb(EvaluateOptions, ComputingReporting)
 def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
-    """Measure accuracy, size, MACs and latency.
+    """Measure accuracy, size, MACs and latency; exit with 1 where a bound is not kept.
 
-    [bold]alds evaluate small.pt --data imagefolder:val --baseline model.pt[/]
+    [bold]alds evaluate small.pt --data imagefolder:val --baseline model.pt --max-drop 0.5[/]
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.cli import documents, evaluation_table  # noqa: PLC0415
+    from alds_cli.cli import documents, evaluation_table, gate_reports  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
@@ -29,4 +29,7 @@ def command(options: EvaluateOptions, reporting: ComputingReporting) -> None:
         asked = replace(options, baseline_source=options.source, progress=progress)
         result = api.evaluate(**arguments(asked))
     interface.show(evaluation_table.evaluation(result))
+    if result.gates:
+        interface.show(gate_reports.gate_table(result.gates))
     interface.show_json(lambda: documents.evaluation(result))
+    gate_reports.require_passed(result.gates)

@@ -129,7 +129,7 @@ class _OfImages:
         """Return the drop in points, and the ends of its interval of 95 % confidence."""
         with self.clock("evaluate"):
             right = self._answers(module) == self._expected
-        return paired_drop(self._right, right)
+        return paired_drop(self._right, right).with_interval
 
 
 class _OfPixels:
@@ -167,7 +167,7 @@ class _OfPixels:
         """Return the drop in points, and the ends of its interval of 95 % confidence."""
         with self.clock("evaluate"):
             found = self._counted(module)
-        return paired_iou_drop(self._found, found)
+        return paired_iou_drop(self._found, found).with_interval
 
 
 def _held_back(session: Session) -> LabelledImages:

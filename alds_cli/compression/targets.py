@@ -28,13 +28,7 @@ from alds_cli.records import (
 from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery import form_of
 from alds_cli.surgery.channels import Channels, Member
-from alds_cli.text import (
-    COUNTS,
-    SIZES,
-    TIMES,
-    parse_quantity,
-    parse_ratio,
-)
+from alds_cli.text import parse_limits, parse_ratio
 from alds_cli.tracing.trace import LayerCall
 
 Price = Callable[[LayerSpec, IntArray], IntArray]
@@ -164,9 +158,6 @@ def nanoseconds(
 TARGETS = ("params", "macs", "bytes", "latency")
 """The resources that a ratio can refer to."""
 
-_UNLIMITED = 2**62
-"""A limit beyond any network that keeps sums within 64-bit integers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -224,17 +215,12 @@ def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
         raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
     if options.batch_size < 1:
         raise OptionError(f"a batch of {options.batch_size} images cannot be timed")
-    given = {
-        "params": (options.max_params, COUNTS, "--max-params"),
-        "macs": (options.max_macs, COUNTS, "--max-macs"),
-        "bytes": (options.max_size, SIZES, "--max-size"),
-        "latency": (options.max_latency, TIMES, "--max-latency"),
-    }
-    limits = {
-        name: min(parse_quantity(value, units, option), _UNLIMITED)
-        for name, (value, units, option) in given.items()
-        if value is not None
-    }
+    limits = parse_limits(
+        max_params=options.max_params,
+        max_macs=options.max_macs,
+        max_size=options.max_size,
+        max_latency=options.max_latency,
+    )
     asked = None if ratio is None else parse_ratio(ratio)
     return Target(asked, target, limits, options.never_slower, options.batch_size, options.device)
 

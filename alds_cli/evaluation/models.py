@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,15 +16,10 @@ from alds_cli.datasets import (
     require_moderate,
 )
 from alds_cli.errors import DataError, OptionError
-from alds_cli.evaluation.measures import (
-    answers,
-    assigned,
-    count_classes,
-    measure_latency,
-    quality_and_answers,
-)
-from alds_cli.evaluation.paired import compared, wilson_interval
-from alds_cli.evaluation.segmentation import masked_batches, measure_masks
+from alds_cli.evaluation.gates import Bounds
+from alds_cli.evaluation.measures import answers, assigned, count_classes, quality_and_answers
+from alds_cli.evaluation.paired import Drop, answers_drop, compared, wilson_interval
+from alds_cli.evaluation.segmentation import count_masks, masked_batches
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
@@ -35,13 +30,15 @@ from alds_cli.records import (
     ClassAssignment,
     Comparison,
     Evaluation,
+    FloatArray,
     Footprint,
-    Latency,
+    Gate,
     Preprocessing,
     ProgressCallback,
     ProgressEvent,
     Segmentation,
 )
+from alds_cli.runtime.devices import as_latency, time_networks
 from alds_cli.runtime.distributed import joined, world
 from alds_cli.tracing.trace import count_parameters, trace
 
@@ -75,6 +72,7 @@ class EvaluationResult:
         preprocessing: how images were prepared, for both.
         device: the name of what both ran on.
         assignment: how labels were found.
+        gates: the bounds that were asked for, and whether the network keeps them.
     """
 
     model: Measured
@@ -84,6 +82,7 @@ class EvaluationResult:
     preprocessing: Preprocessing
     device: str
     assignment: ClassAssignment
+    gates: tuple[Gate, ...] = ()
 
 
 def evaluate(options: EvaluateOptions) -> EvaluationResult:
@@ -91,12 +90,14 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 
     Images without labels tell how often the network agrees with a baseline. Images with masks tell
     the accuracy of the pixels and the mean IoU. The processes of a job share the images of every
-    batch, and find the same; the first alone measures times.
+    batch, and find the same; the first alone measures times and judges gates. A gate that fails is
+    no error here: `EvaluationResult.gates` tells.
 
     Raises:
         DataError: the data cannot be used, or not with this network, or they have no labels and
             there is no baseline.
-        OptionError: classes are named for images that have no class folders.
+        OptionError: classes are named for images that have no class folders, or a bound makes no
+            sense.
         AldsError: a model cannot be read.
     """
     with joined(options.device) as place:
@@ -104,6 +105,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
 
 
 def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResult:
+    bounds = Bounds.of(options)
     networks = {"evaluate": open_network(options.model, options.source)}
     if options.baseline is not None:
         networks["baseline"] = open_network(options.baseline, options.baseline_source)
@@ -114,22 +116,16 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
     shape = Batches(images, prepared, batch_size=1).input_shape
     if options.latency:
         require_moderate(options.latency_batch_size, shape)
+    costs = {task: _footprint(network, shape) for task, network in networks.items()}
+    bounds.require_known(costs["evaluate"])
     run = _Run(networks, options, prepared, place)
     found = run.on_masks(images) if isinstance(images, MaskedImages) else run.on(images)
-    times = (
-        measure_latency(
-            {task: network.module for task, network in networks.items()},
-            shape,
-            batch_size=options.latency_batch_size,
-            device=place,
-        )
-        if options.latency and world().first
-        else {}
-    )
-    measured = {
-        task: Measured(*found.qualities[task], _footprint(network, shape, times.get(task)))
-        for task, network in networks.items()
-    }
+    seconds = run.timed(shape) if options.latency and world().first else {}
+    for task, own in seconds.items():
+        latency = as_latency(own, options.latency_batch_size, place)
+        costs[task] = replace(costs[task], latency=latency)
+    measured = {task: Measured(*found.qualities[task], costs[task]) for task in networks}
+    of, drop = found.drop
     return EvaluationResult(
         measured["evaluate"],
         measured.get("baseline"),
@@ -138,6 +134,9 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
         prepared,
         _device_name(place),
         found.assignment,
+        bounds.judged(costs["evaluate"], seconds.get("evaluate"), of, drop)
+        if world().first
+        else (),
     )
 
 
@@ -147,10 +146,14 @@ _Quality = tuple[Evaluation | None, tuple[float, float] | None, Segmentation | N
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What images tell of networks: their quality, by task, how they compare, and the labels."""
+    """What images tell of networks: their quality, by task, how they compare, and the labels.
+
+    `drop` is what may fall, a key of `DROP_MEASURES`, and how far it does below the baseline's.
+    """
 
     qualities: Mapping[str, _Quality]
     comparison: Comparison | None
+    drop: tuple[str, Drop | None]
     assignment: ClassAssignment
 
 
@@ -162,6 +165,15 @@ class _Run:
     options: EvaluateOptions
     prepared: Preprocessing
     place: torch.device
+
+    def timed(self, shape: tuple[int, ...]) -> dict[str, FloatArray]:
+        """Return the seconds of forward passes of the networks, in turns."""
+        return time_networks(
+            {task: network.module for task, network in self.networks.items()},
+            shape,
+            batch_size=self.options.latency_batch_size,
+            device=self.place,
+        )
 
     def on_masks(self, images: MaskedImages) -> _Found:
         """Evaluate on images with masks."""
@@ -178,11 +190,12 @@ class _Run:
             world=world(),
         )
         modules = {task: network.module for task, network in self.networks.items()}
-        found, comparison = measure_masks(
-            modules, batches, device=self.place, progress=self.options.progress
-        )
-        qualities: dict[str, _Quality] = {task: (None, None, own) for task, own in found.items()}
-        return _Found(qualities, comparison, ClassAssignment())
+        counted = count_masks(modules, batches, device=self.place, progress=self.options.progress)
+        qualities: dict[str, _Quality] = {
+            task: (None, None, own.quality()) for task, own in counted.tallies.items()
+        }
+        comparison, drop = counted.comparison() if len(modules) > 1 else (None, None)
+        return _Found(qualities, comparison, ("miou", drop), ClassAssignment())
 
     def on(self, images: LabelledImages) -> _Found:
         """Evaluate on images with or without labels."""
@@ -203,7 +216,7 @@ class _Run:
         qualities: dict[str, _Quality] = {
             task: (own.quality, own.interval(images.labels), None) for task, own in found.items()
         }
-        return _Found(qualities, _compared(found, images), assignment)
+        return _Found(qualities, *_compared(found, images), assignment)
 
 
 def _with_classes(
@@ -265,18 +278,21 @@ def _answered(
     return _Answered(None, answers(network.module, batches, device=place, progress=progress))
 
 
-def _compared(found: Mapping[str, _Answered], images: LabelledImages) -> Comparison | None:
-    if "baseline" not in found:
-        return None
+def _compared(
+    found: Mapping[str, _Answered], images: LabelledImages
+) -> tuple[Comparison | None, tuple[str, Drop | None]]:
+    """Return how the answers of two networks compare, and what may drop and how far it does."""
     labels = images.labels if images.labelled else None
-    return compared(found["evaluate"].classes, found["baseline"].classes, labels)
+    of = "agreement" if labels is None else "top1"
+    if "baseline" not in found:
+        return None, (of, None)
+    both = found["evaluate"].classes, found["baseline"].classes
+    return compared(*both, labels), (of, answers_drop(*both, labels))
 
 
-def _footprint(
-    network: Network, input_shape: tuple[int, ...], latency: Latency | None
-) -> Footprint:
+def _footprint(network: Network, input_shape: tuple[int, ...]) -> Footprint:
     macs = trace(network.module, input_shape).macs
-    return Footprint(count_parameters(network.module), macs, network.nbytes, latency)
+    return Footprint(count_parameters(network.module), macs, network.nbytes, None)
 
 
 def _renamed(progress: ProgressCallback | None, task: str) -> ProgressCallback | None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
 from torch import Tensor
 
 from alds_cli.records import Comparison
@@ -28,24 +32,113 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
     return 100 * max(0.0, min(middle - half, share)), 100 * min(1.0, max(middle + half, share))
 
 
-def paired_drop(before: Tensor, after: Tensor) -> tuple[float, float, float]:
-    """Return a drop in points, and the ends of its interval of 95 % confidence.
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How much less often a network is right than another on the same images, in points.
+
+    Attributes:
+        points: what was measured; negative where it is right more often.
+        middle: the centre of its confidence intervals.
+        error: its standard error.
+        freedom: the degrees of freedom of Student's distribution that (points − truth) / error
+            follows; infinite for the normal distribution.
+    """
+
+    points: float
+    middle: float
+    error: float
+    freedom: float = math.inf
+
+    @property
+    def with_interval(self) -> tuple[float, float, float]:
+        """The drop, and the ends of its interval of 95 % confidence."""
+        return self.points, self.at_least(0.975), self.at_least(0.025)
+
+    def at_least(self, confidence: float) -> float:
+        """Return what the true drop exceeds with a confidence in (0, 1), in points.
+
+        That is the lower end of the one-sided interval. With a confidence below one half it lies
+        above the drop, which then is less than it with what is left of the confidence. With one
+        half it is the drop.
+        """
+        if confidence == 0.5:
+            return self.points
+        bound = self.middle - _quantile(confidence, self.freedom) * self.error
+        # The half observations move the middle, which must not take the end beyond the drop.
+        end = min(bound, self.points) if confidence >= 0.5 else max(bound, self.points)
+        return max(-100.0, min(100.0, end))
+
+    def found_from(self, allowed: float, confidence: float, power: float = 0.95) -> float:
+        """Return the least true drop of which `at_least` exceeds a number so often, in points.
+
+        Args:
+            allowed: the number, in points.
+            confidence: that of `at_least`.
+            power: the share of samples of as many images in which it is to exceed it.
+        """
+        quantiles = _quantile(confidence, self.freedom) + _quantile(power, self.freedom)
+        return min(100.0, allowed + quantiles * self.error)
+
+
+def _quantile(level: float, freedom: float) -> float:
+    """Return the quantile of the normal, or of Student's, distribution."""
+    far = max(level, 1 - level)  # so that both sides are alike to the bit
+    quantile = NormalDist().inv_cdf(far)
+    if not math.isinf(freedom):
+        from scipy.special import stdtrit  # noqa: PLC0415 - without two networks it is not needed
+
+        # Student's is the wider one, but for rounding where there are many degrees of freedom.
+        quantile = max(quantile, float(stdtrit(freedom, far)))
+    return math.copysign(quantile, level - 0.5)
+
+
+def paired_drop(before: Tensor, after: Tensor) -> Drop:
+    """Return how much less often a network is right than the original.
 
     Args:
         before: whether the original is right on each of n images, (n,).
         after: whether the other network is, on the same images, (n,).
+    """
+    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
+    return counted_drop(lost, gained, len(before))
+
+
+def counted_drop(lost: int, gained: int, images: int) -> Drop:
+    """Return how much less often a network is right than the original.
+
+    Args:
+        lost: on how many images only the original is right.
+        gained: on how many only the other network is.
+        images: the number of all images.
 
     Source: Agresti and Min, Statistics in Medicine 2005: the interval of a difference of paired
     proportions with half an observation added to each of the four cells. It is not empty where the
     two networks never differ.
     """
-    lost, gained = int((before & ~after).sum()), int((after & ~before).sum())
-    count = len(before) + 2
+    count = images + 2
     more, fewer = lost + 0.5, gained + 0.5
     middle = (more - fewer) / count
-    spread = CONFIDENCE * ((more + fewer) / count - middle**2) ** 0.5 / count**0.5
-    drop = (lost - gained) / len(before)
-    return 100 * drop, 100 * min(middle - spread, drop), 100 * max(middle + spread, drop)
+    error = (((more + fewer) / count - middle**2) / count) ** 0.5
+    return Drop(100 * (lost - gained) / images, 100 * middle, 100 * error)
+
+
+def answers_drop(model: Tensor, baseline: Tensor, labels: Tensor | None) -> Drop:
+    """Return the drop of top-1, or without labels that of the agreement with the baseline.
+
+    Args:
+        model: the class (n,) that the network gives each image, negative where it gives none.
+        baseline: the other network's.
+        labels: the right classes (n,); None where they are not known.
+    """
+    if labels is not None:
+        return paired_drop(baseline == labels, model == labels)
+    same = agreeing(model, baseline)
+    return paired_drop(same.new_ones(len(same)), same)
+
+
+def agreeing(model: Tensor, baseline: Tensor) -> Tensor:
+    """Return for which images (n,) two networks give the same class."""
+    return (model == baseline) & (model >= 0)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
@@ -74,13 +167,12 @@ def compared(model: Tensor, baseline: Tensor, labels: Tensor | None) -> Comparis
         baseline: the other network's.
         labels: the right classes (n,); None where they are not known.
     """
-    same = (model == baseline) & (model >= 0)
-    agreement = 100 * float(same.double().mean())
+    agreement = 100 * float(agreeing(model, baseline).double().mean())
     if labels is None:
         return Comparison(images=len(model), agreement=agreement)
     right, before = model == labels, baseline == labels
     only_model, only_baseline = int((right & ~before).sum()), int((before & ~right).sum())
-    drop, low, high = paired_drop(before, right)
+    drop, low, high = paired_drop(before, right).with_interval
     return Comparison(
         images=len(model),
         agreement=agreement,

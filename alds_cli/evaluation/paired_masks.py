@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from alds_cli.evaluation.paired import CONFIDENCE
-
-_LEVEL = 0.975
-"""Of the distribution, so much lies below the upper end of the interval."""
+from alds_cli.evaluation.paired import Drop
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +57,8 @@ class ClassPixels:
         return -(beyond / rest.clamp(min=1)).where(rest > 0, 0).mean(dim=1)
 
 
-def paired_iou_drop(before: ClassPixels, after: ClassPixels) -> tuple[float, float, float]:
-    """Return the drop of the mean IoU in points, and the ends of its interval of 95 % confidence.
+def paired_iou_drop(before: ClassPixels, after: ClassPixels) -> Drop:
+    """Return by how much the mean IoU falls.
 
     A mean IoU is a mean of ratios of sums over images, so the variance of the difference of two on
     the same images is that of the jackknife,
@@ -85,13 +83,13 @@ def paired_iou_drop(before: ClassPixels, after: ClassPixels) -> tuple[float, flo
     drop = before.mean - after.mean
     images = len(before.right)
     if images < 2:
-        return 100 * drop, -100.0, 100.0
+        return Drop(100 * drop, 100 * drop, math.inf)
     moved = before.moved() - after.moved()
     variance = float((moved - moved.mean()).square().sum()) * (images - 1) / images
     showing = _both(before.union, after.union).sum(0)
     alone, classes = int((showing == 1).sum()), int((showing > 0).sum())
-    half = _quantile(images - 1) * (variance + images**-2 + alone / classes**2) ** 0.5
-    return 100 * drop, 100 * max(-1.0, drop - half), 100 * min(1.0, drop + half)
+    error = (variance + images**-2 + alone / classes**2) ** 0.5
+    return Drop(100 * drop, 100 * drop, 100 * error, images - 1)
 
 
 def _both(before: Tensor, after: Tensor) -> Tensor:
@@ -101,10 +99,3 @@ def _both(before: Tensor, after: Tensor) -> Tensor:
     for union in (before, after):
         shown[:, : union.shape[1]] |= union > 0
     return shown
-
-
-def _quantile(freedom: int) -> float:
-    """Return the quantile of Student's distribution that 95 % lie within."""
-    from scipy.special import stdtrit  # noqa: PLC0415 - without two networks it is not needed
-
-    return max(CONFIDENCE, float(stdtrit(freedom, _LEVEL)))

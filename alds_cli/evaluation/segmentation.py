@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from alds_cli.datasets import IGNORED, Batch, Batches, LabelledImages, MaskedImages
 from alds_cli.errors import DataError
+from alds_cli.evaluation.paired import Drop
 from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
 from alds_cli.records import (
     Comparison,
@@ -233,6 +234,20 @@ class Counted:
     tallies: Mapping[str, PixelTally]
     same: SamePixels
 
+    def comparison(self) -> tuple[Comparison, Drop]:
+        """Return how two networks compare, the model and its baseline, and the drop of mean IoU."""
+        model, baseline = (tally.each() for tally in self.tallies.values())
+        found = paired_iou_drop(baseline, model)
+        drop, low, high = found.with_interval
+        compared = Comparison(
+            images=len(model.right),
+            agreement=100 * ClassPixels.joined(self.same.parts).mean,
+            difference=0.0 - drop,
+            difference_low=0.0 - high,
+            difference_high=0.0 - low,
+        )
+        return compared, found
+
 
 def measure_masks(
     modules: Mapping[str, nn.Module],
@@ -258,18 +273,7 @@ def measure_masks(
     """
     counted = count_masks(modules, batches, device=device, progress=progress)
     qualities = {name: tally.quality() for name, tally in counted.tallies.items()}
-    if len(modules) < 2:
-        return qualities, None
-    model, baseline = (tally.each() for tally in counted.tallies.values())
-    drop, low, high = paired_iou_drop(baseline, model)
-    comparison = Comparison(
-        images=len(model.right),
-        agreement=100 * ClassPixels.joined(counted.same.parts).mean,
-        difference=0.0 - drop,
-        difference_low=0.0 - high,
-        difference_high=0.0 - low,
-    )
-    return qualities, comparison
+    return qualities, counted.comparison()[0] if len(modules) > 1 else None
 
 
 def count_masks(

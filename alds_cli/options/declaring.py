@@ -22,11 +22,12 @@ PLANNING = "Planning"
 GRID = "What is compared"
 TRAINING = "Training"
 CLUSTER = "Many machines"
+GATES = "Gates: exit code 1 where one fails"
 IMAGES = "Preparing images"
 READING = "Reading the model"
 REPORTING = "Reporting"
 
-PANELS = (None, BUDGET, PLANNING, GRID, TRAINING, CLUSTER, IMAGES, READING, REPORTING)
+PANELS = (None, GATES, BUDGET, PLANNING, GRID, TRAINING, CLUSTER, IMAGES, READING, REPORTING)
 """The panels of a page of help, in their order; None stands for the options without a panel."""
 
 

@@ -3,7 +3,7 @@
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.declaring import Expanded, Keyword, Option
+from alds_cli.options.declaring import GATES, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
     ClassesField,
     DataField,
@@ -13,7 +13,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
-from alds_cli.text import MOST_SAMPLES, Whole
+from alds_cli.text import MOST_SAMPLES, Real, Whole
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
         Preparation,
         ProgressCallback,
     )
+
+
+Amount = str | int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,62 @@ class EvaluateOptions:
         int,
         Option(help="Images in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
     ] = 1
+    max_drop: Annotated[
+        float | None,
+        Option(
+            help="Fail where top-1 is shown to be more than so many points below the baseline's; "
+            "on images with masks mean IoU, on images without labels the agreement with it.",
+            metavar="POINTS",
+            bounds=Real(0, 100),
+            panel=GATES,
+        ),
+    ] = None
+    max_params: Annotated[
+        Amount,
+        Option(
+            help="Fail where the model has more parameters, e.g. 2M.",
+            metavar="N",
+            panel=GATES,
+            given=str,
+        ),
+    ] = None
+    max_macs: Annotated[
+        Amount,
+        Option(
+            help="Fail where one sample takes more multiply-accumulates, e.g. 300M.",
+            metavar="N",
+            panel=GATES,
+            given=str,
+        ),
+    ] = None
+    max_size: Annotated[
+        Amount,
+        Option(
+            help="Fail where the file is larger, e.g. 5MB or 4.5MiB.",
+            metavar="SIZE",
+            panel=GATES,
+            given=str,
+        ),
+    ] = None
+    max_latency: Annotated[
+        Amount,
+        Option(
+            help="Fail where the median time of a forward pass is shown to be longer, e.g. 3ms.",
+            metavar="TIME",
+            panel=GATES,
+            given=str,
+        ),
+    ] = None
+    confidence: Annotated[
+        float,
+        Option(
+            help="How sure --max-drop and --max-latency have to be of a failure, in per cent. 50 "
+            "compares the figures themselves; 5 fails unless the bound is shown to hold.",
+            metavar="PERCENT",
+            bounds=Real(0.01, 99.99),
+            panel=GATES,
+        ),
+    ] = 95.0
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

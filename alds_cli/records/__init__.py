@@ -6,6 +6,7 @@ says otherwise, accuracies are in per cent.
 """
 
 from alds_cli.options.training_options import RetrainSettings
+from alds_cli.records.gate_records import Gate
 from alds_cli.records.measurements import (
     DROP_MEASURES,
     Candidate,
@@ -82,6 +83,7 @@ __all__ = [
     "Fingerprint",
     "FloatArray",
     "Footprint",
+    "Gate",
     "IntArray",
     "IterationStage",
     "Kept",

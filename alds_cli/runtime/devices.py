@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from math import comb
 from pathlib import Path
@@ -312,6 +313,10 @@ class Paired:
     rounds: int
 
 
+_USUAL = Fraction(19, 20)
+"""The confidence of bounds on medians, unless another is asked for."""
+
+
 def paired(seconds: FloatArray, reference: FloatArray) -> Paired:
     """Compare times of the same rounds, (rounds,) each.
 
@@ -324,15 +329,32 @@ def paired(seconds: FloatArray, reference: FloatArray) -> Paired:
     return Paired(median, lower, upper, float(ratios[_median_is_below(len(ratios))]), len(ratios))
 
 
-def _median_is_below(count: int) -> int:
-    """Return the index of the order statistic that the median exceeds in at most 5 % of samples.
+def median_at_least(seconds: FloatArray, confidence: float) -> float:
+    """Return the order statistic that the true median of times exceeds with a confidence.
 
-    With fewer than five values, which are too few for such a statement, it is the largest.
+    It is the counterpart of `Paired.at_most`, by the same sign test.
+
+    Args:
+        seconds: the times (n,), which are taken for independent.
+        confidence: in (0, 1). Below one half, what is returned lies above the median, which then
+            is less than it with what is left of the confidence.
+    """
+    times = np.sort(seconds)
+    if confidence < 0.5:
+        return float(times[_median_is_below(len(times), 1 - Fraction(confidence))])
+    return float(times[-1 - _median_is_below(len(times), Fraction(confidence))])
+
+
+def _median_is_below(count: int, confidence: Fraction = _USUAL) -> int:
+    """Return the index of the order statistic that the median is below with a confidence.
+
+    With too few values for such a statement, which are fewer than five for 95 %, it is the
+    largest.
     """
     below = 0
     for index in range(count):
         below += comb(count, index)
-        if 20 * below >= 19 * 2**count:
+        if below >= confidence * 2**count:
             return index
     return count - 1
 

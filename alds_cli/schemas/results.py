@@ -15,6 +15,7 @@ from alds_cli.records import (
     Comparison,
     DropSearch,
     EpochRecord,
+    Gate,
     IterationStage,
     Latency,
     Preprocessing,
@@ -206,6 +207,7 @@ class EvaluateForm(MeasuredForm, Printed):
 
     baseline: MeasuredForm | None
     comparison: Comparison | None
+    gates: Sequence[Gate]
     preprocessing: Preprocessing
     device: str
     classes: Literal["named", "file", "numbered"] | None
