@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from alds_cli.api.evaluate import evaluate
     from alds_cli.api.inspect import inspect
     from alds_cli.api.iterate import iterate
+    from alds_cli.api.optimize import optimize
     from alds_cli.api.profile import profile
     from alds_cli.api.recipe import recipe
     from alds_cli.api.report import report
@@ -50,6 +51,7 @@ __all__ = [
     "inspect",
     "iterate",
     "load",
+    "optimize",
     "profile",
     "recipe",
     "report",

@@ -15,7 +15,7 @@ ORDER = (
     ("cli",),
     ("api",),
     ("sweeping", "reporting"),
-    ("compression", "exporting"),
+    ("compression", "exporting", "optimising"),
     ("retraining",),
     ("evaluation",),
     ("profiling", "latency"),

@@ -11,6 +11,7 @@ from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.evaluate import evaluate
 from alds_cli.api.inspect import inspect
 from alds_cli.api.iterate import iterate
+from alds_cli.api.optimize import optimize
 from alds_cli.api.profile import profile
 from alds_cli.api.recipe import recipe
 from alds_cli.api.report import report
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from alds_cli.evaluation.models import EvaluationResult, Measured
     from alds_cli.network.inspection import Contents, Inspection, StoredTensor
     from alds_cli.network.opening import Model, Preparation, load, save
+    from alds_cli.optimising import OptimizeResult
     from alds_cli.profiling import ProfileResult
     from alds_cli.reporting.report_files import ReportResult
     from alds_cli.retraining.training_run import RetrainResult
@@ -38,6 +40,7 @@ __all__ = [
     "IterationResult",
     "Measured",
     "Model",
+    "OptimizeResult",
     "Preparation",
     "ProfileResult",
     "ReportResult",
@@ -51,6 +54,7 @@ __all__ = [
     "inspect",
     "iterate",
     "load",
+    "optimize",
     "profile",
     "recipe",
     "report",
@@ -68,6 +72,7 @@ _HOMES = {
     "IterationResult": "alds_cli.compression.iterating",
     "Measured": "alds_cli.evaluation.models",
     "Model": "alds_cli.network.opening",
+    "OptimizeResult": "alds_cli.optimising",
     "Preparation": "alds_cli.network.opening",
     "ProfileResult": "alds_cli.profiling",
     "ReportResult": "alds_cli.reporting.report_files",

@@ -21,6 +21,7 @@ from alds_cli.forms import SCHEMA
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.records import (
     Architecture,
+    Inference,
     Plan,
     Preprocessing,
     Training,
@@ -42,7 +43,8 @@ class Document:
     """Everything but the tensors that a network needs in order to run again.
 
     `plan` holds only the layers that are pairs. `source_hash` is the hash of the weights that
-    were compressed, `params_before` their number. `training` describes a retraining. `shared`
+    were compressed, `params_before` their number. `training` describes a retraining,
+    `inference` what makes the network faster. `shared`
     maps further names of tensors to the name under which they are written. `versions` are those
     of the programs that wrote the file.
     """
@@ -54,6 +56,7 @@ class Document:
     source_hash: str | None = None
     params_before: int | None = None
     training: Training | None = None
+    inference: Inference | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
         default_factory=lambda: {"alds": __version__, "torch": torch.__version__}
@@ -77,6 +80,7 @@ def dump_document(document: Document) -> str:
             source_hash=document.source_hash,
             params_before=document.params_before,
             training=document.training,
+            inference=document.inference,
             shared=dict(document.shared),
             versions=dict(document.versions),
         ).text(separators=(",", ":"))
@@ -113,6 +117,7 @@ def _document(form: ArtefactForm) -> Document:
         source_hash=form.source_hash,
         params_before=form.params_before,
         training=form.training,
+        inference=form.inference,
         shared=form.shared,
         versions=form.versions,
     )

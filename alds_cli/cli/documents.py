@@ -16,6 +16,7 @@ from alds_cli.schemas.results import (
     IterateForm,
     LayerForm,
     MeasuredForm,
+    OptimizeForm,
     PointForm,
     ProfiledLayerForm,
     ProfileForm,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         Inspection,
         IterationResult,
         Measured,
+        OptimizeResult,
         ProfileResult,
         ReportResult,
         RetrainResult,
@@ -207,6 +209,25 @@ def _measured(measured: Measured, images: int) -> dict[str, Any]:
         "latency_ms": None if footprint.latency is None else footprint.latency.median_ms,
         "latency": footprint.latency,
     }
+
+
+def optimization(result: OptimizeResult) -> OptimizeForm:
+    """Return the document of `alds optimize`."""
+    form, found = result.found.inference, result.found
+    return OptimizeForm(
+        folded=form.folded,
+        merged=form.merged,
+        multiplied=form.multiplied,
+        channels_last=form.channels_last,
+        latency_before=found.before,
+        latency_after=found.after,
+        saved=1 - found.ratio.median,
+        difference=result.difference,
+        device=result.device,
+        bytes=result.nbytes,
+        seconds=result.seconds,
+        output=result.output,
+    )
 
 
 def retraining(result: RetrainResult) -> RetrainForm:

@@ -201,6 +201,7 @@ VERBS = (
     "compress",
     "inspect",
     "evaluate",
+    "optimize",
     "train",
     "retrain",
     "iterate",

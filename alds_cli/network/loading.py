@@ -197,6 +197,7 @@ def _open_artefact(
             source_hash=document.source_hash,
             params_before=document.params_before,
             training=None if multiply_back else document.training,
+            inference=None if multiply_back else document.inference,
         )
     )
 
@@ -318,4 +319,4 @@ def densified(network: Network) -> Network:
     dense = _dense_tensors(module, state, network.plan)
     load_tensors(module, dense, arch, network.name)
     module.train(network.module.training)
-    return replace(network, module=module, plan=Plan({}), training=None)
+    return replace(network, module=module, plan=Plan({}), training=None, inference=None)

@@ -35,6 +35,7 @@ from alds_cli.errors import (
 from alds_cli.inputs import InputSpec
 from alds_cli.records import (
     Architecture,
+    Inference,
     Plan,
     Preprocessing,
     Training,
@@ -259,6 +260,8 @@ class Network:
         source_hash: the fingerprint of the weights that were once compressed.
         params_before: their number of parameters.
         training: its retraining, if there was one.
+        inference: what makes it faster where it is only asked for answers; `opening.answering`
+            carries that out.
         foreign: whether the module was handed in instead of built from its architecture.
     """
 
@@ -272,6 +275,7 @@ class Network:
     source_hash: str | None = None
     params_before: int | None = None
     training: Training | None = None
+    inference: Inference | None = None
     foreign: bool = False
 
     @property
@@ -304,6 +308,7 @@ class Network:
             source_hash=self.source_hash,
             params_before=self.params_before,
             training=self.training,
+            inference=self.inference,
             shared=shared_names(self.module),
         )
 

@@ -18,7 +18,7 @@ from alds_cli.checkpoint import (
     require_writable,
     write_artefact,
 )
-from alds_cli.errors import OptionError
+from alds_cli.errors import CheckpointError, OptionError, PlanError
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.network.loading import densified, fold, open_checkpoint
 from alds_cli.network.networks import Network, network_of, require_sound
@@ -26,6 +26,7 @@ from alds_cli.network.verification import Verification, verify
 from alds_cli.options.model_source import AS_IT_IS, Source
 from alds_cli.records import Architecture, Preprocessing
 from alds_cli.surgery import detach_computed
+from alds_cli.surgery.inference_form import put_into_inference_form
 from alds_cli.tracing.trace import Trace, trace
 
 Model = str | Path | Network | nn.Module
@@ -77,7 +78,8 @@ def stated_inputs(source: Source) -> InputSpec | None:
 def load(path: str | Path, **source: Any) -> nn.Module:
     """Load the network in a model file, on the CPU and in evaluation mode.
 
-    Artefacts become networks of plain `torch.nn` modules.
+    Artefacts become networks of plain `torch.nn` modules; optimised ones in the form that only
+    gives answers.
 
     Args:
         path: any file that the commands take.
@@ -86,7 +88,25 @@ def load(path: str | Path, **source: Any) -> nn.Module:
     Raises:
         AldsError: the file cannot be read, or no network fits it.
     """
-    return open_network(path, Source(**source)).module
+    return answering(open_network(path, Source(**source)))
+
+
+def answering(network: Network) -> nn.Module:
+    """Return the network's module in the form that is fastest, where it was optimised.
+
+    That form is in evaluation mode, and for answers only. The module is changed in place.
+
+    Raises:
+        CheckpointError: the artefact's list of changes does not fit its network.
+    """
+    if network.inference is None:
+        return network.module
+    try:
+        return put_into_inference_form(network.module, network.inference)
+    except PlanError as error:
+        raise CheckpointError(
+            f"{network.name}: the artefact's document is damaged: {error.message}"
+        ) from error
 
 
 def save(model: Network | nn.Module, path: str | Path, **source: Any) -> int:

@@ -7,6 +7,7 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.gate_records import Gate
+from alds_cli.records.inference import Inference
 from alds_cli.records.measurements import (
     DROP_MEASURES,
     Candidate,
@@ -81,6 +82,7 @@ __all__ = [
     "ErrorTable",
     "Evaluation",
     "Fingerprint",
+    "Inference",
     "FloatArray",
     "Footprint",
     "Gate",

@@ -40,6 +40,7 @@ from alds_cli.records import (
     EpochProgress,
     EpochRecord,
     Fingerprint,
+    Inference,
     Kept,
     Plan,
     Preprocessing,
@@ -57,7 +58,7 @@ class ArtefactForm(Form):
 
     `shared` gives for a tensor's further names the one it is written under. `inputs` is an
     input specification as `--input-spec` takes it; files of earlier versions
-    have the shape of one sample instead.
+    have the shape of one sample instead. `inference` lists what makes the network faster.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -71,6 +72,7 @@ class ArtefactForm(Form):
     source_hash: Digest | None
     params_before: Positive | None
     training: Training | None
+    inference: Inference | None = None
     shared: Mapping[Term, Term] = Field(default_factory=dict)
     versions: Mapping[Term, Term]
 
@@ -83,8 +85,8 @@ class ArtefactForm(Form):
 
     def content(self) -> dict[str, Any]:
         """Return the document as it is written today."""
-        # Documents of networks that share nothing, which are most, leave the field out.
-        absent = set() if self.shared else {"shared"}
+        # Most networks share nothing and are not optimised; their documents leave these out.
+        absent = {name for name in ("shared", "inference") if not getattr(self, name)}
         found = self.model_dump(
             mode="json", exclude={"plan", "input_shape", *absent}, warnings=False
         )

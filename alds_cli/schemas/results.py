@@ -214,6 +214,27 @@ class EvaluateForm(MeasuredForm, Printed):
     classes_warning: str | None
 
 
+class OptimizeForm(Printed):
+    """Printed by `alds optimize`; `saved` is the fraction of the time that is saved.
+
+    `folded` gives for every normalisation the convolution that takes it up, `merged` for pairs how
+    many groups of the first half are one. Pairs that are `multiplied` run as one layer.
+    """
+
+    folded: Mapping[str, str]
+    merged: Mapping[str, int]
+    multiplied: Sequence[str]
+    channels_last: bool
+    latency_before: Latency
+    latency_after: Latency
+    saved: Real
+    difference: Real
+    device: str
+    bytes: int | None
+    seconds: float
+    output: str | None
+
+
 class RetrainForm(Printed):
     """Printed by `alds retrain` and `alds train`; `kept` is the epoch that was written."""
 

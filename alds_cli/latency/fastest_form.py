@@ -1,0 +1,234 @@
+"""The form in which a network answers fastest on a device, found by measuring."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from alds_cli.errors import AldsError
+from alds_cli.inputs import InputSpec, example_call
+from alds_cli.latency.configurations import Filler
+from alds_cli.records import Inference, Latency
+from alds_cli.runtime.devices import (
+    Paired,
+    as_latency,
+    evaluating,
+    in_turns,
+    paired,
+    time_networks,
+)
+from alds_cli.surgery.inference_form import (
+    can_vary,
+    foldable_norms,
+    lay_channels_last,
+    merged,
+    multiplied,
+    put_into_inference_form,
+)
+from alds_cli.tracing.trace import floating_type
+
+_ROUNDS = (7, 25)
+"""The least and the greatest number of rounds in which the ways to run a pair take turns."""
+
+_SECONDS_PER_PAIR = 0.3
+
+_GAIN = 0.95
+"""A pair is run in another way only if that takes at most this part of the time."""
+
+_MOST_WEIGHTS = 1 << 24
+"""The most weights, zeros included, that a half of merged groups may have."""
+
+_MULTIPLIED = 0
+"""The way to run a pair as one layer; the others are how many groups of the first half are one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FastestForm:
+    """The form that was found, and the times of the network as it was and in this form.
+
+    `ratio` is the second time over the first, round by round.
+    """
+
+    inference: Inference
+    before: Latency
+    after: Latency
+    ratio: Paired
+
+
+def fastest_form(
+    network: nn.Module,
+    inputs: InputSpec,
+    *,
+    pairs: Collection[str] = (),
+    batch_size: int = 1,
+    device: torch.device,
+) -> FastestForm:
+    """Find the fastest of the forms that compute the same.
+
+    Normalisations are folded wherever that is exact. Then the network's forms are timed in turns:
+    as it is, folded, with weights channels-last, and with its pairs in the ways in which each of
+    them alone is fastest.
+
+    Args:
+        network: it is not changed.
+        inputs: what it takes.
+        pairs: the names of the layers that are pairs.
+        batch_size: samples in a forward pass.
+        device: where it is to run.
+
+    Raises:
+        DataError: the network does not take inputs of this shape.
+        OptionError: the batch is too large.
+    """
+    folded = foldable_norms(network)
+    plain = Inference(folded)
+    forms = {"as it is": Inference(), "folded": plain}
+    if _runs_channels_last(network, inputs, device):
+        forms["channels-last"] = replace(plain, channels_last=True)
+    best = _fastest(network, forms, inputs, batch_size, device)
+    varied = _varied(network, forms[best.name], pairs, inputs, batch_size, device)
+    if varied.merged or varied.multiplied:
+        forms = {
+            "as it is": Inference(),
+            best.name: forms[best.name],
+            "pairs in other ways": varied,
+        }
+        best = _fastest(network, forms, inputs, batch_size, device)
+    return FastestForm(
+        forms[best.name],
+        as_latency(best.times["as it is"], batch_size, device),
+        as_latency(best.times[best.name], batch_size, device),
+        paired(best.times[best.name], best.times["as it is"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """The name of the fastest form, and the seconds of each form in every round."""
+
+    name: str
+    times: Mapping[str, Any]
+
+
+def _fastest(
+    network: nn.Module,
+    forms: Mapping[str, Inference],
+    inputs: InputSpec,
+    batch_size: int,
+    device: torch.device,
+) -> _Timed:
+    modules = {name: in_form(network, form) for name, form in forms.items()}
+    times = time_networks(modules, inputs, batch_size=batch_size, device=device)
+    first = times["as it is"]
+    name = min(times, key=lambda each: float(np.median(times[each] / first)))
+    return _Timed(name, times)
+
+
+def in_form(network: nn.Module, form: Inference) -> nn.Module:
+    """Return a copy of a network in a form."""
+    return put_into_inference_form(copy.deepcopy(network), form)
+
+
+def _runs_channels_last(network: nn.Module, inputs: InputSpec, device: torch.device) -> bool:
+    """Return whether there are convolutions to lay out so, and the network's code accepts it."""
+    if not any(isinstance(part, nn.Conv2d) for part in network.modules()):
+        return False
+    laid_out = in_form(network, Inference(channels_last=True))
+    with evaluating(laid_out, device) as module, torch.inference_mode():
+        call = example_call(inputs, dtype=floating_type(module), device=device, batch_size=2)
+        try:
+            call(module)
+        except (AldsError, RuntimeError, ValueError):  # a view of what is not contiguous
+            return False
+    return True
+
+
+def _varied(
+    network: nn.Module,
+    form: Inference,
+    pairs: Collection[str],
+    inputs: InputSpec,
+    batch_size: int,
+    device: torch.device,
+) -> Inference:
+    """Return the form with every pair in the way in which it alone is fastest."""
+    module = in_form(network, form)
+    varying = [name for name in pairs if can_vary(module.get_submodule(name))]
+    if not varying:
+        return form
+    ways = {}
+    known: dict[tuple[Any, ...], int] = {}
+    with evaluating(module, device) as placed, torch.inference_mode():
+        shapes = _input_shapes(placed, varying, inputs, batch_size, device)
+        for name, shape in shapes.items():
+            pair = placed.get_submodule(name)
+            key = (shape, str(pair), form.channels_last)
+            if key not in known:
+                known[key] = _best_way(pair, shape, form, device)
+            ways[name] = known[key]
+    return replace(
+        form,
+        merged={name: way for name, way in ways.items() if way > 1},
+        multiplied=[name for name, way in ways.items() if way == _MULTIPLIED],
+    )
+
+
+def _input_shapes(
+    module: nn.Module,
+    names: Iterable[str],
+    inputs: InputSpec,
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the inputs of modules in a forward pass."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    with ExitStack() as stack:
+        for name in names:
+
+            def note(_module: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                shapes[name] = tuple(given[0].shape)
+
+            handle = module.get_submodule(name).register_forward_pre_hook(note)
+            stack.callback(handle.remove)
+        dtype = floating_type(module)
+        example_call(inputs, dtype=dtype, device=device, batch_size=batch_size)(module)
+    return shapes
+
+
+def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> int:
+    """Return the fastest way to run a pair; 1, which is as it is, where none is so by a margin."""
+    inputs = Filler(device).tensor(shape, pair.first.weight.dtype)
+    ways = dict(_ways(pair))
+    if form.channels_last and inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        for way in ways.values():
+            lay_channels_last(way)
+    least, most = _ROUNDS
+
+    def rounds(one: float) -> int:
+        return min(most, max(least, int(_SECONDS_PER_PAIR / max(one, 1e-9))))
+
+    runs = {name: partial(way, inputs) for name, way in ways.items()}
+    times = in_turns(runs, device, rounds=rounds, warmup=2)
+    shares = {name: paired(own, times[1]).median for name, own in times.items()}
+    best = min(shares, key=lambda name: shares[name])
+    return best if shares[best] <= _GAIN else 1
+
+
+def _ways(pair: Any) -> Iterator[tuple[int, nn.Module]]:
+    """Yield the ways to run a pair, each with a number; 1 is as it is."""
+    yield 1, pair
+    groups = getattr(pair.first, "groups", 1)
+    for together in range(2, groups + 1):
+        weights = pair.first.weight.numel() * together
+        if groups % together == 0 and weights <= _MOST_WEIGHTS:
+            yield together, nn.Sequential(merged(pair.first, together), pair.second).eval()
+    yield _MULTIPLIED, multiplied(pair)

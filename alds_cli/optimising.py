@@ -1,0 +1,114 @@
+"""Making an artefact of a network that gives the same answers faster."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass, replace
+
+import torch
+
+from alds_cli.errors import OptionError, VerificationError
+from alds_cli.inputs import InputSpec, example_call, inputs_tip
+from alds_cli.latency.fastest_form import FastestForm, fastest_form, in_form
+from alds_cli.network.networks import Network
+from alds_cli.network.observed_outputs import difference, observe
+from alds_cli.network.opening import open_network, require_target, write_network
+from alds_cli.network.verification import verify
+from alds_cli.options.optimize_options import OptimizeOptions
+from alds_cli.records import Inference
+from alds_cli.runtime.devices import device_name, pick_device
+from alds_cli.tracing.trace import floating_type
+
+_TOLERATED = 1e-8
+"""The largest relative difference in float64 that counts as rounding: half of its digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizeResult:
+    """An optimised network, and what was measured.
+
+    Attributes:
+        network: its module is in its plain form, and `inference` lists what was changed.
+        found: the form, and the times with and without it.
+        difference: the largest difference of the outputs in float64, relative to the largest.
+        device: the name of what it was measured on.
+        output: the file that was written.
+        nbytes: the size of the file.
+        seconds: what it took.
+    """
+
+    network: Network
+    found: FastestForm
+    difference: float
+    device: str
+    output: str | None
+    nbytes: int | None
+    seconds: float
+
+
+def optimize(options: OptimizeOptions) -> OptimizeResult:
+    """Find the form in which a network answers fastest, check it, and write an artefact.
+
+    Raises:
+        OptionError: what the network takes is not known, or the device is not there.
+        VerificationError: the network in the new form computes something else.
+        AldsError: the model cannot be read, or the result not be written.
+    """
+    start = time.perf_counter()
+    output = options.output
+    if output is not None:
+        require_target(output)
+    device = pick_device(options.device)
+    network = open_network(options.model, options.source)
+    inputs = _known_inputs(network)
+    found = fastest_form(
+        network.module,
+        inputs,
+        pairs=network.plan.decomposed,
+        batch_size=options.batch_size,
+        device=device,
+    )
+    differing = _difference(network, inputs, found.inference)
+    optimised = replace(network, inference=found.inference, nbytes=None)
+    if output is not None:
+        optimised.nbytes = write_network(optimised, output, verify(optimised))
+    return OptimizeResult(
+        optimised,
+        found,
+        differing,
+        device_name(device),
+        None if output is None else str(output),
+        optimised.nbytes,
+        time.perf_counter() - start,
+    )
+
+
+def _known_inputs(network: Network) -> InputSpec:
+    if network.inputs is None:
+        raise OptionError(
+            "the network cannot be timed: what it takes as input is not known",
+            tip=inputs_tip(None),
+        )
+    return network.inputs
+
+
+def _difference(network: Network, inputs: InputSpec, form: Inference) -> float:
+    """Run the network in both forms in float64, where they differ by rounding alone.
+
+    Raises:
+        VerificationError: they differ by more.
+    """
+    plain = copy.deepcopy(network.module).double()
+    call = example_call(
+        inputs, dtype=floating_type(plain), batch_size=2, widen=torch.float64, seed=0
+    )
+    expected = observe(plain, call, ())
+    found = observe(in_form(plain, form), call, ())
+    differing = difference(expected.outputs, found.outputs)
+    if differing > _TOLERATED:
+        raise VerificationError(
+            "nothing is written: in its faster form the network computes something else, with a "
+            f"relative difference of {differing:.1e}"
+        )
+    return differing
