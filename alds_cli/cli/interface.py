@@ -153,6 +153,12 @@ class Interface:
         if not self.quiet:
             self.notes.print(line(text), soft_wrap=True)
 
+    def write(self, text: str) -> None:
+        """Print text that programs read, as it is."""
+        if not self._silent:
+            self._output.write(text)
+            self._output.flush()
+
     def show_json(self, made: Callable[[], Printed]) -> None:
         """Print the JSON object that a function makes, if it was asked for."""
         if self.json_wanted:

@@ -1,9 +1,10 @@
 """The options of `evaluate`."""
 
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.declaring import GATES, Expanded, Keyword, Option
+from alds_cli.options.declaring import GATES, REPORTING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
     ClassesField,
     DataField,
@@ -13,6 +14,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.reporting_options import ComputingReporting
 from alds_cli.text import MOST_SAMPLES, Real, Whole
 
 if TYPE_CHECKING:
@@ -132,4 +134,32 @@ class EvaluateOptions:
     progress: Annotated[
         "ProgressCallback | None",
         Keyword("Called with the progress; tasks `evaluate` and `baseline`."),
+    ] = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether there is any gate."""
+        limits = (self.max_params, self.max_macs, self.max_size, self.max_latency)
+        return any(bound is not None for bound in (self.max_drop, *limits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateReporting(ComputingReporting):
+    """The reporting of `evaluate`, and its forms for continuous integration."""
+
+    format: Annotated[
+        str,
+        Option(
+            help="table, or github for annotations of a workflow run after the table.",
+            metavar="NAME",
+            panel=REPORTING,
+        ),
+    ] = "table"
+    junit: Annotated[
+        Path | None,
+        Option(
+            help="Also write the gates as test cases, in JUnit's XML.",
+            metavar="FILE",
+            panel=REPORTING,
+        ),
     ] = None
