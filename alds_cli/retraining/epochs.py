@@ -31,6 +31,7 @@ from alds_cli.retraining.optimisers import optimiser_of
 from alds_cli.retraining.pair_decay import ProductDecay
 from alds_cli.retraining.schedules import learning_rate
 from alds_cli.retraining.state import SeenImages, TrainingState, in_memory
+from alds_cli.retraining.updates import Updates
 from alds_cli.runtime.distributed import ALONE, lost_touch, summed, world
 from alds_cli.runtime.interruption import Interruption
 from alds_cli.tracing.trace import evaluation_mode
@@ -76,11 +77,15 @@ class Epochs:
         halves = [] if decay is None else decay.halves
         apart = {id(own) for own in halves}
         others = [p for p in module.parameters() if p.requires_grad and id(p) not in apart]
-        self._decay = decay
         self._parameters = [*others, *halves]
-        self._optimiser = optimiser_of(settings, others, halves)
+        self._updates = Updates(
+            optimiser_of(settings, others, halves),
+            self._parameters,
+            clip_norm=settings.clip_norm,
+            decay=decay,
+            scaled=settings.precision == "float16",
+        )
         self._average = None if settings.ema is None else WeightAverage(module, held, settings.ema)
-        self._scaler = torch.amp.GradScaler("cuda", enabled=settings.precision == "float16")
         self._best_loss = math.inf
         self._best: Mapping[str, Tensor] | None = None
 
@@ -207,23 +212,12 @@ class Epochs:
 
     def _step(self, batch: MixedBatch, lr: float, images: int) -> _Step:
         """Make one update for a batch of that many images, of which this process has some."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = lr
-        self._optimiser.zero_grad(set_to_none=True)
         if self._settings.compile:
             new_step(self._device)
         with self._precision():
             loss, right = self._objective(self._output(self._network, batch), batch)
         weighted = loss if self._world == ALONE else loss * self._weight(batch)
-        self._scaler.scale(weighted).backward()  # type: ignore[no-untyped-call]
-        if self._settings.clip_norm is not None or self._decay is not None:
-            self._scaler.unscale_(self._optimiser)
-        if self._settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self._settings.clip_norm)
-        if self._decay is not None:
-            self._decay.apply(lr)
-        self._scaler.step(self._optimiser)
-        self._scaler.update()
+        self._updates.make(weighted, lr)
         if self._average is not None:
             self._average.update()
         # Together, since a GPU has to be waited for each time.
@@ -282,10 +276,10 @@ class Epochs:
             self._seen.fingerprint,
             self.history,
             in_memory(self._module.state_dict()),
-            in_memory(self._optimiser.state_dict()),
+            in_memory(self._updates.optimiser.state_dict()),
             None if self._average is None else in_memory(self._average.tensors),
             self._best,
-            self._scaler.state_dict() if self._scaler.is_enabled() else None,
+            self._updates.scaler_state() or None,
             self._seen.validation,
             self._within,
             self._drawn_from() if self._within.step else (),
@@ -312,13 +306,12 @@ class Epochs:
         # Check everything before changing anything.
         expected = self._module.state_dict()
         model = state.model_like(expected)
-        optimiser = state.optimiser_like(self._optimiser.state_dict(), self._parameters)
+        optimiser = state.optimiser_like(self._updates.optimiser.state_dict(), self._parameters)
         averages = state.averages_like(() if self._average is None else self._average.tensors)
         best = state.best_like(expected, judged=self._images.judges is not None)
-        scaler = state.scaler_like(self._scaler.state_dict())
+        scaler = state.scaler_like(self._updates.scaler_state())
         self._module.load_state_dict(model)
-        self._optimiser.load_state_dict(optimiser)
-        self._scaler.load_state_dict(scaler)
+        self._updates.restore(optimiser, scaler)
         if self._average is not None:
             self._average.restore(averages)
         if best is not None:

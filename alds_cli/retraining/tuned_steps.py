@@ -19,6 +19,7 @@ from alds_cli.retraining.block_outputs import BlockOutputs
 from alds_cli.retraining.held_weights import HeldWeights
 from alds_cli.retraining.objective import divergence
 from alds_cli.retraining.state import in_memory
+from alds_cli.retraining.updates import Updates
 from alds_cli.runtime.devices import accepted
 from alds_cli.runtime.interruption import Interruption
 from alds_cli.tracing.logits import position_logits_of
@@ -136,7 +137,8 @@ class TunedSteps:
         self._held, self._recipe, self._budget = held, recipe, budget
         self._parameters = [p for p in network.parameters() if p.requires_grad]
         self._dtypes = floating_type(teacher), floating_type(network)
-        self._optimiser = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=0.0)
+        optimiser = torch.optim.AdamW(self._parameters, lr=0.0, weight_decay=0.0)
+        self._updates = Updates(optimiser, self._parameters)
         self._untuned = self._best = self._copied()
         first = self._judged()
         self._at = TuningProgress(lr=recipe.lr, first=first, best=first)
@@ -169,9 +171,7 @@ class TunedSteps:
         """
         kept, diverged = time.perf_counter(), False
         while self._spent() < 1 and not diverged:
-            for group in self._optimiser.param_groups:
-                group["lr"] = self._at.lr * self._rise_and_fall()
-            loss = self._step(next(batches))
+            loss = self._step(next(batches), self._at.lr * self._rise_and_fall())
             self._at.step += 1
             diverged = not math.isfinite(loss)
             if not diverged:
@@ -210,7 +210,7 @@ class TunedSteps:
             at.best, at.best_step, self._best = found, at.step, self._copied()
         elif at.best_step == 0 and spent >= (1 + at.begun) / 2:
             self._put_back(self._untuned)
-            self._optimiser.state.clear()
+            self._updates.optimiser.state.clear()
             at.lr, at.begun = at.lr * self._recipe.slowing, spent
 
     def _tell(self, progress: ProgressCallback | None, loss: float) -> None:
@@ -228,7 +228,7 @@ class TunedSteps:
         """Return tensors in main memory and plain values: all that the next step depends on."""
         plain = {**asdict(self._at), "seconds": self._seconds}
         tensors = {"parameters": self._parameters, "best": self._best}
-        remembered = self._optimiser.state_dict()["state"]
+        remembered = self._updates.optimiser.state_dict()["state"]
         state: dict[str, Any] = in_memory({"at": plain, **tensors, "optimiser": remembered})
         return state
 
@@ -238,7 +238,7 @@ class TunedSteps:
             restored, parameters, best, momenta = self._read(state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
             return False
-        self._optimiser.load_state_dict({**self._optimiser.state_dict(), "state": momenta})
+        self._updates.restore({**self._updates.optimiser.state_dict(), "state": momenta}, {})
         self._put_back(parameters)
         self._at, self._best = restored, best
         self._start = time.perf_counter()
@@ -292,7 +292,7 @@ class TunedSteps:
         for parameter, value in zip(self._parameters, weights, strict=True):
             parameter.data.copy_(value)
 
-    def _step(self, inputs: Tensor) -> float:
+    def _step(self, inputs: Tensor, lr: float) -> float:
         """Make one update, unless the loss is not finite; return the loss before it."""
         with _memory_told(len(inputs)):
             loss, _ = self._compared(inputs)
@@ -304,9 +304,7 @@ class TunedSteps:
                     "the network cannot be tuned: no gradient reaches its parameters",
                     tip="leave out --tune-steps and --tune-minutes",
                 )
-            self._optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self._optimiser.step()
+            self._updates.make(loss, lr)
         return value
 
     def _judged(self) -> TuningJudgement:
