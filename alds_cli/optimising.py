@@ -68,6 +68,7 @@ def optimize(options: OptimizeOptions) -> OptimizeResult:
         pairs=network.plan.decomposed,
         batch_size=options.batch_size,
         device=device,
+        progress=options.progress,
     )
     differing = _difference(network, inputs, found.inference)
     optimised = replace(network, inference=found.inference, nbytes=None)

@@ -30,8 +30,14 @@ def command(options: OptimizeOptions, reporting: ComputingReporting) -> None:
 
     output = str(output_name(options.output))
     interface = Interface(reporting, binary_stdout=output == "-")
-    result = api.optimize(**arguments(replace(options, output=output)))
+    with interface.progress() as progress:
+        result = api.optimize(**arguments(replace(options, output=output, progress=progress)))
     interface.show(_table(result))
+    if multiplied := len(result.found.inference.multiplied):
+        pairs = f"{multiplied} of {len(result.network.plan.decomposed)} pairs"
+        interface.remark(
+            f"{pairs} take longer here than the layers they stand for, and run as these"
+        )
     source = rendering.place(str(options.model), "input")
     interface.remark(
         f"{source} → {rendering.place(output, 'output')} in {result.seconds:.1f} s; the same "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from alds_cli.errors import AldsError
 from alds_cli.inputs import InputSpec, example_call
 from alds_cli.latency.configurations import Filler
-from alds_cli.records import Inference, Latency
+from alds_cli.records import FloatArray, Inference, Latency, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import (
     Paired,
     as_latency,
@@ -70,6 +70,7 @@ def fastest_form(
     pairs: Collection[str] = (),
     batch_size: int = 1,
     device: torch.device,
+    progress: ProgressCallback | None = None,
 ) -> FastestForm:
     """Find the fastest of the forms that compute the same.
 
@@ -83,53 +84,29 @@ def fastest_form(
         pairs: the names of the layers that are pairs.
         batch_size: samples in a forward pass.
         device: where it is to run.
+        progress: called with the task `time`, counting pairs.
 
     Raises:
         DataError: the network does not take inputs of this shape.
         OptionError: the batch is too large.
     """
-    folded = foldable_norms(network)
-    plain = Inference(folded)
+    search = _Search(network, inputs, batch_size, device, progress or (lambda _: None))
+    plain = Inference(foldable_norms(network))
     forms = {"as it is": Inference(), "folded": plain}
-    if _runs_channels_last(network, inputs, device):
+    if search.runs_channels_last():
         forms["channels-last"] = replace(plain, channels_last=True)
-    best = _fastest(network, forms, inputs, batch_size, device)
-    varied = _varied(network, forms[best.name], pairs, inputs, batch_size, device)
+    best, times = search.fastest(forms)
+    varied = search.varied(forms[best], pairs)
     if varied.merged or varied.multiplied:
-        forms = {
-            "as it is": Inference(),
-            best.name: forms[best.name],
-            "pairs in other ways": varied,
-        }
-        best = _fastest(network, forms, inputs, batch_size, device)
+        forms = {"as it is": Inference(), best: forms[best], "pairs in other ways": varied}
+        best, times = search.fastest(forms)
+    before, after = times["as it is"], times[best]
     return FastestForm(
-        forms[best.name],
-        as_latency(best.times["as it is"], batch_size, device),
-        as_latency(best.times[best.name], batch_size, device),
-        paired(best.times[best.name], best.times["as it is"]),
+        forms[best],
+        as_latency(before, batch_size, device),
+        as_latency(after, batch_size, device),
+        paired(after, before),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Timed:
-    """The name of the fastest form, and the seconds of each form in every round."""
-
-    name: str
-    times: Mapping[str, Any]
-
-
-def _fastest(
-    network: nn.Module,
-    forms: Mapping[str, Inference],
-    inputs: InputSpec,
-    batch_size: int,
-    device: torch.device,
-) -> _Timed:
-    modules = {name: in_form(network, form) for name, form in forms.items()}
-    times = time_networks(modules, inputs, batch_size=batch_size, device=device)
-    first = times["as it is"]
-    name = min(times, key=lambda each: float(np.median(times[each] / first)))
-    return _Timed(name, times)
 
 
 def in_form(network: nn.Module, form: Inference) -> nn.Module:
@@ -137,70 +114,78 @@ def in_form(network: nn.Module, form: Inference) -> nn.Module:
     return put_into_inference_form(copy.deepcopy(network), form)
 
 
-def _runs_channels_last(network: nn.Module, inputs: InputSpec, device: torch.device) -> bool:
-    """Return whether there are convolutions to lay out so, and the network's code accepts it."""
-    if not any(isinstance(part, nn.Conv2d) for part in network.modules()):
-        return False
-    laid_out = in_form(network, Inference(channels_last=True))
-    with evaluating(laid_out, device) as module, torch.inference_mode():
-        call = example_call(inputs, dtype=floating_type(module), device=device, batch_size=2)
-        try:
-            call(module)
-        except (AldsError, RuntimeError, ValueError):  # a view of what is not contiguous
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """A search for the fastest form of a network, and what it is timed with."""
+
+    network: nn.Module
+    inputs: InputSpec
+    batch_size: int
+    device: torch.device
+    progress: ProgressCallback
+
+    def fastest(self, forms: Mapping[str, Inference]) -> tuple[str, Mapping[str, FloatArray]]:
+        """Return the name of the fastest form, and the seconds of each in every round."""
+        modules = {name: in_form(self.network, form) for name, form in forms.items()}
+        times = time_networks(modules, self.inputs, batch_size=self.batch_size, device=self.device)
+        first = times["as it is"]
+        return min(times, key=lambda each: float(np.median(times[each] / first))), times
+
+    def runs_channels_last(self) -> bool:
+        """Return whether there are convolutions to lay out so, and the network's code takes it."""
+        if not any(isinstance(part, nn.Conv2d) for part in self.network.modules()):
             return False
-    return True
+        laid_out = in_form(self.network, Inference(channels_last=True))
+        with evaluating(laid_out, self.device) as module, torch.inference_mode():
+            try:
+                self._called(module)
+            except (AldsError, RuntimeError, ValueError):  # a view of what is not contiguous
+                return False
+        return True
 
+    def varied(self, form: Inference, pairs: Collection[str]) -> Inference:
+        """Return the form with every pair in the way in which it alone is fastest."""
+        module = in_form(self.network, form)
+        varying = [name for name in pairs if can_vary(module.get_submodule(name))]
+        if not varying:
+            return form
+        ways = {}
+        known: dict[tuple[Any, ...], int] = {}
+        with evaluating(module, self.device) as placed, torch.inference_mode():
+            shapes = self._input_shapes(placed, varying)
+            for done, (name, shape) in enumerate(shapes.items()):
+                self.progress(ProgressEvent("time", done, len(shapes)))
+                pair = placed.get_submodule(name)
+                key = (shape, str(pair))
+                if key not in known:
+                    known[key] = _best_way(pair, shape, form, self.device)
+                ways[name] = known[key]
+        self.progress(ProgressEvent("time", len(shapes), len(shapes)))
+        return replace(
+            form,
+            merged={name: way for name, way in ways.items() if way > 1},
+            multiplied=[name for name, way in ways.items() if way == _MULTIPLIED],
+        )
 
-def _varied(
-    network: nn.Module,
-    form: Inference,
-    pairs: Collection[str],
-    inputs: InputSpec,
-    batch_size: int,
-    device: torch.device,
-) -> Inference:
-    """Return the form with every pair in the way in which it alone is fastest."""
-    module = in_form(network, form)
-    varying = [name for name in pairs if can_vary(module.get_submodule(name))]
-    if not varying:
-        return form
-    ways = {}
-    known: dict[tuple[Any, ...], int] = {}
-    with evaluating(module, device) as placed, torch.inference_mode():
-        shapes = _input_shapes(placed, varying, inputs, batch_size, device)
-        for name, shape in shapes.items():
-            pair = placed.get_submodule(name)
-            key = (shape, str(pair), form.channels_last)
-            if key not in known:
-                known[key] = _best_way(pair, shape, form, device)
-            ways[name] = known[key]
-    return replace(
-        form,
-        merged={name: way for name, way in ways.items() if way > 1},
-        multiplied=[name for name, way in ways.items() if way == _MULTIPLIED],
-    )
+    def _input_shapes(self, module: nn.Module, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the inputs of modules in a forward pass."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        with ExitStack() as stack:
+            for name in names:
 
+                def note(_module: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
+                    shapes[name] = tuple(given[0].shape)
 
-def _input_shapes(
-    module: nn.Module,
-    names: Iterable[str],
-    inputs: InputSpec,
-    batch_size: int,
-    device: torch.device,
-) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of the inputs of modules in a forward pass."""
-    shapes: dict[str, tuple[int, ...]] = {}
-    with ExitStack() as stack:
-        for name in names:
+                handle = module.get_submodule(name).register_forward_pre_hook(note)
+                stack.callback(handle.remove)
+            self._called(module)
+        return shapes
 
-            def note(_module: nn.Module, given: tuple[Tensor, ...], name: str = name) -> None:
-                shapes[name] = tuple(given[0].shape)
-
-            handle = module.get_submodule(name).register_forward_pre_hook(note)
-            stack.callback(handle.remove)
+    def _called(self, module: nn.Module) -> None:
         dtype = floating_type(module)
-        example_call(inputs, dtype=dtype, device=device, batch_size=batch_size)(module)
-    return shapes
+        example_call(self.inputs, dtype=dtype, device=self.device, batch_size=self.batch_size)(
+            module
+        )
 
 
 def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> int:

@@ -2,12 +2,15 @@
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.declaring import Expanded, Option
+from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import DeviceField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.text import MOST_SAMPLES, Whole
+
+if TYPE_CHECKING:
+    from alds_cli import ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,3 +36,4 @@ class OptimizeOptions:
         Option(help="Samples in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
     ] = 1
     device: DeviceField = None
+    progress: Annotated["ProgressCallback | None", Keyword("Called with the progress.")] = None
