@@ -79,6 +79,14 @@ def no_stated_size(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def no_stated_defaults(monkeypatch):
+    """Hide the defaults of options that the user's environment states."""
+    for name in [*os.environ]:
+        if name.startswith("ALDS_") and name not in {"ALDS_CACHE_DIR", "ALDS_SHARED"}:
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
 def notes_end_with_the_test():
     """Remove the log handler that a command run in this process leaves behind."""
     logger = logging.getLogger("alds_cli")

@@ -354,7 +354,7 @@ def test_hang_up_is_ignored_where_it_was_before(run, digits):
     ],
 )
 def test_every_error_is_a_line(run, monkeypatch, error, code, told):
-    def fail():
+    def fail(_):
         raise error
 
     monkeypatch.delenv("ALDS_TRACEBACK", raising=False)
@@ -368,7 +368,7 @@ def test_every_error_is_a_line(run, monkeypatch, error, code, told):
 
 @pytest.mark.parametrize("way", ["environment", "-v"])
 def test_errors_of_the_tool_are_told_in_full_on_request(run, monkeypatch, way):
-    def fail():
+    def fail(_):
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(verbs, "run", fail)

@@ -38,7 +38,7 @@ from safetensors.torch import load_file, save_file
 from small_networks import digits_network
 
 from alds_cli.schemas.published import PUBLISHED
-from alds_cli.schemas.results import CompressForm, EvaluateForm, RetrainForm
+from alds_cli.schemas.results import CompressForm, ConfigForm, EvaluateForm, RetrainForm
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -107,6 +107,7 @@ def test_every_benchmark_is_described():
         ("compress", CompressForm),
         ("evaluate", EvaluateForm),
         ("train` and `retrain", RetrainForm),
+        ("config show", ConfigForm),
     ],
 )
 def test_every_field_of_a_result_is_explained(command, form):

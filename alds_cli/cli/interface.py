@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 _PIPE_WIDTH = 160
 """The width of tables that neither a terminal nor COLUMNS in the environment limits."""
 
-
 _USUAL = Reporting()
 
 
@@ -105,7 +104,7 @@ class Interface:
             app.stop_in_order()
         self._output = output
         self.notes = PlainConsole(sys.stderr)
-        self.results = _console(sys.stderr if binary_stdout else output)
+        self.results = console(sys.stderr if binary_stdout else output)
         self._silent = follows or (binary_stdout and reporting.quiet)
         self._start_logging()
         if isinstance(reporting, ComputingReporting) and reporting.threads is not None:
@@ -200,7 +199,8 @@ class Interface:
             yield update
 
 
-def _console(file: IO[str]) -> PlainConsole:
+def console(file: IO[str]) -> PlainConsole:
+    """Return a console for results, as wide as the terminal or COLUMNS in the environment say."""
     stated = os.environ.get("COLUMNS", "").isdigit()
     return PlainConsole(file, None if stated or file.isatty() else _PIPE_WIDTH)
 

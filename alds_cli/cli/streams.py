@@ -322,7 +322,7 @@ def _unswept() -> Iterator[None]:
         (gc.enable if enabled else gc.disable)()
 
 
-_WITHOUT_TORCH = {"schema", "-h", "--help", "--version"}
+_WITHOUT_TORCH = {"schema", "config", "-h", "--help", "--version"}
 
 
 def _loads_torch(arguments: list[str]) -> bool:
@@ -369,22 +369,23 @@ def _answer(streams: Streams) -> int:
 
 
 def _carried_out() -> int:
-    if not _times_networks(sys.argv[1:]):
-        # Idle OpenMP threads that spin take cores from other processes on a CI machine.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _require_shared(sys.argv[1:])
     # Imported after signals and streams are set up: it takes longer than many a command.
     from alds_cli.cli import verbs  # noqa: PLC0415
 
-    return verbs.run()
+    stated = verbs.stated_for_run()
+    named = [name for own in stated.commands.values() for name in own] if stated else []
+    if not _times_networks([*sys.argv[1:], *named]):
+        # Idle OpenMP threads that spin take cores from other processes on a CI machine.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    return verbs.run(stated)
 
 
-def _times_networks(arguments: list[str]) -> bool:
-    """Return whether the command measures how long networks take.
+def _times_networks(words: list[str]) -> bool:
+    """Return whether the command measures how long networks take, by its arguments and defaults.
 
     In that case OpenMP's threads must wait as they do by default: when they sleep instead, a
     small network takes twice as long. This is decided before OpenMP is loaded.
     """
-    return not {"evaluate", "retrain", "--never-slower"}.isdisjoint(arguments) or any(
-        "latency" in argument for argument in arguments
-    )
+    named = {"evaluate", "retrain", "--never-slower", "never_slower"}
+    return not named.isdisjoint(words) or any("latency" in word for word in words)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
@@ -25,6 +28,8 @@ from alds_cli.options.image_options import PreprocessingFlags
 from alds_cli.options.reporting_options import NoReporting
 
 if TYPE_CHECKING:
+    from alds_cli.cli.stated_defaults import StatedDefaults
+    from alds_cli.errors import AldsError
     from alds_cli.network.opening import Preparation
     from alds_cli.recipes import Purpose
     from alds_cli.records import ArgumentValue
@@ -47,9 +52,15 @@ def verb(
 
     def decorate(function: Callable[[O, S], None]) -> Callable[..., None]:
         def command(context: typer.Context, **given: Any) -> None:
+            from alds_cli.errors import AldsError  # noqa: PLC0415
+
             if given.get(_RECIPE) is not None:
                 given = _by_recipe(options, given, context, purpose)
-            function(asked(options, given, _FINISH), asked(reporting, given))
+            try:
+                function(asked(options, given, _FINISH), asked(reporting, given))
+            except AldsError as error:
+                _tell_origins(error, context, declared)
+                raise
 
         declared = [*parameters(options), *parameters(reporting)]
         context = inspect.Parameter(
@@ -74,16 +85,17 @@ _RECIPE = "recipe"
 def _by_recipe(
     options: type, given: dict[str, Any], context: typer.Context, purpose: Purpose
 ) -> dict[str, Any]:
-    """Replace the values that nobody stated by those of the recipe.
+    """Replace the values that nobody stated, or only where less counts, by those of the recipe.
 
     Raises:
         OptionError: there is no such recipe.
     """
     from alds_cli.recipes import read_recipe  # noqa: PLC0415 - most commands take none
 
+    least = _rank(context, _RECIPE)
+
     def stated(parameter: str) -> bool:
-        source = context.get_parameter_source(parameter)
-        return source is not None and source.name != "DEFAULT"
+        return _rank(context, parameter) >= least
 
     recipe = read_recipe(given[_RECIPE])
     lengths = [each.parameter for each in parameters(options) if each.name == "epochs"]
@@ -97,6 +109,40 @@ def _by_recipe(
         if each.name in values and not stated(each.parameter)
     }
     return {**given, **found}
+
+
+_RANKS = {"file": 1, "environment": 2}
+
+
+def _rank(context: typer.Context, parameter: str) -> int:
+    """Return how much counts what stated a value: 0 nothing, 1 a file, 2 the environment, 3 it."""
+    source = context.get_parameter_source(parameter)
+    if source is None or source.name == "DEFAULT":
+        return 0
+    found = _stated_for(context).get(parameter) if source.name == "DEFAULT_MAP" else None
+    return 3 if found is None else _RANKS[found.source]
+
+
+def _stated_for(context: typer.Context) -> Mapping[str, Any]:
+    """Return the defaults that are stated for a command, by its parameters."""
+    if context.obj is None:
+        return {}
+    found: StatedDefaults = context.obj
+    return found.commands.get(context.info_name or "", {})
+
+
+def _tell_origins(error: AldsError, context: typer.Context, declared: Sequence[Declared]) -> None:
+    """Add to an error where the values that it speaks of were stated, if not with the command."""
+    said = f"{error.message} {error.tip or ''}"
+    stated = _stated_for(context)
+    for each in declared:
+        source = context.get_parameter_source(each.parameter)
+        if each.parameter not in stated or source is None or source.name != "DEFAULT_MAP":
+            continue
+        found = stated[each.parameter]
+        named = re.search(rf"{re.escape(each.flags[0])}(?![\w-])", said)
+        if named or f"'{found.value}'" in said or said.startswith(f"{found.value}:"):
+            error.message += f"; {each.flags[0]} is stated by {found.place}"
 
 
 def _parameter(declared: Declared) -> inspect.Parameter:
@@ -208,6 +254,7 @@ VERBS = (
     "sweep",
     "report",
     "schema",
+    "config",
     "demo",
 )
 """The subcommands of `alds`, in the order of its help; each has a module of its name here."""
@@ -251,14 +298,74 @@ def _root(
     """
 
 
-def run() -> int:
+FILE = "pyproject.toml"
+"""The file in which a project states defaults of options."""
+
+PREFIX = "ALDS_"
+"""How the names of variables begin that state defaults of options."""
+
+OTHERS = frozenset({"ALDS_CACHE_DIR", "ALDS_TRACEBACK"})
+"""Variables with the prefix that stand for no option."""
+
+
+def declared_options() -> dict[str, Sequence[Declared]]:
+    """Return the options of every command."""
+    commands = program().registered_commands
+    return {str(own.name): cast("Any", own.callback).declared for own in commands}
+
+
+def stated_now() -> StatedDefaults | None:
+    """Return the defaults that the environment and the project state; None where there are none.
+
+    Raises:
+        OptionError: a key or a variable names no option, or a value makes no sense.
+    """
+    try:
+        folder = Path.cwd()
+    except OSError:  # it was removed
+        folder = Path("/")
+    own = any(name.startswith(PREFIX) and name not in OTHERS for name in os.environ)
+    if not own and not any((place / FILE).is_file() for place in (folder, *folder.parents)):
+        return None
+    from alds_cli.cli import stated_defaults  # noqa: PLC0415 - most states nothing
+
+    return stated_defaults.stated_defaults(declared_options(), os.environ, folder)
+
+
+_ASIDE = frozenset({"-h", "--help", "--version"})
+
+
+def stated_for_run() -> StatedDefaults | None:
+    """Return the defaults that count for the arguments: none for help and completion.
+
+    Raises:
+        OptionError: as `stated_now` does.
+    """
+    aside = not _ASIDE.isdisjoint(sys.argv[1:]) or "_ALDS_COMPLETE" in os.environ
+    return None if aside else stated_now()
+
+
+def _as_typer_takes(found: StatedDefaults | None) -> dict[str, Any]:
+    if found is None:
+        return {}
+    values = {
+        command: {name: own.value for name, own in stated.items()}
+        for command, stated in found.commands.items()
+    }
+    return {"obj": found, "default_map": values}
+
+
+def run(defaults: StatedDefaults | None = None) -> int:
     """Run the command that the arguments name, and return its exit code.
+
+    Args:
+        defaults: those that the environment and the project state.
 
     Raises:
         OptionError: the arguments are not those of any command.
     """
     try:
-        code = program()(prog_name="alds", standalone_mode=False)
+        code = program()(prog_name="alds", standalone_mode=False, **_as_typer_takes(defaults))
     except _CLICK_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is the answer
             return 2

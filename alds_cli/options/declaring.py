@@ -60,6 +60,7 @@ class Option:
         required: whether the command line must give a value, whatever the field's default.
         positional: whether it is an argument of the command instead of an option.
         python: the description of the keyword argument, if it differs from `help`.
+        trusted: whether a project's file may state a default of it.
     """
 
     help: str
@@ -73,6 +74,7 @@ class Option:
     required: bool = False
     positional: bool = False
     python: str | None = None
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +157,7 @@ class Declared:
 
     @property
     def command_default(self) -> Any:
-        """The value that the command takes by default; MISSING if one must be given.
-
-        This is the place to look up defaults of a project or of the environment.
-        """
+        """The value that the command takes by default; MISSING if one must be given."""
         option = self._option
         if option.required:
             return MISSING

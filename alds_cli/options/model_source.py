@@ -117,6 +117,7 @@ class Source:
             help="Also load pickled Python code, which can do anything that you can; only for "
             "files you trust.",
             panel=READING,
+            trusted=False,
         ),
     ] = False
 

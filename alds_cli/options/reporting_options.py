@@ -16,6 +16,11 @@ CacheField = Annotated[
 ]
 
 
+JsonField = Annotated[
+    bool, Option(help="Print one JSON object instead of tables.", panel=REPORTING)
+]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NoReporting:
     """The reporting of a command that prints one thing in one way."""
@@ -25,9 +30,7 @@ class NoReporting:
 class Reporting(NoReporting):
     """The reporting of a command."""
 
-    json: Annotated[
-        bool, Option(help="Print one JSON object instead of tables.", panel=REPORTING)
-    ] = False
+    json: JsonField = False
     quiet: Annotated[
         bool,
         Option(

@@ -23,6 +23,7 @@ from alds_cli.schemas.file_forms import (
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
 from alds_cli.schemas.results import (
     CompressForm,
+    ConfigForm,
     ContentsForm,
     DemoForm,
     EvaluateForm,
@@ -79,6 +80,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "iterate": Published("alds iterate --json", (IterateForm,)),
         "sweep": Published("alds sweep --json", (SweepResultForm,)),
         "report": Published("alds report --json", (ReportForm,)),
+        "config": Published("alds config show --json", (ConfigForm,)),
         "demo": Published("alds demo --json", (DemoForm,)),
     }
 )

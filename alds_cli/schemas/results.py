@@ -335,6 +335,27 @@ class ReportForm(Printed):
     files: Sequence[str]
 
 
+class SettingForm(Form):
+    """The default of an option of a command.
+
+    `source` is `environment`, `file` or `built-in`; `name` is the variable, or the key with its
+    tables. A value is as the command line takes it; null is none.
+    """
+
+    command: str
+    option: str
+    value: str | bool | int | Real | Sequence[str] | None
+    source: Literal["environment", "file", "built-in"]
+    name: str | None
+
+
+class ConfigForm(Printed):
+    """Printed by `alds config show`; `file` is the one that states defaults, if there is one."""
+
+    file: str | None
+    settings: Sequence[SettingForm]
+
+
 class DemoNetworkForm(Form):
     """A network of the demo."""
 
