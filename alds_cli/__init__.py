@@ -1,8 +1,8 @@
 """Make a trained PyTorch network smaller, and keep it running.
 
-For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `retrain`, `iterate`
-and `sweep` do what the commands of the same names do. They are loaded when first used, so that
-importing this package costs nothing.
+For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `export`, `retrain`,
+`iterate` and `sweep` do what the commands of the same names do. They are loaded when first used,
+so that importing this package costs nothing.
 """
 
 # Nothing is imported here: the command imports this before it can answer a signal.
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from alds_cli.api import Source, load, save
     from alds_cli.api.compress import compress, compress_family
     from alds_cli.api.evaluate import evaluate
+    from alds_cli.api.export import export
     from alds_cli.api.inspect import inspect
     from alds_cli.api.iterate import iterate
     from alds_cli.api.optimize import optimize
@@ -48,6 +49,7 @@ __all__ = [
     "compress",
     "compress_family",
     "evaluate",
+    "export",
     "inspect",
     "iterate",
     "load",

@@ -19,6 +19,7 @@
     └── ContractError             exit code 1: what was asked for cannot be had
         ├── RatioUnreachableError   it names the largest ratio that can be had
         ├── GateError               an evaluated network does not keep a bound
+        ├── ExportError             a network cannot be written in the form asked for
         └── BudgetError             an absolute limit, or several budgets at once, cannot be met
 """
 
@@ -99,7 +100,7 @@ class LostProcessError(AldsError):
 
 
 class VerificationError(AldsError):
-    """A compressed network does not compute what its weights stand for, or does not run."""
+    """A result does not compute what it stands for, or does not run."""
 
     exit_code = 1
 
@@ -124,6 +125,10 @@ class DropUnreachableError(ContractError):
 
 class GateError(ContractError):
     """An evaluated network does not keep a bound that was set for it."""
+
+
+class ExportError(ContractError):
+    """A network cannot be written in the form asked for."""
 
 
 class BudgetError(ContractError):

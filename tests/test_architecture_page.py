@@ -14,9 +14,6 @@ PAGE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 PATHS = sorted(set(re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", PAGE)))
 """Folders end with a stroke; a module with its suffix."""
 
-PLANNED = {"exporting/"}
-"""Named as the place of what is to come."""
-
 ROOMS = re.search(r"^## The rooms$(.*?)^## ", PAGE, re.MULTILINE | re.DOTALL).group(1)
 
 
@@ -26,9 +23,6 @@ def test_the_page_names_paths():
 
 @pytest.mark.parametrize("path", PATHS)
 def test_what_the_page_names_exists(path):
-    if path in PLANNED:
-        assert path.rstrip("/") in LEVEL
-        return
     assert (PACKAGE / path).exists() or (ROOT / path).exists()
 
 

@@ -38,7 +38,13 @@ from safetensors.torch import load_file, save_file
 from small_networks import digits_network
 
 from alds_cli.schemas.published import PUBLISHED
-from alds_cli.schemas.results import CompressForm, ConfigForm, EvaluateForm, RetrainForm
+from alds_cli.schemas.results import (
+    CompressForm,
+    ConfigForm,
+    EvaluateForm,
+    ExportForm,
+    RetrainForm,
+)
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
@@ -106,6 +112,7 @@ def test_every_benchmark_is_described():
     [
         ("compress", CompressForm),
         ("evaluate", EvaluateForm),
+        ("export", ExportForm),
         ("train` and `retrain", RetrainForm),
         ("config show", ConfigForm),
     ],

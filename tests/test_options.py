@@ -43,6 +43,7 @@ COMMANDS = {own.name: own.callback for own in verbs.program().registered_command
 FUNCTIONS = [
     "compress",
     "evaluate",
+    "export",
     "inspect",
     "iterate",
     "profile",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.evaluate import evaluate
+from alds_cli.api.export import export
 from alds_cli.api.inspect import inspect
 from alds_cli.api.iterate import iterate
 from alds_cli.api.optimize import optimize
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from alds_cli.compression.iterating import IterationResult
     from alds_cli.compression.session import CompressionResult
     from alds_cli.evaluation.models import EvaluationResult, Measured
+    from alds_cli.exporting.export_session import ExportResult
     from alds_cli.network.inspection import Contents, Inspection, StoredTensor
     from alds_cli.network.opening import Model, Preparation, load, save
     from alds_cli.optimising import OptimizeResult
@@ -36,6 +38,7 @@ __all__ = [
     "CompressionResult",
     "Contents",
     "EvaluationResult",
+    "ExportResult",
     "Inspection",
     "IterationResult",
     "Measured",
@@ -51,6 +54,7 @@ __all__ = [
     "compress",
     "compress_family",
     "evaluate",
+    "export",
     "inspect",
     "iterate",
     "load",
@@ -68,6 +72,7 @@ _HOMES = {
     "CompressionResult": "alds_cli.compression.session",
     "Contents": "alds_cli.network.inspection",
     "EvaluationResult": "alds_cli.evaluation.models",
+    "ExportResult": "alds_cli.exporting.export_session",
     "Inspection": "alds_cli.network.inspection",
     "IterationResult": "alds_cli.compression.iterating",
     "Measured": "alds_cli.evaluation.models",

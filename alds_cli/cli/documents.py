@@ -11,6 +11,7 @@ from alds_cli.schemas.results import (
     ContentsForm,
     CurveForm,
     EvaluateForm,
+    ExportForm,
     FamilyForm,
     InspectForm,
     IterateForm,
@@ -18,6 +19,7 @@ from alds_cli.schemas.results import (
     MeasuredForm,
     OptimizeForm,
     PointForm,
+    PortForm,
     ProfiledLayerForm,
     ProfileForm,
     ReportForm,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
         CompressionResult,
         Contents,
         EvaluationResult,
+        ExportResult,
         Inspection,
         IterationResult,
         Measured,
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
         RetrainResult,
         SweepResult,
     )
+    from alds_cli.exporting.export_session import Port
     from alds_cli.records import LayerReport
 
 
@@ -228,6 +232,28 @@ def optimization(result: OptimizeResult) -> OptimizeForm:
         seconds=result.seconds,
         output=result.output,
     )
+
+
+def export(result: ExportResult) -> ExportForm:
+    """Return the document of `alds export`."""
+    return ExportForm(
+        architecture=result.network.architecture,
+        format=result.format,
+        opset=result.opset,
+        params=result.params,
+        bytes=result.nbytes,
+        batch=result.batch,
+        checked=list(result.checked),
+        difference=result.difference,
+        seconds=result.seconds,
+        output=str(result.output),
+        inputs=[_port(port) for port in result.inputs],
+        outputs=[_port(port) for port in result.outputs],
+    )
+
+
+def _port(port: Port) -> PortForm:
+    return PortForm(name=port.name, dtype=port.dtype, shape=list(port.shape))
 
 
 def retraining(result: RetrainResult) -> RetrainForm:

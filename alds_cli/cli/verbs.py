@@ -248,6 +248,7 @@ VERBS = (
     "inspect",
     "evaluate",
     "optimize",
+    "export",
     "train",
     "retrain",
     "iterate",

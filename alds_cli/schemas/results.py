@@ -235,6 +235,31 @@ class OptimizeForm(Printed):
     output: str | None
 
 
+class PortForm(Form):
+    """An input or output of an exported file; an extent in words depends on the batch."""
+
+    name: str
+    dtype: str
+    shape: Sequence[int | str]
+
+
+class ExportForm(Printed):
+    """Printed by `alds export`; `batch` is null if no input has a batch axis."""
+
+    architecture: Architecture | None
+    format: Literal["onnx", "pt2"]
+    opset: int | None
+    params: int
+    bytes: int
+    batch: int | Literal["any"] | None
+    checked: Sequence[int]
+    difference: Real
+    seconds: Real
+    output: str
+    inputs: Sequence[PortForm]
+    outputs: Sequence[PortForm]
+
+
 class RetrainForm(Printed):
     """Printed by `alds retrain` and `alds train`; `kept` is the epoch that was written."""
 
