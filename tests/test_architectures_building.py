@@ -26,6 +26,7 @@ def test_exports_exactly_what_it_lists():
     assert all(callable(getattr(architectures, name)) for name in architectures.__all__)
 
 
+@pytest.mark.slow
 def test_importing_leaves_torchvision_and_timm_alone():
     code = (
         "import sys, alds_cli.architectures as a; a.known_names(); "

@@ -240,6 +240,7 @@ DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8
 DTYPES += [torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64]
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(

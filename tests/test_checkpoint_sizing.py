@@ -63,6 +63,7 @@ def test_tied_weights_count_as_they_are_written(tmp_path, suffix):
     assert artefact_size(meta_copy(net).state_dict(), document(), path) == written
 
 
+@pytest.mark.slow
 def test_large_tensors_take_no_memory():
     code = """
 import resource, torch

@@ -220,6 +220,7 @@ def test_a_notebook_gets_the_report_and_writes_nothing(folder):
         api.report(folder, output=folder / "no" / "such", plots=False)
 
 
+@pytest.mark.slow
 def test_the_installed_command_reports(folder):
     command = Path(sys.executable).with_name("alds")
     done = subprocess.run(

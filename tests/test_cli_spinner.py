@@ -86,6 +86,7 @@ def test_it_is_shown_before_torch_is_imported_and_leaves_no_trace(model):
     assert SHOWN not in out
 
 
+@pytest.mark.slow
 def test_a_table_on_the_same_terminal_comes_after_it(model):
     code, written, _ = Terminal(model.parent, f"inspect {model.name}", output=None).end()
     assert code == 0
@@ -184,12 +185,14 @@ def test_nothing_is_shown_in_pipes(model):
     assert done.stderr == b""
 
 
+@pytest.mark.slow
 def test_a_terminal_without_colours_gets_none(model):
     _, written, _ = Terminal(model.parent, f"inspect {model.name}", NO_COLOR="1").end()
     assert SHOWN in written
     assert b"\x1b" not in written
 
 
+@pytest.mark.slow
 def test_a_progress_bar_comes_after_it(model):
     line = f"compress {model.name} --ratio 0.5 -o small.pt"
     code, written, _ = Terminal(model.parent, line).end()

@@ -85,6 +85,7 @@ def test_full_output_of_results(folder, arguments):
     assert [own.name for own in folder.iterdir()] == ["m.pt"]
 
 
+@pytest.mark.slow
 @needs_full
 def test_a_report_that_is_lost_leaves_the_artefact(folder):
     done = shell("$alds compress m.pt -r .3 -o o.pt > /dev/full", folder)

@@ -75,6 +75,7 @@ def test_known_steps():
     assert geometric_steps(Fraction(1, 3), 1) == [Fraction(1, 3)]
 
 
+@pytest.mark.slow
 def test_the_result_is_that_of_the_commands_one_after_another(place):
     result = iterated()
     assert [stage.step for stage in result.stages] == [1, 2]

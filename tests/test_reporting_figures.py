@@ -60,6 +60,7 @@ def test_every_picture_is_drawn_as_png_and_svg(pictures):
         assert ET.fromstring(picture.content["svg"]).tag.endswith("svg")
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_bytes_in_whatever_order_they_come(pictures):
     before, runs = small(epochs=(0, 5))
     random.Random(3).shuffle(runs)

@@ -84,6 +84,7 @@ def test_what_evaluate_and_retrain_print(printed, digits, tmp_path):
     require_true("inspect", printed("inspect", trained))
 
 
+@pytest.mark.slow
 def test_what_sweep_and_report_print_and_what_is_in_the_folder(printed, digits, tmp_path):
     data, folder = f"tensors:{digits / 'data.safetensors'}", tmp_path / "sweep"
     swept = printed(

@@ -78,6 +78,7 @@ def imported_by_torch():
     return slow_after("import sys, torch\ntorch.nn.Linear(2, 2, device='meta')\n")
 
 
+@pytest.mark.slow
 def test_a_network_of_torchvision_needs_torchvision(tmp_path):
     network = architectures.build(architectures.parse_architecture("squeezenet1_1"))
     torch.save(network.state_dict(), tmp_path / "m.pt")

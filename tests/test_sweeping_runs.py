@@ -139,6 +139,7 @@ def test_refitting_needs_images_to_learn_from(sweep):
         sweep(methods=["alds:refit=1"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("on_the_cpu")
 def test_retraining_starts_from_the_compressed_network(sweep, digits, training):
     result = sweep(repeats=2, retrain_epochs=(0, 2, 1), retraining=RETRAINING, train_data=training)
@@ -440,6 +441,7 @@ def test_methods_that_look_at_images_are_handed_some(sweep, training, tmp_path, 
         sweep(methods=["contestants:looking"], train_data=training, samples=30)
 
 
+@pytest.mark.slow
 def test_images_are_run_once_for_all_methods_that_need_the_same(sweep, training, monkeypatch):
     asked = []
     real = observing.calibration_batches
