@@ -18,7 +18,7 @@ from torch import nn
 
 import alds_cli
 from alds_cli.architectures import build
-from alds_cli.errors import ExportError
+from alds_cli.errors import ExportError, VerificationError
 from alds_cli.exporting import onnx_files, programs
 from alds_cli.exporting.export_session import TOLERANCE
 from alds_cli.exporting.programs import exported_program
@@ -27,7 +27,10 @@ from alds_cli.inputs import InputSpec, example_call, parse_inputs
 from alds_cli.network.observed_outputs import tensors_in
 from alds_cli.records import Architecture
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
+
 SHAPE = (1, 8, 8)
+SIX = alds_cli.Source(input_shape=(6,))
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +158,76 @@ def test_a_transformer_with_pairs_as_a_program(tmp_path):
     assert path.stat().st_size < 200_000
 
 
+def test_a_transformer_with_pairs_as_torchscript(tmp_path):
+    """It is traced, as the code of its layers reads their weights; a dictionary comes out."""
+    torch.manual_seed(0)
+    spec = "words:{ids:int64[1,5]<11},mask:float[1,5]"
+    source = alds_cli.Source(input_spec=spec)
+    small = alds_cli.compress(Encoder().eval(), source=source, ratio=0.2, method="messi").network
+    path = tmp_path / "small.ts"
+    assert alds_cli.export(small, output=path).traced
+    for batch in (1, 4):
+        call = example_call(parse_inputs(spec), batch_size=batch, seed=batch)
+        expected, found = call(small.module), call(torch.jit.load(path))
+        assert list(found) == ["states", "last"]
+        for name, own in expected.items():
+            require_close(found[name], own)
+
+
+@pytest.mark.mostly_slow(3)
+@pytest.mark.parametrize("method", ["messi", "alds", "ft"])
+def test_a_network_with_pairs_as_torchscript(method, run, tmp_path):
+    source = alds_cli.Source(arch="digits_cnn")
+    small, path = tmp_path / "small.pt", tmp_path / "small.ts"
+    alds_cli.compress(digits_network(), source=source, ratio=0.3, method=method, output=small)
+    code, out, err = run("export", small, "-o", path, "--json")
+    assert (code, err) == (0, "")
+    told = json.loads(out)
+    assert (told["format"], told["traced"], told["batch"]) == ("ts", False, "any")
+    network, module = alds_cli.load(small), torch.jit.load(path)
+    for batch in (1, 5):
+        require_close(module(images(batch)), network(images(batch)))
+    groups = [
+        own.original_name for own in module.modules() if own.original_name == "ClusteredConv2d"
+    ]
+    assert bool(groups) == (method == "messi")
+
+
+class Deciding(nn.Module):
+    """A network that decides by a value, in code that only a compiler keeps."""
+
+    def forward(self, x):
+        if bool(x.sum() > 0):
+            return x
+        return -x
+
+
+def test_decisions_stay_decisions(tmp_path):
+    path = tmp_path / "x.ts"
+    assert alds_cli.export(Deciding(), SIX, output=path).traced is False
+    module = torch.jit.load(path)
+    ones = torch.ones(2, 6)
+    assert torch.equal(module(ones), ones)
+    assert torch.equal(module(-ones), ones)
+
+
+class DecidingByHelp(Deciding):
+    """The same in code that no compiler knows."""
+
+    def forward(self, x):
+        return next(own for own in (x, -x) if own.sum() > 0)
+
+
+def test_what_is_traced_must_decide_as_the_example_did(tmp_path):
+    """The checks have a sum below 0 and one above."""
+    sample = Sample(nn.Identity(), InputSpec.of_sample((6,)), None)
+    sums = [float(call.args[0].sum()) for call in (sample.example(), *sample.checks())]
+    assert min(sums) < 0 < max(sums)
+    with pytest.raises(VerificationError, match="something else"):
+        alds_cli.export(DecidingByHelp(), SIX, output=tmp_path / "x.ts")
+    assert not list(tmp_path.iterdir())
+
+
 # ---------------------------------------------------------------- what is refused
 
 
@@ -171,18 +244,15 @@ class OfTheBatch(nn.Module):
         return x
 
 
-OF_THE_BATCH = alds_cli.Source(input_shape=(6,))
-
-
 def test_a_network_that_counts_its_batch_needs_a_fixed_one(tmp_path):
     path = tmp_path / "x.pt2"
     with pytest.raises(ExportError, match="batches of any size") as caught:
-        alds_cli.export(OfTheBatch(), OF_THE_BATCH, output=path)
+        alds_cli.export(OfTheBatch(), SIX, output=path)
     assert caught.value.exit_code == 1
     assert "--static-batch" in caught.value.tip
     assert not list(tmp_path.iterdir())
     network = OfTheBatch()
-    told = alds_cli.export(network, OF_THE_BATCH, output=path, static_batch=3)
+    told = alds_cli.export(network, SIX, output=path, static_batch=3)
     assert (told.batch, told.checked) == (3, (3, 3))
     assert told.inputs[0].shape == told.outputs[0].shape == [3, 6]
     torch.testing.assert_close(
@@ -199,7 +269,7 @@ class Refusing(nn.Module):
 
 def test_what_cannot_be_exported_is_told(tmp_path):
     with pytest.raises(ExportError, match="cannot follow this network"):
-        alds_cli.export(Refusing(), OF_THE_BATCH, output=tmp_path / "x.pt2")
+        alds_cli.export(Refusing(), SIX, output=tmp_path / "x.pt2")
     assert not list(tmp_path.iterdir())
 
 
@@ -236,7 +306,7 @@ def test_what_differs_takes_no_name(wrong, small, program, run, tmp_path, monkey
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["-o", "small.pt"], "end it with .onnx, .pt2"),
+        (["-o", "small.pt"], "end it with .onnx, .pt2, .ts"),
         (["-o", "-"], "cannot go to standard output"),
         (["-o", "absent/small.pt2"], "the folder absent does not exist"),
         (["-o", "small.pt2", "--opset", "20"], "for .onnx only"),
@@ -324,10 +394,13 @@ def test_whole_networks_in_every_form(name, tmp_path, monkeypatch):
     once = functools.cache(lambda: exported_program(Sample(small.module, small.inputs, batch)))
     monkeypatch.setattr(programs, "exported_program", lambda _: once())
     model, program = tmp_path / "small.onnx", tmp_path / "small.pt2"
+    script = tmp_path / "small.ts"
     told = alds_cli.export(small, output=model, static_batch=batch)
     assert told.difference <= TOLERANCE
     alds_cli.export(small, output=program, static_batch=batch)
+    alds_cli.export(small, output=script, static_batch=batch)
     for found in (
+        list(tensors_in(call(torch.jit.load(script)))),
         run_onnx(model, *call.args, *call.kwargs.values()),
         list(tensors_in(run_program(program, call))),
     ):

@@ -241,6 +241,28 @@ def test_torch_exports_it():
     torch.testing.assert_close(program.module()(inputs), network(inputs))
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+def test_torchscript_compiles_it():
+    network = clustered_network()
+    compiled = torch.jit.script(network)
+    for batch in (1, 3):
+        inputs = torch.randn(batch, 4, 6, 5)
+        torch.testing.assert_close(compiled(inputs), network(inputs))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script")
+@pytest.mark.parametrize("padding", [0, (1, 2), "same", "valid"])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_torchscript_compiles_every_geometry(padding, mode):
+    dilated = nn.Conv2d(3, 4, (3, 2), padding=padding, padding_mode=mode, dilation=(1, 2))
+    layer = ClusteredConv2d(dilated, 4, 2)
+    compiled = torch.jit.script(layer)
+    for shape in ((3, 7, 8), (2, 3, 7, 8)):
+        image = torch.randn(shape)
+        if mode == "zeros" or len(shape) == 4:
+            torch.testing.assert_close(compiled(image), layer(image))
+
+
 DAMAGE = {
     "twice the same column": ("order", lambda t: t.clone().fill_(0), "no permutation"),
     "a column too far": ("order", lambda t: t + 1, "no permutation"),

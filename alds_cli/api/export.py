@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @takes_fields(ExportOptions)
 def export(options: ExportOptions) -> ExportResult:
-    """Write a network as ONNX or as a program of `torch.export`.
+    """Write a network as ONNX, as a program of `torch.export` or as TorchScript.
 
     The file takes its name only after it has been run beside the network on random inputs, and
     agrees to 1e-4, relative to the largest number of each output.

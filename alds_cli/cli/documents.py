@@ -240,6 +240,7 @@ def export(result: ExportResult) -> ExportForm:
         architecture=result.network.architecture,
         format=result.format,
         opset=result.opset,
+        traced=result.traced,
         params=result.params,
         bytes=result.nbytes,
         batch=result.batch,

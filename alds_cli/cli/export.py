@@ -38,7 +38,11 @@ def command(options: ExportOptions, reporting: ComputingReporting) -> None:
 
 
 def _form(result: ExportResult) -> str:
-    return f"ONNX, opset {result.opset}" if result.format == "onnx" else "torch.export program"
+    if result.format == "onnx":
+        return f"ONNX, opset {result.opset}"
+    if result.format == "pt2":
+        return "torch.export program"
+    return f"TorchScript, {'traced' if result.traced else 'compiled'}"
 
 
 def _table(result: ExportResult) -> Rows:

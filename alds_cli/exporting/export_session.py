@@ -13,7 +13,7 @@ from torch import Tensor
 from alds_cli.checkpoint import require_apart
 from alds_cli.checkpoint.files import replacing, require_writable
 from alds_cli.errors import ExportError, OptionError, VerificationError, first_line
-from alds_cli.exporting import onnx_files, programs
+from alds_cli.exporting import onnx_files, programs, torchscript
 from alds_cli.exporting.sample_calls import Sample, output_tensors, shapes_between
 from alds_cli.inputs import inputs_tip
 from alds_cli.network.networks import Network
@@ -22,9 +22,9 @@ from alds_cli.network.opening import open_network
 from alds_cli.options.export_options import ExportOptions
 from alds_cli.tracing.trace import count_parameters
 
-Form = Literal["onnx", "pt2"]
+Form = Literal["onnx", "pt2", "ts"]
 
-_FORMS: dict[str, Form] = {".onnx": "onnx", ".pt2": "pt2"}
+_FORMS: dict[str, Form] = {".onnx": "onnx", ".pt2": "pt2", ".ts": "ts"}
 
 TOLERANCE = 1e-4
 """The largest difference between the outputs of a file and the network, relative to the largest
@@ -50,6 +50,8 @@ class ExportResult:
         output: the file.
         format: what it is.
         opset: the version of ONNX's operators; None in other forms.
+        traced: whether TorchScript traced the network, as it could not compile it; None in other
+            forms.
         inputs: what it takes, in order.
         outputs: what it gives, in order.
         batch: the number of samples in a call; `any`, or None if no input has a batch axis.
@@ -64,6 +66,7 @@ class ExportResult:
     output: Path
     format: Form
     opset: int | None
+    traced: bool | None
     inputs: Sequence[Port]
     outputs: Sequence[Port]
     batch: int | Literal["any"] | None
@@ -80,6 +83,7 @@ class _Written:
     content: bytes
     run: Callable[[Path], Sequence[Any]]
     opset: int | None = None
+    traced: bool | None = None
 
 
 def export(options: ExportOptions) -> ExportResult:
@@ -107,6 +111,7 @@ def export(options: ExportOptions) -> ExportResult:
         output=output,
         format=form,
         opset=written.opset,
+        traced=written.traced,
         inputs=inputs,
         outputs=outputs,
         batch="any" if sample.free else sample.batch,
@@ -119,7 +124,7 @@ def export(options: ExportOptions) -> ExportResult:
 
 def _output(options: ExportOptions) -> Path:
     if options.output is None:
-        raise OptionError("no output is named", tip="-o FILE.onnx, or FILE.pt2")
+        raise OptionError("no output is named", tip="-o FILE.onnx, FILE.pt2 or FILE.ts")
     if str(options.output) == "-":
         raise OptionError("exports cannot go to standard output", tip="-o FILE")
     output = Path(options.output)
@@ -160,6 +165,11 @@ def _sample(network: Network, batch: int | None) -> Sample:
 
 def _written(sample: Sample, form: Form, example: object, opset: int | None) -> _Written:
     """Export a network in memory."""
+    if form == "ts":
+        content, traced = torchscript.torchscript(sample)
+        return _Written(
+            content, lambda path: torchscript.run_torchscript(path, sample.checks()), traced=traced
+        )
     if form == "onnx":
         onnx_files.require_fitting(sample.module)
     program = programs.exported_program(sample)

@@ -106,19 +106,23 @@ class Sample:
         named = {name: named[name] for name in self.example().kwargs}
         return dict(_signature(self.module).bind(*args, **named).arguments)
 
+    def arguments(self, call: Call) -> dict[str, Any]:
+        """Return the arguments of a call by parameter, those of `**kwargs` by their own names."""
+        signature = _signature(self.module)
+        found: dict[str, Any] = {}
+        for name, value in signature.bind(*call.args, **call.kwargs).arguments.items():
+            several = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            found |= value if several else {name: value}
+        return found
+
     def input_tensors(self, call: Call) -> dict[str, Tensor]:
         """Return all tensors of a call by name, in the order in which exporters take them.
 
         A tensor within an argument has the argument's name and its place in it: `image.0`.
         """
-        signature = _signature(self.module)
         found: dict[str, Tensor] = {}
-        for name, value in signature.bind(*call.args, **call.kwargs).arguments.items():
-            if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                for key, item in value.items():
-                    found |= _named(key, item)
-            else:
-                found |= _named(name, value)
+        for name, value in self.arguments(call).items():
+            found |= _named(name, value)
         return found
 
 

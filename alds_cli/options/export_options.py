@@ -22,8 +22,8 @@ class ExportOptions:
     output: Annotated[
         str | Path | None,
         Option(
-            help="The file to write, whose name says what it is: .onnx, or .pt2 for a program of "
-            "torch.export.",
+            help="The file to write, whose name says what it is: .onnx, .pt2 for a program of "
+            "torch.export, or .ts for TorchScript.",
             metavar="FILE",
             flags=("--output", "-o"),
             given=str,

@@ -247,8 +247,9 @@ class ExportForm(Printed):
     """Printed by `alds export`; `batch` is null if no input has a batch axis."""
 
     architecture: Architecture | None
-    format: Literal["onnx", "pt2"]
+    format: Literal["onnx", "pt2", "ts"]
     opset: int | None
+    traced: bool | None
     params: int
     bytes: int
     batch: int | Literal["any"] | None

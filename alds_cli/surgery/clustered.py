@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -127,8 +127,9 @@ class ClusteredLinear(nn.Module):
     module's clusters are runs of neighbouring features.
     """
 
-    order: Tensor
-    sizes: Tensor
+    if TYPE_CHECKING:  # TorchScript finds their types itself, and cannot read these
+        order: Tensor
+        sizes: Tensor
 
     def __init__(
         self,
@@ -188,14 +189,14 @@ class ClusteredLinear(nn.Module):
         """Map features (…, columns) to (…, k·j)."""
         return self.multiplied(self.gathered(features))
 
-    def gathered(self, features: Tensor) -> tuple[Tensor, ...]:
+    def gathered(self, features: Tensor) -> list[Tensor]:
         """Return the features of every cluster: (…, size) each."""
-        return torch.split(features.index_select(-1, self.order), self.lengths, -1)
+        return list(torch.split(features.index_select(-1, self.order), self.lengths, -1))
 
-    def multiplied(self, parts: Sequence[Tensor]) -> Tensor:
+    def multiplied(self, parts: list[Tensor]) -> Tensor:
         """Multiply every cluster's features by its matrix: (…, k·j)."""
-        pairs = zip(parts, torch.split(self.weight, self.lengths, 1), strict=True)
-        return torch.cat([F.linear(part, weight) for part, weight in pairs], -1)
+        weights = torch.split(self.weight, self.lengths, 1)
+        return torch.cat([F.linear(part, weights[at]) for at, part in enumerate(parts)], -1)
 
     def extra_repr(self) -> str:
         """Return the text that `print` shows in the module."""
@@ -236,28 +237,29 @@ class ClusteredConv2d(ClusteredLinear):
         self.padding_mode = layer.padding_mode
         self._margins = _margins(layer)
 
-    def gathered(self, image: Tensor) -> tuple[Tensor, ...]:
+    def gathered(self, features: Tensor) -> list[Tensor]:
         """Return the clusters' parts of all patches: (…, size, h', w') each."""
-        if any(self._margins):
+        if max(self._margins) > 0:
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            image = F.pad(image, self._margins, mode)
-        return torch.split(self._patches(image).index_select(-3, self.order), self.lengths, -3)
+            features = F.pad(features, self._margins, mode)
+        columns = self._patches(features).index_select(-3, self.order)
+        return list(torch.split(columns, self.lengths, -3))
 
-    def multiplied(self, parts: Sequence[Tensor]) -> Tensor:
+    def multiplied(self, parts: list[Tensor]) -> Tensor:
         """Multiply every cluster's parts by its matrix: (…, k·j, h', w')."""
-        pairs = zip(parts, torch.split(self.weight, self.lengths, 1), strict=True)
-        made = torch.cat([weight @ part.flatten(-2) for part, weight in pairs], -2)
-        return made.reshape(*made.shape[:-1], *parts[0].shape[-2:])
+        weights = torch.split(self.weight, self.lengths, 1)
+        made = torch.cat([weights[at] @ part.flatten(-2) for at, part in enumerate(parts)], -2)
+        return made.reshape(made.shape[:-1] + parts[0].shape[-2:])
 
     def _patches(self, image: Tensor) -> Tensor:
         """Turn a padded image (…, c, h, w) into its patches (…, columns, h', w').
 
         This is what `F.unfold` computes, but faster: windows are views, which are copied at once.
         """
-        geometry = zip(self.kernel_size, self.dilation, self.stride, strict=True)
-        for kernel, dilation, stride in geometry:  # (…, c, h, w) -> (…, c, h', w', κ1, κ2)
-            image = image.unfold(-2, dilation * (kernel - 1) + 1, stride)
-        windows = image[..., :: self.dilation[0], :: self.dilation[1]]
+        height, width = (self.dilation[at] * (self.kernel_size[at] - 1) + 1 for at in (0, 1))
+        # (…, c, h, w) -> (…, c, h', w', κ1, κ2)
+        windows = image.unfold(-2, height, self.stride[0]).unfold(-2, width, self.stride[1])
+        windows = windows[..., :: self.dilation[0], :: self.dilation[1]]
         return windows.movedim((-2, -1), (-4, -3)).flatten(-5, -3)
 
     def extra_repr(self) -> str:
