@@ -309,3 +309,19 @@ def test_what_cannot_be_timed_is_refused(run, tmp_path, digits):
     code, _, err = run("optimize", digits / "model.pt", "-o", output, "--input-shape", "3,8,8")
     assert (code, output.exists()) == (2, False)
     assert "does not take inputs" in err
+
+
+@pytest.mark.slow
+def test_what_is_exported_is_the_fastest_form(run, small, tmp_path):
+    fast = tmp_path / "fast.safetensors"
+    code, out, _ = run("optimize", small, "-o", fast, "--json")
+    assert code == 0
+    folded = json.loads(out)["folded"]
+    for name in ("fast.pt2", "fast.ts"):
+        code, _, err = run("export", fast, "-o", tmp_path / name)
+        assert code == 0, err
+    program = torch.export.load(tmp_path / "fast.pt2")
+    kept = {name.rpartition(".")[0] for name in program.state_dict if "running_mean" in name}
+    assert not kept & set(folded)
+    inputs = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(program.module()(inputs), alds_cli.load(small)(inputs))

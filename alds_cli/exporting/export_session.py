@@ -18,7 +18,7 @@ from alds_cli.exporting.sample_calls import Sample, output_tensors, shapes_betwe
 from alds_cli.inputs import inputs_tip
 from alds_cli.network.networks import Network
 from alds_cli.network.observed_outputs import difference, tensors_in
-from alds_cli.network.opening import open_network
+from alds_cli.network.opening import answering, open_network
 from alds_cli.options.export_options import ExportOptions
 from alds_cli.tracing.trace import count_parameters
 
@@ -98,6 +98,8 @@ def export(options: ExportOptions) -> ExportResult:
     if form == "onnx":
         onnx_files.require_onnx()
     network = open_network(options.model, options.source)
+    params = count_parameters(network.module)
+    network.module = answering(network)
     sample = _sample(network, options.static_batch)
     expected = sample.expected()
     written = _written(sample, form, expected[0], options.opset)
@@ -107,7 +109,7 @@ def export(options: ExportOptions) -> ExportResult:
     inputs, outputs = _ports(sample, expected)
     return ExportResult(
         network=network,
-        params=count_parameters(network.module),
+        params=params,
         output=output,
         format=form,
         opset=written.opset,
