@@ -376,6 +376,26 @@ batch that is free takes four times as long."""
 
 
 @pytest.mark.slow
+def test_a_transformer_with_pairs_can_be_quantised(tmp_path):
+    """By ONNX Runtime without images, as the page on exporting says; it quantises both halves."""
+    import onnx  # noqa: PLC0415 - slow to import
+    from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    source = alds_cli.Source(input_spec="words:{ids:int64[1,5]<11},mask:float[1,5]")
+    small = alds_cli.compress(Encoder().eval(), source=source, ratio=0.2, method="svd").network
+    path, quantised = tmp_path / "small.onnx", tmp_path / "int8.onnx"
+    alds_cli.export(small, output=path)
+    quantize_dynamic(path, quantised, per_channel=True)
+    names = [own.op_type for own in onnx.load(quantised).graph.node]
+    assert names.count("MatMulInteger") >= 2 * len(small.plan.decomposed)
+    mask, ids = torch.zeros(4, 5), torch.arange(20).reshape(4, 5) % 11
+    for own, other in zip(run_onnx(quantised, mask, ids), run_onnx(path, mask, ids), strict=True):
+        assert own.shape == other.shape
+        assert float((own - other).norm()) < 0.1 * float(other.norm())
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_in_every_form(name, tmp_path, monkeypatch):
     make, spec, method, arguments, batch = NETWORKS[name]
