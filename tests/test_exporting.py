@@ -18,7 +18,7 @@ from torch import nn
 
 import alds_cli
 from alds_cli.architectures import build
-from alds_cli.errors import ExportError, VerificationError
+from alds_cli.errors import ExportError, OptionError, VerificationError
 from alds_cli.exporting import onnx_files, programs
 from alds_cli.exporting.export_session import TOLERANCE
 from alds_cli.exporting.programs import exported_program
@@ -74,6 +74,12 @@ def groups_of_convolutions(network):
     )
 
 
+with_onnx = pytest.mark.skipif(
+    torch.__version__ < onnx_files.LEAST_TORCH, reason="ONNX files take a newer PyTorch"
+)
+
+
+@with_onnx
 def test_a_network_with_pairs_as_onnx(small, run, tmp_path):
     import onnx  # noqa: PLC0415 - slow to import
 
@@ -191,6 +197,29 @@ def test_a_network_with_pairs_as_torchscript(method, run, tmp_path):
         own.original_name for own in module.modules() if own.original_name == "ClusteredConv2d"
     ]
     assert bool(groups) == (method == "messi")
+
+
+def test_a_plain_checkpoint_of_a_known_network(model, run):
+    path = model.with_name("plain.ts")
+    code, out, err = run("export", model, "-o", path)
+    assert (code, err) == (0, "")
+    out = " ".join(out.split())
+    assert "TorchScript, compiled" in out
+    assert "batch×10" in out
+    assert "at batch sizes 1 and 3" in out
+    require_close(torch.jit.load(path)(images(4)), alds_cli.load(model)(images(4)))
+
+
+def test_inputs_without_a_batch_axis(tmp_path):
+    network, path = nn.Linear(6, 2).eval(), tmp_path / "x.pt2"
+    source = alds_cli.Source(input_spec="float[5,6]")
+    told = alds_cli.export(network, source, output=path)
+    assert (told.batch, told.checked) == (None, ())
+    assert (told.inputs[0].shape, told.outputs[0].shape) == ([5, 6], [5, 2])
+    assert torch.export.load(path).module()(torch.ones(5, 6)).shape == (5, 2)
+    with pytest.raises(OptionError, match="no batch axis"):
+        alds_cli.export(network, source, output=tmp_path / "y.pt2", static_batch=2)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 class Deciding(nn.Module):
@@ -323,6 +352,29 @@ def test_bad_usage(arguments, complaint, small, run, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_torch_too_old_for_onnx_is_told_of(small, run, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_files, "LEAST_TORCH", "99.1")
+    code, _, err = run("export", small, "-o", tmp_path / "small.onnx")
+    assert code == 2
+    assert "ONNX files take PyTorch 99.1 or newer" in err
+    assert not list(tmp_path.iterdir())
+
+
+class Sorting(nn.Module):
+    """A network with an operation that ONNX does not have."""
+
+    def forward(self, x):
+        return torch.linalg.svdvals(x.reshape(-1, 2, 3))
+
+
+@with_onnx
+def test_an_operation_that_onnx_does_not_have_is_named(tmp_path):
+    with pytest.raises(ExportError, match=r"No ONNX function found.*svd"):
+        alds_cli.export(Sorting(), SIX, output=tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@with_onnx
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_missing_package_is_named_before_the_work(package, small, run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
@@ -332,6 +384,7 @@ def test_a_missing_package_is_named_before_the_work(package, small, run, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+@with_onnx
 def test_weights_beyond_a_file_of_onnx_are_refused(small, run, tmp_path, monkeypatch):
     network = alds_cli.load(small)
     size = sum(own.numel() * own.element_size() for own in network.state_dict().values())
@@ -375,6 +428,7 @@ NETWORKS = {
 batch that is free takes four times as long."""
 
 
+@with_onnx
 @pytest.mark.slow
 def test_a_transformer_with_pairs_can_be_quantised(tmp_path):
     """By ONNX Runtime without images, as the page on exporting says; it quantises both halves."""
@@ -395,6 +449,7 @@ def test_a_transformer_with_pairs_can_be_quantised(tmp_path):
         assert float((own - other).norm()) < 0.1 * float(other.norm())
 
 
+@with_onnx
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_whole_networks_in_every_form(name, tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.errors import ExportError, MissingExtraError, first_line
+from alds_cli.errors import ExportError, MissingExtraError, OptionError, first_line
 from alds_cli.exporting.programs import Program
 from alds_cli.exporting.sample_calls import BATCH
 from alds_cli.exporting.silence import quiet
 
 _MOST_BYTES = (1 << 31) - (1 << 24)
 """The most bytes of weights in a file, whose format ends at 2 GiB, graph included."""
+
+LEAST_TORCH = "2.8"
+"""The least version of PyTorch whose exporter works with the packages that there are today."""
 
 _FATAL = 4
 """The level of ONNX Runtime's log below which nothing is told; errors are raised anyway."""
@@ -26,7 +30,13 @@ def require_onnx() -> None:
 
     Raises:
         MissingExtraError: a package that this takes is not installed.
+        OptionError: PyTorch is too old.
     """
+    if torch.__version__ < LEAST_TORCH:
+        raise OptionError(
+            f"ONNX files take PyTorch {LEAST_TORCH} or newer, and this is {torch.__version__}",
+            tip="-o FILE.pt2 and FILE.ts do not",
+        )
     try:
         with quiet():
             import onnx  # noqa: F401, PLC0415 - an optional extra
@@ -79,8 +89,7 @@ def onnx_model(
             assert made is not None  # noqa: S101 - said of other exporters
             model = made.model_proto
     except Exception as error:  # exporters raise what their translations raise
-        reason = first_line(error)
-        raise ExportError(f"this network cannot be written as ONNX: {reason}") from error
+        raise ExportError(f"this network cannot be written as ONNX: {_cause(error)}") from error
     if opset not in {None, opset_of(model)}:
         raise ExportError(
             f"this network cannot be written with opset {opset}, but with {opset_of(model)}",
@@ -88,6 +97,13 @@ def onnx_model(
         )
     _name_batch(model)
     return model
+
+
+def _cause(error: BaseException) -> str:
+    """Return what an error was first caused by, without the colours that exporters add."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\x1b\[[0-9;]*m", "", first_line(error))
 
 
 def opset_of(model: Any) -> int:

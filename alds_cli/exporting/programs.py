@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from alds_cli.exporting.silence import quiet
 from alds_cli.inputs import Call
 
 Program = torch.export.ExportedProgram
+
+_MOST = (1 << 31) - 1
+"""The most samples in a batch. Without a bound older exporters fail on the largest whole number."""
 
 
 def exported_program(sample: Sample) -> Program:
@@ -34,7 +38,7 @@ def exported_program(sample: Sample) -> Program:
 
 def _exported(sample: Sample) -> Program:
     call = sample.example()
-    axes = sample.free_axes(torch.export.Dim(BATCH, min=1)) if sample.free else None
+    axes = sample.free_axes(torch.export.Dim(BATCH, max=_MOST)) if sample.free else None
     return torch.export.export(
         sample.module, call.args, call.kwargs, dynamic_shapes=axes, strict=False
     )
@@ -66,7 +70,8 @@ def _forget_sources(program: Program) -> None:
 
 def written_program(program: Program) -> bytes:
     """Return the content of a program's file."""
-    program.example_inputs = None  # they would be in the file
+    with suppress(ValueError):  # they would be in the file; older versions insist on them
+        program.example_inputs = None
     content = io.BytesIO()
     with quiet():
         torch.export.save(program, content)
