@@ -237,7 +237,7 @@ def optimization(result: OptimizeResult) -> OptimizeForm:
 def export(result: ExportResult) -> ExportForm:
     """Return the document of `alds export`."""
     return ExportForm(
-        architecture=result.network.architecture,
+        architecture=result.architecture,
         format=result.format,
         opset=result.opset,
         traced=result.traced,

@@ -20,6 +20,7 @@ from alds_cli.network.networks import Network
 from alds_cli.network.observed_outputs import difference, tensors_in
 from alds_cli.network.opening import answering, open_network
 from alds_cli.options.export_options import ExportOptions
+from alds_cli.records import Architecture
 from alds_cli.tracing.trace import count_parameters
 
 Form = Literal["onnx", "pt2", "ts"]
@@ -45,7 +46,7 @@ class ExportResult:
     """A file that was written.
 
     Attributes:
-        network: the network in it.
+        architecture: what builds the network, as far as that is known.
         params: the number of its parameters.
         output: the file.
         format: what it is.
@@ -61,7 +62,7 @@ class ExportResult:
         seconds: how long it took.
     """
 
-    network: Network
+    architecture: Architecture | None
     params: int
     output: Path
     format: Form
@@ -108,7 +109,7 @@ def export(options: ExportOptions) -> ExportResult:
         largest = _compared(written, temporary, expected, sample)
     inputs, outputs = _ports(sample, expected)
     return ExportResult(
-        network=network,
+        architecture=network.architecture,
         params=params,
         output=output,
         format=form,
