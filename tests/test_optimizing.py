@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given, settings
@@ -27,7 +28,6 @@ from alds_cli.surgery import make_pair
 from alds_cli.surgery.inference_form import (
     can_vary,
     foldable_norms,
-    multiplied,
     put_into_inference_form,
 )
 
@@ -102,15 +102,19 @@ def test_every_way_to_run_a_pair_gives_the_same(case):
     inputs = torch.randn(2, layer.in_channels, *[7] * len(layer.kernel_size), dtype=torch.float64)
     ways = dict(_ways(pair))
     groups = pair.first.groups
-    assert set(ways) == {0} | {n for n in range(1, groups + 1) if groups % n == 0}
-    assert tuple(ways[0].weight.shape) == tuple(layer.weight.shape)
+    merges = {number for kind, number in ways if kind == "merged"}
+    assert merges == {n for n in range(2, groups + 1) if groups % n == 0}
+    ranks = {number for kind, number in ways if kind == "padded"}
+    assert ranks == {4, 8, 16, 32} - {choice.j}
+    assert tuple(ways["multiplied", 0].weight.shape) == tuple(layer.weight.shape)
     for way in ways.values():
         same(pair, way, inputs)
 
 
 def test_linear_pairs_run_as_one_layer():
     pair = filled(make_pair(nn.Linear(12, 9, device="meta"), Choice(0, 1, 3)))
-    same(pair, multiplied(pair), torch.randn(4, 5, 12, dtype=torch.float64))
+    for way in dict(_ways(pair)).values():
+        same(pair, way, torch.randn(4, 5, 12, dtype=torch.float64))
 
 
 def test_what_is_no_pair_of_two_layers_stays():
@@ -182,6 +186,7 @@ def test_only_what_nothing_else_reads_is_folded():
         Inference({"bn1": "layer3.0.conv1"}),
         Inference(merged={"conv1": 2}),
         Inference(merged={"layer1.0.conv1": 5}),
+        Inference(padded={"layer1.0.conv1": 1}),
         Inference(multiplied=["linear"]),
     ],
 )
@@ -227,7 +232,13 @@ def test_networks_that_need_contiguous_activations_stay_so():
 
 
 @pytest.fixture
-def small(digits, tmp_path):
+def small(digits, tmp_path, monkeypatch):
+    """An artefact; the last form that is tried counts as the fastest, whatever the times are."""
+    monkeypatch.setattr(
+        fastest_form._Search,
+        "fastest",
+        lambda _, forms: (list(forms)[-1], {name: np.ones(3) for name in forms}),
+    )
     path = tmp_path / "small.safetensors"
     api.compress(digits / "model.pt", ratio=0.4, output=path)
     return path

@@ -221,6 +221,7 @@ def optimization(result: OptimizeResult) -> OptimizeForm:
     return OptimizeForm(
         folded=form.folded,
         merged=form.merged,
+        padded=form.padded,
         multiplied=form.multiplied,
         channels_last=form.channels_last,
         latency_before=found.before,

@@ -54,6 +54,7 @@ def _table(result: OptimizeResult) -> Rows:
     made.add_row("normalisations folded", str(len(form.folded)))
     made.add_row("weights channels-last", "yes" if form.channels_last else "no")
     made.add_row("pairs with groups merged", str(len(form.merged)))
+    made.add_row("pairs with ranks padded", str(len(form.padded)))
     made.add_row("pairs run as one layer", str(len(form.multiplied)))
     made.add_row("before", f"{found.before.median_ms:.2f} ms")
     made.add_row("after", f"{found.after.median_ms:.2f} ms")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from alds_cli.surgery.inference_form import (
     lay_channels_last,
     merged,
     multiplied,
+    padded,
     put_into_inference_form,
 )
 from alds_cli.tracing.trace import floating_type
@@ -46,8 +47,13 @@ _GAIN = 0.95
 _MOST_WEIGHTS = 1 << 24
 """The most weights, zeros included, that a half of merged groups may have."""
 
-_MULTIPLIED = 0
-"""The way to run a pair as one layer; the others are how many groups of the first half are one."""
+_MULTIPLES = (4, 8, 16, 32)
+"""The ranks that suit processors are multiples of their vectors."""
+
+_Way = tuple[Literal["as it is", "merged", "padded", "multiplied"], int]
+"""A way to run a pair: how many groups of its first half are one, or the rank of its slices."""
+
+_PLAIN: _Way = ("as it is", 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,7 @@ def fastest_form(
         forms["channels-last"] = replace(plain, channels_last=True)
     best, times = search.fastest(forms)
     varied = search.varied(forms[best], pairs)
-    if varied.merged or varied.multiplied:
+    if varied.merged or varied.padded or varied.multiplied:
         forms = {"as it is": Inference(), best: forms[best], "pairs in other ways": varied}
         best, times = search.fastest(forms)
     before, after = times["as it is"], times[best]
@@ -149,8 +155,8 @@ class _Search:
         varying = [name for name in pairs if can_vary(module.get_submodule(name))]
         if not varying:
             return form
-        ways = {}
-        known: dict[tuple[Any, ...], int] = {}
+        ways: dict[str, _Way] = {}
+        known: dict[tuple[Any, ...], _Way] = {}
         with evaluating(module, self.device) as placed, torch.inference_mode():
             shapes = self._input_shapes(placed, varying)
             for done, (name, shape) in enumerate(shapes.items()):
@@ -163,8 +169,9 @@ class _Search:
         self.progress(ProgressEvent("time", len(shapes), len(shapes)))
         return replace(
             form,
-            merged={name: way for name, way in ways.items() if way > 1},
-            multiplied=[name for name, way in ways.items() if way == _MULTIPLIED],
+            merged={name: number for name, (kind, number) in ways.items() if kind == "merged"},
+            padded={name: number for name, (kind, number) in ways.items() if kind == "padded"},
+            multiplied=[name for name, (kind, _) in ways.items() if kind == "multiplied"],
         )
 
     def _input_shapes(self, module: nn.Module, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
@@ -188,8 +195,8 @@ class _Search:
         )
 
 
-def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> int:
-    """Return the fastest way to run a pair; 1, which is as it is, where none is so by a margin."""
+def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> _Way:
+    """Return the fastest way to run a pair; as it is, where none is faster by a margin."""
     inputs = Filler(device).tensor(shape, pair.first.weight.dtype)
     ways = dict(_ways(pair))
     if form.channels_last and inputs.ndim == 4:
@@ -203,17 +210,20 @@ def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.
 
     runs = {name: partial(way, inputs) for name, way in ways.items()}
     times = in_turns(runs, device, rounds=rounds, warmup=2)
-    shares = {name: paired(own, times[1]).median for name, own in times.items()}
+    shares = {name: paired(own, times[_PLAIN]).median for name, own in times.items()}
     best = min(shares, key=lambda name: shares[name])
-    return best if shares[best] <= _GAIN else 1
+    return best if shares[best] <= _GAIN else _PLAIN
 
 
-def _ways(pair: Any) -> Iterator[tuple[int, nn.Module]]:
-    """Yield the ways to run a pair, each with a number; 1 is as it is."""
-    yield 1, pair
+def _ways(pair: Any) -> Iterator[tuple[_Way, nn.Module]]:
+    """Yield the ways to run a pair."""
+    yield _PLAIN, pair
     groups = getattr(pair.first, "groups", 1)
     for together in range(2, groups + 1):
         weights = pair.first.weight.numel() * together
         if groups % together == 0 and weights <= _MOST_WEIGHTS:
-            yield together, nn.Sequential(merged(pair.first, together), pair.second).eval()
-    yield _MULTIPLIED, multiplied(pair)
+            yield ("merged", together), nn.Sequential(merged(pair.first, together), pair.second)
+    rank = pair.first.weight.shape[0] // groups
+    for higher in sorted({-(-rank // multiple) * multiple for multiple in _MULTIPLES} - {rank}):
+        yield ("padded", higher), padded(pair, higher)
+    yield ("multiplied", 0), multiplied(pair)

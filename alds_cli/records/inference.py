@@ -15,11 +15,13 @@ class Inference:
     Attributes:
         folded: normalisations, each with the convolution before it whose weights take it up.
         merged: pairs, each with how many of its first half's groups are taken as one.
+        padded: pairs, each with the rank of its slices when zeros fill it up to suit vectors.
         multiplied: pairs that run as the one layer that they stand for.
         channels_last: whether the weights of two-dimensional convolutions lie channels-last.
     """
 
     folded: Mapping[Term, Term] = field(default_factory=dict)
     merged: Mapping[Term, Positive] = field(default_factory=dict)
+    padded: Mapping[Term, Positive] = field(default_factory=dict)
     multiplied: Sequence[Term] = ()
     channels_last: bool = False

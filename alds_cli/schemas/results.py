@@ -218,11 +218,13 @@ class OptimizeForm(Printed):
     """Printed by `alds optimize`; `saved` is the fraction of the time that is saved.
 
     `folded` gives for every normalisation the convolution that takes it up, `merged` for pairs how
-    many groups of the first half are one. Pairs that are `multiplied` run as one layer.
+    many groups of the first half are one, `padded` the rank of slices with zeros added. Pairs
+    that are `multiplied` run as one layer.
     """
 
     folded: Mapping[str, str]
     merged: Mapping[str, int]
+    padded: Mapping[str, int]
     multiplied: Sequence[str]
     channels_last: bool
     latency_before: Latency

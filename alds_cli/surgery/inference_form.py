@@ -1,7 +1,8 @@
 """Exact changes to a network that is only asked for answers, which make it faster.
 
 Normalisations are folded into the convolutions before them, the first halves of pairs take several
-of their groups as one, pairs run as the layers that they stand for, and weights lie channels-last.
+of their groups as one, slices get ranks that suit vectors, pairs run as the layers that they stand
+for, and weights lie channels-last.
 Nothing of this changes what the network computes in evaluation mode, but for rounding. Files hold
 the network without these changes and a list of them, so that it can still be trained, and
 multiplied back.
@@ -9,6 +10,7 @@ multiplied back.
 
 from __future__ import annotations
 
+import copy
 from operator import add, mul
 from typing import Any
 
@@ -66,6 +68,8 @@ def put_into_inference_form(network: nn.Module, inference: Inference) -> nn.Modu
             _fold(network, norm, layer)
         for name, together in inference.merged.items():
             _merge(network, name, together)
+        for name, rank in inference.padded.items():
+            put_at(network, name, padded(_pair(network, name), rank))
         for name in inference.multiplied:
             put_at(network, name, multiplied(_pair(network, name)))
         if inference.channels_last:
@@ -150,6 +154,37 @@ def merged(layer: Any, together: int) -> nn.Module:
     made.bias = layer.bias
     made.train(layer.training)
     return made  # type: ignore[no-any-return]
+
+
+def padded(pair: Any, rank: int) -> nn.Sequential:
+    """Return a pair that does the same with slices of a higher rank, of which the rest is zero.
+
+    Raises:
+        PlanError: its slices have a higher one already.
+    """
+    first, second = pair.first, pair.second
+    slices = getattr(first, "groups", 1)
+    own = first.weight.shape[0] // slices
+    if rank < own:
+        raise PlanError(f"slices of rank {own} cannot be padded to {rank}")
+    made = copy.deepcopy(pair)
+    apart = slices // getattr(second, "groups", 1)
+    rows = first.weight.detach().unflatten(0, (slices, own))
+    columns = second.weight.detach().unflatten(1, (apart, own))
+    made.first.weight = _with_zeros(rows, 1, rank, 0)
+    made.second.weight = _with_zeros(columns, 2, rank, 1)
+    width = "out_features" if isinstance(first, nn.Linear) else "out_channels"
+    setattr(made.first, width, slices * rank)
+    setattr(made.second, width.replace("out", "in"), slices * rank)
+    return made  # type: ignore[no-any-return]
+
+
+def _with_zeros(weight: Tensor, axis: int, extent: int, start: int) -> nn.Parameter:
+    """Extend an axis by zeros, and make one of it and the axis before, which is `start`."""
+    shape = list(weight.shape)
+    shape[axis] = extent - shape[axis]
+    whole = torch.cat([weight, weight.new_zeros(shape)], axis)
+    return nn.Parameter(whole.flatten(start, axis), requires_grad=False)
 
 
 def multiplied(pair: Any) -> nn.Module:
