@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import gc
 import os
 import signal
 import sys
@@ -39,6 +41,14 @@ def held(what):
         if name == what:
             return int(value.split()[0]) << 10
     raise AssertionError(what)
+
+
+def give_back():
+    """Give freed memory back, which other tests would not find in pieces large enough."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
+    if trim is not None:
+        trim(0)
 
 
 def forget_peak():

@@ -39,6 +39,14 @@ def corpus(tmp_path_factory):
         return corpora.make(tmp_path_factory.mktemp("corpus"))
 
 
+@pytest.fixture(autouse=True)
+def nothing_stays_logged(caplog):
+    """Forget what was logged: pytest keeps it all, with errors and whatever these refer to."""
+    yield
+    caplog.clear()
+    harness.give_back()
+
+
 def models(name):
     """What can be done with a model file."""
     return (
