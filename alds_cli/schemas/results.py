@@ -215,11 +215,9 @@ class EvaluateForm(MeasuredForm, Printed):
 
 
 class OptimizeForm(Printed):
-    """Printed by `alds optimize`; `saved` is the fraction of the time that is saved.
+    """Printed by `alds optimize`: what was changed, as an artefact lists it, and the times.
 
-    `folded` gives for every normalisation the convolution that takes it up, `merged` for pairs how
-    many groups of the first half are one, `padded` the rank of slices with zeros added. Pairs
-    that are `multiplied` run as one layer.
+    `saved` is the fraction of the time that is saved.
     """
 
     folded: Mapping[str, str]
