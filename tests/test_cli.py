@@ -519,7 +519,7 @@ def test_killed_at_any_moment_leaves_old_or_new(digits, tmp_path, command):
     whole_run = time.monotonic() - start
     new = target.read_bytes()
     seen = set()
-    for part in range(1, 13):
+    for part in range(1, 13, 2):
         target.write_bytes(b"old")
         process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:

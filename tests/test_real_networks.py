@@ -25,10 +25,9 @@ def top1(model, data):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("depth", "expected"), [(20, 91.92), (56, 93.70)])
-def test_accuracy_equals_plain_pytorch_to_the_image(shared, data, depth, expected):
-    path = weights(shared, depth)
-    network = architectures.build(Architecture(f"cifar_resnet{depth}"))
+def test_accuracy_equals_plain_pytorch_to_the_image(shared, data):
+    path = weights(shared, 20)
+    network = architectures.build(Architecture("cifar_resnet20"))
     network.load_state_dict(load_file(path))
     file = load_file(data.removeprefix("tensors:"))
     mean = torch.tensor([0.485, 0.456, 0.406])
@@ -44,7 +43,7 @@ def test_accuracy_equals_plain_pytorch_to_the_image(shared, data, depth, expecte
     found = api.evaluate(path, data, latency=False).model.quality
     assert found.images == 5000
     assert round(found.top1 * found.images / 100) == correct
-    assert found.top1 == pytest.approx(expected)
+    assert found.top1 == pytest.approx(91.92)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ def test_a_killed_training_ends_with_the_bytes_of_an_undisturbed_one(tmp_path, d
     subprocess.run(arguments(digits, undisturbed), check=True, capture_output=True)
     state = killed.with_name("x.safetensors.training")
     chance, kills = random.Random(0), 0
-    for _ in range(int(os.environ.get("ALDS_TEST_KILLS", "4"))):
+    for _ in range(int(os.environ.get("ALDS_TEST_KILLS", "3"))):
         command = arguments(digits, killed) + ["--resume"] * (kills > 0)
         process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         begun(state, process)

@@ -21,12 +21,10 @@ KINDS = [
     "deeplabv3_mobilenet_v3_large",
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fcos_resnet50_fpn",
-    "keypointrcnn_resnet50_fpn",
     "lraspp_mobilenet_v3_large",
     "maskrcnn_resnet50_fpn_v2",
     "mc3_18",
     "retinanet_resnet50_fpn",
-    "s3d",
     "ssdlite320_mobilenet_v3_large",
     "swin_v2_t",
 ]
