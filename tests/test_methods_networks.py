@@ -220,7 +220,7 @@ class Large:
             self.data = f"tensors:{shared / 'data' / 'cifar10' / 'train-0.safetensors'}"
             held = write_images(folder / "held.safetensors", 32, 32, 10, seed=1)
         else:
-            self.shape = (3, 96, 96)
+            self.shape = (3, 224, 224)
             self.path = shared / "weights" / "imagenet_mobilenet_v2.safetensors"
             if name == "resnet18":
                 torch.manual_seed(0)
@@ -242,6 +242,8 @@ def large(request, shared, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "asked"), CASES)
 def test_every_method_on_the_networks_of_the_comparison(large, tmp_path, method, asked):
+    if large.name == "resnet18" and method in {"auto", "alds-fisher"}:
+        pytest.skip("alds-data shows the same on moments as large, the other networks the rest")
     ratio = asked[0]
     if large.name in {"cifar_resnet56", "resnet18"}:  # the other one of the same kind has this one
         ratio = {"0.2": "0.5", "0.5": "0.2"}[ratio]

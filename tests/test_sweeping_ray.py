@@ -310,7 +310,7 @@ def test_only_the_result_reaches_standard_output(digits, tmp_path):
     assert len(lines) == 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM])
 def test_interruptions_keep_what_is_done(digits, tmp_path, number):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     arguments = words(digits, tmp_path / "run", "--steps", "40", "--repeats", "1")

@@ -22,7 +22,6 @@ KINDS = [
     "fasterrcnn_mobilenet_v3_large_320_fpn",
     "fcos_resnet50_fpn",
     "lraspp_mobilenet_v3_large",
-    "maskrcnn_resnet50_fpn_v2",
     "mc3_18",
     "retinanet_resnet50_fpn",
     "ssdlite320_mobilenet_v3_large",
