@@ -226,7 +226,7 @@ def optimization(result: OptimizeResult) -> OptimizeForm:
         channels_last=form.channels_last,
         latency_before=found.before,
         latency_after=found.after,
-        saved=1 - found.ratio.median,
+        saved=found.saved,
         difference=result.difference,
         device=result.device,
         bytes=result.nbytes,

@@ -122,10 +122,10 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
     shape = Batches(images, prepared, batch_size=1).input_shape
     if options.latency:
         require_moderate(options.latency_batch_size, shape)
-    if options.latency:
-        _treat_alike(networks, shape, options.latency_batch_size, place)
     costs = {task: _footprint(network, shape) for task, network in networks.items()}
     bounds.require_known(costs["evaluate"])
+    if options.latency:  # after what may be refused, since it takes seconds
+        _treat_alike(networks, shape, options.latency_batch_size, place)
     for network in networks.values():
         network.module = answering(network)
     run = _Run(networks, options, prepared, place)

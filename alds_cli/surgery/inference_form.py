@@ -2,10 +2,9 @@
 
 Normalisations are folded into the convolutions before them, the first halves of pairs take several
 of their groups as one, slices get ranks that suit vectors, pairs run as the layers that they stand
-for, and weights lie channels-last.
-Nothing of this changes what the network computes in evaluation mode, but for rounding. Files hold
-the network without these changes and a list of them, so that it can still be trained, and
-multiplied back.
+for, and weights lie channels-last. Nothing of this changes what the network computes in evaluation
+mode, but for rounding. Files hold the network without these changes and a list of them, so that it
+can still be trained, and multiplied back.
 """
 
 from __future__ import annotations
@@ -171,20 +170,20 @@ def padded(pair: Any, rank: int) -> nn.Sequential:
     apart = slices // getattr(second, "groups", 1)
     rows = first.weight.detach().unflatten(0, (slices, own))
     columns = second.weight.detach().unflatten(1, (apart, own))
-    made.first.weight = _with_zeros(rows, 1, rank, 0)
-    made.second.weight = _with_zeros(columns, 2, rank, 1)
+    made.first.weight = _with_zeros(rows, 1, rank)
+    made.second.weight = _with_zeros(columns, 2, rank)
     width = "out_features" if isinstance(first, nn.Linear) else "out_channels"
     setattr(made.first, width, slices * rank)
     setattr(made.second, width.replace("out", "in"), slices * rank)
     return made  # type: ignore[no-any-return]
 
 
-def _with_zeros(weight: Tensor, axis: int, extent: int, start: int) -> nn.Parameter:
-    """Extend an axis by zeros, and make one of it and the axis before, which is `start`."""
+def _with_zeros(weight: Tensor, axis: int, extent: int) -> nn.Parameter:
+    """Extend an axis by zeros, and make one of it and the axis before."""
     shape = list(weight.shape)
     shape[axis] = extent - shape[axis]
     whole = torch.cat([weight, weight.new_zeros(shape)], axis)
-    return nn.Parameter(whole.flatten(start, axis), requires_grad=False)
+    return nn.Parameter(whole.flatten(axis - 1, axis), requires_grad=False)
 
 
 def multiplied(pair: Any) -> nn.Module:
