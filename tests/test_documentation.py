@@ -2,7 +2,7 @@
 
 The blocks of a page run one after another in one folder, as somebody does who types them; `pages`
 tells what marks they may have. A line that is nothing but an `alds` command runs in a process that
-is forked with torch imported already, all others in a shell that finds the installed `alds`.
+is forked with the slow imports made already, all others in a shell that finds the installed `alds`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import multiprocessing
 import os
 import shlex
 import subprocess
 import sys
-import traceback
 from pathlib import Path
 
 import jsonschema
 import pytest
 import torch
+from forked_commands import run_forked
 from pages import (
     MARKS,
     PAGES,
@@ -255,7 +254,7 @@ def run_command(command, folder):
     plain = words[:1] == ["alds"] and not any(set(word) <= set("();<>|&") for word in words)
     if not plain or "$" in command:
         return _run_shell(command, folder)
-    return _run_forked(shlex.split(command, comments=True)[1:], folder)
+    return run_forked(shlex.split(command, comments=True)[1:], folder, COLUMNS=WIDTH)
 
 
 def _run_shell(command, folder):
@@ -270,36 +269,3 @@ def _run_shell(command, folder):
         check=False,
     )
     return done.returncode, done.stdout
-
-
-def _run_forked(arguments, folder):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torchvision", "alds_cli.api", "alds_cli.cli.app"])
-    output = folder / ".printed"
-    cache = os.environ["ALDS_CACHE_DIR"]
-    child = context.Process(target=_alds, args=(arguments, str(folder), str(output), cache))
-    child.start()
-    child.join()
-    printed = output.read_text(encoding="utf-8")
-    output.unlink()
-    return child.exitcode, printed
-
-
-def _alds(arguments, folder, output, cache):
-    """The command as the installed script runs it; both streams go to a file."""
-    file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for stream in (1, 2):
-        os.dup2(file, stream)
-    os.chdir(folder)
-    os.environ.update(ALDS_CACHE_DIR=cache, COLUMNS=WIDTH)
-    sys.argv = ["alds", *arguments]
-    sys.path.pop(0)
-    from alds_cli.cli.app import main  # noqa: PLC0415 - its server has imported it already
-
-    try:
-        main()
-    except SystemExit:
-        raise
-    except BaseException:
-        traceback.print_exc()
-        raise

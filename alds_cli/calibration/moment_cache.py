@@ -23,6 +23,7 @@ from alds_cli.checkpoint.moment_files import (
     cached_moments,
     trim_cached_moments,
 )
+from alds_cli.checkpoint.user_cache import tell_not_cached
 from alds_cli.datasets import Batch, Batches
 from alds_cli.errors import OutputError
 from alds_cli.runtime.devices import device_name
@@ -61,7 +62,7 @@ def kept_moments(
             try:
                 stack.enter_context(claimed(files.folder.with_suffix(".lock"), wait=True))
             except OutputError as error:
-                _log.warning("moments of %s are not cached: %s", kind, error)
+                tell_not_cached(error)
                 files = None
             else:  # another process may have gathered them meanwhile
                 unknown = {name: shape for name, shape in shapes.items() if name not in found}
@@ -85,7 +86,10 @@ def stored(
     try:
         return files.store(name, moments), files
     except OutputError as error:
-        _log.warning("moments of layers are held in memory: %s", error)
+        if files.cached:
+            tell_not_cached(error)
+        else:
+            _log.warning("moments of layers are held in memory: %s", error)
         return moments, None
 
 

@@ -1,7 +1,6 @@
 """Reading and writing model files: formats, safe loading, atomic saving, tables, plans."""
 
 from alds_cli.checkpoint.error_tables import (
-    cache_folder,
     cache_path,
     hash_tensors,
     load_cached,
@@ -13,6 +12,7 @@ from alds_cli.checkpoint.files import replacing, require_apart, require_writable
 from alds_cli.checkpoint.plans import read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
 from alds_cli.checkpoint.unwrapping import Selection, select_entries
+from alds_cli.checkpoint.user_cache import cache_folder
 from alds_cli.checkpoint.writing import Document, artefact_size, dump_torch, write_artefact
 
 __all__ = [

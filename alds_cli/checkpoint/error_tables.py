@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from alds_cli.checkpoint.files import replacing, require_regular
+from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.user_cache import cache_folder, tell_not_cached
 from alds_cli.errors import OutputError, TableError
 from alds_cli.numerics.fold import option_costs
 from alds_cli.numerics.spectra import MEASURES
@@ -45,12 +44,6 @@ Array = NDArray[Any]
 _NONSENSE = (ValueError, TypeError, AttributeError, ZeroDivisionError, OverflowError)
 
 
-def cache_folder() -> Path:
-    """Return the folder for tables: $ALDS_CACHE_DIR, or else the user's cache folder."""
-    chosen = os.environ.get("ALDS_CACHE_DIR")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("alds")
-
-
 def cache_path(weights_hash: str) -> Path:
     """Return the path of the table of a network with these weights."""
     return cache_folder() / f"table-v{TABLE_VERSION}-{weights_hash}.safetensors"
@@ -64,7 +57,7 @@ def load_cached(weights_hash: str, specs: Mapping[str, LayerSpec]) -> ErrorTable
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        logger.warning("the cache %s cannot be read: %s", path.parent, error.strerror)
+        tell_not_cached(error)
         return None
     try:
         return read_table(path, weights_hash, specs)
@@ -77,10 +70,10 @@ def store_cached(table: ErrorTable) -> Path | None:
     """Store a table for later runs; failing to write the cache is only a warning."""
     path = cache_path(table.weights_hash)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_table(table, path)
-    except (OutputError, OSError) as error:
-        logger.warning("the error table was not cached: %s", error)
+    except OutputError as error:
+        tell_not_cached(error)
         return None
     return path
 

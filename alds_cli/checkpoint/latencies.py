@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint.error_tables import cache_folder
-from alds_cli.checkpoint.files import replacing, require_regular
+from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.user_cache import cache_folder, tell_not_cached
 from alds_cli.errors import OutputError, TableError
 from alds_cli.records import Choice
 from alds_cli.schemas import MalformedError, held, parsed
@@ -103,11 +103,14 @@ def store_latencies(
     try:
         layers = {key: _form(entry) for key, entry in merged.items()}
         text = held(LatencyForm, conditions=dict(conditions), layers=layers).text()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with replacing(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    except (OutputError, MalformedError, OSError) as error:
+    except MalformedError as error:
         logger.warning("the measured times were not cached: %s", error)
+        return None
+    except OutputError as error:
+        tell_not_cached(error)
         return None
     return path
 

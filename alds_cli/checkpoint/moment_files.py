@@ -21,8 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from alds_cli.checkpoint.error_tables import cache_folder
 from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.user_cache import cache_folder
 from alds_cli.errors import TableError
 from alds_cli.schemas import MalformedError, held, parsed
 from alds_cli.schemas.file_forms import MomentsForm
@@ -79,6 +79,11 @@ class MomentFiles:
 
     def __init__(self, folder: Path, key: str) -> None:
         self.folder, self._key = folder, key
+
+    @property
+    def cached(self) -> bool:
+        """Whether they are in the cache, and not in a folder for one run."""
+        return self.folder.parent == cache_folder()
 
     def path(self, layer: str) -> Path:
         """Return the path of a layer's file; names of layers may be too long for one."""

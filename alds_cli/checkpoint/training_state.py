@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from alds_cli.checkpoint.error_tables import cache_folder
 from alds_cli.checkpoint.files import replacing, require_regular
 from alds_cli.checkpoint.reading import kind_of, refusals
 from alds_cli.checkpoint.torch_files import read_archive
+from alds_cli.checkpoint.user_cache import cache_folder
 from alds_cli.checkpoint.writing import dump_torch
 from alds_cli.errors import CheckpointError
 

@@ -23,6 +23,7 @@ from alds_cli.checkpoint.training_state import (
     read_state,
     write_state,
 )
+from alds_cli.checkpoint.user_cache import tell_not_cached
 from alds_cli.datasets import Batches, MaskedImages, opened
 from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
@@ -191,7 +192,7 @@ class _KeptState:
             write_state(state, self._path)
         except OutputError as error:
             self._broken = True
-            logger.warning("an interrupted tuning would start anew: %s", error)
+            tell_not_cached(error)
         else:
             step = state["at"]["step"]
             logger.info("the same command goes on with tuning after step %d, if interrupted", step)
