@@ -138,8 +138,11 @@ def test_a_transformer_with_pairs_as_a_program(tmp_path):
     torch.manual_seed(0)
     spec = "words:{ids:int64[1,5]<11},mask:float[1,5]"
     source = alds_cli.Source(input_spec=spec)
-    small = alds_cli.compress(Encoder().eval(), source=source, ratio=0.2, method="svd").network
-    assert any("attn" in name for name in small.plan.decomposed)
+    small = alds_cli.compress(
+        Encoder().eval(), source=source, ratio=0.2, method="alds-simple", method_args={"k": 2}
+    ).network
+    slices = {name: choice.k for name, choice in small.plan.decomposed.items()}
+    assert slices["layer.self_attn.in_proj"] == slices["layer.linear1"] == 2
     path = tmp_path / "small.pt2"
     told = alds_cli.export(small, output=path)
     assert [(own.name, own.shape) for own in told.inputs] == [

@@ -93,7 +93,7 @@ def test_full_rank_loses_nothing(kind):
     spec = specs["layer"]
     found = gather_input_moments(network, specs, in_batches(inputs))["layer"]
     before = network(inputs)
-    for k in (1, 2) if kind != "tokens" else (1,):  # sequences take no grouped half
+    for k in (1, 2):
         choice = Choice(0, k, full_rank(spec.weight_shape, 0, k, spec.groups))
         torch.testing.assert_close(
             replaced(network, spec, found, choice)(inputs), before, rtol=0, atol=1e-6

@@ -14,6 +14,7 @@ from alds_cli.errors import PlanError
 from alds_cli.numerics.fold import divisors, full_rank
 from alds_cli.records import Choice
 from alds_cli.surgery import (
+    SlicedLinear,
     dense_state,
     find_layers,
     require_fitting,
@@ -43,8 +44,8 @@ def test_several_slices_of_a_linear_layer_run_as_a_grouped_product():
     network = nn.Sequential(nn.Linear(12, 20))
     decompose(network, "0", 0, 4, 2)
     first = network.get_submodule("0.first")
-    assert isinstance(first, nn.Conv1d)
-    assert first.groups == 4
+    assert isinstance(first, SlicedLinear)
+    assert first.slices == 4
     assert sum(p.numel() for p in network.parameters()) == 2 * (4 * 20 + 12) + 20
 
 
@@ -151,9 +152,6 @@ def test_layers_that_must_be_kept_carry_their_reason():
     assert "weight norm" in reasons["normed"]
     assert "shared" in reasons["tied_a"]
     assert "without calling" in reasons["unused"]
-    assert layers["tokens"].max_slices == 1
-    assert layers["attention.in_proj"].max_slices == 1
-    assert layers["plain"].max_slices is None
 
 
 def test_without_a_trace_a_fresh_network_has_the_same_layers():
@@ -165,19 +163,6 @@ def test_without_a_trace_a_fresh_network_has_the_same_layers():
     for name, spec in traced.items():
         if spec.reason is None:
             assert untraced[name].reason is None
-
-
-def test_a_layer_given_sequences_at_any_call_has_one_slice():
-    class Twice(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.Linear(4, 4)
-
-        def forward(self, rows):
-            return self.layer(self.layer(rows.flatten(0, 1)).unflatten(0, (1, 3)))
-
-    network = Twice()
-    assert find_layers(network, trace(network, (3, 4)))["layer"].max_slices == 1
 
 
 @pytest.mark.parametrize(

@@ -193,26 +193,6 @@ def test_halves_have_the_type_of_the_layer(family, dtype):
     torch.testing.assert_close(layer_weight(original[0]), weight, rtol=0, atol=tolerance)
 
 
-def test_grouped_linear_pairs_cost_what_the_formula_says():
-    network = nn.Sequential(nn.Linear(12, 20))
-    before = trace(network, (12,))
-    spec = find_layers(network, before)["0"]
-    install_random(network, "0", Choice(0, 4, 2))
-    macs = pair_macs(spec, before.calls["0"].shapes, Choice(0, 4, 2))
-    assert trace(network, (12,)).macs == macs == 2 * (4 * 20 + 12)
-
-
-@pytest.mark.parametrize("shape", [(12,), (5, 12), (2, 3, 12)])
-def test_linear_pairs_cost_what_the_formula_says_on_sequences(shape):
-    network = nn.Sequential(nn.Linear(12, 20), nn.ReLU(), nn.Linear(20, 12))
-    before = trace(network, shape)
-    spec = find_layers(network, before)["2"]
-    install_random(network, "2", Choice(0, 1, 3))
-    after = trace(network, shape)
-    saved = before.calls["2"].macs - pair_macs(spec, before.calls["2"].shapes, Choice(0, 1, 3))
-    assert before.macs - after.macs == saved
-
-
 class Pyramid(nn.Module):
     """One layer applied to images of several sizes, as detection heads are."""
 

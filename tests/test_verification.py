@@ -378,9 +378,9 @@ def test_nothing_unrun_is_written_unless_the_user_says_so(ids_file, run, extra):
     assert network(torch.ones(2, 7, dtype=torch.long)).shape == (2, 7, 32)
 
 
-def test_an_unverified_network_has_one_slice_in_linear_layers(ids_file):
+def test_an_unverified_network_may_have_several_slices_in_linear_layers(ids_file):
     source = Source(arch="idsnet:Ids")
     found = alds_cli.compress(ids_file, source, ratio=0.4, unverified=True, cache=False)
-    assert rank_slices(found.report) == {1}
+    assert max(rank_slices(found.report)) > 1
     assert found.report.verified is False
     assert found.report.ratio >= 0.4

@@ -385,5 +385,6 @@ def product(pair):
 def _blocks(layer):
     """Return a layer's weight in float64 as groups × out × in × kernel."""
     weight = layer.weight.detach().double()
-    blocks = weight.reshape(getattr(layer, "groups", 1), -1, *weight.shape[1:])
+    groups = getattr(layer, "slices", getattr(layer, "groups", 1))
+    blocks = weight.reshape(groups, -1, *weight.shape[1:])
     return blocks.transpose(1, 2) if "Transpose" in type(layer).__name__ else blocks

@@ -261,9 +261,7 @@ class Session:
         if self.before.failure is None:
             return
         if self.options.dry_run or self.options.unverified:
-            logger.warning(
-                "nothing was run, so linear layers take one slice: %s", self.before.failure
-            )
+            logger.warning("nothing was run: %s", self.before.failure)
             return
         raise unverifiable(self.before.failure, self.network.inputs)
 

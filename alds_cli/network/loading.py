@@ -43,6 +43,7 @@ from alds_cli.records import (
 )
 from alds_cli.surgery import (
     current_norm_names,
+    current_tensors,
     dense_pruned_state,
     dense_state,
     detach_computed,
@@ -179,7 +180,7 @@ def _open_artefact(
     if plan.pruned:
         prune_network(module, plan.pruned, input_shape=_sample_shape(document))
     further = _stated_groups(module, document, checkpoint.name)
-    tensors: Mapping[str, Tensor] = completed(checkpoint.tensors, further)
+    tensors = current_tensors(module, completed(checkpoint.tensors, further))
     architectures.require_match(arch, shapes_of(module.state_dict()), shapes_of(tensors))
     if multiply_back and _changed(plan):
         module = skeleton(arch, tensors)

@@ -78,8 +78,8 @@ def stated_inputs(source: Source) -> InputSpec | None:
 def load(path: str | Path, **source: Any) -> nn.Module:
     """Load the network in a model file, on the CPU and in evaluation mode.
 
-    Artefacts become networks of plain `torch.nn` modules; optimised ones in the form that only
-    gives answers.
+    In artefacts, pairs of modules stand in the place of layers; optimised ones come in the form
+    that only gives answers.
 
     Args:
         path: any file that the commands take.

@@ -143,7 +143,7 @@ class LayerSpec:
     `kernel` is () for a linear layer, else one extent per spatial dimension. With `groups`,
     k counts the slices inside each group: it divides `in_channels` / `groups`.
     `reason` says why the layer must stay as it is; None where it may be decomposed.
-    `max_slices` caps k where the surroundings allow no grouped first half.
+    `max_slices` caps k where the surroundings allow no slices.
 
     The packed projection of an `nn.MultiheadAttention` NAME is a linear layer
     `NAME.in_proj`, whatever the attention calls its tensors.

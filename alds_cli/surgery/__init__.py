@@ -1,7 +1,8 @@
 """Turning a network and a plan into a network of plain `torch.nn` modules.
 
-Only two things become modules of this package, because no `torch.nn` module does the same: an
-`nn.MultiheadAttention` with a pair in it, and the first half of a pair of clustered columns.
+Only three things become modules of this package, because no `torch.nn` module does the same: an
+`nn.MultiheadAttention` with a pair in it, the first half of a linear layer's pair with several
+slices, and that of a pair of clustered columns.
 """
 
 from alds_cli.surgery.attention import PairedAttention
@@ -26,12 +27,15 @@ from alds_cli.surgery.replace import (
     require_fitting,
     reshape_network,
 )
+from alds_cli.surgery.sliced_linear import SlicedLinear, current_tensors
 
 __all__ = [
     "ClusteredConv2d",
     "ClusteredLinear",
     "PairedAttention",
+    "SlicedLinear",
     "current_norm_names",
+    "current_tensors",
     "dense_copy",
     "dense_pruned_state",
     "dense_state",

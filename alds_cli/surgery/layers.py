@@ -51,8 +51,7 @@ def find_layers(network: nn.Module, trace: Trace | None = None) -> dict[str, Lay
     Args:
         network: the network, on any device including the meta device.
         trace: a forward pass; with it, layers whose weight the network uses without
-            calling them, or whose attributes its code reads, are recognised, and linear
-            layers on sequences get one slice.
+            calling them, or whose attributes its code reads, are recognised.
 
     Returns:
         A spec for every layer; those that must stay as they are carry the reason.
@@ -94,7 +93,7 @@ def _specs_of(
 def _packed_spec(name: str, attention: nn.MultiheadAttention) -> LayerSpec:
     width = attention.embed_dim
     bias = attention.in_proj_bias is not None
-    return LayerSpec(name, "linear", 3 * width, width, bias=bias, max_slices=1)
+    return LayerSpec(name, "linear", 3 * width, width, bias=bias)
 
 
 def _spec(
@@ -111,7 +110,6 @@ def _spec(
         kernel=() if linear else tuple(module.kernel_size),
         groups=1 if linear else module.groups,
         bias=module.bias is not None,
-        max_slices=1 if attends else _slice_limit(name, around) if linear else None,
     )
     if isinstance(owner, nn.MultiheadAttention):
         reason = computed(module) or reason_in_attention(name, owner, module.weight, around)
@@ -120,18 +118,6 @@ def _spec(
         calls = replace(around, trace=None) if attends else around
         reason = reason_to_keep(spec, module, tuple(_KINDS), calls)
     return replace(spec, reason=reason)
-
-
-def _slice_limit(name: str, around: Surroundings) -> int | None:
-    """Return the most slices of a layer; None for no limit.
-
-    Layers on sequences have one slice, because their grouped product would need a transposition,
-    which no `torch.nn` module does. Layers that no trace saw may be given sequences, too.
-    """
-    if around.trace is None:
-        return None
-    call = around.call(name)
-    return 1 if call is None or any(len(given) > 2 for given, _ in call.shapes) else None
 
 
 _NOT_CALLED = "the forward pass uses its weight without calling the layer"

@@ -4,8 +4,8 @@ The scheme of a choice determines the form, in plans and in artefacts. The form 
 that depends on it: what such a pair is built of, what it holds, whether it fits a layer, and
 how much of the weight it loses.
 
-A pair of slices is two `torch.nn` modules. The `first` half applies the slices' right factors as
-one grouped layer, the `second` half recombines them, separately for each group of the layer. A
+A pair of slices is two modules. The `first` half applies the slices' right factors as one grouped
+layer, the `second` half recombines them, separately for each group of the layer. A
 kernel axis, with its stride, padding, output padding, dilation and padding mode, is carried by
 exactly one half.
 
@@ -34,6 +34,7 @@ from alds_cli.numerics.fold import (
 from alds_cli.records import SLICED, Choice, IntArray, LayerSpec
 from alds_cli.surgery.clustered import ClusteredPairs
 from alds_cli.surgery.layer_contents import TRANSPOSED, canonical, layer_weight
+from alds_cli.surgery.sliced_linear import SlicedLinear
 
 Convolution = (
     nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -111,18 +112,15 @@ class SlicedPairs:
 
 
 def _linear_pair(layer: nn.Linear, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-    """Build two linear layers; several slices run as one grouped convolution of length one."""
+    """Build two linear layers, of which the first is block diagonal if there are several slices."""
     inner = choice.k * choice.j
-    second = nn.Linear(inner, layer.out_features, bias=layer.bias is not None, **options)
     pair = nn.Sequential()
     if choice.k == 1:
         pair.add_module("first", nn.Linear(layer.in_features, inner, bias=False, **options))
     else:
-        grouped = nn.Conv1d(layer.in_features, inner, 1, groups=choice.k, bias=False, **options)
-        pair.add_module("unflatten", nn.Unflatten(-1, (layer.in_features, 1)))
-        pair.add_module("first", grouped)
-        pair.add_module("flatten", nn.Flatten(-2))
-    pair.add_module("second", second)
+        pair.add_module("first", SlicedLinear(layer.in_features, choice.k, choice.j, **options))
+    bias = layer.bias is not None
+    pair.add_module("second", nn.Linear(inner, layer.out_features, bias=bias, **options))
     return pair
 
 
