@@ -99,7 +99,7 @@ def swin():
 
 
 def gpt2():
-    """Build a decoder of text with a tied head, whose projections are not linear layers."""
+    """Build a decoder of text with a tied head, whose linear layers hold transposed weights."""
     settings = {"vocab_size": 99, "n_positions": 40, "n_embd": 32, "n_layer": 2, "n_head": 4}
     return _made("GPT2LMHeadModel", "GPT2Config", **settings)
 

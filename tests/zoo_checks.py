@@ -340,7 +340,10 @@ def dense_tensors(dense, loaded, plan):
         for key in [key for key in state if key.startswith(f"{name}.")]:
             del state[key]
         joint = "_" if packed else "."
-        state[f"{name}{joint}weight"] = product(pair)
+        weight = product(pair)
+        if type(getattr(dense.get_submodule(owner), leaf, None)).__name__ == "Conv1D":  # (in, out)
+            weight = weight.T
+        state[f"{name}{joint}weight"] = weight
         if pair.second.bias is not None:
             state[f"{name}{joint}bias"] = pair.second.bias.detach()
     for owner, module in dense.named_modules():

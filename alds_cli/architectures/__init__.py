@@ -1,4 +1,4 @@
-"""Networks that state dicts belong to: torchvision's, the built-in zoo's, timm's, the user's.
+"""Networks that state dicts belong to: torchvision's, the built-in zoo's, other libraries', yours.
 
 An `Architecture` is named by the user (`parse_architecture`) or found from a state dict's
 names and shapes (`recognise`), and built by `build`.
@@ -15,6 +15,7 @@ from alds_cli.architectures.building import (
     input_shape,
 )
 from alds_cli.architectures.entry_names import spellings
+from alds_cli.architectures.folders import network_of_folder, own_names
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
@@ -36,6 +37,8 @@ __all__ = [
     "input_shape",
     "is_factory",
     "known_names",
+    "network_of_folder",
+    "own_names",
     "parse_architecture",
     "recognise",
     "recognise_state",

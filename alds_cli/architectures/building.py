@@ -18,7 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from alds_cli.architectures import from_factory, from_timm, from_torchvision
+from alds_cli.architectures import (
+    from_factory,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+    transformers_inputs,
+)
 from alds_cli.architectures.index import arguments_tip, load_index
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
@@ -45,7 +51,7 @@ def build(architecture: Architecture, *, device: str = "cpu", initialise: bool =
     Raises:
         ArchitectureError: there is no such network, or its constructor or factory
             fails with these arguments.
-        MissingExtraError: the architecture is timm's, and timm is not installed.
+        MissingExtraError: the architecture is of a library that is not installed.
     """
     with warnings.catch_warnings():
         # Deprecation warnings of constructors concern their authors, not the user.
@@ -70,6 +76,9 @@ def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Modu
         make = partial(ZOO[name].factory, **arguments)
     elif name.startswith(from_timm.PREFIX):
         make = partial(from_timm.construct, name.removeprefix(from_timm.PREFIX), arguments)
+    elif name.startswith(from_transformers.PREFIX):
+        plain = name.removeprefix(from_transformers.PREFIX)
+        make = partial(from_transformers.construct, plain, arguments)
     elif ":" in name:
         return from_factory.construct(name, arguments)
     else:
@@ -247,6 +256,8 @@ def default_inputs(architecture: Architecture, module: nn.Module | None = None) 
         MissingExtraError: the architecture is timm's, and timm is not installed.
         ArchitectureError: timm has no such network.
     """
+    if architecture.name.startswith(from_transformers.PREFIX):
+        return transformers_inputs.inputs(architecture)
     shape = input_shape(architecture, module)
     if shape is not None:
         return InputSpec.of_sample(shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from alds_cli.architectures import from_timm, from_torchvision
+from alds_cli.architectures import from_timm, from_torchvision, from_transformers
 from alds_cli.architectures.index import WAYS_TIP, did_you_mean, load_index
 from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.records import Architecture, ArgumentValue
@@ -21,7 +21,8 @@ _WEIGHT_ARGUMENTS = frozenset(
 def known_names() -> list[str]:
     """Return every plain `--arch` name, sorted: torchvision's networks and the built-in ones.
 
-    Names of the form `timm:NAME` and `package.module:factory` are accepted as well.
+    Names of the form `timm:NAME`, `transformers:CLASS` and `package.module:factory` are accepted
+    as well.
     """
     return load_index().names()
 
@@ -70,12 +71,17 @@ def require_plain(architecture: Architecture) -> None:
 
 def is_factory(name: str) -> bool:
     """Return whether the name stands for the user's own code, `package.module:factory`."""
-    return ":" in name and not name.startswith(from_timm.PREFIX)
+    return ":" in name and not name.startswith(_LIBRARIES)
+
+
+_LIBRARIES = (from_timm.PREFIX, from_transformers.PREFIX)
 
 
 def _check_name(name: str) -> None:
     if name.startswith(from_timm.PREFIX):
         _check_timm_name(name)
+    elif name.startswith(from_transformers.PREFIX):
+        _check_class_name(name)
     elif ":" in name:
         _check_factory_name(name)
     elif name not in known_names():
@@ -87,6 +93,11 @@ def _check_timm_name(name: str) -> None:
     plain = name.removeprefix(from_timm.PREFIX)
     if not plain or ":" in plain or "/" in plain:
         raise ArchitectureError(f"'{name}' is not timm:NAME with a name of timm's own registry")
+
+
+def _check_class_name(name: str) -> None:
+    if not name.removeprefix(from_transformers.PREFIX).isidentifier():
+        raise ArchitectureError(f"'{name}' is not transformers:CLASS with a class of transformers")
 
 
 def _check_factory_name(name: str) -> None:

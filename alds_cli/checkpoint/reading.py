@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from alds_cli.checkpoint.files import (
     require_regular,
     standard_input,
 )
+from alds_cli.checkpoint.model_folder import ModelFolder, describe_folder
 from alds_cli.checkpoint.safetensors_files import read_safetensors
 from alds_cli.checkpoint.sharded import model_in_folder, read_index, require_listed
 from alds_cli.checkpoint.unwrapping import FoundState, find_state_dict
@@ -222,13 +223,15 @@ class Checkpoint:
     """The content of a model file.
 
     `tensors` is the state dict as it was found, including prefixes of wrappers. `document` is None
-    unless this tool wrote the file. `nbytes` is the size of the file, or of all its parts.
+    unless this tool wrote the file. `nbytes` is the size of the file, or of all its parts. `folder`
+    is the folder that was read; None for a file.
     """
 
     name: str
     tensors: dict[str, Tensor]
     document: Document | None
     nbytes: int
+    folder: ModelFolder | None = None
 
 
 def read_checkpoint(
@@ -253,12 +256,20 @@ def read_checkpoint(
         CheckpointError: it cannot be read for any other reason.
     """
     with as_file(source) as (path, name):
-        file = model_in_folder(path) if path.is_dir() else path
-        kind = kind_of(file, name)
-        if kind == "index":
-            return _read_parts(file, name, allow_pickle=allow_pickle)
-        nbytes = file.stat().st_size
-        loaded, document = _read_file(file, name, kind, allow_pickle=allow_pickle)
+        if not path.is_dir():
+            return _read_model(path, name, state_key, allow_pickle=allow_pickle)
+        folder = describe_folder(path)
+        found = _read_model(model_in_folder(path), name, state_key, allow_pickle=allow_pickle)
+        return replace(found, folder=folder)
+
+
+def _read_model(file: Path, name: str, state_key: str | None, *, allow_pickle: bool) -> Checkpoint:
+    """Read a model's file, or all the files that it lists."""
+    kind = kind_of(file, name)
+    if kind == "index":
+        return _read_parts(file, name, allow_pickle=allow_pickle)
+    nbytes = file.stat().st_size
+    loaded, document = _read_file(file, name, kind, allow_pickle=allow_pickle)
     if document is not None:
         tensors, described = _open_artefact(loaded, document, name)
         return Checkpoint(name, tensors, described, nbytes)

@@ -257,20 +257,23 @@ def _open_state_dict(
 ) -> Network:
     name = checkpoint.name
     with _said_of(name):
+        arch = architectures.network_of_folder(checkpoint.folder, arch)
         if arch is None:
             arch = architectures.recognise_state(selection.tensors, selection.spared)
             logger.info("%s is %s", name, arch)
             module = architectures.build(arch, device="meta")
         else:
             module = skeleton(arch, architectures.spellings(selection.tensors))
-        spelt = current_norm_names(module, selection.tensors)
+        today = architectures.own_names(arch, module, selection.tensors)
+        norms = current_norm_names(module, today.values())
+        spelt = {key: norms[now] for key, now in today.items()}
         tensors = {spelt[key]: tensor for key, tensor in selection.tensors.items()}
         found = architectures.resolve(
             arch,
             shapes_of(module.state_dict()),
             tensors,
             twins=shared_groups(module),
-            spared=selection.spared,
+            spared=[spelt[key] for key in selection.spared],
         )
     if doubt := architectures.caveat(arch):
         logger.warning("%s", doubt)

@@ -136,7 +136,7 @@ def fill_in_buffers(module: nn.Module, arch: Architecture) -> None:
     hollow = [name for name, buffer in module.named_buffers() if buffer.is_meta]
     if not hollow:
         return
-    fresh = dict(build(arch).named_buffers())
+    fresh = dict(build(arch, initialise=False).named_buffers())
     for name in hollow:
         put_at(module, name, fresh[name])
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 ModelField = Annotated[
     "Model",
     Option(
-        help="A PyTorch checkpoint, a safetensors file or an artefact; - reads standard input.",
+        help="A PyTorch checkpoint, a safetensors file, a folder of transformers or an artefact; - "
+        "reads standard input.",
         metavar="MODEL",
         given=str,
         positional=True,
@@ -43,8 +44,8 @@ class Source:
     arch: Annotated[
         str | None,
         Option(
-            help="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, or "
-            "package.module:factory. Without it, it is recognised.",
+            help="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, "
+            "transformers:CLASS, or package.module:factory. Without it, it is recognised.",
             metavar="NAME",
             panel=READING,
         ),

@@ -80,20 +80,26 @@ ArgumentValue = Annotated[str | int | float | bool | None, PLAIN]
 """A value that `--arch-arg name=value` may pass to a network's constructor."""
 
 
+_MOST_SHOWN = 80
+
+
 @dataclass(frozen=True, slots=True)
 class Architecture:
     """How to build a network: a name as `--arch` takes it, and constructor arguments.
 
     The name is torchvision's (`resnet18`), the built-in zoo's (`cifar_resnet20`),
-    `timm:NAME` or `package.module:factory`.
+    `timm:NAME`, `transformers:CLASS` or `package.module:factory`.
     """
 
     name: Term
     arguments: Mapping[ArgumentName, ArgumentValue] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Return the name, followed by the arguments in brackets if there are any."""
-        listed = ", ".join(f"{key}={value}" for key, value in sorted(self.arguments.items()))
+        """Return the name, followed by the arguments in brackets, as far as they are short."""
+        listed = ", ".join(
+            f"{key}={value if len(str(value)) <= _MOST_SHOWN else '…'}"
+            for key, value in sorted(self.arguments.items())
+        )
         return f"{self.name}({listed})" if listed else self.name
 
 

@@ -23,6 +23,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from alds_cli.surgery.attention import linear_of, packed_projection
+from alds_cli.tracing.linear_layers import is_transposed_linear
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
@@ -32,7 +33,8 @@ def layer_at(network: nn.Module, name: str) -> nn.Module:
 
     `NAME.in_proj` of an `nn.MultiheadAttention` is not a module: the linear layer
     returned holds the very parameters of the packed projection. The same applies to
-    `NAME.weight_ih_l0` and the other matrices of a recurrent layer.
+    `NAME.weight_ih_l0` and the other matrices of a recurrent layer. Of a linear layer that holds
+    its weight as (in, out), a linear layer with a transposed view of it is returned.
     """
     owner_name, _, leaf = name.rpartition(".")
     owner = network.get_submodule(owner_name)
@@ -44,7 +46,25 @@ def layer_at(network: nn.Module, name: str) -> nn.Module:
             for matrix, weight, bias in recurrent_matrices(owner)
             if matrix == leaf
         )
-    return network.get_submodule(name)
+    return as_linear(network.get_submodule(name))
+
+
+def as_linear(module: Any) -> nn.Module:
+    """Return the linear layer that computes what a transposed one does, with the same memory.
+
+    Other modules are returned as they are.
+    """
+    if not is_transposed_linear(module):
+        return module  # type: ignore[no-any-return]
+    weight = nn.Parameter(module.weight.detach().t(), module.weight.requires_grad)
+    return linear_of(weight, module.bias).train(module.training)
+
+
+def held_form(weight: Tensor, network: nn.Module, name: str) -> Tensor:
+    """Bring a weight in the form of `layer_at(network, name)` into that of the network's entry."""
+    owner_name, _, leaf = name.rpartition(".")
+    module = getattr(network.get_submodule(owner_name), leaf, None)
+    return weight.t().contiguous() if is_transposed_linear(module) else weight
 
 
 def layer_weight(layer: nn.Module) -> Tensor:
@@ -339,7 +359,9 @@ def _expected(name: str, value: object, usual: frozenset[str]) -> bool:
 @cache
 def _usual_names(kind: type[nn.Module]) -> frozenset[str]:
     """Return the names in a fresh layer of a type, including those of PyTorch's module class."""
-    fresh: Any = kind(*_ARGUMENTS.get(kind, (1, 1, 1)), device="meta")
+    arguments = _ARGUMENTS.get(kind, (1, 1, 1) if issubclass(kind, _LAYERS) else (1, 1))
+    with torch.device("meta"):
+        fresh: Any = kind(*arguments)
     return frozenset(name for name, _ in _contents(fresh)) | frozenset(dir(nn.Module))
 
 

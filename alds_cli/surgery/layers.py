@@ -23,11 +23,13 @@ from alds_cli.surgery.layer_contents import (
     KEPT_RECURRENT,
     RECURRENT,
     TRANSPOSED,
+    as_linear,
     held_elsewhere,
     norms_in,
     reason_beyond_type,
     recurrent_matrices,
 )
+from alds_cli.tracing.linear_layers import is_transposed_linear
 from alds_cli.tracing.trace import LayerCall, Trace
 from alds_cli.tracing.watching import Read
 
@@ -85,7 +87,9 @@ def _specs_of(
                 reason=KEPT_RECURRENT,
                 max_slices=1,
             )
-    kind = next((kind for base, kind in _KINDS.items() if isinstance(module, base)), None)
+    kind = next(
+        (kind for base, kind in _KINDS.items() if isinstance(as_linear(module), base)), None
+    )
     if kind is not None and name:
         yield _spec(name, kind, module, network, around)
 
@@ -100,13 +104,14 @@ def _spec(
     name: str, kind: LayerKind, module: Any, network: nn.Module, around: Surroundings
 ) -> LayerSpec:
     linear = kind == "linear"
+    layer: Any = as_linear(module)
     owner = network.get_submodule(name.rpartition(".")[0])
     attends = isinstance(owner, (nn.MultiheadAttention, PairedAttention))
     spec = LayerSpec(
         name=name,
         kind=kind,
-        out_channels=module.out_features if linear else module.out_channels,
-        in_channels=module.in_features if linear else module.in_channels,
+        out_channels=layer.out_features if linear else layer.out_channels,
+        in_channels=layer.in_features if linear else layer.in_channels,
         kernel=() if linear else tuple(module.kernel_size),
         groups=1 if linear else module.groups,
         bias=module.bias is not None,
@@ -251,7 +256,7 @@ def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], 
     if reason := computed(module):
         return reason
     kind = type(module)
-    if kind in plain:
+    if kind in plain or is_transposed_linear(module):
         return None
     known = {base.__name__ for base in plain}
     name = f"{kind.__module__}.{kind.__name__}" if kind.__name__ in known else kind.__name__
@@ -261,7 +266,7 @@ def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], 
 def _reason_of_shape(spec: LayerSpec, module: Any) -> str | None:
     """Return a reason if the weight was exchanged but the numbers of features were not updated."""
     leading, within = spec.out_channels, spec.in_channels
-    if isinstance(module, TRANSPOSED):
+    if isinstance(module, TRANSPOSED) or is_transposed_linear(module):
         leading, within = within, leading
     weight = (leading, within // spec.groups, *spec.kernel)
     bias = None if module.bias is None else tuple(module.bias.shape)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
-from alds_cli.surgery.layer_contents import layer_at, own_form
+from alds_cli.surgery.layer_contents import held_form, layer_at, own_form
 from alds_cli.surgery.layers import find_layers, is_plain_attention
 from alds_cli.surgery.pairs import complaint_against, form_of, make_pair
 
@@ -119,7 +119,8 @@ def dense_state(
     dense = dict(tensors)
     for name, choice in choices.items():
         layer: Any = layer_at(network, name)
-        dense[f"{name}.weight"] = _product(layer, choice, dense, name)
+        product = _product(layer, choice, dense, name)
+        dense[f"{name}.weight"] = held_form(product, network, name)
         if layer.bias is not None:
             dense[f"{name}.bias"] = dense.pop(f"{name}.second.bias")
     for owner in {name.rpartition(".")[0] for name in choices}:

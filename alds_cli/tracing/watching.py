@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alds_cli.tracing.linear_layers import is_transposed_linear
+
 FLOPS_PER_MAC = 2
 """PyTorch counts a multiply-accumulate as two floating-point operations."""
 
@@ -184,7 +186,7 @@ _TELLING = frozenset(
 """Attributes that a pair has as well, but with other contents. `parameters()` is not among them: it
 is read for types and devices, which are the same."""
 
-_SILENT = ("torch.nn.modules", "torch.utils", "torch._", "alds_cli")
+_SILENT = ("torch.nn.modules", "torch.utils", "torch._", "alds_cli", "transformers.pytorch_utils")
 """Modules whose reading does not count: the layers' own code and PyTorch's machinery, which a pair
 serves as well. Of PyTorch's modules only those around attention read the layers in them, for
 kernels that `surgery` turns off where a pair stands."""
@@ -203,13 +205,15 @@ def watch_reads(network: nn.Module, reads: MutableMapping[str, Read]) -> Iterato
     """Record in `reads`, by each layer's (first) dotted name, the first attribute read of it.
 
     In the context, the layers belong to another class that computes the same; `isinstance` still
-    holds, and is recorded. Only layers of PyTorch's own types are watched.
+    holds, and is recorded. Only layers of types that a pair may replace are watched.
     """
     classes = {kind: _watching(kind, reads) for kind in _WATCHED}
     watched: list[tuple[nn.Module, type[nn.Module]]] = []
     try:
         for name, part in network.named_modules():
             kind = type(part)
+            if is_transposed_linear(part) and kind not in classes:
+                classes[kind] = _watching(kind, reads)
             if kind in classes:
                 object.__setattr__(part, _NAME, name)
                 object.__setattr__(part, "__class__", classes[kind])

@@ -1,0 +1,218 @@
+"""Folders of `transformers` as models: read by the configuration in them, without its code."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+from transformers_folders import answers, by_library, described, renamed, saved, with_products
+
+import alds_cli
+from alds_cli import api
+from alds_cli.errors import ArchitectureError, CheckpointError, MissingExtraError
+from alds_cli.inputs import parse_inputs
+
+pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own
+
+INPUTS = {
+    "gpt2": "int64[1,20]<99",
+    "bert": "int64[1,20]<99,attention_mask:int64[1,20]<2",
+    "bert_masked": "int64[1,20]<99,attention_mask:int64[1,20]<2",
+    "roberta": "int64[1,20]<99,attention_mask:int64[1,20]<2",
+    "llama": "int64[1,20]<99",
+    "llama_tied": "int64[1,20]<99",
+    "vit": "float[1,3,32,32]",
+    "swin": "float[1,3,32,32]",
+    "convnext": "float[1,3,224,224]",
+    "whisper": "float[1,16,40],decoder_input_ids:int64[1,20]<99",
+}
+
+LINEAR = {
+    "gpt2": 8,
+    "bert": 13,
+    "bert_masked": 13,
+    "roberta": 13,
+    "llama": 15,
+    "llama_tied": 14,
+    "vit": 13,
+    "swin": 26,
+    "convnext": 11,
+    "whisper": 32,
+}
+"""The number of linear layers in each that may become pairs."""
+
+SHARED = "its weight is shared with another layer"
+
+
+@pytest.mark.mostly_slow(10)
+@pytest.mark.parametrize("name", INPUTS)
+def test_every_linear_layer_becomes_a_pair_of_what_the_library_loads(name, tmp_path):
+    folder = saved(name, tmp_path / "model")
+    result = api.compress(folder, ratio=0.3, output=tmp_path / "small.pt")
+    assert 10 * result.report.params_after <= 7 * result.report.params_before
+    assert str(result.network.inputs) == INPUTS[name]
+    linear = [layer.reason for layer in result.report.layers if len(layer.shape) == 2]
+    assert {*linear} <= {None, SHARED, "the allocation keeps it"}
+    assert len(linear) - linear.count(SHARED) == LINEAR[name]
+    dense, small = by_library(folder), alds_cli.load(tmp_path / "small.pt")
+    inputs = result.network.inputs
+    torch.testing.assert_close(
+        answers(alds_cli.load(folder), inputs), answers(dense, inputs), rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        answers(small, inputs), answers(with_products(dense, small), inputs), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_linear_layer_that_holds_its_weight_transposed_is_decomposed_as_it_computes(tmp_path):
+    folder = saved("gpt2", tmp_path / "model")
+    plan = {
+        "schema": 1,
+        "layers": {"transformer.h.0.mlp.c_fc": {"scheme": 0, "k": 1, "j": 5}},
+        "method": "alds",
+    }
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    result = api.compress(folder, plan=tmp_path / "plan.json", output=tmp_path / "small.pt")
+    pair = result.network.module.transformer.h[0].mlp.c_fc
+    weight = by_library(folder).transformer.h[0].mlp.c_fc.weight.detach().T  # (out, in)
+    left, values, right = torch.linalg.svd(weight)
+    best = (left[:, :5] * values[:5]) @ right[:5]
+    torch.testing.assert_close(pair.second.weight @ pair.first.weight, best, rtol=1e-4, atol=1e-6)
+    (layer,) = [each for each in result.report.layers if each.choice]
+    assert layer.error == pytest.approx(float(values[5] / values[0]), rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", ["safetensors", "bin"])
+def test_weights_come_in_parts_and_as_pickles(parts, tmp_path):
+    folder = saved("bert", tmp_path / "model", max_shard_size="30KB")
+    expected = by_library(folder)
+    if parts == "bin":
+        for path in folder.glob("*.safetensors*"):
+            path.unlink()
+        torch.save(expected.state_dict(), folder / "pytorch_model.bin")
+    inputs = parse_inputs(INPUTS["bert"])
+    assert torch.equal(answers(alds_cli.load(folder), inputs), answers(expected, inputs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "rename"),
+    [
+        ("gpt2", lambda name: name.removeprefix("transformer.")),
+        ("bert", lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma")),
+        ("bert", lambda name: f"bert.{name}"),
+    ],
+)
+def test_names_of_older_versions_and_of_networks_without_a_head(name, rename, tmp_path):
+    folder = saved(name, tmp_path / "model")
+    expected = by_library(folder)
+    renamed(folder, rename)
+    inputs = parse_inputs(INPUTS[name])
+    assert torch.equal(answers(alds_cli.load(folder), inputs), answers(expected, inputs))
+
+
+@pytest.mark.slow
+def test_a_class_that_is_named_decides(tmp_path):
+    folder = saved("bert_classes", tmp_path / "model")
+    network = alds_cli.load(folder, arch="transformers:BertModel", ignore="classifier.*")
+    assert type(network).__name__ == "BertModel"
+    described(folder, architectures=None)
+    assert type(alds_cli.load(folder, ignore="classifier.*")).__name__ == "BertModel"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """Save a small encoder of text once, for tests that change its description."""
+    return saved("bert", tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """Return a copy of the folder, to be changed."""
+    copied = tmp_path / "model"
+    copied.mkdir()
+    for path in tiny.iterdir():
+        (copied / path.name).write_bytes(path.read_bytes())
+    return copied
+
+
+def refused(run, folder, *options):
+    code, out, err = run("compress", folder, "--ratio", "0.3", "-o", folder / "small.pt", *options)
+    assert (code, out) == (2, "")
+    assert not (folder / "small.pt").exists()
+    return err
+
+
+def test_code_in_the_folder_is_never_run(run, folder):
+    (folder / "modeling.py").write_text("raise SystemExit('code of the folder was run')")
+    described(folder, auto_map={"AutoModel": "modeling.Model"})
+    err = refused(run, folder)
+    assert "built by Python code in that folder, which is never run" in err
+    assert "--arch transformers:CLASS" in err
+    named = alds_cli.load(folder, arch="transformers:BertModel")
+    assert type(named).__module__.startswith("transformers.models.bert")
+
+
+def test_a_missing_library_names_the_extra(run, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    err = refused(run, folder)
+    assert "pip install 'alds-cli[transformers]'" in err
+    with pytest.raises(MissingExtraError, match="transformers:BertModel"):
+        alds_cli.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"architectures": ["BertForEverything"]}, "no network 'BertForEverything'"),
+        ({"architectures": ["BertConfig"]}, "no network 'BertConfig'"),
+        ({"architectures": ["os:system"]}, "no network 'os:system'"),
+        ({"model_type": "berd"}, "no networks of the type 'berd'"),
+        ({"model_type": "berd", "architectures": None}, "no networks of the type 'berd'"),
+        ({"hidden_size": 48}, "does not belong to transformers:BertModel"),
+        ({"hidden_size": "wide"}, "cannot be built"),
+        ({"num_hidden_layers": 3}, "missing"),
+    ],
+)
+def test_descriptions_that_fit_nothing(run, folder, changes, complaint):
+    described(folder, **changes)
+    assert complaint in refused(run, folder)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"a": NaN', "[" * 100_000])
+def test_damaged_descriptions(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"config\.json is damaged"):
+        alds_cli.load(folder)
+
+
+def test_nothing_is_fetched_for_a_description(folder, monkeypatch):
+    import socket  # noqa: PLC0415 - as the next
+    from pathlib import Path  # noqa: PLC0415
+
+    def refuse(*arguments):
+        pytest.fail(f"something is fetched: {arguments}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    described(
+        folder,
+        attn_implementation="kernels-community/flash-attn",
+        backbone="microsoft/resnet-50",
+        use_pretrained_backbone=True,
+    )
+    assert isinstance(alds_cli.load(Path(folder)), torch.nn.Module)
+
+
+def test_a_class_without_a_folder_has_no_configuration(tmp_path, folder):
+    with pytest.raises(ArchitectureError, match="built by a configuration") as caught:
+        alds_cli.load(folder / "model.safetensors", arch="transformers:BertModel")
+    assert caught.value.tip is not None
+    assert "config.json" in caught.value.tip
+    with pytest.raises(ArchitectureError, match="class of transformers"):
+        alds_cli.load(folder, arch="transformers:no/class")
+    del tmp_path
