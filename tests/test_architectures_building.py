@@ -12,11 +12,11 @@ from torch import nn
 from alds_cli import architectures
 from alds_cli.architectures import (
     build,
-    caveat,
     known_names,
     parse_architecture,
 )
 from alds_cli.architectures.building import SkeletonMode, materialise
+from alds_cli.architectures.from_torchvision import caveat
 from alds_cli.errors import ArchitectureError, MissingExtraError, OptionError
 from alds_cli.records import Architecture
 

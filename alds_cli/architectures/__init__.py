@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from alds_cli.architectures.building import (
     build,
-    caveat,
     current_names,
     default_inputs,
     default_preprocessing,
     input_shape,
 )
+from alds_cli.architectures.described import network_of_folder, own_names
 from alds_cli.architectures.entry_names import spellings
-from alds_cli.architectures.folders import network_of_folder, own_names
+from alds_cli.architectures.from_torchvision import caveat
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,

@@ -311,38 +311,6 @@ def _told_by(module: nn.Module) -> tuple[int, ...] | None:
     return None
 
 
-_TRANSFORM_INPUT = frozenset({"googlenet", "inception_v3"})
-
-
-def caveat(architecture: Architecture) -> str | None:
-    """Warn if two networks with the same entries compute different things.
-
-    torchvision's published weights of GoogLeNet and Inception v3 belong to networks that
-    rescale their input themselves (`transform_input`), while networks built without weights do
-    not. `recognise` returns the builder's default, so the user is warned.
-
-    Four of torchvision's detectors were published with an epsilon of 0 in their normalisation
-    (`norm_eps`), but are built without weights with the usual one.
-
-    Returns:
-        One sentence with the option to change, or None if there is no doubt.
-    """
-    if architecture.name in _TRANSFORM_INPUT and "transform_input" not in architecture.arguments:
-        return (
-            f"{architecture.name} is taken without input rescaling; if the checkpoint stems from "
-            "torchvision's published weights, add --arch-arg transform_input=true"
-        )
-    if (
-        architecture.name in from_torchvision.OLD_NORMALISATION
-        and "norm_eps" not in architecture.arguments
-    ):
-        return (
-            f"{architecture.name} is taken with an epsilon of 1e-5 in its normalisation; if the "
-            "checkpoint stems from torchvision's published weights, add --arch-arg norm_eps=0"
-        )
-    return None
-
-
 Groups = Sequence[tuple[str, ...]]
 """The names of one tensor each, in the network's order."""
 
