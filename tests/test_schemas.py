@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from alds_cli.checkpoint.latencies import LayerTimes, PairTime, store_latencies
 from alds_cli.checkpoint.training_state import read_state
+from alds_cli.cli.verbs import declared_options
 from alds_cli.errors import OutputError
 from alds_cli.records import Choice
 from alds_cli.schemas.published import PUBLISHED
@@ -109,6 +110,25 @@ def test_what_iterate_prints_and_what_is_in_the_folder(printed, digits, tmp_path
     require_true("iteration", json.loads((folder / "iterate.json").read_text()))
     for step in ("1", "2"):
         require_true("stage", json.loads((folder / step / "stage.json").read_text()))
+
+
+@pytest.mark.slow
+def test_what_optimize_prints(printed, digits, tmp_path):
+    model, fast = digits / "model.pt", tmp_path / "fast.pt"
+    require_true("optimize", printed("optimize", model, "-o", fast, "--device", "cpu"))
+    require_true("inspect", printed("inspect", fast))
+
+
+def test_what_config_show_prints(printed, monkeypatch):
+    monkeypatch.setenv("ALDS_SEED", "3")
+    for more in ((), ("evaluate",)):
+        require_true("config", printed("config", "show", *more))
+
+
+def test_every_command_that_prints_json_has_a_schema():
+    for command, options in declared_options().items():
+        if any("--json" in each.flags for each in options):
+            assert "--json" in PUBLISHED[command].what
 
 
 @pytest.mark.slow

@@ -79,27 +79,32 @@ TRACEBACK = "ALDS_TRACEBACK"
 
 def told(error: Exception) -> int:
     """Print what went wrong, and return the exit code."""
+    message, tip, code = explained(error)
+    _explain(message, tip)
+    wanted = os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:])
+    if code == INTERNAL and wanted:
+        _show_traceback(error)
+    return code
+
+
+def explained(error: Exception) -> "tuple[str, str | None, int]":
+    """Return what went wrong, what to do about it, and the exit code."""
     from alds_cli.errors import AldsError, first_line  # noqa: PLC0415
 
     if isinstance(error, AldsError):
-        _explain(error.message, error.tip)
-        return error.exit_code
+        return error.message, error.tip, error.exit_code
     if _lacks_memory(error):
-        _explain("there is not enough memory", "close other programs, or use a larger machine")
-        return 2
+        return "there is not enough memory", "close other programs, or use a larger machine", 2
     if isinstance(error, OSError):
         where = "" if error.filename is None else f"{error.filename}: "
-        _explain(f"{where}{error.strerror or first_line(error)}", None)
-        return 2
+        return f"{where}{error.strerror or first_line(error)}", None, 2
     kind = type(error).__name__
     said = first_line(error)
-    _explain(
+    return (
         f"internal error: {kind}" + ("" if said == kind else f": {said}"),
         f"please report this; {TRACEBACK}=1 in the environment shows where it happened",
+        INTERNAL,
     )
-    if os.environ.get(TRACEBACK) or not {"-v", "--verbose"}.isdisjoint(sys.argv[1:]):
-        _show_traceback(error)
-    return INTERNAL
 
 
 def _lacks_memory(error: Exception) -> bool:

@@ -22,10 +22,10 @@ def command(options: ConfigOptions, reporting: ConfigReporting) -> None:
     variable ALDS_EVALUATE_MAX_DROP or ALDS_MAX_DROP, or by a key max-drop in the table
     [bold]tool.alds.evaluate[/] or [bold]tool.alds[/] of pyproject.toml, in this order.
     """
-    import json  # noqa: PLC0415 - only here
-    import sys  # noqa: PLC0415
+    import sys  # noqa: PLC0415 - only here
 
     from alds_cli.cli.interface import console  # noqa: PLC0415 - it imports Rich
+    from alds_cli.cli.json_text import json_text  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
     if options.action != "show":
@@ -37,7 +37,7 @@ def command(options: ConfigOptions, reporting: ConfigReporting) -> None:
         )
     document = _document(stated_now(), options.command)
     if reporting.json:
-        sys.stdout.write(json.dumps(document.model_dump(), indent=2) + "\n")
+        sys.stdout.write(json_text(document))
         return
     for part in _tables(document):
         console(sys.stdout).print(part, crop=False)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree as ET
 
 from alds_cli.cli.gate_reports import sentence, title
@@ -31,10 +31,16 @@ def github_annotations(gates: Sequence[Gate], model: str) -> str:
         model: the name of the file that was evaluated.
     """
     return "".join(
-        f"::{'notice' if gate.passed else 'error'} title={_property(f'{model}: {title(gate)}')}::"
-        f"{_data(sentence(gate))}\n"
+        github_annotation(
+            "notice" if gate.passed else "error", f"{model}: {title(gate)}", sentence(gate)
+        )
         for gate in gates
     )
+
+
+def github_annotation(kind: Literal["notice", "error"], title: str, text: str) -> str:
+    """Return a line that GitHub shows with the job."""
+    return f"::{kind} title={_property(title)}::{_data(text)}\n"
 
 
 def _data(text: str) -> str:

@@ -6,16 +6,14 @@ In tables for people, no number, heading or part of a file name is ever broken.
 from __future__ import annotations
 
 import gc
-import json
 import logging
-import math
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
@@ -34,6 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alds_cli.cli import app, streams
+from alds_cli.cli.json_text import json_text
 from alds_cli.errors import OptionError, first_line
 from alds_cli.options.reporting_options import ComputingReporting, Reporting
 from alds_cli.text import visible
@@ -161,10 +160,7 @@ class Interface:
     def show_json(self, made: Callable[[], Printed]) -> None:
         """Print the JSON object that a function makes, if it was asked for."""
         if self.json_wanted:
-            document = made().model_dump()
-            text = json.dumps(_portable(document), indent=2, allow_nan=False)
-            # JSON escapes every other control character.
-            self._output.write(text.replace("\x7f", "\\u007f") + "\n")
+            self._output.write(json_text(made()))
 
     @contextmanager
     def progress(self) -> Iterator[ProgressCallback | None]:
@@ -203,17 +199,6 @@ def console(file: IO[str]) -> PlainConsole:
     """Return a console for results, as wide as the terminal or COLUMNS in the environment say."""
     stated = os.environ.get("COLUMNS", "").isdigit()
     return PlainConsole(file, None if stated or file.isatty() else _PIPE_WIDTH)
-
-
-def _portable(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have, by null."""
-    if isinstance(value, Mapping):
-        return {key: _portable(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_portable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 class PlainConsole(Console):

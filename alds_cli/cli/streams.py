@@ -9,21 +9,19 @@ from __future__ import annotations
 import atexit
 import gc
 import io
-import itertools
 import os
 import re
 import select
 import signal
 import sys
-import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alds_cli.cli import app
+from alds_cli.cli import app, error_forms
+from alds_cli.cli.spinner import Spinner
 from alds_cli.errors import CheckpointError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -31,56 +29,6 @@ if TYPE_CHECKING:
 
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-
-
-class Spinner:
-    """A line on the terminal that says that PyTorch is being loaded, as long as it is.
-
-    Importing Rich would take longer than a user waits for a sign of life. Another thread turns the
-    spinner; the first sign is there at once, since libraries are loaded with the interpreter held.
-    """
-
-    def __init__(self) -> None:
-        self._turning = False
-        self._lock = threading.RLock()
-
-    def start(self) -> None:
-        """Show it, where standard error is a terminal that can go back in a line."""
-        if os.environ.get("TERM") in {"dumb", "unknown"}:
-            return
-        with suppress(OSError, ValueError):
-            if os.isatty(_STDERR) and os.get_terminal_size(_STDERR).columns > len(_LOADING) + 2:
-                self._turning = True
-                app.clearing.append(self.stop)
-                self._draw(0)
-                threading.Thread(target=self._turn, name="alds-spinner", daemon=True).start()
-
-    def stop(self) -> None:
-        """Wipe it away, if it is there."""
-        # A signal may come while a thread is writing to a terminal that has been halted.
-        if self._turning and self._lock.acquire(timeout=1):
-            self._turning = False
-            app.clearing.clear()
-            with suppress(OSError):
-                os.write(_STDERR, b"\r" + b" " * (len(_LOADING) + 2) + b"\r")
-            self._lock.release()
-
-    def _turn(self) -> None:
-        for number in itertools.count(1):
-            time.sleep(0.1)
-            if not self._draw(number):
-                return
-
-    def _draw(self, number: int) -> bool:
-        with self._lock, suppress(OSError):
-            if self._turning:
-                os.write(_STDERR, f"\r{_SIGNS[number % len(_SIGNS)]} {_LOADING}".encode())
-            return self._turning
-        return False
-
-
-_LOADING = "loading PyTorch"
-_SIGNS = "|/-\\"
 
 
 class ReaderGoneError(Exception):
@@ -106,6 +54,14 @@ class Streams:
         )
         self._diverted = False
         self.spinner = Spinner()
+        self.error_form: error_forms.Asked = None
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been written to standard output, or would have been."""
+        with suppress(OutputError, ReaderGoneError):
+            self.results.flush()
+        return self._raw.begun
 
     def require_output(self) -> None:
         """Make sure, before the work starts, that there is an output for its results.
@@ -238,6 +194,7 @@ class _Results(io.FileIO):
         super().__init__(number, "wb")
         self._lacking = closed
         self._given_up = False
+        self.begun = False
 
     def give_up(self) -> None:
         """Stop writing."""
@@ -246,6 +203,7 @@ class _Results(io.FileIO):
     def write(self, data: ReadableBuffer, /) -> int:
         """Write all data or raise; only the first failure is reported."""
         _stop_spinner()
+        self.begun = True
         whole = memoryview(data).cast("B")
         try:
             left = whole
@@ -299,6 +257,7 @@ class _ClosedInput(io.RawIOBase):
 def answered() -> int:
     """Run the command that the arguments name, and return its exit code."""
     with warnings.catch_warnings(), _unswept(), standard_streams() as streams:
+        streams.error_form = error_forms.form_in(sys.argv[1:])
         if _loads_torch(sys.argv[1:]):
             streams.spinner.start()
         return _answer(streams)
@@ -364,8 +323,19 @@ def _answer(streams: Streams) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except Exception as error:  # noqa: BLE001 - the outermost handler
-        return app.told(error)
+        code = app.told(error)
+        _tell_programs(error, streams)
     return code
+
+
+def _tell_programs(error: Exception, streams: Streams) -> None:
+    """Write an error to standard output too, if programs are to read it there."""
+    if streams.error_form is None or app.follows():
+        return
+    with suppress(OutputError, ReaderGoneError):
+        text = error_forms.error_text(error, streams.error_form, alone=not streams.begun)
+        streams.results.write(text)
+        streams.results.flush()
 
 
 def _carried_out() -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from alds_cli._version import __version__
+from alds_cli.cli import error_forms, streams
 from alds_cli.options.compress_options import MethodFlags
 from alds_cli.options.declaring import (
     MISSING,
@@ -54,6 +55,8 @@ def verb(
         def command(context: typer.Context, **given: Any) -> None:
             from alds_cli.errors import AldsError  # noqa: PLC0415
 
+            if (own := streams.current()) is not None:
+                own.error_form = error_forms.asked_form(given)
             if given.get(_RECIPE) is not None:
                 given = _by_recipe(options, given, context, purpose)
             try:

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from alds_cli.forms import Form
+from alds_cli.schemas.error_document import ErrorForm
 from alds_cli.schemas.file_forms import (
     ArtefactForm,
     LatencyForm,
@@ -84,5 +85,6 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "report": Published("alds report --json", (ReportForm,)),
         "config": Published("alds config show --json", (ConfigForm,)),
         "demo": Published("alds demo --json", (DemoForm,)),
+        "error": Published("what --json prints where an error ends a command", (ErrorForm,)),
     }
 )
