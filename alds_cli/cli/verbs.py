@@ -275,7 +275,7 @@ def program() -> typer.Typer:
         rich_markup_mode="rich",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    made.callback()(_root)
+    made.callback()(root)
     for name in VERBS:
         made.command(name)(import_module(f"alds_cli.cli.{name}").command)
     return made
@@ -287,7 +287,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _root(
+def root(
     version: Annotated[
         bool,
         typer.Option(
