@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
+from alds_cli.options.choices import FORMATS
 from alds_cli.options.declaring import arguments
 from alds_cli.options.evaluate_options import EvaluateOptions, GateReporting
 
@@ -52,7 +53,6 @@ def _require_reportable(options: EvaluateOptions, reporting: GateReporting) -> N
         OptionError: there is no such format, it contradicts another option, there is no gate, or
             reports would be mixed on standard output.
     """
-    from alds_cli.cli.gate_formats import FORMATS  # noqa: PLC0415 - it imports Rich
     from alds_cli.cli.streams import output_name  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 

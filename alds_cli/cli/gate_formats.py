@@ -19,9 +19,6 @@ from alds_cli.text import visible
 if TYPE_CHECKING:
     from alds_cli.records import Gate
 
-FORMATS = ("table", "github")
-"""The values of `--format`."""
-
 
 def github_annotations(gates: Sequence[Gate], model: str) -> str:
     """Return a line for every gate that GitHub shows with the job: an error, or a notice.

@@ -16,6 +16,7 @@ import typer
 
 from alds_cli._version import __version__
 from alds_cli.cli import error_forms, streams
+from alds_cli.cli.completion import completer
 from alds_cli.options.compress_options import MethodFlags
 from alds_cli.options.declaring import (
     MISSING,
@@ -168,20 +169,13 @@ def _annotation(declared: Declared) -> Any:
         "rich_help_panel": option.panel,
         "show_default": declared.command_default not in {None, MISSING},
     }
+    if option.values:
+        shown["autocompletion"] = completer(option)
     if option.positional:
         return Annotated[kind, typer.Argument(**shown)]
-    if declared.parameter == _RECIPE:
-        shown["autocompletion"] = _recipes_that_begin
     if option.bounds is not None:
         shown["parser"] = _parser(declared.given, option.bounds)
     return Annotated[kind, typer.Option(*declared.flags, **shown)]
-
-
-def _recipes_that_begin(incomplete: str) -> list[str]:
-    """Complete the name of a recipe for a shell."""
-    from alds_cli.recipes import known_recipes  # noqa: PLC0415 - most commands take none
-
-    return [name for name in known_recipes() if name.startswith(incomplete)]
 
 
 def _parser(kind: type, bounds: Whole | Real) -> Callable[[Any], Any]:

@@ -24,6 +24,7 @@ from alds_cli.forms import SCHEMA
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, settled_preprocessing
+from alds_cli.options.choices import STATIC_TARGETS
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.iterate_options import IterateOptions
 from alds_cli.options.model_source import Source
@@ -42,9 +43,6 @@ from alds_cli.schemas.iteration_forms import IterationForm
 from alds_cli.text import MOST_SEED, parse_ratio
 
 logger = logging.getLogger(__name__)
-
-TARGETS = ("params", "macs", "bytes")
-"""What the ratio can be a fraction of: what is counted, since times differ from step to step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +127,10 @@ def _ratios(options: IterateOptions) -> list[Fraction]:
     Raises:
         OptionError: one makes no sense.
     """
-    if options.target not in TARGETS:
+    if options.target not in STATIC_TARGETS:
         raise OptionError(
             f"a ratio of {options.target} cannot be iterated to",
-            tip=f"choose from {', '.join(TARGETS)}",
+            tip=f"choose from {', '.join(STATIC_TARGETS)}",
         )
     if options.steps < 1:
         raise OptionError(f"{options.steps} steps make no network", tip="--steps 5")

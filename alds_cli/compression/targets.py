@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
 from alds_cli.numerics.fold import by_scheme, option_costs, option_macs
+from alds_cli.options.choices import TARGETS
 from alds_cli.options.compress_options import CompressOptions, Ratio
 from alds_cli.records import (
     Choice,
@@ -153,10 +154,6 @@ def nanoseconds(
         return np.array([known.get(choice, -1) for choice in rows], np.int64)
 
     return Resource("latency", total, total - sum(kept.values()), kept, price)
-
-
-TARGETS = ("params", "macs", "bytes", "latency")
-"""The resources that a ratio can refer to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
@@ -17,6 +17,7 @@ from alds_cli.architectures.naming import parse_argument
 from alds_cli.errors import AldsError, OptionError
 from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.grams import low_rank_factors
+from alds_cli.options.choices import METHOD_NAMES
 from alds_cli.records import SLICED, ArgumentValue, Choice, LayerSpec, Plan
 from alds_cli.runtime.user_code import current_directory_importable, imported_object
 
@@ -283,11 +284,11 @@ class MethodTable(Mapping[str, Method]):
     """Methods by name; a method's module is imported when its entry is requested.
 
     Args:
-        modules: the module of each name, in this package.
+        names: the names; each method is in a module of its name in this package.
     """
 
-    def __init__(self, modules: Mapping[str, str]) -> None:
-        self._modules = dict(modules)
+    def __init__(self, names: Iterable[str]) -> None:
+        self._modules = {name: name.replace("+", "_plus").replace("-", "_") for name in names}
 
     def __getitem__(self, name: str) -> Method:
         """Return the entry of a method."""
@@ -307,26 +308,7 @@ class MethodTable(Mapping[str, Method]):
         return len(self._modules)
 
 
-METHODS = MethodTable(
-    {
-        "alds": "alds",
-        "alds+": "alds_plus",
-        "auto": "auto",
-        "alds-data": "alds_data",
-        "alds-fisher": "alds_fisher",
-        "alds-error": "alds_error",
-        "svd-error": "svd_error",
-        "alds-simple": "alds_simple",
-        "svd": "svd",
-        "svd-energy": "svd_energy",
-        "l-rank": "l_rank",
-        "messi": "messi",
-        "pca": "pca",
-        "balf": "balf",
-        "ft": "ft",
-        "pfp": "pfp",
-    }
-)
+METHODS = MethodTable(METHOD_NAMES)
 
 
 def method_named(name: str) -> Method:

@@ -28,6 +28,7 @@ from alds_cli.allocation import (
     refined,
 )
 from alds_cli.errors import OptionError
+from alds_cli.options.choices import ROUNDINGS
 from alds_cli.records import ArgumentValue, IntArray, LayerTable, Plan
 
 if TYPE_CHECKING:  # only methods that look at images import how that is done
@@ -35,10 +36,6 @@ if TYPE_CHECKING:  # only methods that look at images import how that is done
 
 Options = Callable[[str], list[LayerOptions]]
 """`options(bound)`: the options of every layer for a method, with errors by that definition."""
-
-ROUNDINGS = ("none", "randomised")
-"""The ways in which the alternating solver gets whole ranks: it searches among whole ones alone, or
-rounds real ones."""
 
 ROUNDING_ARGUMENT: Mapping[str, ArgumentValue] = MappingProxyType({"rounding": ROUNDINGS[0]})
 """The argument of every method with these solvers."""

@@ -6,6 +6,15 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from alds_cli.options.choices import (
+    DEVICES,
+    DROP_NAMES,
+    ERROR_NAMES,
+    METHOD_NAMES,
+    ROUNDINGS,
+    SOLVER_NAMES,
+    TARGETS,
+)
 from alds_cli.options.declaring import (
     BUDGET,
     IMAGES,
@@ -52,6 +61,7 @@ class MethodFlags:
         Option(
             help="How the alternating solver rounds ranks: none (whole ranks throughout), or "
             "randomised.",
+            values=ROUNDINGS,
             metavar="NAME",
             panel=PLANNING,
         ),
@@ -74,6 +84,7 @@ TargetField = Annotated[
     Option(
         help="The quantity that the ratio is a fraction of: params, macs, bytes (of the file), "
         "latency (measured on --device).",
+        values=TARGETS,
         metavar="NAME",
         panel=BUDGET,
     ),
@@ -88,6 +99,7 @@ MethodField = Annotated[
         "svd-error (slices fixed, equal error); alds-simple, svd, messi (the same ratio in "
         "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
         "package.module:object.",
+        values=METHOD_NAMES,
         metavar="NAME",
         panel=PLANNING,
     ),
@@ -139,6 +151,7 @@ SolverField = Annotated[
         help="exact: the least maximum over the layers; knapsack: the least sum of squares, "
         "with a certified gap; alternating: the paper's Algorithm 1; lagrangian: for balf. "
         "Without it: exact; knapsack where MACs or time are budgeted.",
+        values=SOLVER_NAMES,
         metavar="NAME",
         panel=PLANNING,
     ),
@@ -150,6 +163,7 @@ BoundField = Annotated[
         help="The quantity to minimise: density (what the next parameter would save), "
         "frobenius or exact (relative errors), sum or theorem1 (proven bounds on exact), "
         "published-code. Without it: density, for knapsack frobenius.",
+        values=ERROR_NAMES,
         metavar="NAME",
         panel=PLANNING,
     ),
@@ -270,6 +284,7 @@ class CompressOptions:
             help="What may fall by --max-drop: top1, by the images' labels; miou, by their masks; "
             "or agreement with the original's answers, which is the default for images with "
             "neither.",
+            values=DROP_NAMES,
             metavar="NAME",
             panel=BUDGET,
         ),
@@ -292,6 +307,7 @@ class CompressOptions:
         Option(
             help="Where spectra are computed and times measured: cpu, cuda or cuda:N; CUDA where "
             "available.",
+            values=DEVICES,
             metavar="NAME",
             panel=BUDGET,
         ),

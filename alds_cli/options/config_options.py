@@ -11,12 +11,15 @@ from alds_cli.options.reporting_options import JsonField, NoReporting
 class ConfigOptions:
     """The choice of what to show."""
 
-    action: Annotated[str, Option(help="show.", metavar="ACTION", positional=True)]
+    action: Annotated[
+        str, Option(help="show.", values=("show",), metavar="ACTION", positional=True)
+    ]
     command: Annotated[
         str | None,
         Option(
             help="The command all of whose options are shown; without it, those of all commands "
             "that a project or the environment sets.",
+            values="commands",
             metavar="COMMAND",
             positional=True,
         ),

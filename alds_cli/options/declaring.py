@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ParamSpec, TypeVar, Union, cast, get_args, get_origin
 
+from alds_cli.options.choices import Found
 from alds_cli.text import Real, Whole
 
 BUDGET = "Budget"
@@ -54,6 +55,7 @@ class Option:
         panel: the panel on the page of help.
         given: the type of the value on the command line, if it is not the field's type: `str`,
             `Path`, or `list[str]` for an option that may be repeated.
+        values: the names that it usually has, or of what, for completion in a shell.
         bounds: the bounds of a number.
         read: turns the value on the command line into the field's; raises OptionError.
         default: the default on the command line, if it differs from the field's.
@@ -68,6 +70,7 @@ class Option:
     flags: tuple[str, ...] = ()
     panel: str | None = None
     given: Any = None
+    values: tuple[str, ...] | Found = ()
     bounds: Whole | Real | None = None
     read: Callable[[Any], Any] | None = None
     default: Any = MISSING

@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from alds_cli.options.choices import FORMATS
 from alds_cli.options.declaring import GATES, REPORTING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
     ClassesField,
@@ -151,6 +152,7 @@ class GateReporting(ComputingReporting):
         str,
         Option(
             help="table, or github for annotations of a workflow run after the table.",
+            values=FORMATS,
             metavar="NAME",
             panel=REPORTING,
         ),

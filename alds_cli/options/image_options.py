@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_PIXELS
+from alds_cli.options.choices import DEVICES, PREPROCESSINGS
 from alds_cli.options.declaring import IMAGES, Expanded, Option
 from alds_cli.text import MOST_THREADS, Whole
 
@@ -38,7 +39,8 @@ ClassesField = Annotated[
 ]
 DownloadField = Annotated[bool, Option(help="Fetch cifar10 or cifar100 if it is not there yet.")]
 DeviceField = Annotated[
-    str | None, Option(help="cpu, cuda or cuda:N; CUDA where available.", metavar="NAME")
+    str | None,
+    Option(help="cpu, cuda or cuda:N; CUDA where available.", values=DEVICES, metavar="NAME"),
 ]
 WorkersField = Annotated[
     int,
@@ -55,6 +57,7 @@ class PreprocessingFlags:
         Option(
             help="imagenet, imagenet-stats, cifar10, cifar100, voc2012, mnist, half or unit; "
             "without it, what the model's file states.",
+            values=PREPROCESSINGS,
             metavar="NAME",
             panel=IMAGES,
         ),

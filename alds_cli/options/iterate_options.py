@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_EPOCHS, Positive
+from alds_cli.options.choices import STATIC_TARGETS
 from alds_cli.options.compress_options import (
     BoundField,
     ExcludeField,
@@ -112,6 +113,7 @@ class IterateOptions:
         str,
         Option(
             help="The quantity that --to is a fraction of: params, macs or bytes (of the file).",
+            values=STATIC_TARGETS,
             metavar="NAME",
         ),
     ] = "params"

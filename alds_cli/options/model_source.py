@@ -46,6 +46,7 @@ class Source:
         Option(
             help="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, "
             "transformers:CLASS, or package.module:factory. Without it, it is recognised.",
+            values="architectures",
             metavar="NAME",
             panel=READING,
         ),

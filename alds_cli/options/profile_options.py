@@ -4,6 +4,7 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from alds_cli.options.choices import METHOD_NAMES
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import DeviceField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
@@ -33,6 +34,7 @@ class ProfileOptions:
         str,
         Option(
             help="The method that the tables are for.",
+            values=METHOD_NAMES,
             metavar="NAME",
             python="The method whose folding schemes to cover.",
         ),

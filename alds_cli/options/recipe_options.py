@@ -21,6 +21,7 @@ class RecipeSettings(RetrainSettings):
             help="The hyperparameters of a published training, such as cifar10-resnet20, or a file "
             "that ends with .toml; other options change single ones. A retraining has the last "
             "learning rates of the training.",
+            values="recipes",
             metavar="NAME",
             panel=TRAINING,
         ),

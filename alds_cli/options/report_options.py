@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from alds_cli.options.choices import METHOD_NAMES
 from alds_cli.options.declaring import Keyword, Option
 from alds_cli.text import stripped
 
@@ -52,6 +53,7 @@ class ReportOptions:
         Sequence[str] | None,
         Option(
             help="Report on these methods only, in this order.",
+            values=METHOD_NAMES,
             metavar="NAME,NAME,…",
             given=str,
             read=stripped,
@@ -62,6 +64,7 @@ class ReportOptions:
         str | None,
         Option(
             help="Show the paper's results for a network beside them, e.g. cifar10-resnet20.",
+            values="networks of the paper",
             metavar="NAME",
         ),
     ] = None

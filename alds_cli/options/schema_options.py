@@ -12,5 +12,10 @@ class SchemaOptions:
 
     name: Annotated[
         str | None,
-        Option(help="The document; without it, all are listed.", metavar="NAME", positional=True),
+        Option(
+            help="The document; without it, all are listed.",
+            values="documents",
+            metavar="NAME",
+            positional=True,
+        ),
     ] = None

@@ -101,6 +101,7 @@ class StepSettings:
         Term,
         Option(
             help="sgd, rmsprop or adamw.",
+            values=get_args(OptimiserName),
             metavar="NAME",
             flags=("--optimiser", "--optimizer"),
             panel=TRAINING,
@@ -164,6 +165,7 @@ class StepSettings:
             "--decay-every epochs), exponential (the same in every step), polynomial, cosine, or "
             "warm (a cosine over the epochs of this run alone, after a warm-up of a tenth of it "
             "at most).",
+            values=get_args(ScheduleName),
             metavar="NAME",
             panel=TRAINING,
         ),
@@ -231,6 +233,7 @@ class StepSettings:
         Option(
             help="none, crop-flip (small images), resized-crop-flip (large ones), scaled-crop-flip "
             "(those with masks) or auto.",
+            values=get_args(AugmentationName),
             metavar="NAME",
             flags=("--augment",),
             panel=TRAINING,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from alds_cli.forms import MOST_EPOCHS
+from alds_cli.options.choices import ENGINES, METHOD_NAMES, TARGETS
 from alds_cli.options.compress_options import Ratio
 from alds_cli.options.declaring import (
     CLUSTER,
@@ -63,6 +64,7 @@ class SweepOptions:
         Option(
             help="Methods as `alds compress --method` takes them, with arguments after colons: "
             "alds,alds-simple:k=5, alds:solver=knapsack, alds-data:refit=1 or alds:tune_steps=400.",
+            values=METHOD_NAMES,
             metavar="NAME[,NAME…]",
             given=str,
             read=listed(str, "--methods alds,svd"),
@@ -100,6 +102,7 @@ class SweepOptions:
         str,
         Option(
             help="The quantity that a ratio is a fraction of: params, macs, bytes or latency.",
+            values=TARGETS,
             metavar="NAME",
             panel=GRID,
         ),
@@ -171,6 +174,7 @@ class SweepOptions:
         Option(
             help="Where runs are made: local (one after another, in this process) or ray (by the "
             "workers of a Ray cluster that share the folder).",
+            values=ENGINES,
             metavar="NAME",
             panel=CLUSTER,
         ),

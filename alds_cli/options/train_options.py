@@ -49,6 +49,7 @@ class TrainOptions:
         Option(
             help="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, or "
             "package.module:factory. Without it, the recipe's.",
+            values="architectures",
             metavar="NAME",
             python="The network: a torchvision name, cifar_resnet20 and its like, timm:NAME, or "
             "package.module:factory.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from alds_cli.forms import MOST_EPOCHS, Finite, Positive, Term
 from alds_cli.options.declaring import TRAINING, Option
@@ -97,6 +97,7 @@ class RetrainSettings(StepSettings):
         Term,
         Option(
             help="float32, or bfloat16 or float16 for most operations on a GPU.",
+            values=get_args(PrecisionName),
             metavar="NAME",
             panel=TRAINING,
         ),
@@ -127,6 +128,7 @@ class RetrainSettings(StepSettings):
         Term,
         Option(
             help="What --weight-decay shrinks of a pair: halves, each by itself, or their product.",
+            values=get_args(DecayName),
             metavar="NAME",
             panel=TRAINING,
         ),

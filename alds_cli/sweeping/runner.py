@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from alds_cli.checkpoint.run_folder import RunFolder, RunKey
-from alds_cli.compression.targets import TARGETS
 from alds_cli.datasets import LabelledImages, MaskedImages, opened
 from alds_cli.errors import DataError, OptionError
 from alds_cli.evaluation import assigned
@@ -17,6 +16,7 @@ from alds_cli.network.opening import (
     settled_preprocessing,
     trace_network,
 )
+from alds_cli.options.choices import ENGINES, TARGETS
 from alds_cli.options.sweep_options import SweepOptions
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.profiling import error_tables
@@ -36,9 +36,6 @@ from alds_cli.sweeping.method_specs import MethodSpec, parse_method_specs
 from alds_cli.sweeping.runs import SweepRunner, image_fingerprint
 from alds_cli.sweeping.work_queue import Engine
 from alds_cli.text import parse_ratio
-
-ENGINES = ("local", "ray")
-"""What can make the runs of a sweep."""
 
 
 @dataclass(frozen=True, slots=True)
