@@ -15,6 +15,7 @@ from alds_cli.architectures.building import (
 )
 from alds_cli.architectures.described import network_of_folder, own_names
 from alds_cli.architectures.entry_names import spellings
+from alds_cli.architectures.from_program import own_tensors
 from alds_cli.architectures.from_torchvision import caveat
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
@@ -39,6 +40,7 @@ __all__ = [
     "known_names",
     "network_of_folder",
     "own_names",
+    "own_tensors",
     "parse_architecture",
     "recognise",
     "recognise_state",

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from alds_cli.architectures import (
     from_factory,
+    from_program,
     from_timm,
     from_torchvision,
     from_transformers,
@@ -29,7 +30,7 @@ from alds_cli.architectures.index import arguments_tip, load_index
 from alds_cli.architectures.zoo import ZOO
 from alds_cli.errors import AldsError, ArchitectureError
 from alds_cli.inputs import InputSpec
-from alds_cli.records import Architecture, Preprocessing
+from alds_cli.records import Architecture, Preprocessing, ProgramArchitecture
 
 
 def build(architecture: Architecture, *, device: str = "cpu", initialise: bool = True) -> nn.Module:
@@ -72,7 +73,9 @@ def _mode(device: str, initialise: bool) -> SkeletonMode | None:
 
 def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Module:
     name, arguments = architecture.name, architecture.arguments
-    if name in ZOO:
+    if isinstance(architecture, ProgramArchitecture):
+        make = partial(from_program.construct, architecture.graph)
+    elif name in ZOO:
         make = partial(ZOO[name].factory, **arguments)
     elif name.startswith(from_timm.PREFIX):
         make = partial(from_timm.construct, name.removeprefix(from_timm.PREFIX), arguments)
@@ -258,6 +261,8 @@ def default_inputs(architecture: Architecture, module: nn.Module | None = None) 
     """
     if architecture.name.startswith(from_transformers.PREFIX):
         return transformers_inputs.inputs(architecture)
+    if isinstance(architecture, ProgramArchitecture):
+        return from_program.inputs_of(architecture)
     shape = input_shape(architecture, module)
     if shape is not None:
         return InputSpec.of_sample(shape)

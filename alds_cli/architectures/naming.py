@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from alds_cli.architectures import from_timm, from_torchvision, from_transformers
 from alds_cli.architectures.index import WAYS_TIP, did_you_mean, load_index
 from alds_cli.errors import ArchitectureError, OptionError
-from alds_cli.records import Architecture, ArgumentValue
+from alds_cli.records import Architecture, ArgumentValue, ProgramArchitecture
 
 _WORDS: dict[str, ArgumentValue] = {"none": None, "null": None, "true": True, "false": False}
 
@@ -61,6 +61,8 @@ def require_plain(architecture: Architecture) -> None:
         ArchitectureError: the name is unknown.
         OptionError: an argument cannot be written as text, or asks for weights.
     """
+    if isinstance(architecture, ProgramArchitecture):  # it is built by its graph alone
+        return
     # A file's JSON may hold lists and objects instead of plain values.
     values: list[object] = list(architecture.arguments.values())
     if not all(value is None or isinstance(value, (str, int, float)) for value in values):

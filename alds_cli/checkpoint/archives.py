@@ -23,6 +23,9 @@ _ALLOWANCE = 1 << 20
 
 _LOCAL_HEADER = 30
 _ENCRYPTED = 0x1
+_AT_THE_TOP = ("/data.pkl", "/archive_format")
+"""Members that are directly in the one folder of a checkpoint, or of a program."""
+
 _DAMAGED = "it is damaged: the zip archive is truncated or corrupt"
 
 
@@ -80,7 +83,7 @@ class Archive:
                 f"the zip archive has {self.nbytes:,} bytes, but {unpacked:,} unpacked; at most "
                 f"{_EXPANSION} times as many and {_ALLOWANCE >> 20} MiB are read"
             )
-        folders = [name.partition("/")[0] for name in whole if name.endswith("/data.pkl")]
+        folders = [name.partition("/")[0] for name in whole if name.endswith(_AT_THE_TOP)]
         folder = min(folders, key=len, default="")
         start = f"{folder}/" if folder else ""
         return {
@@ -99,6 +102,14 @@ class Archive:
             MalformedError: there is no member of that name.
         """
         return self._member(name).file_size
+
+    def content(self, name: str) -> bytes:
+        """Return a whole member.
+
+        Raises:
+            MalformedError: there is no member of that name, or it is damaged.
+        """
+        return self.window(name).take(self.size(name))
 
     def window(self, name: str) -> Window:
         """Return a window on a member: within the file if it is stored, else on the unpacked data.
@@ -139,7 +150,7 @@ class Archive:
         """Return `little` or `big`, as the archive states; old versions of PyTorch did not."""
         if "byteorder" not in self._members:
             return "little"
-        return self.window("byteorder").take(min(8, self.size("byteorder"))).decode("latin-1")
+        return self.content("byteorder")[:8].decode("latin-1")
 
     def _member(self, name: str) -> zipfile.ZipInfo:
         info = self._members.get(name)

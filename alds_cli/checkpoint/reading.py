@@ -33,8 +33,17 @@ from alds_cli.checkpoint.sharded import model_in_folder, read_index, require_lis
 from alds_cli.checkpoint.unwrapping import FoundState, find_state_dict
 from alds_cli.checkpoint.writing import DOCUMENT_KEY, Document, parse_document
 from alds_cli.errors import CheckpointError, UnsafeCheckpointError, first_line
+from alds_cli.records import ProgramArchitecture
+
+_ONNX = "an ONNX model; compress the PyTorch model that it was exported from, and export it again"
 
 _OTHER_FORMATS = (
+    # The version of the format, then the name of a program or the graph itself.
+    *(
+        (bytes([8, version, next_field]), _ONNX)
+        for version in range(3, 16)
+        for next_field in b"\x12:"
+    ),
     (b"\x89HDF", "an HDF5 file, as Keras writes them"),
     (b"GGUF", "a GGUF file"),
     (b"\x93NUMPY", "a single NumPy array"),
@@ -54,7 +63,10 @@ _HEAD = 32
 
 
 def kind_of(path: Path, name: str) -> str:
-    """Return `zip`, `pickle`, `safetensors` or `index`, judged by the file's first bytes.
+    """Return what a file is, judged by its first bytes, and of an archive by its members.
+
+    Returns:
+        `zip`, `program`, `pickle`, `safetensors` or `index`.
 
     Raises:
         CheckpointError: it is none of them; the message says what it is, if that is known.
@@ -68,7 +80,7 @@ def kind_of(path: Path, name: str) -> str:
     kind = kind_of_beginning(head, size, name)
     if kind == "zip":
         with refusals(name):
-            _refuse_other_archives(path, name)
+            return _kind_of_archive(path, name)
     return kind
 
 
@@ -106,9 +118,10 @@ def kind_of_beginning(head: bytes, size: int, name: str) -> str:
     )
 
 
-def _refuse_other_archives(path: Path, name: str) -> None:
-    """Raise an error that says which other kind of zip archive a file is."""
+def _kind_of_archive(path: Path, name: str) -> str:
+    """Return `zip` or `program`, or raise an error that says what else an archive is."""
     from alds_cli.checkpoint.archives import Archive  # noqa: PLC0415 - as in `_read_pickled`
+    from alds_cli.checkpoint.program_files import is_program  # noqa: PLC0415
 
     with Archive(path) as archive:
         members = archive.names
@@ -117,13 +130,10 @@ def _refuse_other_archives(path: Path, name: str) -> None:
             f"{name} is a TorchScript archive: it holds a program, not a state dict",
             tip="save its tensors: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pt')",
         )
-    if any(member.endswith(("archive_format", "exported_program.json")) for member in members):
-        raise CheckpointError(
-            f"{name} is a program that torch.export has written, not a state dict",
-            tip="save its tensors: torch.save(torch.export.load(FILE).state_dict, 'weights.pt')",
-        )
+    if is_program(members):
+        return "program"
     if "data.pkl" in members:
-        return
+        return "zip"
     if members and all(member.endswith(".npy") for member in members):
         raise CheckpointError(
             f"{name} is a zip archive of NumPy arrays (.npz), but not a PyTorch checkpoint",
@@ -224,7 +234,8 @@ class Checkpoint:
 
     `tensors` is the state dict as it was found, including prefixes of wrappers. `document` is None
     unless this tool wrote the file. `nbytes` is the size of the file, or of all its parts. `folder`
-    is the folder that was read; None for a file.
+    is the folder that was read; None for a file. `program` is the network itself, where the file
+    holds it.
     """
 
     name: str
@@ -232,6 +243,7 @@ class Checkpoint:
     document: Document | None
     nbytes: int
     folder: ModelFolder | None = None
+    program: ProgramArchitecture | None = None
 
 
 def read_checkpoint(
@@ -269,6 +281,9 @@ def _read_model(file: Path, name: str, state_key: str | None, *, allow_pickle: b
     if kind == "index":
         return _read_parts(file, name, allow_pickle=allow_pickle)
     nbytes = file.stat().st_size
+    if kind == "program":
+        tensors, program = _read_program(file, name)
+        return Checkpoint(name, tensors, None, nbytes, program=program)
     loaded, document = _read_file(file, name, kind, allow_pickle=allow_pickle)
     if document is not None:
         tensors, described = _open_artefact(loaded, document, name)
@@ -315,14 +330,23 @@ def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
     for shard, listed in read_index(path, name).items():
         part = path.parent / shard
         kind = kind_of(part, str(part))
-        if kind == "index":
-            raise CheckpointError(f"{part} is itself an index, not a part of a model")
+        if kind in {"index", "program"}:
+            raise CheckpointError(f"{part} is a whole model of its own, not a part of one")
         loaded, _ = _read_file(part, str(part), kind, allow_pickle=allow_pickle)
         found = _find(loaded, str(part)).tensors
         require_listed(name, str(part), listed, found)
         tensors |= {tensor: found[tensor] for tensor in listed}
         nbytes += part.stat().st_size
     return Checkpoint(name, tensors, None, nbytes)
+
+
+def _read_program(path: Path, name: str) -> tuple[dict[str, Tensor], ProgramArchitecture]:
+    """Read a program of `torch.export` and its tensors."""
+    from alds_cli.checkpoint.program_files import read_program  # noqa: PLC0415 - as below
+    from alds_cli.checkpoint.torch_files import read_archive  # noqa: PLC0415
+
+    with refusals(name):
+        return read_program(path, read_archive)
 
 
 def _read_pickled(path: Path, name: str, kind: str, *, allow_pickle: bool) -> object:

@@ -24,6 +24,8 @@ from alds_cli.records import (
     Inference,
     Plan,
     Preprocessing,
+    Program,
+    ProgramArchitecture,
     Training,
 )
 from alds_cli.schemas import (
@@ -81,6 +83,7 @@ def dump_document(document: Document) -> str:
             params_before=document.params_before,
             training=document.training,
             inference=document.inference,
+            program=_program_of(document.architecture),
             shared=dict(document.shared),
             versions=dict(document.versions),
         ).text(separators=(",", ":"))
@@ -105,12 +108,17 @@ def parse_document(text: str, name: str) -> Document:
         raise CheckpointError(f"{name}: the artefact's document is damaged: {error}") from error
 
 
+def _program_of(architecture: Architecture) -> Program | None:
+    return architecture.graph if isinstance(architecture, ProgramArchitecture) else None
+
+
 def _document(form: ArtefactForm) -> Document:
     inputs = None if form.inputs is None else parse_inputs(form.inputs)
     if form.input_shape is not None:
         inputs = InputSpec.of_sample(form.input_shape)
+    named = form.architecture
     return Document(
-        architecture=form.architecture,
+        architecture=named if form.program is None else ProgramArchitecture(graph=form.program),
         plan=form.plan.plan(),
         inputs=inputs,
         preprocessing=form.preprocessing,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alds_cli.errors import OptionError, first_line
+from alds_cli.errors import AldsError, OptionError, first_line
 from alds_cli.inputs import Call, InputSpec, InputTensor, InputValue, example_call, inputs_tip
 from alds_cli.network.observed_outputs import observe, tensors_in
 from alds_cli.tracing.trace import floating_type
@@ -86,6 +86,8 @@ class Sample:
         for call in self.checks():
             try:
                 made.append(_given(self.module, call))
+            except AldsError:
+                raise
             except Exception as error:  # a foreign network may raise anything
                 raise OptionError(
                     f"the network does not run on the input {self.inputs}: {first_line(error)}",

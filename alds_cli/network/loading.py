@@ -40,6 +40,7 @@ from alds_cli.network.networks import (
 from alds_cli.records import (
     Architecture,
     Plan,
+    ProgramArchitecture,
 )
 from alds_cli.surgery import (
     current_norm_names,
@@ -112,11 +113,14 @@ def open_checkpoint(
     multiply_back: bool = False,
 ) -> Network:
     """Build the network of a file that was read; arguments and errors are `load_network`'s."""
+    named = checkpoint.document is not None or (checkpoint.program is not None and arch is None)
+    if named and (strip_prefix or ignore):
+        logger.warning("%s tells what its names are; they are used as they are", checkpoint.name)
     if checkpoint.document is not None:
-        if strip_prefix or ignore:
-            logger.warning("%s is an artefact; its names are used as they are", checkpoint.name)
         trusted = _trusted(checkpoint.name, checkpoint.document, arch, allow_pickle=allow_pickle)
         network = _open_artefact(checkpoint, checkpoint.document, trusted, multiply_back)
+    elif checkpoint.program is not None and arch is None:
+        network = _open_program(checkpoint, checkpoint.program)
     else:
         selection = select_entries(checkpoint.tensors, strip_prefix=strip_prefix, ignore=ignore)
         network = _open_state_dict(checkpoint, arch, selection)
@@ -250,6 +254,16 @@ def _dense_tensors(
     """Return the dense network's state dict: pairs multiplied back, removed filters as zeros."""
     dense = dense_state(module, tensors, plan.decomposed)
     return dense_pruned_state(module, dense, plan.pruned) if plan.pruned else dense
+
+
+def _open_program(checkpoint: Checkpoint, arch: ProgramArchitecture) -> Network:
+    with _said_of(checkpoint.name):
+        module = architectures.build(arch, device="meta")
+    tensors = architectures.own_tensors(arch, checkpoint.tensors)
+    load_tensors(module, tensors, arch, checkpoint.name)
+    return described(
+        Network(module, arch, Plan({}), name=checkpoint.name, nbytes=checkpoint.nbytes)
+    )
 
 
 def _open_state_dict(

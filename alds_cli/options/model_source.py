@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 ModelField = Annotated[
     "Model",
     Option(
-        help="A PyTorch checkpoint, a safetensors file, a folder of transformers or an artefact; - "
-        "reads standard input.",
+        help="A PyTorch checkpoint, a safetensors file, a folder of transformers, a program of "
+        "torch.export or an artefact; - reads standard input.",
         metavar="MODEL",
         given=str,
         positional=True,

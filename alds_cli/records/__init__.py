@@ -49,6 +49,15 @@ from alds_cli.records.plans_and_layers import (
     Preprocessing,
     SchemeNumber,
 )
+from alds_cli.records.programs import (
+    FreeSize,
+    Program,
+    ProgramArchitecture,
+    ProgramInput,
+    ProgramStep,
+    ProgramTensor,
+    references,
+)
 from alds_cli.records.stages import IterationStage, StageCallback
 from alds_cli.records.trainings import (
     NOT_BEGUN,
@@ -84,6 +93,7 @@ __all__ = [
     "Fingerprint",
     "FloatArray",
     "Footprint",
+    "FreeSize",
     "Gate",
     "Inference",
     "IntArray",
@@ -96,6 +106,11 @@ __all__ = [
     "LayerTable",
     "Plan",
     "Preprocessing",
+    "Program",
+    "ProgramArchitecture",
+    "ProgramInput",
+    "ProgramStep",
+    "ProgramTensor",
     "ProgressCallback",
     "ProgressEvent",
     "Refit",
@@ -108,4 +123,5 @@ __all__ = [
     "SweepRun",
     "Training",
     "Tuning",
+    "references",
 ]

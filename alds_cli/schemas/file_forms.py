@@ -44,6 +44,7 @@ from alds_cli.records import (
     Kept,
     Plan,
     Preprocessing,
+    Program,
     SchemeNumber,
     Training,
 )
@@ -59,6 +60,7 @@ class ArtefactForm(Form):
     `shared` gives for a tensor's further names the one it is written under. `inputs` is an
     input specification as `--input-spec` takes it; files of earlier versions
     have the shape of one sample instead. `inference` lists what makes the network faster.
+    `program` is the network's graph, where that is what builds it.
     """
 
     schema_: Literal[1] = Field(alias="schema")
@@ -73,6 +75,7 @@ class ArtefactForm(Form):
     params_before: Positive | None
     training: Training | None
     inference: Inference | None = None
+    program: Program | None = None
     shared: Mapping[Term, Term] = Field(default_factory=dict)
     versions: Mapping[Term, Term]
 
@@ -85,8 +88,9 @@ class ArtefactForm(Form):
 
     def content(self) -> dict[str, Any]:
         """Return the document as it is written today."""
-        # Most networks share nothing and are not optimised; their documents leave these out.
-        absent = {name for name in ("shared", "inference") if not getattr(self, name)}
+        # Most networks share nothing, are not optimised and are built by their names; their
+        # documents leave these out.
+        absent = {name for name in ("shared", "inference", "program") if not getattr(self, name)}
         found = self.model_dump(
             mode="json", exclude={"plan", "input_shape", *absent}, warnings=False
         )

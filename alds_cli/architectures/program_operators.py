@@ -1,0 +1,91 @@
+"""The operators that a program may call: PyTorch's own on tensors, and arithmetic of sizes.
+
+A program comes from a file, so that a name in it must not lead to any function of PyTorch's: some
+read files, some load code.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from alds_cli.errors import ArchitectureError
+
+_SIZES: Mapping[str, Callable[..., Any]] = {
+    **{
+        f"operator.{function.__name__}": function
+        for function in (
+            *(operator.add, operator.sub, operator.mul, operator.floordiv, operator.truediv),
+            *(operator.mod, operator.neg, operator.eq, operator.ne, operator.lt, operator.le),
+            *(operator.gt, operator.ge, operator.getitem),
+        )
+    },
+    **{f"math.{function.__name__}": function for function in (math.ceil, math.floor, math.trunc)},
+    "torch.sym_max": torch.sym_max,
+    "torch.sym_min": torch.sym_min,
+    "torch.sym_float": torch.sym_float,
+    "torch.sym_not": torch.sym_not,
+    "torch.sym_ite": torch.sym_ite,
+}
+
+_TEXTS = frozenset(
+    {
+        *("approximate", "equation", "indexing", "mode", "padding", "padding_mode", "reduce"),
+        *("rounding_mode", "side"),
+    }
+)
+"""The only arguments of operators that may be text; in others it names files, for instance."""
+
+_INNER = frozenset(
+    {"_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_shape_as_tensor", "_unsafe_view"}
+)
+"""Operators with a name for PyTorch's own use that are safe nevertheless."""
+
+_REFUSED = frozenset({"from_file", "resize_", "set_", "set_data"})
+"""Operators on a tensor's memory instead of its numbers."""
+
+
+def operator_named(name: str) -> Any:
+    """Return the operator of a program's step.
+
+    Raises:
+        ArchitectureError: there is no such operator, or programs may not call it.
+    """
+    if name in _SIZES:
+        return _SIZES[name]
+    namespace, _, rest = name.partition(".")
+    packet, _, overload = rest.partition(".")
+    if namespace == "aten" and packet not in _REFUSED:
+        found: Any = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+        if isinstance(found, torch._ops.OpOverload) and _is_harmless(found, packet):  # noqa: SLF001
+            return found
+    quantised = "quantized" in namespace
+    raise ArchitectureError(
+        f"the program calls {name}, which is not an operator that programs may call here",
+        tip="compress the network before it is quantised" if quantised else None,
+    )
+
+
+def _is_harmless(found: Any, packet: str) -> bool:
+    """Return whether an operator is one of tensors alone, for general use."""
+    texts = {each.name for each in found._schema.arguments if "str" in str(each.type)}  # noqa: SLF001
+    general = not packet.startswith("_") or packet.startswith("__") or packet in _INNER
+    return texts <= _TEXTS and (general or torch.Tag.core in found.tags)
+
+
+def by_name(target: Any, arguments: tuple[Any, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all arguments of an operator's call by name, those left out by their defaults.
+
+    Raises:
+        ArchitectureError: there are more than the operator takes.
+    """
+    schema = target._schema.arguments  # noqa: SLF001
+    if len(arguments) > len(schema):
+        raise ArchitectureError(f"the program gives {target} too many arguments")
+    given = {each.name: value for each, value in zip(schema, arguments, strict=False)}
+    rest = {each.name: each.default_value for each in schema if each.has_default_value()}
+    return {**rest, **given, **options}
