@@ -193,6 +193,34 @@ def test_resnet18_gets_the_plan_of_its_checkpoint(tmp_path):
     assert len(plans[0].decomposed) > 10
 
 
+class Residual(nn.Module):
+    """A convolutional network with a connection past a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU6(inplace=True))
+        self.inner = nn.Sequential(nn.Conv2d(16, 16, 1), nn.SiLU(inplace=True))
+        self.outer = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x += self.outer(self.inner(x))
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def test_filters_are_removed_as_from_the_source(tmp_path):
+    torch.manual_seed(0)
+    network = Residual().eval()
+    path = saved(exported(network), tmp_path / "model.pt2")
+    source = alds_cli.Source(input_shape=(3, 8, 8))
+    own = alds_cli.compress(network, ratio=0.4, method="ft", source=source)
+    found = alds_cli.compress(path, ratio=0.4, method="ft", output=tmp_path / "small.pt")
+    assert found.plan.pruned
+    assert found.plan.pruned == own.plan.pruned
+    require_same(alds_cli.load(tmp_path / "small.pt"), own.network.module)
+
+
 # ---------------------------------------------------------------- older files
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from alds_cli.architectures.program_layers import GETTING, Layer, layers_in
-from alds_cli.architectures.program_operators import by_name, operator_named
+from alds_cli.architectures.program_operators import by_name, operator_named, public_form
 from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.inputs import GENERAL_FLOAT, InputSpec, InputTensor
 from alds_cli.records import (
@@ -188,13 +188,16 @@ class _Builder:
             return self._made[next(references(step.arguments, "value"))]
         target = operator_named(step.operator)
         arguments = tuple(self._value(each) for each in step.arguments)
-        options = {name: self._value(each) for name, each in step.options.items()}
+        options: Mapping[str, Any] = {
+            name: self._value(each) for name, each in step.options.items()
+        }
         if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - it has no other name
             given = by_name(target, step.arguments, step.options)
             _require_evaluation(given)
             if "device" in given and not any(_all_references(step)):
-                options["device"] = self._device()
-        return self._graph.call_function(target, arguments, options)
+                options = {**options, "device": self._device()}
+        target, options = public_form(step.operator, options)
+        return self._graph.call_function(target, arguments, dict(options))
 
     def _is_layer(self, value: Any) -> bool:
         return next(references(value, "value"), "") in self._layers

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from alds_cli.errors import ArchitectureError
 
@@ -68,6 +69,59 @@ def operator_named(name: str) -> Any:
         f"the program calls {name}, which is not an operator that programs may call here",
         tip="compress the network before it is quantised" if quantised else None,
     )
+
+
+_INPLACE: Mapping[str, Any] = {"inplace": True}
+
+_PUBLIC: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
+    **{
+        f"aten.{name}.default": (getattr(torch, name), {})
+        for name in ("relu", "relu_", "sigmoid", "sigmoid_", "tanh", "exp", "sqrt", "abs", "neg")
+    },
+    **{f"aten.{name}.Tensor": (getattr(torch, name), {}) for name in ("add", "sub", "mul", "div")},
+    **{
+        f"aten.{name}.default": (getattr(functional, name), {})
+        for name in (
+            *("gelu", "silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu"),
+            *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+            *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+        )
+    },
+    **{
+        f"aten.{name}_.default": (getattr(functional, name), _INPLACE)
+        for name in ("silu", "mish", "hardswish", "hardsigmoid", "hardtanh", "leaky_relu")
+    },
+    "aten.add_.Tensor": (operator.iadd, {}),
+    "aten.mul_.Tensor": (operator.imul, {}),
+    "aten.cat.default": (torch.cat, {}),
+    "aten.flatten.using_ints": (torch.flatten, {}),
+    "aten.mean.dim": (torch.mean, {}),
+    "aten.permute.default": (torch.permute, {}),
+    "aten.reshape.default": (torch.reshape, {}),
+    "aten.squeeze.dim": (torch.squeeze, {}),
+    "aten.transpose.int": (torch.transpose, {}),
+    "aten.unsqueeze.default": (torch.unsqueeze, {}),
+    "aten.view.default": (torch.reshape, {}),
+}
+"""PyTorch's functions that call an operator with the arguments that they are given, and what they
+are given beside. What follows channels through a network knows functions."""
+
+
+def public_form(
+    name: str, options: Mapping[str, Any]
+) -> tuple[Callable[..., Any], Mapping[str, Any]]:
+    """Return what calls the operator of a step, with its arguments by name.
+
+    It is a function of PyTorch's for general use, where there is one, or the operator itself.
+
+    Raises:
+        ArchitectureError: as `operator_named`.
+    """
+    target = operator_named(name)
+    found, further = _PUBLIC.get(name, (target, {}))
+    if found in {operator.iadd, operator.imul} and options:
+        return target, options
+    return found, {**options, **further}
 
 
 def _is_harmless(found: Any, packet: str) -> bool:
