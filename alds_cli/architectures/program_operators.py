@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from alds_cli.errors import ArchitectureError
@@ -71,6 +72,11 @@ def operator_named(name: str) -> Any:
     )
 
 
+def size_of(tensor: Tensor, axis: int) -> int:
+    """Return an extent; unlike the operator's answer, a tracer follows it."""
+    return tensor.shape[axis]
+
+
 _INPLACE: Mapping[str, Any] = {"inplace": True}
 
 _PUBLIC: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
@@ -99,6 +105,7 @@ _PUBLIC: Mapping[str, tuple[Callable[..., Any], Mapping[str, Any]]] = {
     "aten.permute.default": (torch.permute, {}),
     "aten.reshape.default": (torch.reshape, {}),
     "aten.squeeze.dim": (torch.squeeze, {}),
+    "aten.sym_size.int": (size_of, {}),
     "aten.transpose.int": (torch.transpose, {}),
     "aten.unsqueeze.default": (torch.unsqueeze, {}),
     "aten.view.default": (torch.reshape, {}),
