@@ -49,7 +49,7 @@ from alds_cli.records.plans_and_layers import (
     Preprocessing,
     SchemeNumber,
 )
-from alds_cli.records.programs import (
+from alds_cli.records.program_records import (
     FreeSize,
     Program,
     ProgramArchitecture,
