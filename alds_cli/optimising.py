@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from alds_cli.errors import OptionError, VerificationError
-from alds_cli.inputs import InputSpec, example_call, inputs_tip
+from alds_cli.errors import VerificationError
+from alds_cli.inputs import InputSpec, example_call
 from alds_cli.latency.fastest_form import FastestForm, fastest_form, in_form
 from alds_cli.network.networks import Network
 from alds_cli.network.observed_outputs import difference, observe
-from alds_cli.network.opening import open_network, require_target, write_network
+from alds_cli.network.opening import open_network, require_target, timed_inputs, write_network
 from alds_cli.network.verification import verify
 from alds_cli.options.optimize_options import OptimizeOptions
 from alds_cli.records import Inference
@@ -61,7 +61,7 @@ def optimize(options: OptimizeOptions) -> OptimizeResult:
         require_target(output)
     device = pick_device(options.device)
     network = open_network(options.model, options.source)
-    inputs = _known_inputs(network)
+    inputs = timed_inputs(network)
     found = fastest_form(
         network.module,
         inputs,
@@ -83,15 +83,6 @@ def optimize(options: OptimizeOptions) -> OptimizeResult:
         optimised.nbytes,
         time.perf_counter() - start,
     )
-
-
-def _known_inputs(network: Network) -> InputSpec:
-    if network.inputs is None:
-        raise OptionError(
-            "the network cannot be timed: what it takes as input is not known",
-            tip=inputs_tip(None),
-        )
-    return network.inputs
 
 
 def _difference(network: Network, inputs: InputSpec, form: Inference) -> float:

@@ -11,7 +11,7 @@ from torch import nn
 
 from alds_cli import latency
 from alds_cli.errors import DataError, OptionError
-from alds_cli.latency import compare_latency, comparing, slower_layers
+from alds_cli.latency import compare_latency, slower_layers, timed_layers
 from alds_cli.records import Choice, Latency
 from alds_cli.runtime.devices import paired
 from alds_cli.surgery import make_pair, put_at, reshape_network
@@ -113,7 +113,7 @@ def timed(monkeypatch):
             kept.append(list(runs))
             return {"layer": np.ones(25), "pair": np.ones(25) * next(values)}
 
-        monkeypatch.setattr(comparing, "in_turns", fake)
+        monkeypatch.setattr(timed_layers, "in_turns", fake)
         return kept
 
     return install
@@ -145,7 +145,7 @@ def test_a_pair_in_doubt_does_not_pass(monkeypatch):
 
     def verdict(pair):
         fake = {"layer": np.ones(25), "pair": np.array(pair)}
-        monkeypatch.setattr(comparing, "in_turns", lambda *_, **__: fake)
+        monkeypatch.setattr(timed_layers, "in_turns", lambda *_, **__: fake)
         return bool(slower_layers(network, small, ["one"], seen, device=CPU))
 
     # A fair coin falls on one side at least 17 times of 25 with a probability of 5.4 %.
@@ -168,7 +168,7 @@ def test_every_call_of_a_layer_counts(monkeypatch):
             run()
         return {"layer": np.ones(25), "pair": np.ones(25)}
 
-    monkeypatch.setattr(comparing, "in_turns", fake)
+    monkeypatch.setattr(timed_layers, "in_turns", fake)
     slower_layers(network, small, ["twice"], seen, batch_size=3, device=CPU)
     assert shapes == [(3, 16, 8, 8)] * 4
 

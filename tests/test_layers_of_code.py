@@ -15,7 +15,7 @@ ORDER = (
     ("cli",),
     ("api",),
     ("sweeping", "reporting"),
-    ("compression", "exporting", "optimising"),
+    ("compression", "exporting", "inspecting", "optimising"),
     ("retraining",),
     ("evaluation",),
     ("profiling", "latency"),

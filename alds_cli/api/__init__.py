@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from alds_cli.compression.session import CompressionResult
     from alds_cli.evaluation.models import EvaluationResult, Measured
     from alds_cli.exporting.export_session import ExportResult
-    from alds_cli.network.inspection import Contents, Inspection, StoredTensor
+    from alds_cli.inspecting.inspection import Contents, Inspection, StoredTensor
     from alds_cli.network.opening import Model, Preparation, load, save
     from alds_cli.optimising import OptimizeResult
     from alds_cli.profiling import ProfileResult
@@ -70,10 +70,10 @@ __all__ = [
 
 _HOMES = {
     "CompressionResult": "alds_cli.compression.session",
-    "Contents": "alds_cli.network.inspection",
+    "Contents": "alds_cli.inspecting.inspection",
     "EvaluationResult": "alds_cli.evaluation.models",
     "ExportResult": "alds_cli.exporting.export_session",
-    "Inspection": "alds_cli.network.inspection",
+    "Inspection": "alds_cli.inspecting.inspection",
     "IterationResult": "alds_cli.compression.iterating",
     "Measured": "alds_cli.evaluation.models",
     "Model": "alds_cli.network.opening",
@@ -82,7 +82,7 @@ _HOMES = {
     "ProfileResult": "alds_cli.profiling",
     "ReportResult": "alds_cli.reporting.report_files",
     "RetrainResult": "alds_cli.retraining.training_run",
-    "StoredTensor": "alds_cli.network.inspection",
+    "StoredTensor": "alds_cli.inspecting.inspection",
     "SweepResult": "alds_cli.sweeping.runner",
     "load": "alds_cli.network.opening",
     "save": "alds_cli.network.opening",

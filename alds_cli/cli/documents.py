@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alds_cli.schemas.inspection_forms import (
+    ContentsForm,
+    InspectedLayerForm,
+    InspectForm,
+    StoredForm,
+)
 from alds_cli.schemas.results import (
     CellForm,
     ChannelsForm,
     CompressForm,
-    ContentsForm,
     CurveForm,
     EvaluateForm,
     ExportForm,
     FamilyForm,
-    InspectForm,
     IterateForm,
     LayerForm,
     MeasuredForm,
@@ -24,7 +28,6 @@ from alds_cli.schemas.results import (
     ProfileForm,
     ReportForm,
     RetrainForm,
-    StoredForm,
     SweepResultForm,
 )
 
@@ -94,28 +97,29 @@ def family(results: Sequence[CompressionResult]) -> FamilyForm:
 
 def layers(reports: Sequence[LayerReport]) -> list[LayerForm]:
     """Return what became of each layer; a kept one has a reason in place of scheme, k and j."""
-    return [
-        LayerForm(
-            name=layer.name,
-            shape=list(layer.shape),
-            kept=layer.choice is None and layer.kept is None,
-            scheme=None if layer.choice is None else layer.choice.scheme,
-            k=None if layer.choice is None else layer.choice.k,
-            j=None if layer.choice is None else layer.choice.j,
-            params_before=layer.params_before,
-            params_after=layer.params_after,
-            channels=None
-            if layer.kept is None
-            else ChannelsForm(
-                outputs=None if layer.kept.outputs is None else len(layer.kept.outputs),
-                inputs=None if layer.kept.inputs is None else len(layer.kept.inputs),
-            ),
-            error=layer.error,
-            error_bound=layer.error_bound,
-            reason=layer.reason,
-        )
-        for layer in reports
-    ]
+    return [LayerForm(**_layer(layer)) for layer in reports]
+
+
+def _layer(layer: LayerReport) -> dict[str, Any]:
+    return {
+        "name": layer.name,
+        "shape": list(layer.shape),
+        "kept": layer.choice is None and layer.kept is None,
+        "scheme": None if layer.choice is None else layer.choice.scheme,
+        "k": None if layer.choice is None else layer.choice.k,
+        "j": None if layer.choice is None else layer.choice.j,
+        "params_before": layer.params_before,
+        "params_after": layer.params_after,
+        "channels": None
+        if layer.kept is None
+        else ChannelsForm(
+            outputs=None if layer.kept.outputs is None else len(layer.kept.outputs),
+            inputs=None if layer.kept.inputs is None else len(layer.kept.inputs),
+        ),
+        "error": layer.error,
+        "error_bound": layer.error_bound,
+        "reason": layer.reason,
+    }
 
 
 def profile(result: ProfileResult) -> ProfileForm:
@@ -143,7 +147,7 @@ def profile(result: ProfileResult) -> ProfileForm:
 
 def inspection(found: Inspection) -> InspectForm:
     """Return the document of `alds inspect`."""
-    network = found.network
+    network, times = found.network, found.times
     plan = network.plan
     return InspectForm(
         architecture=network.architecture,
@@ -157,13 +161,29 @@ def inspection(found: Inspection) -> InspectForm:
         params_before=found.params_before,
         ratio=1 - found.params / found.params_before,
         macs=found.macs,
+        macs_before=found.macs_before,
+        latency=None if times is None else times.after,
+        latency_before=None if times is None else times.before,
+        device=None if times is None else times.device,
         bytes=network.nbytes,
         input_shape=network.input_shape and list(network.input_shape),
         inputs=None if network.inputs is None else str(network.inputs),
         preprocessing=network.preprocessing,
         source_hash=network.source_hash,
         training=network.training,
-        layers=layers(found.layers),
+        layers=[_inspected_layer(found, layer) for layer in found.layers],
+    )
+
+
+def _inspected_layer(found: Inspection, layer: LayerReport) -> InspectedLayerForm:
+    macs = found.layer_macs[layer.name]
+    time = None if found.times is None else found.times.layers.get(layer.name)
+    return InspectedLayerForm(
+        **_layer(layer),
+        macs_before=macs.before,
+        macs_after=macs.after,
+        ms_before=None if time is None else time.before_ms,
+        ms_after=None if time is None else time.after_ms,
     )
 
 

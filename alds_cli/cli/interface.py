@@ -257,8 +257,8 @@ _UNLIMITED = 10**4
 class Rows(Table):
     """A table each of whose cells is one line, whatever characters its text has.
 
-    If it is too wide, names are continued on the next line after one of their separators, and
-    columns move closer together; if it is still too wide, every row becomes a few lines.
+    If it is too wide, columns move closer together, or names are continued on the next line, or
+    both; if it is still too wide, every row becomes a few lines.
 
     Args:
         heading: a line above it, which may be wider than the table.
@@ -296,8 +296,8 @@ class Rows(Table):
 
     def _forms(self, width: int) -> Iterator[Rows]:
         yield self
-        for spread in (True, False):
-            yield self._narrowed(width, spread=spread)
+        for most, spread in ((_UNLIMITED, False), (width, True), (width, False)):
+            yield self._narrowed(most, spread=spread)
 
     def _narrowed(self, width: int, *, spread: bool) -> Rows:
         """Return the table with names broken so that it fits the width, as far as they can be."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from alds_cli.api import (
         CompressionResult,
-        Inspection,
     )
     from alds_cli.records import (
         Candidate,
@@ -44,6 +43,11 @@ def size(nbytes: int | None) -> str:
             return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
         amount /= 1000
     return f"{amount:.2f} GB"
+
+
+def extents(shape: Sequence[int]) -> str:
+    """Format the shape of a tensor."""
+    return "×".join(map(str, shape))
 
 
 def removed(before: int | None, after: int | None) -> str:
@@ -307,10 +311,10 @@ def became(layer: LayerReport) -> str:
     return f"kept: {layer.reason}" if layer.reason else "dense"
 
 
-def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Rows:
+def layer_table(layers: Sequence[LayerReport]) -> Rows:
     """Make a table with a row per layer: what became of it, or why it was kept."""
-    figures = ("error", "bound") if errors else ()
-    made = table(None, "layer", "becomes", "weight", "before", "after", *figures, left=2)
+    columns = ("layer", "becomes", "weight", "before", "after", "error", "bound")
+    made = table(None, *columns, left=2)
     for layer in layers:
         changed = layer.choice is not None or layer.kept is not None
         values = [
@@ -320,30 +324,9 @@ def layer_table(layers: Sequence[LayerReport], *, errors: bool = True) -> Rows:
         made.add_row(
             layer.name,
             became(layer),
-            "×".join(map(str, layer.shape)),
+            extents(layer.shape),
             count(layer.params_before),
             count(layer.params_after),
-            *(values if errors else ()),
+            *values,
         )
     return made
-
-
-def inspection(found: Inspection) -> Group:
-    """Show a model file's network, its layers and its size."""
-    network = found.network
-    changed = sum(layer.choice is not None or layer.kept is not None for layer in found.layers)
-    state = "have fewer channels" if network.plan.pruned else "are low-rank pairs"
-    lines = [
-        f"{network.name}: {network.architecture}",
-        f"{count(found.params)} parameters, {count(found.macs)} MACs, {size(network.nbytes)}",
-    ]
-    if changed:
-        gone = removed(found.params_before, found.params)
-        lines.append(
-            f"{changed} of {len(found.layers)} layers {state}; {gone} of "
-            f"{count(found.params_before)} parameters removed ({network.plan.method})"
-        )
-    if network.training is not None:
-        settings, verb = network.training.settings, "retrained" if changed else "trained"
-        lines.append(f"{verb} for {settings.epochs} epochs at lr {settings.lr:g}")
-    return Group(*(line(text) for text in lines), layer_table(found.layers, errors=False))

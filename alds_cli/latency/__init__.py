@@ -9,14 +9,18 @@ from alds_cli.latency.network_times import (
     measuring_conditions,
     predicted_ns,
 )
+from alds_cli.latency.timed_layers import LayerTime, Timed, layer_times
 
 __all__ = [
     "MARGIN",
     "LayerLatency",
+    "LayerTime",
     "NetworkComparison",
+    "Timed",
     "compare_latency",
     "latency_candidates",
     "layer_latencies",
+    "layer_times",
     "measuring_conditions",
     "predicted_ns",
     "slower_layers",

@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from alds_cli.inputs import InputSpec
 from alds_cli.latency.configurations import Filler, configurations_of
+from alds_cli.latency.timed_layers import SECONDS_PER_LAYER, time_parts
 from alds_cli.records import Latency
 from alds_cli.runtime.devices import (
     Paired,
     as_latency,
-    in_turns,
     paired,
     pick_device,
-    ready,
     time_networks,
 )
 from alds_cli.surgery import find_layers, layer_at
 from alds_cli.tracing.trace import Trace
-
-_ROUNDS = (25, 400)
-"""The least and the greatest number of rounds in which a pair and its layer take turns."""
-
-_SECONDS_PER_LAYER = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +95,7 @@ def slower_layers(
     *,
     batch_size: int = 1,
     device: torch.device | None = None,
-    seconds_per_layer: float = _SECONDS_PER_LAYER,
+    seconds_per_layer: float = SECONDS_PER_LAYER,
 ) -> dict[str, Paired]:
     """Find the pairs of a compressed network that may be slower than the layers they replace.
 
@@ -147,34 +140,9 @@ def slower_layers(
                 filler.tensor(c.input_shape, getattr(torch, c.dtype))
                 for c in configurations.elements()
             ]
-            known[key] = _side_by_side(layer, pair, inputs, device, seconds_per_layer)
+            runs = {"layer": (layer, inputs), "pair": (pair, inputs)}
+            times = time_parts(runs, device, seconds_per_layer)
+            known[key] = paired(times["pair"], times["layer"])
         if known[key].at_most > 1:
             slower[name] = known[key]
     return slower
-
-
-def _side_by_side(
-    layer: nn.Module,
-    pair: nn.Module,
-    inputs: Sequence[Tensor],
-    device: torch.device,
-    seconds: float,
-) -> Paired:
-    """Measure pair time / layer time; one turn applies a module to all inputs."""
-    least, most = _ROUNDS
-
-    def rounds(one: float) -> int:
-        return min(most, max(least, int(seconds / max(one, 1e-9))))
-
-    def calls(run: Callable[[Tensor], object]) -> None:
-        for tensor in inputs:
-            run(tensor)
-
-    with torch.inference_mode(), ready(layer, device) as dense, ready(pair, device) as halves:
-        times = in_turns(
-            {"layer": partial(calls, dense), "pair": partial(calls, halves)},
-            device,
-            rounds=rounds,
-            warmup=3,
-        )
-    return paired(times["pair"], times["layer"])

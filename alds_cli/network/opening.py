@@ -19,7 +19,7 @@ from alds_cli.checkpoint import (
     write_artefact,
 )
 from alds_cli.errors import CheckpointError, OptionError, PlanError
-from alds_cli.inputs import InputSpec, parse_inputs
+from alds_cli.inputs import InputSpec, inputs_tip, parse_inputs
 from alds_cli.network.loading import densified, fold, open_checkpoint
 from alds_cli.network.networks import Network, network_of, require_sound
 from alds_cli.network.verification import Verification, verify
@@ -230,3 +230,17 @@ def trace_network(network: Network) -> Trace:
     if network.inputs is None:
         return Trace(None, failure="what the network takes as input is not known")
     return trace(network.module, network.inputs)
+
+
+def timed_inputs(network: Network) -> InputSpec:
+    """Return what a network takes, so that it can be timed.
+
+    Raises:
+        OptionError: that is not known.
+    """
+    if network.inputs is None:
+        raise OptionError(
+            "the network cannot be timed: what it takes as input is not known",
+            tip=inputs_tip(None),
+        )
+    return network.inputs

@@ -1,18 +1,37 @@
 """The options of `inspect`."""
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from alds_cli.options.declaring import Expanded
+from alds_cli.options.declaring import Expanded, Keyword, Option
+from alds_cli.options.image_options import DeviceField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.text import MOST_SAMPLES, Whole
 
 if TYPE_CHECKING:
-    from alds_cli import Model  # noqa: F401 - named in texts below
+    from alds_cli import Model, ProgressCallback  # noqa: F401 - named in texts below
 
 
 @dataclass(frozen=True, slots=True)
 class InspectOptions:
-    """The choice of a file to look into."""
+    """The choice of a file to look into, and of what to look for."""
 
     model: ModelField
     source: Annotated[Source, Expanded(options=Source, help="How to read its file.")] = AS_IT_IS
+    _: KW_ONLY
+    time: Annotated[
+        bool,
+        Option(help="Measure every layer, and what it replaced, which takes seconds."),
+    ] = False
+    batch_size: Annotated[
+        int,
+        Option(
+            help="Samples in a timed forward pass, with --time.",
+            metavar="N",
+            bounds=Whole(1, MOST_SAMPLES),
+        ),
+    ] = 1
+    device: DeviceField = None
+    progress: Annotated[
+        "ProgressCallback | None", Keyword("Called with the progress; task `time`.")
+    ] = None

@@ -21,16 +21,15 @@ from alds_cli.schemas.file_forms import (
     TableForm,
     TrainingForm,
 )
+from alds_cli.schemas.inspection_forms import ContentsForm, InspectForm
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
 from alds_cli.schemas.results import (
     CompressForm,
     ConfigForm,
-    ContentsForm,
     DemoForm,
     EvaluateForm,
     ExportForm,
     FamilyForm,
-    InspectForm,
     IterateForm,
     OptimizeForm,
     Printed,

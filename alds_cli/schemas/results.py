@@ -22,7 +22,6 @@ from alds_cli.records import (
     Refit,
     SweepBaseline,
     SweepRun,
-    Training,
     Tuning,
 )
 
@@ -137,47 +136,6 @@ class ProfileForm(Printed):
     table: str | None
     seconds: Mapping[str, Real]
     layers: Sequence[ProfiledLayerForm]
-
-
-class InspectForm(Printed):
-    """Printed by `alds inspect`."""
-
-    architecture: Architecture | None
-    compressed: bool
-    method: str | None
-    arguments: Mapping[str, ArgumentValue]
-    solver: str | None
-    bound: str | None
-    seed: int | None
-    params: int
-    params_before: int
-    ratio: Real
-    macs: int | None
-    bytes: int | None
-    input_shape: Sequence[int] | None
-    inputs: str | None
-    preprocessing: Preprocessing | None
-    source_hash: str | None
-    training: Training | None
-    layers: Sequence[LayerForm]
-
-
-class StoredForm(Form):
-    """An entry of a file; `dtype` is what PyTorch calls its type."""
-
-    name: str
-    shape: Sequence[int]
-    dtype: str
-
-
-class ContentsForm(Printed):
-    """Printed by `alds inspect` of a file whose network is not recognised."""
-
-    architecture: None = None
-    reason: str
-    bytes: int
-    scalars: int
-    tensors: Sequence[StoredForm]
 
 
 class MeasuredForm(Form):

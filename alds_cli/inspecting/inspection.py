@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
 from alds_cli.errors import ArchitectureError
+from alds_cli.inspecting.layer_costs import LayerMacs, Times, layer_macs, measured_times
+from alds_cli.network.loading import densified
 from alds_cli.network.networks import Network, skeleton
 from alds_cli.network.opening import (
     open_network,
@@ -18,8 +20,8 @@ from alds_cli.network.opening import (
 )
 from alds_cli.numerics.fold import pair_params
 from alds_cli.options.inspect_options import InspectOptions
-from alds_cli.options.model_source import Source
 from alds_cli.records import LayerReport, LayerSpec, Plan
+from alds_cli.runtime.devices import pick_device
 from alds_cli.surgery import find_layers
 from alds_cli.tracing.trace import count_parameters
 
@@ -28,9 +30,19 @@ from alds_cli.tracing.trace import count_parameters
 class Inspection:
     """A network's layers and its costs.
 
-    `params_before` is the number of parameters of the dense network that its pairs stand for. The
-    errors and bounds of a network that was compressed or trained are None, since the weights before
-    are gone; kept layers may have been tuned.
+    What was before is the dense network that its pairs stand for. The errors and bounds of a
+    network that was compressed or trained are None, since the weights before are gone; kept layers
+    may have been tuned.
+
+    Attributes:
+        network: the network.
+        layers: what became of each layer.
+        params: the number of parameters.
+        params_before: that of the dense network.
+        macs: the multiply-accumulates of one sample; None where no forward pass succeeded.
+        macs_before: those of the dense network.
+        layer_macs: those of each layer, by name.
+        times: of the network and its layers, if they were asked for.
     """
 
     network: Network
@@ -38,6 +50,9 @@ class Inspection:
     params: int
     params_before: int
     macs: int | None
+    macs_before: int | None
+    layer_macs: Mapping[str, LayerMacs]
+    times: Times | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,42 +91,73 @@ def inspect(options: InspectOptions) -> Inspection | Contents:
         The network, or the contents of the file if no network is named and none is recognised.
 
     Raises:
+        ArchitectureError: times are asked for, but the network is not known.
+        OptionError: they are, but what the network takes is not known, or the device is not there.
         AldsError: the model cannot be read.
     """
     model, source = options.model, options.source
     if stated_architecture(source) is None and isinstance(model, (str, Path)):
-        return _inspect_file(model, source)
-    return _inspect_network(open_network(model, source))
+        return _inspect_file(model, options)
+    return _inspect_network(open_network(model, source), options)
 
 
-def _inspect_file(path: str | Path, source: Source) -> Inspection | Contents:
-    checkpoint = read_file(path, source)
+def _inspect_file(path: str | Path, options: InspectOptions) -> Inspection | Contents:
+    checkpoint = read_file(path, options.source)
     try:
-        network = open_read(checkpoint, source)
+        network = open_read(checkpoint, options.source)
     except ArchitectureError as error:
-        if checkpoint.document is not None:
+        if checkpoint.document is not None or options.time:
             raise
         tensors = [
             StoredTensor(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
             for name, tensor in checkpoint.tensors.items()
         ]
         return Contents(checkpoint.name, tensors, checkpoint.nbytes, error.message, error.tip)
-    return _inspect_network(network)
+    return _inspect_network(network, options)
 
 
-def _inspect_network(network: Network) -> Inspection:
-    trace = trace_network(network)
+def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
+    seen = trace_network(network)
     plan = network.plan
-    found = find_layers(network.module, trace)
+    found = find_layers(network.module, seen)
     params = count_parameters(network.module)
-    before, specs = params, found
+    dense, before, specs, seen_before = network, params, found, seen
     if plan.decomposed or plan.pruned:
-        dense = skeleton(network.document().architecture, network.module.state_dict())
-        before, specs = count_parameters(dense), find_layers(dense)
-    changed = bool(plan.decomposed or plan.pruned or network.training)
+        dense = densified(network) if options.time else _hollow(network)
+        before, specs = count_parameters(dense.module), find_layers(dense.module)
+        if not options.time:
+            # Memory that holds nothing yet: the meta device would take long to begin.
+            dense.module.to_empty(device="cpu")
+        seen_before = trace_network(dense)
+    changed = bool(dense is not network or network.training)
     error = None if changed else 0.0
-    layers = [_report(spec, plan, found.get(name), error) for name, spec in specs.items()]
-    return Inspection(network, layers, params, before, trace.macs)
+    times = None
+    if options.time:
+        times = measured_times(
+            network,
+            dense,
+            list(specs),
+            (seen_before, seen),
+            batch_size=options.batch_size,
+            device=pick_device(options.device),
+            progress=options.progress,
+        )
+    return Inspection(
+        network,
+        [_report(spec, plan, found.get(name), error) for name, spec in specs.items()],
+        params,
+        before,
+        seen.macs,
+        seen_before.macs,
+        {name: layer_macs(spec, plan, seen_before, seen) for name, spec in specs.items()},
+        times,
+    )
+
+
+def _hollow(network: Network) -> Network:
+    """Return the dense network that a network's pairs stand for, without any values."""
+    module = skeleton(network.document().architecture, network.module.state_dict())
+    return replace(network, module=module)
 
 
 def _report(
