@@ -10,7 +10,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
@@ -336,3 +336,57 @@ def _escape(sign: str) -> str:
     if code < 0x100:
         return _NAMED.get(sign, f"\\x{code:02x}")
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def count(value: int | None) -> str:
+    """Format a whole number with separators; a dash stands for an unknown one."""
+    return "–" if value is None else f"{value:,}"
+
+
+def short_count(value: int | None) -> str:
+    """Format a whole number with three digits and a letter for its thousands."""
+    if value is None:
+        return "–"
+    amount, letter, letters = float(value), "", iter("kMGTP")
+    while amount >= 999.5:
+        amount, letter = amount / 1000, next(letters)
+    return f"{amount:.3g}{letter}"
+
+
+def size(nbytes: int | None) -> str:
+    """Format a number of bytes in decimal units, as file managers do."""
+    if nbytes is None:
+        return "–"
+    amount = float(nbytes)
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"
+
+
+def extents(shape: Sequence[int]) -> str:
+    """Format the shape of a tensor."""
+    return "×".join(map(str, shape))
+
+
+def milliseconds(median: float, lower: float, upper: float) -> str:
+    """Format the median and the quartiles of times."""
+    return f"{median:.3f} ms ({lower:.3f}–{upper:.3f})"
+
+
+def removed(before: int | None, after: int | None) -> str:
+    """Format the fraction that was removed, in per cent."""
+    if not before or after is None:
+        return "–"
+    return minus(f"{100 * (1 - after / before):.2f} %")
+
+
+def signed(value: float, form: str) -> str:
+    """Format a difference with its sign, with a true minus sign instead of a hyphen."""
+    return minus(f"{value:+{form}}")
+
+
+def minus(number: str) -> str:
+    """Put a true minus sign in the place of a hyphen."""
+    return number.replace("-", "−")

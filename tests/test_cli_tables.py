@@ -10,8 +10,9 @@ import pytest
 from rich.text import Text
 
 from alds_cli.cli.interface import PlainConsole, table
-from alds_cli.cli.rendering import advice, removed, signed
+from alds_cli.cli.rendering import advice
 from alds_cli.records import CompressionReport
+from alds_cli.text import removed, signed
 
 NAMES = ["resnet20_finetuned-0.2.safetensors", "resnet20_finetuned-0.35.safetensors", "a.pt"]
 HEADINGS = ["written", "ratio", "parameters", "removed", "error"]

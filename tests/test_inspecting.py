@@ -13,12 +13,12 @@ from small_networks import digits_network
 from torch import nn
 
 from alds_cli import api, architectures
-from alds_cli.cli.inspection_table import short_count
 from alds_cli.errors import ArchitectureError
 from alds_cli.inspecting import layer_costs
 from alds_cli.latency import Timed, layer_times, timed_layers
 from alds_cli.records import Inference
 from alds_cli.surgery.inference_form import foldable_norms
+from alds_cli.text import short_count
 from alds_cli.tracing.trace import trace
 
 CPU = torch.device("cpu")

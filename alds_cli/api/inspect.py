@@ -19,10 +19,15 @@ def inspect(options: InspectOptions) -> Contents | Inspection:
     network is named and none is recognised, what the file holds.
 
     Raises:
-        ArchitectureError: times are asked for, but the network is not known.
-        OptionError: they are, but what the network takes is not known, or the device is not there.
+        ArchitectureError: times or files are asked for, but the network is not known.
+        OptionError: times are, but what it takes is not known, or the device is not there.
+        OutputError: a file cannot be written.
         AldsError: the model cannot be read.
     """
     from alds_cli.inspecting import inspection  # noqa: PLC0415 - it imports torch
 
-    return inspection.inspect(options)
+    if not options.writes:
+        return inspection.inspect(options)
+    from alds_cli.reporting import inspection_files  # noqa: PLC0415 - slow to import
+
+    return inspection_files.inspect_and_write(options)

@@ -9,7 +9,7 @@ from alds_cli.checkpoint.error_tables import (
     write_table,
 )
 from alds_cli.checkpoint.files import replacing, require_apart, require_writable
-from alds_cli.checkpoint.plans import read_plan, write_plan
+from alds_cli.checkpoint.plans import plan_text, read_plan, write_plan
 from alds_cli.checkpoint.reading import Checkpoint, read_checkpoint
 from alds_cli.checkpoint.unwrapping import Selection, select_entries
 from alds_cli.checkpoint.user_cache import cache_folder
@@ -25,6 +25,7 @@ __all__ = [
     "dump_torch",
     "hash_tensors",
     "load_cached",
+    "plan_text",
     "read_checkpoint",
     "read_plan",
     "read_table",

@@ -21,16 +21,26 @@ def write_plan(plan: Plan, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     try:
-        form = PlanForm.of(plan)
-        form.text()
+        text = plan_text(plan)
     except MalformedError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plan_text(plan: Plan) -> str:
+    """Return what a plan's file holds.
+
+    Raises:
+        MalformedError: a value exceeds its bounds, so that the file could not be read again.
+    """
+    form = PlanForm.of(plan)
+    form.text()
     content = form.content()
     nested = {key: content.pop(key) for key in ("layers", "pruned") if key in content}
     head = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in content.items()]
     parts = [f"  {json.dumps(key)}: {_by_line(entries)}" for key, entries in nested.items()]
-    with replacing(path) as temporary:
-        temporary.write_text("{\n" + ",\n".join([*head, *parts]) + "\n}\n", encoding="utf-8")
+    return "{\n" + ",\n".join([*head, *parts]) + "\n}\n"
 
 
 def _by_line(entries: Mapping[str, Any]) -> str:

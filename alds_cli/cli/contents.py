@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from alds_cli.cli.interface import line, table
-from alds_cli.cli.rendering import count, size
+from alds_cli.text import count, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

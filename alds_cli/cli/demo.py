@@ -150,7 +150,7 @@ class _Chain:
 
     @staticmethod
     def _cells(row: DemoNetworkForm) -> Sequence[str]:
-        from alds_cli.cli.rendering import count, size  # noqa: PLC0415
+        from alds_cli.text import count, size  # noqa: PLC0415
 
         return (
             row.name,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from alds_cli.cli.interface import line, table
-from alds_cli.cli.rendering import count, signed, spread
+from alds_cli.cli.rendering import spread
+from alds_cli.text import count, signed
 
 if TYPE_CHECKING:
     from alds_cli.api import EvaluationResult, Measured

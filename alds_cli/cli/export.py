@@ -8,6 +8,7 @@ from alds_cli.cli.verbs import verb
 from alds_cli.options.declaring import arguments
 from alds_cli.options.export_options import ExportOptions
 from alds_cli.options.reporting_options import ComputingReporting
+from alds_cli.text import size
 
 if TYPE_CHECKING:
     from alds_cli.api import ExportResult
@@ -30,7 +31,7 @@ def command(options: ExportOptions, reporting: ComputingReporting) -> None:
     interface = Interface(reporting)
     result = api.export(**arguments(options))
     source = rendering.place(str(options.model), "input")
-    interface.show(f"{source} → {result.output}: {_form(result)}, {rendering.size(result.nbytes)}")
+    interface.show(f"{source} → {result.output}: {_form(result)}, {size(result.nbytes)}")
     interface.show(_table(result))
     interface.remark(_agreement(result))
     interface.remark(f"time: {result.seconds:.2f} s")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from alds_cli.cli.interface import line, table
-from alds_cli.cli.rendering import count, signed
 from alds_cli.errors import GateError
 from alds_cli.records import DROP_MEASURES
+from alds_cli.text import count, signed
 
 if TYPE_CHECKING:
     from alds_cli.records import Gate

@@ -36,4 +36,6 @@ def command(options: InspectOptions, reporting: ComputingReporting) -> None:
         interface.show_json(lambda: documents.contents(found))
         return
     interface.show(inspection(found))
+    if options.html is not None:
+        interface.remark(f"written to {options.html}")
     interface.show_json(lambda: documents.inspection(found))

@@ -9,7 +9,9 @@ from rich.console import Group
 from rich.text import Text
 
 from alds_cli.cli.interface import Rows, line, table
-from alds_cli.cli.rendering import became, count, extents, removed, size, spread
+from alds_cli.cli.rendering import spread
+from alds_cli.inspecting.layer_words import became
+from alds_cli.text import count, extents, removed, short_count, size
 
 if TYPE_CHECKING:
     from alds_cli.api import Inspection
@@ -79,14 +81,3 @@ def _both(before: str, after: str) -> tuple[str, str | Text]:
 
 def _ms(value: float) -> str:
     return f"{value:.3f}"
-
-
-def short_count(value: int | None) -> str:
-    """Format a whole number with three digits and a letter for its thousands."""
-    if value is None:
-        return "–"
-    amount, letters = float(value), iter("kMGTP")
-    letter = ""
-    while amount >= 999.5:
-        amount, letter = amount / 1000, next(letters)
-    return f"{amount:.3g}{letter}"

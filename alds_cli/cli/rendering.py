@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from rich.console import Group
 
 from alds_cli.cli.interface import Rows, line, table
-from alds_cli.records import DROP_MEASURES, OPERATOR, SCHEMES
+from alds_cli.inspecting.layer_words import became
+from alds_cli.records import DROP_MEASURES, OPERATOR
+from alds_cli.text import count, extents, milliseconds, minus, removed, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,45 +28,6 @@ if TYPE_CHECKING:
         Refit,
         Tuning,
     )
-
-
-def count(value: int | None) -> str:
-    """Format a whole number with separators; a dash stands for an unknown one."""
-    return "–" if value is None else f"{value:,}"
-
-
-def size(nbytes: int | None) -> str:
-    """Format a number of bytes in decimal units, as file managers do."""
-    if nbytes is None:
-        return "–"
-    amount = float(nbytes)
-    for unit in ("B", "kB", "MB"):
-        if amount < 1000:
-            return f"{amount:.0f} B" if unit == "B" else f"{amount:.2f} {unit}"
-        amount /= 1000
-    return f"{amount:.2f} GB"
-
-
-def extents(shape: Sequence[int]) -> str:
-    """Format the shape of a tensor."""
-    return "×".join(map(str, shape))
-
-
-def removed(before: int | None, after: int | None) -> str:
-    """Format the fraction that was removed, in per cent."""
-    if not before or after is None:
-        return "–"
-    return _minus(f"{100 * (1 - after / before):.2f} %")
-
-
-def signed(value: float, form: str) -> str:
-    """Format a difference with its sign, with a true minus sign instead of a hyphen."""
-    return _minus(f"{value:+{form}}")
-
-
-def _minus(number: str) -> str:
-    """Put a true minus sign in the place of a hyphen."""
-    return number.replace("-", "−")
 
 
 def place(name: str, direction: str) -> str:
@@ -102,7 +65,7 @@ def compression_summary(name: str, result: CompressionResult) -> Group:
             removed(report.bytes_before, report.bytes_after),
         )
     if report.latency_before and report.latency_after and report.latency_saved is not None:
-        saved = _minus(f"{100 * report.latency_saved:.2f} %")
+        saved = minus(f"{100 * report.latency_saved:.2f} %")
         made.add_row("latency", spread(report.latency_before), spread(report.latency_after), saved)
     lines: list[Text | Table] = [line(text) for text in _facts(report)]
     if report.drop is not None:
@@ -158,7 +121,7 @@ def _drop_found(search: DropSearch) -> str:
 
 
 def _points(drop: float) -> str:
-    return _minus(f"{drop:.2f}")
+    return minus(f"{drop:.2f}")
 
 
 FAMILY_LEGEND = "MACs: the share removed; error: the largest over the layers"
@@ -167,10 +130,7 @@ FAMILY_LEGEND = "MACs: the share removed; error: the largest over the layers"
 
 def spread(latency: Latency) -> str:
     """Format a latency's median and quartiles."""
-    return (
-        f"{latency.median_ms:.3f} ms ({latency.lower_quartile_ms:.3f}–"
-        f"{latency.upper_quartile_ms:.3f})"
-    )
+    return milliseconds(latency.median_ms, latency.lower_quartile_ms, latency.upper_quartile_ms)
 
 
 def _facts(report: CompressionReport) -> Iterable[str]:
@@ -294,21 +254,6 @@ def _gap(report: CompressionReport) -> str | None:
         return f"{what}: {found:.6g}, proven to be the least"
     share = f"{found / least - 1:.2%}" if least > 0 else f"{found - least:.6g}"
     return f"{what}: {found:.6g}, at most {share} above the least"
-
-
-def became(layer: LayerReport) -> str:
-    """Describe in a few words what a layer is now."""
-    choice = layer.choice
-    if choice is not None:
-        label = SCHEMES[choice.scheme].label
-        return f"k = {choice.k}, j = {choice.j}" + (f", {label}" if label else "")
-    if layer.kept is not None:
-        nouns = ("filters", "inputs") if len(layer.shape) > 1 else ("features",)
-        sides = zip((layer.kept.outputs, layer.kept.inputs), layer.shape, nouns, strict=False)
-        return ", ".join(
-            f"{len(left)} of {whole} {noun}" for left, whole, noun in sides if left is not None
-        )
-    return f"kept: {layer.reason}" if layer.reason else "dense"
 
 
 def layer_table(layers: Sequence[LayerReport]) -> Rows:

@@ -27,5 +27,8 @@ def command(options: ReportOptions, reporting: Reporting) -> None:
         result = api.report(**arguments(replace(options, output=output, progress=progress)))
     for part in report_tables.shown(result.report, interface.results):
         interface.show(part)
-    interface.remark(f"written to {Path(result.files[0]).parent}: {len(result.files)} files")
+    written = [own for own in result.files if own != str(options.html)]
+    interface.remark(f"written to {Path(written[0]).parent}: {len(written)} files")
+    if options.html is not None:
+        interface.remark(f"written to {options.html}")
     interface.show_json(lambda: documents.report(result))

@@ -17,7 +17,6 @@ from rich.text import Text
 
 from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.cli.interface import Interface, line
-from alds_cli.cli.rendering import signed
 from alds_cli.records import (
     ProgressCallback,
     ProgressEvent,
@@ -25,7 +24,7 @@ from alds_cli.records import (
     SweepRecord,
 )
 from alds_cli.sweeping import RETRAINING, Forecast, Watcher
-from alds_cli.text import visible
+from alds_cli.text import signed, visible
 
 _LONGEST_NAME = 28
 """The most columns that the names of methods take."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
+
+import torch
+from torch import nn
 
 from alds_cli.errors import ArchitectureError
 from alds_cli.inspecting.layer_costs import LayerMacs, Times, layer_macs, measured_times
@@ -43,6 +46,7 @@ class Inspection:
         macs_before: those of the dense network.
         layer_macs: those of each layer, by name.
         times: of the network and its layers, if they were asked for.
+        versions: of the programs that wrote the artefact; empty for other models.
     """
 
     network: Network
@@ -53,6 +57,7 @@ class Inspection:
     macs_before: int | None
     layer_macs: Mapping[str, LayerMacs]
     times: Times | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,9 @@ def _inspect_file(path: str | Path, options: InspectOptions) -> Inspection | Con
             for name, tensor in checkpoint.tensors.items()
         ]
         return Contents(checkpoint.name, tensors, checkpoint.nbytes, error.message, error.tip)
-    return _inspect_network(network, options)
+    found = _inspect_network(network, options)
+    document = checkpoint.document
+    return found if document is None else replace(found, versions=document.versions)
 
 
 def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
@@ -126,8 +133,7 @@ def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
         dense = densified(network) if options.time else _hollow(network)
         before, specs = count_parameters(dense.module), find_layers(dense.module)
         if not options.time:
-            # Memory that holds nothing yet: the meta device would take long to begin.
-            dense.module.to_empty(device="cpu")
+            _give_memory(dense.module)
         seen_before = trace_network(dense)
     changed = bool(dense is not network or network.training)
     error = None if changed else 0.0
@@ -158,6 +164,16 @@ def _hollow(network: Network) -> Network:
     """Return the dense network that a network's pairs stand for, without any values."""
     module = skeleton(network.document().architecture, network.module.state_dict())
     return replace(network, module=module)
+
+
+def _give_memory(module: nn.Module) -> None:
+    """Give a network without values memory for them, which holds nothing yet.
+
+    A small network can then be traced without the meta device, which takes long to begin.
+    """
+    state = module.state_dict()
+    empty = {name: torch.empty(own.shape, dtype=own.dtype) for name, own in state.items()}
+    module.load_state_dict(empty, assign=True)
 
 
 def _report(

@@ -1,6 +1,7 @@
 """The options of `inspect`."""
 
 from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import Expanded, Keyword, Option
@@ -32,6 +33,19 @@ class InspectOptions:
         ),
     ] = 1
     device: DeviceField = None
+    html: Annotated[
+        str | Path | None,
+        Option(
+            help="Also write it all as one HTML page, which needs nothing else.",
+            metavar="FILE",
+            given=Path,
+        ),
+    ] = None
     progress: Annotated[
         "ProgressCallback | None", Keyword("Called with the progress; task `time`.")
     ] = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether files are asked for."""
+        return self.html is not None

@@ -40,6 +40,14 @@ class ReportOptions:
             "nothing.",
         ),
     ] = None
+    html: Annotated[
+        str | Path | None,
+        Option(
+            help="Also write the report as one HTML page, which needs nothing else.",
+            metavar="FILE",
+            given=Path,
+        ),
+    ] = None
     deltas: Annotated[
         str | Sequence[Fraction],
         Option(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from alds_cli.checkpoint.files import require_folder, write_files
+from alds_cli.checkpoint.files import replacing, require_folder, require_writable, write_files
 from alds_cli.checkpoint.run_folder import RunFolder
 from alds_cli.errors import MissingExtraError
 from alds_cli.options.report_options import ReportOptions
@@ -23,6 +23,8 @@ from alds_cli.reporting import (
     to_latex,
     to_markdown,
 )
+from alds_cli.reporting.html import sweep_page
+from alds_cli.runtime.environment import environment
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def report(options: ReportOptions) -> ReportResult:
         MissingExtraError: `plots` is True and matplotlib is not installed.
         OutputError: the output cannot be written.
     """
-    output = options.output
+    output, page = options.output, options.html
     runs = RunFolder(Path(options.folder))
     made = make_report(
         runs.baseline(),
@@ -61,12 +63,18 @@ def report(options: ReportOptions) -> ReportResult:
     )
     if output is not None:
         require_folder(Path(output))
+    if page is not None:
+        require_writable(Path(page))
     pictures = [] if options.plots is False else _pictures(made, options)
     files: tuple[str, ...] = ()
     if output is not None:
         contents = _contents(made, pictures)
         write_files(Path(output), contents)
         files = tuple(str(Path(output) / name) for name in contents)
+    if page is not None:
+        with replacing(Path(page)) as temporary:
+            temporary.write_bytes(sweep_page(made, runs.settings(), pictures, environment()))
+        files = (*files, str(page))
     return ReportResult(made, tuple(pictures), files)
 
 

@@ -20,6 +20,9 @@ _ROW = 0.15
 _CELL = 0.36
 """Width of a column in inches, enough for an entry such as 16·128 h."""
 
+_LEAST_HEIGHT = 2.6
+"""Height in inches in which the label beside the colours has its place."""
+
 _LONGEST_NAME = 34
 
 
@@ -40,7 +43,9 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
     from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra
 
     width = max(WIDTH, 2.9 + _CELL * len(points))
-    figure = Figure(figsize=(width, 1.3 + _ROW * len(names)), layout="constrained")
+    figure = Figure(
+        figsize=(width, max(_LEAST_HEIGHT, 1.3 + _ROW * len(names))), layout="constrained"
+    )
     axes = figure.subplots()
     shares = [[_share(point, name) for point in points] for name in names]
     image = axes.imshow(
