@@ -123,6 +123,7 @@ def test_names_in_a_sweep_are_harmless(tmp_path, run):
     assert EVIL in Tags(text).text
 
 
+@pytest.mark.slow
 def test_equal_sweeps_give_equal_pages(tmp_path, run):
     pytest.importorskip("matplotlib")
     for name, runs in (("a", runs_of_two_methods()), ("b", reversed(runs_of_two_methods()))):

@@ -164,6 +164,7 @@ def test_layers_are_timed_at_all_of_their_calls_and_once_if_they_are_alike(turns
     ]
 
 
+@pytest.mark.slow
 def test_layers_without_filters_take_the_smaller_inputs(turns, digits, tmp_path, run):
     path = tmp_path / "small.pt"
     assert run("compress", digits / "model.pt", "-r", "0.3", "--method", "ft", "-o", path)[0] == 0

@@ -37,7 +37,7 @@ def compression_page(
         pictures: pictures to show in it, which have an SVG.
         environment: what the page was made with.
     """
-    network = found.network
+    network, name = found.network, PurePath(found.network.name).name
     changed = sum(_changed(layer) for layer in found.layers)
     said = f"{changed} of {len(found.layers)} layers changed" if changed else "as it was trained"
     parts = [
@@ -50,9 +50,7 @@ def compression_page(
         parts.append(section("How to make this again", *_again(found)))
     parts.append(section("The file", facts(_file(found))))
     parts.append(section("What this page was made with", facts(environment)))
-    return page(
-        PurePath(network.name).name, f"{network.architecture or 'a network'}: {said}", *parts
-    )
+    return page(name, f"{network.architecture or 'a network'}: {said}", *parts)
 
 
 def _changed(layer: LayerReport) -> bool:
@@ -128,16 +126,8 @@ def _error(layer: LayerReport) -> str:
 
 def _again(found: Inspection) -> Iterator[Html]:
     """Yield the plan, and the command that carries it out on the original."""
-    plan = found.network.plan
-    words = [
-        "alds",
-        "compress",
-        "ORIGINAL",
-        "--plan",
-        "plan.json",
-        "-o",
-        PurePath(found.network.name).name,
-    ]
+    plan, output = found.network.plan, PurePath(found.network.name).name
+    words = ["alds", "compress", "ORIGINAL", "--plan", "plan.json", "-o", output]
     yield element("p", "Save the plan below as plan.json, and carry it out on the original:")
     yield command(shlex.join(words))
     yield element(
