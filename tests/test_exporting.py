@@ -168,7 +168,7 @@ def test_a_transformer_with_pairs_as_a_program(tmp_path):
 
 
 def test_a_transformer_with_pairs_as_torchscript(tmp_path):
-    """It is traced, as the code of its layers reads their weights; a dictionary comes out."""
+    """It is traced, as it does not say that it takes a dictionary; a dictionary comes out."""
     torch.manual_seed(0)
     spec = "words:{ids:int64[1,5]<11},mask:float[1,5]"
     source = alds_cli.Source(input_spec=spec)

@@ -413,6 +413,22 @@ def test_encoders_do_without_the_fused_kernels_where_a_pair_is(place, mode, mask
         torch.testing.assert_close(network(rows, **call)[:, seen], expected)
 
 
+@pytest.mark.parametrize("place", ["layers.0.linear1", "layers.1.self_attn.in_proj"])
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.filterwarnings("ignore:`torch.jit.script", "ignore:enable_nested_tensor is True")
+def test_torchscript_compiles_encoders_with_pairs(place, norm_first):
+    torch.manual_seed(0)
+    network = encoder(norm_first=norm_first).eval()
+    decompose(network, f"body.{place}", 0, 1, 2)
+    compiled = torch.jit.script(network.body)
+    rows = torch.randn(BATCH, LENGTH, WIDTH, dtype=torch.float64)
+    padding = torch.zeros(BATCH, LENGTH, dtype=torch.bool)
+    padding[:, -1] = True
+    causal = nn.Transformer.generate_square_subsequent_mask(LENGTH, dtype=torch.float64)
+    for call in ({}, {"src_key_padding_mask": padding}, {"mask": causal, "is_causal": True}):
+        torch.testing.assert_close(compiled(rows, **call), network.body(rows, **call))
+
+
 def test_encoders_untouched_keep_the_fused_kernels():
     network = nn.Module()
     network.one, network.two = encoder().body, encoder().body

@@ -158,11 +158,11 @@ def _merged_mask(
         _require_shape("attn_mask", attn_mask, expected)
         leading = [1, 1] if attn_mask.dim() == 2 else [batch, heads]
         spread = [leading[0], leading[1], length, keys]
-        found = _additive(attn_mask, query.dtype).reshape(spread)
+        found = additive(attn_mask, query.dtype).reshape(spread)
     if key_padding_mask is not None:
         unbatched = key_padding_mask.dim() == 1 and batch == 1
         _require_shape("key_padding_mask", key_padding_mask, [keys] if unbatched else [batch, keys])
-        padding = _additive(key_padding_mask, query.dtype).reshape(batch, 1, 1, keys)
+        padding = additive(key_padding_mask, query.dtype).reshape(batch, 1, 1, keys)
         found = padding if found is None else found + padding
     return found
 
@@ -172,7 +172,7 @@ def _require_shape(name: str, mask: Tensor, shape: list[int]) -> None:
         raise RuntimeError(f"{name} has shape {list(mask.shape)}, but should have {shape}")
 
 
-def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     """Turn a boolean mask into −∞ where it is true, so that nothing is attended to there."""
     if mask.is_floating_point():
         return mask

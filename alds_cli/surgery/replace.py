@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
+from alds_cli.surgery.encoders import call_layers
 from alds_cli.surgery.layer_contents import held_form, layer_at, own_form
 from alds_cli.surgery.layers import find_layers, is_plain_attention
 from alds_cli.surgery.pairs import complaint_against, form_of, make_pair
@@ -89,12 +90,7 @@ def call_projections(network: nn.Module, names: Iterable[str]) -> None:
 def _unfuse(network: nn.Module, name: str) -> None:
     """Keep the modules around a layer from using its weight without calling it."""
     for part in _around(network, name):
-        # In evaluation mode these two pass their layers' weights to fused kernels. Each of
-        # these settings turns that off and does nothing else.
-        if isinstance(part, nn.TransformerEncoderLayer):
-            part.activation_relu_or_gelu = 0
-        elif isinstance(part, nn.TransformerEncoder):
-            part.use_nested_tensor = False
+        call_layers(part)
 
 
 def _around(network: nn.Module, name: str) -> Iterator[nn.Module]:
