@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from alds_cli.api.retrain import retrain
     from alds_cli.api.sweep import sweep
     from alds_cli.api.train import train
-    from alds_cli.datasets import LabelledImages
+    from alds_cli.datasets import LabelledImages, TokenBlocks
     from alds_cli.inputs import InputSpec
     from alds_cli.network.networks import Network
     from alds_cli.network.opening import Model, Preparation
@@ -44,6 +44,7 @@ __all__ = [
     "RetrainSettings",
     "Source",
     "StageCallback",
+    "TokenBlocks",
     "Watcher",
     "__version__",
     "compress",
@@ -72,6 +73,7 @@ _HOMES = {
     "ProgressCallback": "alds_cli.records",
     "RetrainSettings": "alds_cli.options.training_options",
     "StageCallback": "alds_cli.records",
+    "TokenBlocks": "alds_cli.datasets",
     "Watcher": "alds_cli.sweeping",
     "__version__": "alds_cli._version",
 }

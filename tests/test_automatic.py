@@ -290,7 +290,7 @@ def test_the_command_shows_what_was_compared(images, run, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     code, shown, err = run(*arguments)
     assert code == 0, err
-    assert "on 6 images held back: alds-fisher " in shown
+    assert "on 6 samples held back: alds-fisher " in shown
     # The images tell what the network takes, which --input-shape need not state then.
     made = api.inspect("small.pt", source=Source(arch="nets_compared:make"))
     assert made.network.input_shape == (3, 8, 8)

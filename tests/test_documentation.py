@@ -36,11 +36,11 @@ from pages import (
 from safetensors.torch import load_file, save_file
 from small_networks import digits_network
 
+from alds_cli.schemas.evaluation_forms import EvaluateForm
 from alds_cli.schemas.published import PUBLISHED
 from alds_cli.schemas.results import (
     CompressForm,
     ConfigForm,
-    EvaluateForm,
     ExportForm,
     RetrainForm,
 )

@@ -315,7 +315,7 @@ def test_the_report_says_what_was_done(images):
     start = f"fitted again: divergence of the answers {refit.divergence_before:.3g} → "
     assert len(told) == 1
     assert told[0].startswith(start)
-    assert told[0].endswith("on 4 images held back")
+    assert told[0].endswith("on 4 samples held back")
     assert documents.compression(result).refit == refit
 
 

@@ -445,7 +445,7 @@ def test_people_and_programs_are_told(ask, tmp_path):
     assert found["loss_after"] <= found["loss_before"]
     code, out, err = ask(*arguments)
     assert code == 0, err
-    assert "on 6 images held back (4 steps, the best after" in " ".join(out.split())
+    assert "on 6 samples held back (4 steps, the best after" in " ".join(out.split())
     assert alds_cli.load(tmp_path / "small.pt")
 
 

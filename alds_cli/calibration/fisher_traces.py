@@ -32,7 +32,8 @@ from alds_cli.errors import DataError, first_line
 from alds_cli.records import LayerSpec, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
-from alds_cli.tracing.logits import position_logits_of
+from alds_cli.tracing.logits import each_answer
+from alds_cli.tracing.tokens import Inputs, Tokens, call, without_padding
 from alds_cli.tracing.trace import floating_type
 
 MOST_IMAGES = 256
@@ -43,6 +44,9 @@ _TOGETHER = 8
 
 _PIXELS = 2**19
 """The most pixels in one pass of a network that segments."""
+
+_TOKENS = 2**10
+"""The most tokens in one pass: each may have as many logits as there are words."""
 
 _SIDE_BY_SIDE = 16
 """The most batches that are read before their passes are added up."""
@@ -105,9 +109,7 @@ def gather_fisher_traces(
     with whole_attention():
         while images < MOST_IMAGES and (wave := list(islice(source, _SIDE_BY_SIDE))):
             parts = [
-                part
-                for given, _ in wave
-                for part in torch.split(given, _together(given) if masked else _TOGETHER)
+                part for given, _ in wave for part in given.split(_together(given, masked=masked))
             ]
             jobs = [
                 _GradientJob(held, wanted, part, images + index, place, masked)
@@ -193,7 +195,7 @@ class _GradientJob:
 
     network: nn.Module
     specs: Mapping[str, LayerSpec]
-    given: Tensor
+    given: Inputs
     seed: int
     device: torch.device
     masked: bool
@@ -217,18 +219,17 @@ class _GradientJob:
         for name, spec in self.specs.items():
             if name in parts:
                 parts[name].register_forward_hook(_probe(spec, calls))
-        dtype = floating_type(self.network) if self.given.is_floating_point() else self.given.dtype
+        dtype = floating_type(self.network)
         with torch.enable_grad():
-            inputs = self.given.to(self.device, dtype)
-            logits = position_logits_of(
-                accepted(module, inputs),
-                len(inputs),
-                "compressed by what errors do to their answers",
-                masked=self.masked,
-            ).flatten(0, 1)
+            output = accepted(lambda given: call(module, given, self.device, dtype), self.given)
+            purpose = "compressed by what errors do to their answers"
+            logits = torch.cat(each_answer(output, self.given, purpose, masked=self.masked))
             gradients = self._gradients(logits, [probe for _, _, probe in calls])
-        for (spec, output, _), gradient in zip(calls, gradients, strict=True):
-            self.found.append((spec.name, _summed(spec, parts[spec.name], output, gradient)))
+        for (spec, given, _), gradient in zip(calls, gradients, strict=True):
+            layer = parts[spec.name]
+            made = without_padding(given, layer, self.given)
+            slope = None if gradient is None else without_padding(gradient, layer, self.given)
+            self.found.append((spec.name, _summed(spec, layer, made, slope)))
 
     def _gradients(self, logits: Tensor, probes: list[Tensor]) -> list[Tensor | None]:
         """Return the gradients of log p(y), with y drawn from p by the batch's own seed.
@@ -257,9 +258,11 @@ class _GradientJob:
             ) from error
 
 
-def _together(given: Tensor) -> int:
-    """Return how many images go in one pass where every pixel may have logits."""
-    return min(_TOGETHER, max(1, _PIXELS // given[0, 0].numel()))
+def _together(given: Inputs, *, masked: bool) -> int:
+    """Return how many samples go in one pass, fewer where every pixel or token has logits."""
+    if isinstance(given, Tokens):
+        return min(_TOGETHER, max(1, _TOKENS // given.shape[1]))
+    return min(_TOGETHER, max(1, _PIXELS // given[0, 0].numel())) if masked else _TOGETHER
 
 
 def _probe(spec: LayerSpec, calls: list[tuple[LayerSpec, Tensor, Tensor]]) -> Any:

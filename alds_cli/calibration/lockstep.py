@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from alds_cli.calibration.observing import calling_copy, whole_attention
 from alds_cli.runtime.devices import accepted
 from alds_cli.runtime.pool import single_threaded_blas, single_threaded_here
+from alds_cli.tracing.tokens import Inputs, call, without_padding
 from alds_cli.tracing.trace import floating_type
 
 Visit = Callable[[str, list[Tensor], list[Tensor]], None]
-"""Is given a layer's name and its inputs in the first and in the second network, batch by batch."""
+"""Is given a layer's name and its inputs in the first and in the second network, batch by batch; of
+texts, without what is at padding."""
 
 
 class _StoppedError(Exception):
@@ -36,7 +38,7 @@ def in_lockstep(
     first: nn.Module,
     second: nn.Module,
     names: Collection[str],
-    batches: Sequence[Tensor],
+    batches: Sequence[Inputs],
     visit: Visit,
     *,
     device: torch.device | None = None,
@@ -144,7 +146,7 @@ class _Pass(threading.Thread):
         self,
         network: nn.Module,
         names: Collection[str],
-        inputs: Tensor,
+        inputs: Inputs,
         meeting: _Meeting,
         device: torch.device,
     ) -> None:
@@ -152,7 +154,7 @@ class _Pass(threading.Thread):
         self.waits_at: str | None = None
         self._given: Tensor | None = None
         self._meeting = meeting
-        self._inputs = inputs.to(device, floating_type(network))
+        self._inputs, self._device, self._dtype = inputs, device, floating_type(network)
         self._module = calling_copy(network, list(names))
         parts = dict(self._module.named_modules())
         for name in names:
@@ -171,7 +173,7 @@ class _Pass(threading.Thread):
         self._meeting.gate.acquire()
         try:
             with torch.no_grad():
-                accepted(self._module, self._inputs)
+                accepted(self._forward, self._inputs)
         except _StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread
@@ -181,10 +183,14 @@ class _Pass(threading.Thread):
             self._meeting.gate.release()
             self._meeting.leave(failure)
 
+    def _forward(self, inputs: Inputs) -> object:
+        return call(self._module, inputs, self._device, self._dtype)
+
     def _hook(self, name: str) -> Any:
-        def arrive(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def arrive(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             given = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
-            self.waits_at, self._given = name, next(given)
+            self._given = without_padding(next(given), layer, self._inputs)
+            self.waits_at = name
             self._meeting.wait()
 
         return arrive

@@ -24,7 +24,7 @@ from alds_cli.checkpoint.moment_files import (
     trim_cached_moments,
 )
 from alds_cli.checkpoint.user_cache import tell_not_cached
-from alds_cli.datasets import Batch, Batches
+from alds_cli.datasets import Batch, Batches, TokenBatches
 from alds_cli.errors import OutputError
 from alds_cli.runtime.devices import device_name
 
@@ -105,7 +105,7 @@ def _files(
     if total > MOST_KEPT // 2:
         _log.info("moments of %s are not cached, since they take %d bytes", kind, total)
         return None
-    images = batches.fingerprint() if isinstance(batches, Batches) else None
+    images = batches.fingerprint() if isinstance(batches, Batches | TokenBatches) else None
     if images is None:
         return None
     import PIL  # noqa: PLC0415 - few runs need these two

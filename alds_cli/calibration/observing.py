@@ -20,12 +20,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from alds_cli.datasets import Batch, Batches, LabelledImages, drawn_apart
+from alds_cli.datasets import Batch, Batches, Samples, TokenBatches, batched, drawn_apart
 from alds_cli.errors import DataError, OptionError
 from alds_cli.records import Preprocessing, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, placed
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery.replace import call_projections
+from alds_cli.tracing.tokens import Inputs, call, without_padding
 from alds_cli.tracing.trace import floating_type
 
 T = TypeVar("T")
@@ -41,8 +42,9 @@ class Call:
     Attributes:
         name: the layer's dotted name in the network.
         layer: the module, in evaluation mode; its parameters are those of the network.
-        inputs: the tensors it was given, in the order of its arguments.
-        output: the tensor it returned, before anything else could change it in place.
+        inputs: the tensors it was given, in the order of its arguments; of texts, without what
+            is at padding.
+        output: the tensor it returned, before anything else could change it in place, likewise.
     """
 
     name: str
@@ -68,22 +70,22 @@ class Observer(Protocol[T]):
 
 
 def calibration_batches(
-    images: LabelledImages,
-    preprocessing: Preprocessing,
+    images: Samples,
+    preprocessing: Preprocessing | None,
     *,
     samples: int,
     seed: int,
     batch_size: int,
     workers: int = 0,
-) -> Batches:
-    """Draw a sample of the images without replacement and batch it in the images' order.
+) -> Batches | TokenBatches:
+    """Draw a sample of images or texts without replacement and batch it in their order.
 
     The same seed gives the same sample, and a smaller sample is part of a larger one.
 
     Args:
         images: the images to draw from. They are drawn at random because folders are ordered
             by class.
-        preprocessing: turns images into the network's input.
+        preprocessing: turns images into the network's input; texts need none.
         samples: the number to draw; all images if there are fewer.
         seed: seed of the random draw.
         batch_size: images in a batch.
@@ -98,7 +100,7 @@ def calibration_batches(
             f"a calibration on {samples} images tells nothing", tip="--samples 512 is usual"
         )
     drawn, _ = draw_sample(len(images), samples, seed)
-    return Batches(images.subset(drawn), preprocessing, batch_size=batch_size, workers=workers)
+    return batched(images.subset(drawn), preprocessing, batch_size=batch_size, workers=workers)
 
 
 def draw_sample(count: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -174,7 +176,7 @@ class _Source:
         self._lock = threading.Lock()
         self.exhausted = False
 
-    def take(self) -> tuple[int, Tensor] | None:
+    def take(self) -> tuple[int, Inputs] | None:
         """Return the number and the inputs of the next batch, or None after the last."""
         with self._lock:
             taken = None if self.exhausted else next(self._numbered, None)
@@ -189,12 +191,13 @@ class _Runner:
         self._module = calling_copy(network, names)
         self._device, self._dtype = device, floating_type(network)
         self._look: Any = None
+        self._inputs: Inputs = torch.empty(0)
         parts = dict(self._module.named_modules())
         for name in names:
             if name in parts:
                 parts[name].register_forward_hook(self._hook(name), with_kwargs=True)
 
-    def run(self, inputs: Tensor, observer: Observer[T]) -> dict[str, T]:
+    def run(self, inputs: Inputs, observer: Observer[T]) -> dict[str, T]:
         """Run one batch and return the observer's results by layer name."""
         found: dict[str, T] = {}
         failures: list[Exception] = []
@@ -208,7 +211,7 @@ class _Runner:
                 failures.append(error)
                 raise
 
-        self._look = look
+        self._look, self._inputs = look, inputs
         try:
             with torch.no_grad():
                 accepted(self._forward, inputs)
@@ -218,17 +221,18 @@ class _Runner:
             raise
         return found
 
-    def _forward(self, inputs: Tensor) -> object:
-        dtype = self._dtype if inputs.is_floating_point() else inputs.dtype  # tokens are numbers
-        return self._module(inputs.to(self._device, dtype))
+    def _forward(self, inputs: Inputs) -> object:
+        return call(self._module, inputs, self._device, self._dtype)
 
     def _hook(self, name: str) -> Any:
         def leave(
             layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
         ) -> None:
-            given = tuple(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+            given = (v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
             if isinstance(output, Tensor):
-                self._look(Call(name, layer, given, output))
+                inside = tuple(without_padding(v, layer, self._inputs) for v in given)
+                outside = without_padding(output, layer, self._inputs)
+                self._look(Call(name, layer, inside, outside))
 
         return leave
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from alds_cli.schemas.evaluation_forms import EvaluateForm, MeasuredForm
 from alds_cli.schemas.inspection_forms import (
     ContentsForm,
     InspectedLayerForm,
@@ -15,12 +16,10 @@ from alds_cli.schemas.results import (
     ChannelsForm,
     CompressForm,
     CurveForm,
-    EvaluateForm,
     ExportForm,
     FamilyForm,
     IterateForm,
     LayerForm,
-    MeasuredForm,
     OptimizeForm,
     PointForm,
     PortForm,
@@ -218,7 +217,8 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
 
 def _measured(measured: Measured, images: int) -> dict[str, Any]:
     quality, footprint, masks = measured.quality, measured.footprint, measured.segmentation
-    known = quality or masks
+    language = measured.language
+    known = quality or masks or language
     return {
         "top1": None if quality is None else quality.top1,
         "top1_interval": measured.top1_interval,
@@ -226,6 +226,8 @@ def _measured(measured: Measured, images: int) -> dict[str, Any]:
         "loss": None if known is None else known.loss,
         "pixel_accuracy": None if masks is None else masks.pixel_accuracy,
         "mean_iou": None if masks is None else masks.mean_iou,
+        "perplexity": None if language is None else language.perplexity,
+        "tokens": None if language is None else language.tokens,
         "images": images,
         "params": footprint.params,
         "macs": footprint.macs,

@@ -24,10 +24,16 @@ def evaluation(result: EvaluationResult) -> Group:
     both = [result.model, *([result.baseline] if result.baseline else [])]
     columns = ("", "model") if result.baseline is None else ("", "model", "baseline", "difference")
     made = table(None, *columns)
-    for name, values, difference in (*_qualities(both), *_segmentations(both), *_costs(both)):
+    rows = (*_qualities(both), *_segmentations(both), *_languages(both), *_costs(both))
+    for name, values, difference in rows:
         made.add_row(name, *values, *([difference] if result.baseline else []))
-    lines = [f"{result.images:,} images on {result.device}"]
-    if result.comparison is not None:
+    texts = result.preprocessing is None
+    lines = [f"{result.images:,} {'texts' if texts else 'images'} on {result.device}"]
+    if result.model.language is not None:
+        lines[0] += f", {result.model.language.tokens:,} tokens foretold"
+    if result.comparison is not None and texts:
+        lines += _compared_on_texts(result.comparison)
+    elif result.comparison is not None:
         unit = "images" if result.model.segmentation is None else "pixels that have a class"
         lines += _compared(result.comparison, unit)
     return Group(made, *(line(text) for text in lines))
@@ -57,6 +63,30 @@ def _segmentations(both: Sequence[Measured]) -> Iterator[Row]:
         yield _row(name, numbers, [f"{value:.2f} %" for value in numbers], ".2f")
     losses = [quality.loss for quality in found]
     yield _row("loss", losses, [f"{value:.4f}" for value in losses], ".4f")
+
+
+def _languages(both: Sequence[Measured]) -> Iterator[Row]:
+    found = [measured.language for measured in both if measured.language is not None]
+    if len(found) < len(both):
+        return
+    perplexities = [own.perplexity for own in found]
+    change = f"×{perplexities[0] / perplexities[-1]:.4f}"
+    yield "perplexity", [f"{value:,.3f}" for value in perplexities], change
+    losses = [own.loss for own in found]
+    yield _row("loss per token", losses, [f"{value:.4f}" for value in losses], ".4f")
+
+
+def _compared_on_texts(comparison: Comparison) -> Iterator[str]:
+    """Say in lines how two networks differ on texts."""
+    if comparison.agreement is not None:
+        yield f"the same next token in {comparison.agreement:.2f} % of the places"
+    if comparison.cosine is not None:
+        yield f"the mean cosine of what both give for a token is {comparison.cosine:.4f}"
+    if comparison.difference_low is not None and comparison.difference_high is not None:
+        low, high = (
+            signed(end, ".4f") for end in (comparison.difference_low, comparison.difference_high)
+        )
+        yield f"the difference of the loss lies between {low} and {high} (95 % confidence)"
 
 
 def _row(name: str, numbers: Sequence[float], shown: list[str], form: str) -> Row:

@@ -172,7 +172,7 @@ def _compared(candidates: Sequence[Candidate]) -> str:
         f"{candidate.method} {candidate.divergence:.3g} ({candidate.agreement:.1f} % agree)"
         for candidate in candidates
     )
-    return f"divergence of the answers on {count(candidates[0].images)} images held back: {told}"
+    return f"divergence of the answers on {count(candidates[0].images)} samples held back: {told}"
 
 
 def _refitted(refit: Refit) -> str:
@@ -180,7 +180,7 @@ def _refitted(refit: Refit) -> str:
     return (
         f"fitted again{'' if refit.kept else ', but left out'}: divergence of the answers "
         f"{refit.divergence_before:.3g} → {refit.divergence_after:.3g} on "
-        f"{count(refit.held_back)} images held back"
+        f"{count(refit.held_back)} samples held back"
     )
 
 
@@ -189,7 +189,7 @@ def _tuned(tuning: Tuning) -> str:
     how = f"{count(tuning.steps)} steps, the best after {count(tuning.best_step)}"
     if tuning.diverged:
         how += "; then the loss was not finite"
-    on = f"on {count(tuning.held_back)} images held back ({how})"
+    on = f"on {count(tuning.held_back)} samples held back ({how})"
     if tuning.best_step == 0:
         return f"tuning: left out, as nothing was better {on}"
     return (

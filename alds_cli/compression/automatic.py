@@ -21,7 +21,7 @@ from alds_cli.compression.held_back import Judge, Judged, chosen, divided
 from alds_cli.compression.low_rank import Findings, LowRankStrategy
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.compression.traced_model import TracedModel
-from alds_cli.datasets import LabelledImages, opened
+from alds_cli.datasets import Samples, opened_samples
 from alds_cli.errors import ContractError, DataError, NoLogitsError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.options.compress_options import CompressOptions
@@ -134,7 +134,7 @@ def _open_layers(strategy: LowRankStrategy) -> int:
     return sum(spec.reason is None for spec in strategy.specs.values())
 
 
-def _divided(options: CompressOptions, method: str) -> tuple[CompressOptions, LabelledImages]:
+def _divided(options: CompressOptions, method: str) -> tuple[CompressOptions, Samples]:
     """Return the options under which candidates draw their images, and the images held back.
 
     Raises:
@@ -146,7 +146,7 @@ def _divided(options: CompressOptions, method: str) -> tuple[CompressOptions, La
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images, whose "
             "labels are not used",
         )
-    images = opened(options.data, split="train", download=options.download)
+    images = opened_samples(options.data, split="train", download=options.download)
     count = min(options.samples, len(images))
     if count < 2:
         raise OptionError(

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from alds_cli.datasets import Batches, LabelledImages, drawn_apart
+from alds_cli.datasets import LabelledImages, Samples, batched, drawn_apart
 from alds_cli.evaluation import (
     agreement,
     all_logits,
     divergences,
     most_together,
     pixel_divergences,
+    require_answers,
     segments,
 )
 from alds_cli.network.networks import Network
-from alds_cli.network.opening import settled_preprocessing
+from alds_cli.network.opening import preparation_of
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.runtime.devices import pick_device
 
@@ -31,7 +32,7 @@ _TOGETHER = 64
 """Images in a batch."""
 
 
-def divided(images: LabelledImages, samples: int, seed: int) -> tuple[int, LabelledImages]:
+def divided(images: Samples, samples: int, seed: int) -> tuple[int, Samples]:
     """Divide a draw: return how many images are left to fit to, and those that judge.
 
     The images to fit to are a draw of that many by the same seed.
@@ -91,28 +92,33 @@ def chosen(found: Sequence[Judged]) -> int:
 class Judge:
     """Measures how far the answers of networks are from those of the original.
 
-    Those of a network that segments are compared pixel by pixel, where the images have masks.
+    Those of a network that segments are compared pixel by pixel, where the images have masks, and
+    those for texts token by token.
 
     Args:
         network: the original.
         options: the device, and how to prepare images for the network.
-        images: the images on which it is measured.
+        images: the images or texts on which it is measured.
 
     Raises:
-        NoLogitsError: the network does not classify images, nor segment those with masks.
+        NoLogitsError: the network gives no logits of images, of their pixels, or of texts.
         DataError: the network does not take the images.
     """
 
-    def __init__(self, network: Network, options: CompressOptions, images: LabelledImages) -> None:
+    def __init__(self, network: Network, options: CompressOptions, images: Samples) -> None:
         self.images = len(images)
         self._device = pick_device(options.device)
-        prepared = settled_preprocessing(options.preprocessing, network)
+        prepared = preparation_of(images, options.preprocessing, network)
         self._original = network.module
-        self._pixels = segments(self._original, images, prepared, device=self._device)
-        together = most_together(images, prepared, _TOGETHER) if self._pixels else _TOGETHER
-        self._batches = Batches(images, prepared, batch_size=together, workers=options.workers)
-        # Answers for pixels would not fit into memory, and are found again every time.
-        self._expected = None if self._pixels else self._answers(self._original)
+        together, many = _TOGETHER, prepared is None
+        if isinstance(images, LabelledImages) and prepared is not None:
+            many = segments(self._original, images, prepared, device=self._device)
+            together = most_together(images, prepared, _TOGETHER) if many else _TOGETHER
+        self._batches = batched(images, prepared, batch_size=together, workers=options.workers)
+        if many:
+            require_answers(self._original, self._batches, device=self._device)
+        # Answers for pixels or tokens would not fit into memory, and are found again every time.
+        self._expected = None if many else self._answers(self._original)
 
     def _answers(self, module: nn.Module) -> Tensor:
         return all_logits(module, self._batches, device=self._device)

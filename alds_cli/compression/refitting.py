@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,11 +22,11 @@ from alds_cli.calibration.observing import Call, observe
 from alds_cli.calibration.responses import absorbers
 from alds_cli.compression.held_back import Judge, Judged, divided
 from alds_cli.compression.tuning import measured_again
-from alds_cli.datasets import Batches, opened
+from alds_cli.datasets import Batch, batched, opened_samples
 from alds_cli.errors import NoLogitsError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
-from alds_cli.network.opening import settled_preprocessing
+from alds_cli.network.opening import preparation_of
 from alds_cli.numerics.corrected_fit import corrected_factors
 from alds_cli.numerics.fold import factors_to_weights, fold, multiply_back
 from alds_cli.options.compress_options import CompressOptions
@@ -34,6 +34,7 @@ from alds_cli.records import OPERATOR, SLICED, LayerReport, LayerSpec, Plan, Pro
 from alds_cli.runtime.devices import pick_device, placed
 from alds_cli.surgery import layer_at, weight_at
 from alds_cli.surgery.layer_contents import canonical, own_form
+from alds_cli.tracing.tokens import Inputs
 
 _log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Refitter:
         assert options.data is not None  # noqa: S101 - checked before
         self._device = pick_device(options.device)
         self._stored, self._specs = network.module, specs
-        images = opened(options.data, split="train", download=options.download)
+        images = opened_samples(options.data, split="train", download=options.download)
         if min(options.samples, len(images)) < 2:
             raise OptionError(
                 "--refit needs at least two images, one of them to judge", tip="--samples 512"
@@ -121,7 +122,7 @@ class Refitter:
             ) from error
         self._images, self._seed, self._workers = images, options.seed, options.workers
         self._progress = options.progress
-        self._prepared = settled_preprocessing(options.preprocessing, network)
+        self._prepared = preparation_of(images, options.preprocessing, network)
         self._remembered: dict[int, Refitted] = {}
 
     @cached_property
@@ -193,23 +194,22 @@ class Refitter:
             return Refitted(plan, refit, new, working.state_dict())
         return Refitted(plan, refit, old, None)
 
-    def _calls(self, inputs: Tensor) -> Mapping[str, _Calls]:
+    def _calls(self, inputs: Inputs) -> Mapping[str, _Calls]:
         """Return how the layers are called, in a pass over one image."""
         one = [(inputs[:1], torch.zeros(1, dtype=torch.int64))]
         return observe(self._original, list(self._specs), one, _CountsCalls(), device=self._device)
 
-    def _batches(self) -> list[Tensor]:
+    def _batches(self) -> list[Inputs]:
         """Return the images to fit to, as many as can be under way together."""
         drawn, _ = draw_sample(len(self._images), self._fitted, self._seed)
-        inputs, _ = next(
-            iter(Batches(self._images.subset(drawn[:1]), self._prepared, batch_size=1))
-        )
+        one: Iterable[Batch] = batched(self._images.subset(drawn[:1]), self._prepared, batch_size=1)
+        inputs, _ = next(iter(one))
         largest = max((own.nbytes for own in self._calls(inputs).values()), default=1)
         count = max(1, min(self._fitted, _HELD_BYTES // max(1, _INPUTS_HELD * largest)))
         if count < self._fitted:
             _log.info("pairs are fitted again on %d images, which fit into memory", count)
         drawn, _ = draw_sample(len(self._images), count, self._seed)
-        batches = Batches(
+        batches = batched(
             self._images.subset(drawn),
             self._prepared,
             batch_size=_TOGETHER,

@@ -15,12 +15,13 @@ from torch import nn
 
 from alds_cli.allocation import Spending
 from alds_cli.checkpoint import read_plan, require_apart, write_plan
+from alds_cli.compression.calibration_texts import with_texts
 from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.low_rank import LowRankStrategy, require_able, settled_names
 from alds_cli.compression.run import planned
 from alds_cli.compression.targets import Budget, Offered, Target, parse_target
 from alds_cli.compression.traced_model import CostModel, TracedModel, schemes_needed
-from alds_cli.datasets import Batches, LabelledImages, opened, tensor_files
+from alds_cli.datasets import Batches, LabelledImages, is_text, opened, tensor_files
 from alds_cli.errors import OptionError
 from alds_cli.inputs import InputSpec
 from alds_cli.methods import method_named
@@ -179,7 +180,7 @@ class Session:
 
     def __init__(self, options: CompressOptions, given: Plan | None = None) -> None:
         self.clock = Clock()
-        if options.data is not None:
+        if options.data is not None and not is_text(options.data):
             with self.clock("load"):
                 images = opened(options.data, split="train", download=options.download)
             options = replace(options, data=images)  # once, for all who look at them
@@ -193,6 +194,8 @@ class Session:
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
+            if is_text(options.data):
+                options = self.options = with_texts(options, self.network)
             if self.network.inputs is None and isinstance(options.data, LabelledImages):
                 self.network.inputs = self._inputs_of_images(options.data)
             self.before = trace_network(self.network)

@@ -30,12 +30,12 @@ from alds_cli.compression.targets import (
     parameters,
     pruned_amount,
 )
-from alds_cli.datasets import Batches, MaskedImages, opened
+from alds_cli.datasets import Batches, MaskedImages, TokenBatches, opened_samples
 from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
 from alds_cli.methods import METHODS, Method, factorisation_for, method_named, schemes_of
 from alds_cli.network.networks import Network
-from alds_cli.network.opening import settled_preprocessing
+from alds_cli.network.opening import preparation_of
 from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import (
@@ -109,8 +109,8 @@ _TOGETHER = 32
 """Images in one forward pass; a constant, because sums are rounded differently in others."""
 
 
-def batches_for(network: Network, options: CompressOptions, method: str) -> Batches:
-    """Return the sample of images on which a method observes the network.
+def batches_for(network: Network, options: CompressOptions, method: str) -> Batches | TokenBatches:
+    """Return the sample of images or texts on which a method observes the network.
 
     Args:
         network: the network as it was read.
@@ -126,10 +126,10 @@ def batches_for(network: Network, options: CompressOptions, method: str) -> Batc
             f"the method {method} observes the network on images, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images",
         )
-    prepared = settled_preprocessing(options.preprocessing, network)
-    images = opened(options.data, split="train", download=options.download)
+    images = opened_samples(options.data, split="train", download=options.download)
+    prepared = preparation_of(images, options.preprocessing, network)
     together = _TOGETHER
-    if isinstance(images, MaskedImages):
+    if isinstance(images, MaskedImages) and prepared is not None:
         from alds_cli.evaluation import most_together  # noqa: PLC0415 - others do without it
 
         together = most_together(images, prepared, _TOGETHER)

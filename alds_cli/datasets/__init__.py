@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from alds_cli.datasets.augmentation import AUGMENTATIONS, choose_augmentation
-from alds_cli.datasets.batching import Batch, Batches, require_moderate
+from alds_cli.datasets.batching import Batch, Batches, ImageBatch, require_moderate
 from alds_cli.datasets.classes import (
     assign_classes,
     check_labels,
@@ -26,6 +26,8 @@ from alds_cli.datasets.sources import (
     opened,
     tensor_files,
 )
+from alds_cli.datasets.texts import Reading, context_of, is_text, opened_samples
+from alds_cli.datasets.token_blocks import Samples, TokenBatches, TokenBlocks, batched
 
 __all__ = [
     "AUGMENTATIONS",
@@ -35,20 +37,29 @@ __all__ = [
     "PRESETS",
     "Batch",
     "Batches",
+    "ImageBatch",
     "ImageFiles",
     "LabelledImages",
     "MaskedImages",
     "Part",
     "Parts",
+    "Reading",
+    "Samples",
     "Split",
     "TensorImages",
+    "TokenBatches",
+    "TokenBlocks",
     "assign_classes",
+    "batched",
     "check_labels",
     "choose_augmentation",
+    "context_of",
     "divided_parts",
     "drawn_apart",
+    "is_text",
     "open_dataset",
     "opened",
+    "opened_samples",
     "parse_preprocessing",
     "part_of",
     "read_classes",

@@ -28,12 +28,17 @@ from alds_cli.errors import DataError, OptionError
 from alds_cli.inputs import MOST_ELEMENTS
 from alds_cli.records import Preprocessing
 from alds_cli.runtime.distributed import ALONE, World
+from alds_cli.tracing.tokens import Inputs
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Batch = tuple[Tensor, Tensor]
-"""Inputs, float32 (n, C, H, W), and labels, int64 (n,), or masks, int64 (n, H, W)."""
+Batch = tuple[Inputs, Tensor]
+"""Inputs, images as float32 (n, C, H, W) or texts, and labels, int64 (n,), or masks, int64
+(n, H, W)."""
+
+ImageBatch = tuple[Tensor, Tensor]
+"""A `Batch` of images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,7 @@ class _Job:
 
 
 class Batches:
-    """An iterable of `Batch`; its `len` is the number of batches.
+    """An iterable of `ImageBatch`; its `len` is the number of batches.
 
     Without a generator every image comes once, in the order of the set. With a generator the
     images are shuffled and augmented, and every iteration draws new numbers from it.
@@ -141,7 +146,7 @@ class Batches:
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[ImageBatch]:
         change = self._augmentation.on_batch
         # Closed explicitly: Python 3.12 keeps what a generator holds when it is closed early.
         with closing(self._pixels()) as batches:

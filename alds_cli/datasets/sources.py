@@ -14,6 +14,7 @@ from alds_cli.datasets.division import part_of, without_part
 from alds_cli.datasets.folders import read_folder
 from alds_cli.datasets.images import ImageFiles, LabelledImages, Split
 from alds_cli.datasets.tensor_files import expand, open_tensors
+from alds_cli.datasets.token_blocks import Samples, TokenBlocks
 from alds_cli.errors import DataError
 
 
@@ -65,6 +66,8 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
         chosen.name = spec
         return chosen
     kind, _, location = spec.partition(":")
+    if kind in {"text", "lines"} and location:
+        raise _no_images(spec)
     request = _Request(spec, location, split, download)
     if kind in _OPENERS and location:
         return _OPENERS[kind](request)
@@ -76,25 +79,32 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
     )
 
 
+def _no_images(name: str) -> DataError:
+    return DataError(
+        f"{name} is text, and images are needed here",
+        tip="`alds evaluate` and `alds compress` take texts",
+    )
+
+
 def _names_an_object(module: str, name: str) -> bool:
     """Whether `module:name` can be an object of the user's own code."""
     parts = (*module.split("."), *name.split("."))
     return all(part.isidentifier() for part in parts)
 
 
-def opened(
-    data: str | LabelledImages, *, split: Split = "test", download: bool = False
-) -> LabelledImages:
+def opened(data: str | Samples, *, split: Split = "test", download: bool = False) -> LabelledImages:
     """Return the given images, or open those that a spec names; see `open_dataset`.
 
     Raises:
-        DataError: the spec is unknown, or its data are absent, damaged or empty.
+        DataError: the spec is unknown, or its data are absent, damaged, empty, or text.
     """
+    if isinstance(data, TokenBlocks):
+        raise _no_images(data.name)
     return open_dataset(data, split=split, download=download) if isinstance(data, str) else data
 
 
 def tensor_files(data: object) -> list[Path]:
-    """Return the files that a spec `tensors:…` or `webdataset:…` names; other data give none.
+    """Return the files that a spec names; data that are none, or whole folders, give none.
 
     Raises:
         DataError: one is absent, or named twice.
@@ -109,6 +119,8 @@ def tensor_files(data: object) -> list[Path]:
         from alds_cli.datasets.shards import shard_files  # noqa: PLC0415 - as below
 
         return shard_files(location)
+    if kind in {"text", "lines"}:
+        return [Path(location).expanduser()]
     return expand(location) if kind == "tensors" else []
 
 
@@ -188,6 +200,8 @@ DATASET_FORMS: Mapping[str, str] = {
     "imagenet": "imagenet:DIR",
     "voc2012": "voc2012:DIR",
     "webdataset": "webdataset:SHARD[,SHARD or GLOB ...]",
+    "text": "text:FILE",
+    "lines": "lines:FILE",
     "factory": "package.module:factory",
 }
 """The form of a spec of each kind, for help texts."""

@@ -21,7 +21,7 @@ from alds_cli.evaluation.paired import (
     wilson_interval,
 )
 from alds_cli.evaluation.paired_masks import ClassPixels, paired_iou_drop
-from alds_cli.evaluation.pixel_answers import pixel_divergences, segments
+from alds_cli.evaluation.pixel_answers import pixel_divergences, require_answers, segments
 from alds_cli.evaluation.segmentation import count_masks, mask_loss, measure_masks, most_together
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "paired_iou_drop",
     "pixel_divergences",
     "quality_and_answers",
+    "require_answers",
     "segments",
     "wilson_interval",
 ]

@@ -58,6 +58,18 @@ class Bounds:
             raise OptionError(f"a confidence of {options.confidence:g} % does not exist")
         return cls(limits, options.max_drop, options.confidence / 100)
 
+    def require_no_drop(self) -> None:
+        """Refuse a bound on a drop in points, which no text tells.
+
+        Raises:
+            OptionError: there is one.
+        """
+        if self.drop is not None:
+            raise OptionError(
+                "--max-drop bounds points of top-1, mean IoU or agreement, and text has none",
+                tip="--json tells the perplexity, and the difference of the loss with its interval",
+            )
+
     def require_known(self, cost: Footprint) -> None:
         """Make sure, before images are looked at, that a network's cost can be compared.
 

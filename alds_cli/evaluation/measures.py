@@ -34,6 +34,7 @@ from alds_cli.records import (
 from alds_cli.runtime.devices import accepted, as_latency, pick_device, ready, time_networks
 from alds_cli.runtime.distributed import ALONE, gathered
 from alds_cli.tracing.logits import logits_of
+from alds_cli.tracing.tokens import Inputs
 
 _log = logging.getLogger(__name__)
 
@@ -262,7 +263,7 @@ def _of_whole_batch(
     return logits, labels
 
 
-def _logits(run: Callable[[Tensor], object], inputs: Tensor, labels: int) -> Tensor:
+def _logits(run: Callable[[Inputs], object], inputs: Inputs, labels: int) -> Tensor:
     """Return the network's output (n, classes) in float64 on the CPU."""
     logits = logits_of(accepted(run, inputs), labels, "evaluated")
     return logits.cpu().to(torch.float64)  # not every device supports float64

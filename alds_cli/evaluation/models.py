@@ -13,11 +13,18 @@ from alds_cli.datasets import (
     Batches,
     LabelledImages,
     MaskedImages,
-    opened,
+    Reading,
+    Samples,
+    TokenBatches,
+    TokenBlocks,
+    context_of,
+    is_text,
+    opened_samples,
     require_moderate,
 )
 from alds_cli.errors import DataError, OptionError
 from alds_cli.evaluation.gates import Bounds
+from alds_cli.evaluation.language import measure_texts
 from alds_cli.evaluation.measures import answers, assigned, count_classes, quality_and_answers
 from alds_cli.evaluation.paired import Drop, answers_drop, compared, wilson_interval
 from alds_cli.evaluation.segmentation import count_masks, masked_batches
@@ -37,6 +44,7 @@ from alds_cli.records import (
     FloatArray,
     Footprint,
     Gate,
+    Language,
     Preprocessing,
     ProgressCallback,
     ProgressEvent,
@@ -57,12 +65,14 @@ class Measured:
         quality: None where the images have no labels.
         top1_interval: the ends of the 95 % confidence interval of top-1, in per cent.
         segmentation: the quality where they have masks.
+        language: how well the network foretells texts, where it does.
         footprint: parameters, MACs, bytes and time.
     """
 
     quality: Evaluation | None
     top1_interval: tuple[float, float] | None
     segmentation: Segmentation | None
+    language: Language | None
     footprint: Footprint
 
 
@@ -74,8 +84,8 @@ class EvaluationResult:
         model: the network.
         baseline: the other network.
         comparison: their answers on the same images.
-        images: the number of images.
-        preprocessing: how images were prepared, for both.
+        images: the number of images, or of texts.
+        preprocessing: how images were prepared, for both; None for texts.
         device: the name of what both ran on.
         assignment: how labels were found.
         gates: the bounds that were asked for, and whether the network keeps them.
@@ -85,7 +95,7 @@ class EvaluationResult:
     baseline: Measured | None
     comparison: Comparison | None
     images: int
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     device: str
     assignment: ClassAssignment
     gates: tuple[Gate, ...] = ()
@@ -95,9 +105,9 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
     """Measure accuracy, loss, parameters, MACs, bytes and latency.
 
     Images without labels tell how often the network agrees with a baseline. Images with masks tell
-    the accuracy of the pixels and the mean IoU. The processes of a job share the images of every
-    batch, and find the same; the first alone measures times and judges gates. A gate that fails is
-    no error here: `EvaluationResult.gates` tells.
+    the accuracy of the pixels and the mean IoU, and texts the perplexity. The processes of a job
+    share the images of every batch, and find the same; the first alone measures times and judges
+    gates. A gate that fails is no error here: `EvaluationResult.gates` tells.
 
     Raises:
         DataError: the data cannot be used, or not with this network, or they have no labels and
@@ -115,22 +125,21 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
     networks = {"evaluate": open_network(options.model, options.source)}
     if options.baseline is not None:
         networks["baseline"] = open_network(options.baseline, options.baseline_source)
-    prepared = settled_preprocessing(options.preprocessing, networks["evaluate"])
-    images = opened(options.data, split="test", download=options.download)
+    if is_text(options.data):
+        bounds.require_no_drop()
+    prepared, samples = _samples(options, networks["evaluate"])
     for network in networks.values():
         network.module.to(place)
-    shape = Batches(images, prepared, batch_size=1).input_shape
-    if options.latency:
-        require_moderate(options.latency_batch_size, shape)
-    costs = {task: _footprint(network, shape) for task, network in networks.items()}
+    inputs = _inputs(samples, prepared, options.latency_batch_size if options.latency else 1)
+    costs = {task: _footprint(network, inputs) for task, network in networks.items()}
     bounds.require_known(costs["evaluate"])
     if options.latency:  # after what may be refused, since it takes seconds
-        _treat_alike(networks, shape, options.latency_batch_size, place)
+        _treat_alike(networks, inputs, options.latency_batch_size, place)
     for network in networks.values():
         network.module = answering(network)
     run = _Run(networks, options, prepared, place)
-    found = run.on_masks(images) if isinstance(images, MaskedImages) else run.on(images)
-    seconds = run.timed(shape) if options.latency and world().first else {}
+    found = run.on(samples)
+    seconds = run.timed(inputs) if options.latency and world().first else {}
     for task, own in seconds.items():
         latency = as_latency(own, options.latency_batch_size, place)
         costs[task] = replace(costs[task], latency=latency)
@@ -140,7 +149,7 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
         measured["evaluate"],
         measured.get("baseline"),
         found.comparison,
-        len(images),
+        len(samples),
         prepared,
         _device_name(place),
         found.assignment,
@@ -150,8 +159,28 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
     )
 
 
+def _samples(options: EvaluateOptions, network: Network) -> tuple[Preprocessing | None, Samples]:
+    """Return how images are prepared, None for texts, and the images or texts."""
+    prepared = None
+    if not is_text(options.data):
+        prepared = settled_preprocessing(options.preprocessing, network)
+    context = options.block_length or context_of(network.inputs)
+    reading = Reading.of(options.tokenizer, options.model, context)
+    download = options.download
+    return prepared, opened_samples(options.data, reading, split="test", download=download)
+
+
+def _inputs(samples: Samples, prepared: Preprocessing | None, batch_size: int) -> InputSpec:
+    """Return what a network is called with for one sample, of which as many have to fit."""
+    if prepared is None or isinstance(samples, TokenBlocks):
+        return samples.inputs  # type: ignore[union-attr]
+    shape = Batches(samples, prepared, batch_size=1).input_shape
+    require_moderate(batch_size, shape)
+    return InputSpec.of_sample(shape)
+
+
 def _treat_alike(
-    networks: Mapping[str, Network], shape: tuple[int, ...], batch_size: int, place: torch.device
+    networks: Mapping[str, Network], inputs: InputSpec, batch_size: int, place: torch.device
 ) -> None:
     """Time a baseline in its fastest form too, if the network is timed in its own."""
     baseline = networks.get("baseline")
@@ -160,7 +189,7 @@ def _treat_alike(
         return
     found = fastest_form(
         baseline.module,
-        InputSpec.of_sample(shape),
+        inputs,
         pairs=baseline.plan.decomposed,
         batch_size=batch_size,
         device=place,
@@ -169,13 +198,15 @@ def _treat_alike(
     logger.warning("the baseline is run in its fastest form too, as the network is")
 
 
-_Quality = tuple[Evaluation | None, tuple[float, float] | None, Segmentation | None]
-"""The fields of `Measured` that images tell."""
+_Quality = tuple[
+    Evaluation | None, tuple[float, float] | None, Segmentation | None, Language | None
+]
+"""The fields of `Measured` that samples tell."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What images tell of networks: their quality, by task, how they compare, and the labels.
+    """What samples tell of networks: their quality, by task, how they compare, and the labels.
 
     `drop` is what may fall, a key of `DROP_MEASURES`, and how far it does below the baseline's.
     """
@@ -192,20 +223,37 @@ class _Run:
 
     networks: Mapping[str, Network]
     options: EvaluateOptions
-    prepared: Preprocessing
+    prepared: Preprocessing | None
     place: torch.device
 
-    def timed(self, shape: tuple[int, ...]) -> dict[str, FloatArray]:
+    def timed(self, inputs: InputSpec) -> dict[str, FloatArray]:
         """Return the seconds of forward passes of the networks, in turns."""
         return time_networks(
             {task: network.module for task, network in self.networks.items()},
-            shape,
+            inputs,
             batch_size=self.options.latency_batch_size,
             device=self.place,
         )
 
-    def on_masks(self, images: MaskedImages) -> _Found:
-        """Evaluate on images with masks."""
+    def on(self, samples: Samples) -> _Found:
+        """Evaluate on samples of any kind."""
+        if isinstance(samples, TokenBlocks):
+            return self._on_texts(samples)
+        assert self.prepared is not None  # noqa: S101 - images come with it
+        if isinstance(samples, MaskedImages):
+            return self._on_masks(samples, self.prepared)
+        return self._on_images(samples, self.prepared)
+
+    def _on_texts(self, texts: TokenBlocks) -> _Found:
+        modules = {task: network.module for task, network in self.networks.items()}
+        batches = TokenBatches(texts, batch_size=self.options.batch_size)
+        found = measure_texts(modules, batches, device=self.place, progress=self.options.progress)
+        qualities: dict[str, _Quality] = {
+            task: (None, None, None, own) for task, own in found.qualities.items()
+        }
+        return _Found(qualities, found.comparison, ("agreement", None), ClassAssignment())
+
+    def _on_masks(self, images: MaskedImages, prepared: Preprocessing) -> _Found:
         if self.options.classes is not None:
             raise OptionError(
                 f"{images.name} has masks, but names of classes are given",
@@ -213,7 +261,7 @@ class _Run:
             )
         batches = masked_batches(
             images,
-            self.prepared,
+            prepared,
             most=self.options.batch_size,
             workers=self.options.workers,
             world=world(),
@@ -221,19 +269,18 @@ class _Run:
         modules = {task: network.module for task, network in self.networks.items()}
         counted = count_masks(modules, batches, device=self.place, progress=self.options.progress)
         qualities: dict[str, _Quality] = {
-            task: (None, None, own.quality()) for task, own in counted.tallies.items()
+            task: (None, None, own.quality(), None) for task, own in counted.tallies.items()
         }
         comparison, drop = counted.comparison() if len(modules) > 1 else (None, None)
         return _Found(qualities, comparison, ("miou", drop), ClassAssignment())
 
-    def on(self, images: LabelledImages) -> _Found:
-        """Evaluate on images with or without labels."""
+    def _on_images(self, images: LabelledImages, prepared: Preprocessing) -> _Found:
         images, assignment = _with_classes(
-            images, self.prepared, self.networks, self.options, self.place
+            images, prepared, self.networks, self.options, self.place
         )
         batches = Batches(
             images,
-            self.prepared,
+            prepared,
             batch_size=self.options.batch_size,
             workers=self.options.workers,
             world=world(),
@@ -243,7 +290,8 @@ class _Run:
             for task, network in self.networks.items()
         }
         qualities: dict[str, _Quality] = {
-            task: (own.quality, own.interval(images.labels), None) for task, own in found.items()
+            task: (own.quality, own.interval(images.labels), None, None)
+            for task, own in found.items()
         }
         return _Found(qualities, *_compared(found, images), assignment)
 
@@ -319,8 +367,8 @@ def _compared(
     return compared(*both, labels), (of, answers_drop(*both, labels))
 
 
-def _footprint(network: Network, input_shape: tuple[int, ...]) -> Footprint:
-    macs = trace(network.module, input_shape).macs
+def _footprint(network: Network, inputs: InputSpec) -> Footprint:
+    macs = trace(network.module, inputs).macs
     return Footprint(count_parameters(network.module), macs, network.nbytes, None)
 
 

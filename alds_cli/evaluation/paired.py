@@ -122,6 +122,30 @@ def counted_drop(lost: int, gained: int, images: int) -> Drop:
     return Drop(100 * (lost - gained) / images, 100 * middle, 100 * error)
 
 
+def mean_difference(sums: Tensor, counts: Tensor) -> tuple[float, float | None, float | None]:
+    """Return the mean of paired differences, and the ends of its interval of 95 % confidence.
+
+    The mean is a ratio of sums over n blocks, whose variance is that of the blocks' distances from
+    it, Σ (d_i − r c_i)² n / (n − 1) / (Σ c_i)²; the interval is Student's with n − 1 degrees of
+    freedom. Of one block no interval can be told.
+
+    Args:
+        sums: the sum d_i of the differences in every block, (n,).
+        counts: how many c_i each block has, (n,).
+
+    Source: Cochran, Sampling Techniques, 1977, Sec. 6.3.
+    """
+    sums, counts = sums.double(), counts.double()
+    total, blocks = float(counts.sum()), len(sums)
+    mean = float(sums.sum()) / total
+    if blocks < 2:
+        return mean, None, None
+    squares = float((sums - mean * counts).square().sum())
+    error = (squares * blocks / (blocks - 1)) ** 0.5 / total
+    reach = _quantile(0.975, blocks - 1) * error
+    return mean, mean - reach, mean + reach
+
+
 def answers_drop(model: Tensor, baseline: Tensor, labels: Tensor | None) -> Drop:
     """Return the drop of top-1, or without labels that of the agreement with the baseline.
 

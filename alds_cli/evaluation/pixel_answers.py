@@ -11,7 +11,7 @@ from alds_cli.datasets import Batch, Batches, LabelledImages, MaskedImages
 from alds_cli.evaluation.measures import agreement, divergences
 from alds_cli.records import Preprocessing
 from alds_cli.runtime.devices import accepted, pick_device, ready
-from alds_cli.tracing.logits import pixel_logits, position_logits_of
+from alds_cli.tracing.logits import each_answer, pixel_logits
 
 
 def segments(
@@ -40,6 +40,25 @@ def segments(
     inputs, _ = next(iter(Batches(first, preprocessing, batch_size=1)))
     with ready(module, device or pick_device()) as run, torch.inference_mode():
         return pixel_logits(accepted(run, inputs), 1) is not None
+
+
+def require_answers(
+    module: nn.Module, batches: Iterable[Batch], *, device: torch.device | None = None
+) -> None:
+    """Make sure, on one sample, that a network gives logits.
+
+    Args:
+        module: the network; left as it was.
+        batches: inputs, and labels, which are not used.
+        device: where to compute; None means `pick_device()`.
+
+    Raises:
+        NoLogitsError: it gives none.
+        DataError: it does not take the sample.
+    """
+    inputs, _ = next(iter(batches))
+    with ready(module, device or pick_device()) as run, torch.inference_mode():
+        each_answer(accepted(run, inputs[:1]), inputs[:1], "compared", masked=True)
 
 
 def pixel_divergences(
@@ -73,12 +92,11 @@ def pixel_divergences(
     with ready(original, place) as first, ready(network, place) as second, torch.inference_mode():
         for inputs, _ in batches:
             wanted, found = (
-                position_logits_of(accepted(run, inputs), len(inputs), "compared", masked=True)
-                .cpu()
-                .double()  # not every device supports float64
+                each_answer(accepted(run, inputs), inputs, "compared", masked=True)
                 for run in (first, second)
             )
-            for own, other in zip(wanted, found, strict=True):  # one at a time, to save memory
+            for pair in zip(wanted, found, strict=True):  # one at a time, to save memory
+                own, other = (logits.cpu().double() for logits in pair)  # few devices have float64
                 each.append(divergences(own, other).mean())
                 same += agreement(own, other) * len(own)
                 positions += len(own)

@@ -18,6 +18,7 @@ from alds_cli.checkpoint import (
     require_writable,
     write_artefact,
 )
+from alds_cli.datasets import Samples, TokenBlocks
 from alds_cli.errors import CheckpointError, OptionError, PlanError
 from alds_cli.inputs import InputSpec, inputs_tip, parse_inputs
 from alds_cli.network.loading import densified, fold, open_checkpoint
@@ -205,6 +206,15 @@ def settled_preprocessing(given: Preparation, network: Network) -> Preprocessing
             tip="--preprocess NAME, or --mean and --std",
         )
     return settled
+
+
+def preparation_of(samples: Samples, given: Preparation, network: Network) -> Preprocessing | None:
+    """Return how samples become a network's input; None for texts, which are it already.
+
+    Raises:
+        OptionError: the samples are images, and no preprocessing is stated anywhere.
+    """
+    return None if isinstance(samples, TokenBlocks) else settled_preprocessing(given, network)
 
 
 def write_network(network: Network, target: str | Path, verification: Verification) -> int:

@@ -24,7 +24,14 @@ from alds_cli.options.declaring import (
     Keyword,
     Option,
 )
-from alds_cli.options.image_options import DownloadField, PreprocessingField, WorkersField
+from alds_cli.options.image_options import (
+    BlockLengthField,
+    CalibrationField,
+    DownloadField,
+    PreprocessingField,
+    TokenizerField,
+    WorkersField,
+)
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.reporting_options import CacheField
 from alds_cli.text import MOST_IMAGES, MOST_SAMPLES, MOST_SEED, Real, Whole, stripped
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
         Plan,
         Preparation,
         ProgressCallback,
+        TokenBlocks,
     )
 
 Ratio = float | str | Fraction | None
@@ -314,19 +322,9 @@ class CompressOptions:
     ] = None
     method: MethodField = ""
     method_args: MethodArgumentsField = field(default_factory=dict)
-    data: Annotated[
-        "str | LabelledImages | None",
-        Option(
-            help="Training images, with labels, masks or neither, for methods that look at what "
-            "the network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for "
-            "tuning, and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR, cifar10:DIR, "
-            "cifar100:DIR, imagenet:DIR, voc2012:DIR, webdataset:SHARDS, or package.module:factory "
-            "(your own data set).",
-            metavar="SPEC",
-            panel=IMAGES,
-            given=str,
-        ),
-    ] = None
+    data: CalibrationField = None
+    tokenizer: TokenizerField = None
+    block_length: BlockLengthField = None
     samples: SamplesField = 512
     download: DownloadField = False
     workers: WorkersField = 0

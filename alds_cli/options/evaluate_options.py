@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 from alds_cli.options.choices import FORMATS
 from alds_cli.options.declaring import GATES, REPORTING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
+    BlockLengthField,
     ClassesField,
-    DataField,
     DeviceField,
     DownloadField,
     PreprocessingField,
+    SampleField,
+    TokenizerField,
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         Model,
         Preparation,
         ProgressCallback,
+        TokenBlocks,
     )
 
 
@@ -35,7 +38,7 @@ class EvaluateOptions:
     """The choice of what to measure."""
 
     model: ModelField
-    data: DataField
+    data: SampleField
     source: Annotated[
         Source,
         Expanded(
@@ -128,6 +131,8 @@ class EvaluateOptions:
         ),
     ] = 95.0
     classes: ClassesField = None
+    tokenizer: TokenizerField = None
+    block_length: BlockLengthField = None
     download: DownloadField = False
     device: DeviceField = None
     workers: WorkersField = 0

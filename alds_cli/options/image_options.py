@@ -11,7 +11,10 @@ from alds_cli.options.declaring import IMAGES, Expanded, Option
 from alds_cli.text import MOST_THREADS, Whole
 
 if TYPE_CHECKING:
-    from alds_cli import LabelledImages, Preparation
+    from alds_cli import LabelledImages, Preparation, TokenBlocks
+
+MOST_BLOCK = 1 << 20
+"""The most tokens in a block of text."""
 
 DataField = Annotated[
     "str | LabelledImages",
@@ -24,6 +27,49 @@ DataField = Annotated[
         python="Labelled images, or where they are: tensors:FILE[,GLOB] (safetensors with images "
         "and labels), imagefolder:DIR, cifar10:DIR, cifar100:DIR, imagenet:DIR, "
         "voc2012:DIR, webdataset:SHARDS, or package.module:factory.",
+    ),
+]
+SampleField = Annotated[
+    "str | LabelledImages | TokenBlocks",
+    Option(
+        help="Images: tensors:FILE[,GLOB] (safetensors with images and labels), imagefolder:DIR, "
+        "cifar10:DIR, cifar100:DIR, imagenet:DIR, voc2012:DIR, webdataset:SHARDS, or "
+        "package.module:factory (your own data set). Or text: text:FILE (in blocks), lines:FILE, "
+        "tensors:FILE with input_ids.",
+        metavar="SPEC",
+        given=str,
+        python="Labelled images or texts, or where they are, as on the command line.",
+    ),
+]
+CalibrationField = Annotated[
+    "str | LabelledImages | TokenBlocks | None",
+    Option(
+        help="Training images, with labels, masks or neither, for methods that look at what "
+        "the network does with them (auto, alds-data, alds-fisher, balf, pca, pfp), for "
+        "tuning, and for --max-drop: tensors:FILE[,GLOB], imagefolder:DIR, cifar10:DIR, "
+        "cifar100:DIR, imagenet:DIR, voc2012:DIR, webdataset:SHARDS, or package.module:factory "
+        "(your own data set). Or text: text:FILE (in blocks), lines:FILE, or tensors:FILE with "
+        "input_ids.",
+        metavar="SPEC",
+        panel=IMAGES,
+        given=str,
+    ),
+]
+TokenizerField = Annotated[
+    str | Path | None,
+    Option(
+        help="How text becomes tokens: a tokenizer.json, or a folder with one. Without it, the one "
+        "beside the model.",
+        metavar="FILE",
+        given=str,
+    ),
+]
+BlockLengthField = Annotated[
+    int | None,
+    Option(
+        help="Tokens in a block of text. Without it, as many as the model's input has.",
+        metavar="N",
+        bounds=Whole(1, MOST_BLOCK),
     ),
 ]
 ClassesField = Annotated[

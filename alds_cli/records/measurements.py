@@ -225,24 +225,40 @@ class Segmentation:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """The answers of two networks, the model and the baseline, on the same `images` images.
+class Language:
+    """How well a network foretells each of `tokens` tokens by those before it in `blocks` texts.
 
-    `agreement` says on how many of them, in per cent, both answer the same; of images with masks
-    it says so of the pixels that have a class. The difference is that of top-1, or with masks of
-    mean IoU (the model's minus the baseline's), in points with the ends of its interval of 95 %
-    confidence. With labels, it is also told on how many images only one of the two is right, and
-    the `p_value` of McNemar's exact test for that. What is not known is None.
+    `loss` is the mean cross-entropy in nats, `perplexity` e to the power of it.
+    """
+
+    loss: Real
+    perplexity: Real
+    tokens: Positive
+    blocks: Positive
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The answers of two networks, the model and the baseline, on the same images or texts.
+
+    `images` is how many there are. `agreement` says on how many of them, in per cent, both answer
+    the same; of images with masks it says so of the pixels that have a class, of texts of the next
+    tokens. The difference is that of top-1, or with masks of mean IoU (the model's minus the
+    baseline's), in points with the ends of its interval of 95 % confidence; of texts it is that of
+    the loss in nats. `cosine` is the mean cosine between what both give for the same tokens. With
+    labels, it is also told on how many images only one of the two is right, and the `p_value` of
+    McNemar's exact test for that. What is not known is None.
     """
 
     images: Positive
-    agreement: Percent
+    agreement: Percent | None
     only_model: Count | None = None
     only_baseline: Count | None = None
     p_value: Real | None = None
     difference: Finite | None = None
     difference_low: Finite | None = None
     difference_high: Finite | None = None
+    cosine: Finite | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import partial
 from math import comb
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from alds_cli.errors import DataError, OptionError, first_line
 from alds_cli.inputs import InputSpec, as_inputs, example_call
 from alds_cli.records import FloatArray, Latency
+from alds_cli.tracing.tokens import Inputs, call
 from alds_cli.tracing.trace import evaluation_mode, floating_type
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -77,7 +78,7 @@ def evaluating(module: nn.Module, device: torch.device) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor], object]]:
+def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Inputs], object]]:
     """Yield a function that runs the network on inputs from the CPU, on `device` in eval mode.
 
     The network is left as it was (see `placed`).
@@ -85,38 +86,45 @@ def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Tensor]
     with evaluating(module, device) as network:
         dtype = floating_type(network)
 
-        def run(inputs: Tensor) -> object:
-            return network(inputs.to(device, dtype))
+        def run(inputs: Inputs) -> object:
+            return call(network, inputs, device, dtype)
 
         yield run
 
 
-def accepted(run: Callable[[Tensor], object], inputs: Tensor) -> object:
+def accepted(run: Callable[[Any], object], inputs: Inputs) -> object:
     """Return the network's output; turn its refusal of the inputs into a `DataError`."""
-    with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs)):
+    tip = _OF_IMAGES if isinstance(inputs, Tensor) else _OF_TEXTS
+    with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs), tip):
         return run(inputs)
 
 
+_OF_IMAGES = "give the images the size it was trained with: --preprocess, --resize, --crop"
+
+_OF_TEXTS = "check that the tokenizer is the network's, and --block-length within its context"
+
+
 @contextmanager
-def refusals_told(inputs: str, samples: int) -> Iterator[None]:
+def refusals_told(inputs: str, samples: int, tip: str = _OF_IMAGES) -> Iterator[None]:
     """Turn a network's refusal of its inputs into a `DataError`.
 
     Args:
         inputs: a description of the inputs, for the message.
         samples: the number of samples at a time.
+        tip: what may be done about it.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise DataError(
-            f"a batch of {samples} images does not fit into memory",
+            f"a batch of {samples} samples does not fit into memory",
             tip="use a smaller --batch-size",
         ) from error
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
         # A network refuses a wrong size in whatever way its author chose.
         raise DataError(
             f"the network does not take inputs {inputs}: {first_line(error)}",
-            tip="give the images the size it was trained with: --preprocess, --resize, --crop",
+            tip=tip,
         ) from error
 
 

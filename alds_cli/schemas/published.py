@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from alds_cli.forms import Form
 from alds_cli.schemas.error_document import ErrorForm
+from alds_cli.schemas.evaluation_forms import EvaluateForm
 from alds_cli.schemas.file_forms import (
     ArtefactForm,
     LatencyForm,
@@ -27,7 +28,6 @@ from alds_cli.schemas.results import (
     CompressForm,
     ConfigForm,
     DemoForm,
-    EvaluateForm,
     ExportForm,
     FamilyForm,
     IterateForm,

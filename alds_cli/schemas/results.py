@@ -12,13 +12,10 @@ from alds_cli.records import (
     Architecture,
     ArgumentValue,
     Candidate,
-    Comparison,
     DropSearch,
     EpochRecord,
-    Gate,
     IterationStage,
     Latency,
-    Preprocessing,
     Refit,
     SweepBaseline,
     SweepRun,
@@ -136,40 +133,6 @@ class ProfileForm(Printed):
     table: str | None
     seconds: Mapping[str, Real]
     layers: Sequence[ProfiledLayerForm]
-
-
-class MeasuredForm(Form):
-    """A network's quality and cost; accuracies in per cent, the loss in nats.
-
-    The quality is null where the images have no labels. `top1_interval` holds the ends of the 95 %
-    confidence interval. Images with masks have `pixel_accuracy` and `mean_iou` in per cent, and
-    no top-1.
-    """
-
-    top1: Real | None
-    top1_interval: Sequence[Real] | None
-    top5: Real | None
-    loss: Real | None
-    pixel_accuracy: Real | None
-    mean_iou: Real | None
-    images: int
-    params: int
-    macs: int | None
-    bytes: int | None
-    latency_ms: Real | None
-    latency: Latency | None
-
-
-class EvaluateForm(MeasuredForm, Printed):
-    """Printed by `alds evaluate`."""
-
-    baseline: MeasuredForm | None
-    comparison: Comparison | None
-    gates: Sequence[Gate]
-    preprocessing: Preprocessing
-    device: str
-    classes: Literal["named", "file", "numbered"] | None
-    classes_warning: str | None
 
 
 class OptimizeForm(Printed):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from alds_cli.errors import NoLogitsError
+from alds_cli.tracing.tokens import Inputs, Tokens
 
 
 def logits_of(output: object, images: int, purpose: str) -> Tensor:
@@ -24,13 +26,7 @@ def logits_of(output: object, images: int, purpose: str) -> Tensor:
     Raises:
         NoLogitsError: there is not one row of real numbers for each image.
     """
-    found = output
-    if isinstance(found, Mapping):
-        found = found.get("logits", found)
-    elif not isinstance(found, Tensor):
-        found = getattr(found, "logits", found)
-    if isinstance(found, tuple | list) and found:
-        found = found[0]
+    found = _part(output, "logits")
     if (
         isinstance(found, Tensor)
         and found.ndim == 2
@@ -121,6 +117,86 @@ def position_logits_of(output: object, images: int, purpose: str, *, masked: boo
     if found is None:
         return logits_of(output, images, purpose)[:, None]
     return found.movedim(1, -1).flatten(1, 2)
+
+
+def token_logits(output: object, inputs: Tokens) -> Tensor | None:
+    """Return the logits (n, length, classes) in a network's output; None where there are none.
+
+    They are its part `logits`, or the output itself, or the first of several, if it has a number
+    for each of the tokens that the network was given: others are states.
+
+    Args:
+        output: what the network returned.
+        inputs: the texts that it was called with.
+    """
+    found = _part(output, "logits")
+    if not _of_tokens(found, inputs):
+        return None
+    named = found is not output and not isinstance(output, tuple | list)
+    return found if named or found.shape[2] > int(inputs.ids.max()) else None
+
+
+def token_states(output: object, inputs: Tokens) -> Tensor | None:
+    """Return what a network gives for every token, (n, length, features); None without that.
+
+    That is its part `last_hidden_state`, or the output itself, or the first of several.
+    """
+    found = _part(output, "last_hidden_state")
+    return found if _of_tokens(found, inputs) else None
+
+
+def _part(output: object, name: str) -> object:
+    """Return the part of an output that has a name, else the output, or the first of several."""
+    if isinstance(output, Mapping):
+        found = output.get(name, output)
+    else:
+        found = output if isinstance(output, Tensor) else getattr(output, name, output)
+    return found[0] if isinstance(found, tuple | list) and found else found
+
+
+def _of_tokens(found: object, inputs: Tokens) -> TypeGuard[Tensor]:
+    return (
+        isinstance(found, Tensor)
+        and found.ndim == 3
+        and found.shape[:2] == inputs.shape
+        and found.is_floating_point()
+    )
+
+
+def each_answer(
+    output: object, inputs: Inputs, purpose: str, *, masked: bool = False
+) -> list[Tensor]:
+    """Return the logits (positions, classes) of all that a network answers for each sample.
+
+    An answer is for a whole sample, or for each pixel of an image, or for each token of a text.
+
+    Args:
+        output: what the network returned.
+        inputs: what it was called with.
+        purpose: the participle in "only networks that classify images can be …".
+        masked: whether the samples are images with masks; see `position_logits_of`.
+
+    Raises:
+        NoLogitsError: there are no logits.
+    """
+    if isinstance(inputs, Tensor):
+        return list(position_logits_of(output, len(inputs), purpose, masked=masked))
+    found = token_logits(output, inputs)
+    if found is None:
+        return _of_texts(output, len(inputs))
+    return [own[real] for own, real in zip(found, inputs.mask.to(found.device), strict=True)]
+
+
+def _of_texts(output: object, texts: int) -> list[Tensor]:
+    """Return the logits (1, classes) that a network gives for each of n texts as a whole."""
+    try:
+        return list(logits_of(output, texts, "compared")[:, None])
+    except NoLogitsError as error:
+        raise NoLogitsError(
+            f"the network gives {_described(output)} for {texts} text{'s' * (texts != 1)}, not "
+            "logits for every token or text",
+            tip="--method alds-data looks at layers alone, and needs none",
+        ) from error
 
 
 def _described(output: object) -> str:

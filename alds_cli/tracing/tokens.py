@@ -1,0 +1,95 @@
+"""Batches of text, how networks are called with them, and layers' values without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The numbers of the tokens of some texts.
+
+    Attributes:
+        ids: int64 (n, length).
+        real: bool (n, length), false where a text has ended; None where none has.
+    """
+
+    ids: Tensor
+    real: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(n, length)."""
+        return self.ids.shape
+
+    def __getitem__(self, part: slice) -> Tokens:
+        """Return some of the texts."""
+        return Tokens(self.ids[part], None if self.real is None else self.real[part])
+
+    def split(self, size: int) -> list[Tokens]:
+        """Return the texts in parts of a size; the last part may be smaller."""
+        return [self[start : start + size] for start in range(0, len(self), size)]
+
+    def to(self, device: torch.device) -> Tokens:
+        """Return the same on a device."""
+        return Tokens(self.ids.to(device), None if self.real is None else self.real.to(device))
+
+    @property
+    def mask(self) -> Tensor:
+        """Where tokens are more than padding: bool (n, length)."""
+        return torch.ones_like(self.ids, dtype=torch.bool) if self.real is None else self.real
+
+
+Inputs = Tensor | Tokens
+"""What a batch of samples is to a network."""
+
+
+def call(network: Any, inputs: Inputs, device: torch.device, dtype: torch.dtype) -> object:
+    """Call a network with a batch, and return its output.
+
+    Texts are its first argument; where some are shorter than others, `attention_mask` is another,
+    which is 1 at their tokens and 0 at the padding behind them.
+
+    Args:
+        network: on the device.
+        inputs: the batch.
+        device: where the network is.
+        dtype: of real numbers.
+    """
+    if isinstance(inputs, Tensor):
+        return network(inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype))
+    there = inputs.to(device)
+    if there.real is None:
+        return network(there.ids)
+    return network(there.ids, attention_mask=there.real.long())
+
+
+def without_padding(values: Tensor, layer: nn.Module, inputs: Inputs) -> Tensor:
+    """Return what a layer is given or gives, without what it is at padding.
+
+    Args:
+        values: features in the last axis; (n, length, …), (length, n, …) or (n · length, …) where
+            there are some for every token. Others are returned as they are.
+        layer: the layer; only linear ones take tokens one by one.
+        inputs: the batch that the network was called with.
+
+    Returns:
+        (1, tokens, …) in place of the first two axes, or (tokens, …) in place of the first.
+    """
+    if isinstance(inputs, Tensor) or inputs.real is None or hasattr(layer, "kernel_size"):
+        return values
+    real = inputs.real.to(values.device)
+    if values.ndim > 2:
+        for mask in (real, real.T):
+            if values.shape[:2] == mask.shape:
+                return values[mask][None]
+    if values.ndim == 2 and len(values) == real.numel():
+        return values[real.flatten()]
+    return values
