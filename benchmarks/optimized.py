@@ -1,9 +1,11 @@
 """The share of time that fewer MACs save, where both networks run in their fastest form.
 
 Each network of random weights is compressed to half of its MACs, and both are optimised and timed
-in turns. Efficiency is the share of time saved over the share of MACs saved.
+in turns. Efficiency is the share of time saved over the share of MACs saved. With `--efficiency`
+the plans have to reach it, each at the batch size at which it is timed.
 
     python benchmarks/optimized.py resnet18 resnet50 mobilenet_v2 [--threads 2] [--batches 1,16]
+    python benchmarks/optimized.py resnet18 resnet50 --batches 1 --efficiency 0.8
     python benchmarks/optimized.py model.pt --ratio 0.5 --target params
 """
 
@@ -44,14 +46,24 @@ def main() -> None:
     parser.add_argument("--batches", default="1,16")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", type=torch.device, default="cpu")
+    parser.add_argument("--efficiency", type=float)
+    parser.add_argument("--rank-multiple", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows, kept = [], True
     for name in options.networks:
         original = opened(name)
-        made = compress(original, target=options.target, ratio=options.ratio)
-        saved_macs = 1 - made.report.macs_after / made.report.macs_before
         for batch in map(int, options.batches.split(",")):
+            made = compress(
+                original,
+                target=options.target,
+                ratio=options.ratio,
+                efficiency=options.efficiency,
+                rank_multiple=options.rank_multiple,
+                batch_size=batch,
+                device=str(options.device),
+            )
+            saved_macs = 1 - made.report.macs_after / made.report.macs_before
             forms = [
                 in_form(
                     network.module,

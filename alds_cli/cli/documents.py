@@ -246,6 +246,7 @@ def optimization(result: OptimizeResult) -> OptimizeForm:
         padded=form.padded,
         multiplied=form.multiplied,
         channels_last=form.channels_last,
+        packed=form.packed,
         latency_before=found.before,
         latency_after=found.after,
         saved=found.saved,

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def command(options: OptimizeOptions, reporting: ComputingReporting) -> None:
     """Write a network in the form in which it gives the same answers fastest.
 
-    Normalisations are folded into convolutions, weights lie channels-last and groups of pairs
-    run together, where measuring shows that it helps on this device. The file still holds
-    the plain network, with a list of the changes that loading it makes.
+    Normalisations are folded into convolutions, weights lie channels-last and as the
+    processor takes them, and groups of pairs run together, where measuring shows that it
+    helps on this device. The file still holds the plain network, with a list of the changes
+    that loading it makes.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
@@ -53,6 +54,7 @@ def _table(result: OptimizeResult) -> Rows:
     made = table(f"{result.network.name} on {result.device}", "what", "how much", left=1)
     made.add_row("normalisations folded", str(len(form.folded)))
     made.add_row("weights channels-last", "yes" if form.channels_last else "no")
+    made.add_row("weights packed", "yes" if form.packed else "no")
     made.add_row("pairs with groups merged", str(len(form.merged)))
     made.add_row("pairs with ranks padded", str(len(form.padded)))
     made.add_row("pairs run as one layer", str(len(form.multiplied)))

@@ -357,5 +357,6 @@ def _times_networks(words: list[str]) -> bool:
     In that case OpenMP's threads must wait as they do by default: when they sleep instead, a
     small network takes twice as long. This is decided before OpenMP is loaded.
     """
-    named = {"evaluate", "retrain", "--never-slower", "never_slower"}
-    return not named.isdisjoint(words) or any("latency" in word for word in words)
+    commands = {"evaluate", "optimize", "retrain"}
+    options = ("latency", "never-slower", "never_slower", "efficiency", "optimized")
+    return not commands.isdisjoint(words) or any(name in word for word in words for name in options)

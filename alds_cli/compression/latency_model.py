@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -20,15 +21,20 @@ from alds_cli.latency import (
     layer_latencies,
     slower_layers,
 )
+from alds_cli.latency.fastest_form import fastest_form, in_form
+from alds_cli.latency.in_place import put_in_place, times_in_place
 from alds_cli.network.networks import Network
 from alds_cli.records import (
+    PLAIN,
     Choice,
+    Inference,
     IntArray,
     LayerSpec,
     Plan,
     ProgressCallback,
 )
 from alds_cli.runtime.devices import time_networks
+from alds_cli.surgery.inference_form import foldable_norms
 from alds_cli.tracing.trace import Trace
 
 _SURPRISES = 8
@@ -76,10 +82,29 @@ class LatencyModel:
         self._surprises = 0
 
     @cached_property
+    def form(self) -> Inference:
+        """The form in which networks are timed: as they are, or that of the fastest original."""
+        if not self._target.optimised:
+            return PLAIN
+        return fastest_form(
+            self._network.module,
+            self._inputs(),
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
+        ).inference
+
+    def _in_form(self, module: nn.Module) -> nn.Module:
+        """Return a network as it is timed; pairs are folded with the normalisations after them."""
+        if self.form == PLAIN:
+            return module
+        folded = foldable_norms(module) if self.form.folded else {}
+        return in_form(module, replace(self.form, folded=folded))
+
+    @cached_property
     def network_ns(self) -> int:
         """The time of one forward pass of the whole network, in nanoseconds."""
         times = time_networks(
-            {"network": self._network.module},
+            {"network": self._in_form(self._network.module)},
             self._inputs(),
             batch_size=self._target.batch_size,
             device=self._target.where(),
@@ -89,11 +114,33 @@ class LatencyModel:
     @cached_property
     def measured(self) -> dict[str, LayerLatency]:
         """The times of all layers that may be decomposed, and of a grid of pairs for each."""
-        return self._measure(
+        alone = self._measure(
             {
                 name: latency_candidates(spec, self._schemes, self._rank_multiple)
                 for name, spec in self._specs.items()
             }
+        )
+        if self.form == PLAIN:
+            return alone
+        in_place = self._times_in_place(self._network.module, self._specs)
+        return put_in_place(alone, self._specs, in_place)
+
+    def learn(self, compressed: nn.Module, plan: Plan) -> None:
+        """Take the times of a plan's pairs in the network that was made from now on.
+
+        The pairs that are planned tend to be those whose times came out too short.
+        """
+        for name, time in self._times_in_place(compressed, plan.decomposed).items():
+            layer, choice = self.measured[name], plan.decomposed[name]
+            layer.pairs[choice] = round(time)
+
+    def _times_in_place(self, module: nn.Module, names: Iterable[str]) -> dict[str, float]:
+        return times_in_place(
+            self._in_form(module),
+            self._inputs(),
+            names,
+            batch_size=self._target.batch_size,
+            device=self._target.where(),
         )
 
     def offered(self, spec: LayerSpec, choices: IntArray) -> NDArray[np.bool_]:
@@ -158,6 +205,7 @@ class LatencyModel:
             self._before,
             batch_size=self._target.batch_size,
             device=self._target.where(),
+            form=self.form,
         )
         self._limits += [(name, plan.decomposed[name]) for name in found]
         return list(found)
@@ -165,8 +213,8 @@ class LatencyModel:
     def compare(self, compressed: nn.Module) -> NetworkComparison:
         """Time the compressed network and the original in turns."""
         return compare_latency(
-            self._network.module,
-            compressed,
+            self._in_form(self._network.module),
+            self._in_form(compressed),
             self._inputs(),
             batch_size=self._target.batch_size,
             device=self._target.where(),
@@ -183,6 +231,7 @@ class LatencyModel:
             device=self._target.where(),
             cache=self._cache,
             progress=self._progress,
+            form=self.form,
         )
 
     def _inputs(self) -> InputSpec:

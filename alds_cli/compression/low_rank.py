@@ -289,11 +289,13 @@ def unusual(method: Method, arguments: Mapping[str, ArgumentValue]) -> dict[str,
 def require_able(method: str, resources: Collection[str]) -> None:
     """Check that a method can plan for all resources that are budgeted.
 
+    Whoever plans for time can plan for an efficiency, whose prices are made of times.
+
     Raises:
         OptionError: it cannot.
     """
     targets = method_named(method).targets
-    for resource in resources:
+    for resource in ("latency" if name == "efficiency" else name for name in resources):
         if resource not in targets:
             raise OptionError(
                 f"the method {method} plans for {', '.join(targets)}, not for {resource}",

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from alds_cli.allocation import LayerOptions
 from alds_cli.compression.targets import Budget, Resource
 from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
+from alds_cli.latency import NetworkComparison
 from alds_cli.records import LayerSpec
 from alds_cli.surgery.layers import LEFT_OUT
 
@@ -38,11 +39,22 @@ def refusal(
     for column, budget in enumerate(budgets):
         least = budget.resource.fixed + sum(int(layer.costs[:, column].min()) for layer in layers)
         if least > budget.allowed - budget.margin:
+            if budget.efficiency is not None:
+                return _inefficient(budget)
             return out_of_reach(budget, least, made, kept)
     asked = ", ".join(_asked(budget) for budget in budgets)
     return BudgetError(
         f"no plan was found within all of these together: {asked}",
         tip="loosen one of them; each can be met alone",
+    )
+
+
+def _inefficient(budget: Budget) -> ContractError:
+    """Return the error of an efficiency that no plan has, by the measured times of its layers."""
+    return BudgetError(
+        f"{_asked(budget)} cannot be reached: by the measured times of layers and pairs, no "
+        "network saves so much time with what else it saves",
+        tip=f"ask for less, or {_MORE_LAYERS}, or try another --batch-size or --device",
     )
 
 
@@ -95,20 +107,26 @@ def broken(budget: Budget, reached: int) -> ContractError:
     )
 
 
-def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -> ContractError:
+def too_slow(budget: Budget, times: NetworkComparison, share: float) -> ContractError:
     """Return the error of a network that is too slow although it is the fastest that was made.
 
     Args:
         budget: the budget of time.
-        original_ms: the median time of the original network.
-        best_ms: the median time of the fastest compressed network.
-        saved: the fraction of the time that it saves.
+        times: of the original and of the fastest compressed network.
+        share: the fraction of the time that had to be saved.
     """
+    saved = times.saved
     fact = (
-        f"the fastest network that was made takes {best_ms:.3f} ms where the original takes "
-        f"{original_ms:.3f} ms, measured in turns"
+        f"the fastest network that was made takes {times.compressed.median_ms:.3f} ms where the "
+        f"original takes {times.original.median_ms:.3f} ms, measured in turns"
     )
     tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
+    if budget.efficiency is not None:
+        reached = max(0.0, saved / share * float(budget.efficiency))
+        return BudgetError(
+            f"{_asked(budget)} cannot be reached: {fact}; that is an efficiency of {reached:.2f}",
+            tip=f"--efficiency {int(reached * 100) / 100}, or {tip}",
+        )
     if budget.ratio is None:
         return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
     largest = max(0, int(saved * 10_000)) / 10_000
@@ -122,6 +140,8 @@ def too_slow(budget: Budget, original_ms: float, best_ms: float, saved: float) -
 
 def _asked(budget: Budget) -> str:
     resource = budget.resource
+    if budget.efficiency is not None:
+        return f"--efficiency {float(budget.efficiency):g}"
     if budget.ratio is None:
         return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
     return f"--ratio {float(budget.ratio):g} of the {resource.name}"

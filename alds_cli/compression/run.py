@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from alds_cli.compression.carried_out import CarriedOut, Made, improved
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
+from alds_cli.compression.time_limits import TIMED, excess_ns, more_margin, to_save
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
@@ -28,6 +29,12 @@ _ROUNDS = 30
 
 _TIMED_ROUNDS = 6
 """The same limit where whole networks have to be made and timed to find that out."""
+
+_LEARNING_ROUNDS = 12
+"""The same limit where every round tells the times of the pairs that it tried."""
+
+_LOOSER = 40
+"""The most steps, of half a per cent of the whole time, in which an efficiency is loosened."""
 
 
 def planned(session: Session, target: Target, output: str, given: Plan | None) -> CompressionRun:
@@ -66,7 +73,7 @@ class CompressionRun:
         self.plan = Plan({})
         self._given = False
         self._fastest = False
-        self._timed = "latency" in target.resources
+        self._timed = not set(TIMED).isdisjoint(target.resources)
         self._session = session
         self._target = target
         self._cost_model = cost_model
@@ -90,7 +97,8 @@ class CompressionRun:
             except ContractError:
                 if not self._timed or self._fastest:
                     raise
-                self._plan_fastest()
+                if not self._plan_less_efficient():
+                    self._plan_fastest()
                 if self._exceeded() is not None:
                     raise
             if not (self._too_large() or self._too_slow()):
@@ -100,6 +108,21 @@ class CompressionRun:
     def _plan_fastest(self) -> None:
         self._fastest = True
         self.plan = self._cost_model.latency_model.fastest(self._session.strategy.method)
+
+    def _plan_less_efficient(self) -> bool:
+        """Plan with as much of the efficiency that is asked for as times of layers allow.
+
+        Return whether there is such a plan.
+        """
+        indices = [i for i, own in enumerate(self._budgets) if own.efficiency is not None]
+        for _ in range(_LOOSER if indices else 0):
+            self._tighten(indices[0], -self._budgets[indices[0]].resource.before // 200)
+            try:
+                self.plan = self._next_plan()
+            except ContractError:
+                continue
+            return True
+        return False
 
     def _next_plan(self) -> Plan:
         cost_model = self._cost_model
@@ -148,7 +171,7 @@ class CompressionRun:
     def _exceeded(self) -> tuple[Budget, int] | None:
         """Return a budget that the plan is certain to exceed and the plan's cost, or None."""
         for budget in self._budgets:
-            if budget.resource.name != "latency":
+            if budget.resource.name not in TIMED:
                 sized = budget.resource.name == "bytes"
                 reached = (
                     self._cost_model.size_after(self.plan)
@@ -279,30 +302,39 @@ class CompressionRun:
         Raises:
             ContractError: none is; the message states how fast the best one was.
         """
-        best: NetworkComparison | None = None
-        for rounds_left in reversed(range(_TIMED_ROUNDS)):
+        refusals: list[tuple[float, ContractError]] = []
+        learns = self._target.efficiency is not None
+        for rounds_left in reversed(range(_LEARNING_ROUNDS if learns else _TIMED_ROUNDS)):
             made = self._sound_in_layers()
             if not self._timed:
                 return made, None
-            index = self._names.index("latency")
             with self._clock("measure"):
-                comparison = self._cost_model.latency_model.compare(made.network.module)
-            excess = _excess_ns(self._budgets[index], comparison)
-            if excess <= 0:
-                return made, comparison
-            if best is None or comparison.saved > best.saved:
-                best = comparison
+                times = self._cost_model.latency_model.compare(made.network.module)
+            slow = self._slower_than_asked(times)
+            if not slow:
+                return made, times
+            index, share = slow[0]
+            refusals.append((share - times.saved, too_slow(self._budgets[index], times, share)))
             if self._given or self._fastest:
                 break
-            if rounds_left == 1:
+            if rounds_left == 1 and not learns:
                 self._plan_fastest()
             else:
-                self._expect_less(index, comparison, excess)
+                if learns:
+                    with self._clock("measure"):
+                        self._cost_model.latency_model.learn(made.network.module, self.plan)
+                for index, share in slow:
+                    budget = self._budgets[index]
+                    more = more_margin(budget, times, share, self._cost_model, self.plan)
+                    self._tighten(index, more)
                 self.make_plan()
-        assert best is not None  # noqa: S101 - there was at least one round
-        raise too_slow(
-            self._budgets[index], best.original.median_ms, best.compressed.median_ms, best.saved
-        )
+        raise min(refusals, key=lambda refusal: refusal[0])[1]
+
+    def _slower_than_asked(self, times: NetworkComparison) -> list[tuple[int, float]]:
+        """Return the budgets of time that are exceeded, each with the share of it to save."""
+        budgets = [(i, own) for i, own in enumerate(self._budgets) if own.resource.name in TIMED]
+        shares = [(i, own, to_save(own, self._cost_model, self.plan)) for i, own in budgets]
+        return [(i, share) for i, own, share in shares if excess_ns(own, times, share) > 0]
 
     def _sound_in_layers(self) -> Made:
         """Return a network none of whose pairs is slower than its layer.
@@ -326,17 +358,6 @@ class CompressionRun:
                 self._plan_fastest()
             else:
                 self.make_plan()
-
-    def _expect_less(self, index: int, times: NetworkComparison, excess: int) -> None:
-        """Tighten the budget of time by the predicted saving that did not come true."""
-        budget = self._budgets[index]
-        before = budget.resource.before
-        foreseen = before - self._cost_model.after(budget.resource, self.plan)
-        worth = times.saved * before / foreseen if foreseen > 0 else 0.0
-        wanted = before - budget.allowed
-        # Aim a little lower, or the rounds would approach the limit without reaching it.
-        missing = wanted / worth - foreseen if worth > 0 else before
-        self._tighten(index, round(max(1.05 * missing, 1.25 * excess)))
 
     def _report(
         self,
@@ -380,16 +401,3 @@ class CompressionRun:
             refit=refit,
             compared=session.strategy.comparison(self.plan),
         )
-
-
-def _excess_ns(budget: Budget, times: NetworkComparison) -> int:
-    """Return by how many nanoseconds a network is too slow; at most 0 where it is fast enough.
-
-    A ratio must be saved with 95 % confidence; an absolute limit must hold for the median.
-    """
-    if budget.ratio is None:
-        return round(times.compressed.median_ms * 1e6) - budget.allowed
-    if times.saves(float(budget.ratio)):
-        return 0
-    over = times.ratio.at_most - float(1 - budget.ratio)
-    return max(1, round(over * budget.resource.before))

@@ -156,6 +156,32 @@ def nanoseconds(
     return Resource("latency", total, total - sum(kept.values()), kept, price)
 
 
+def time_per_saving(latency: Resource, other: Resource, efficiency: Fraction) -> Resource:
+    """Return the resource of which no more than the whole time T may be spent to be efficient.
+
+    A network that saves the share s of the other resource shall save efficiency · s of the time,
+    which is to say that its time and efficiency · s · T are at most T together. Both are sums over
+    the layers.
+
+    Args:
+        latency: the resource of time.
+        other: the resource that is saved beside it.
+        efficiency: in [0, 1].
+    """
+    rate = float(efficiency) * latency.before / other.before
+
+    def price(spec: LayerSpec, choices: IntArray) -> IntArray:
+        times = latency.price(spec, choices)
+        saved = other.kept[spec.name] - other.price(spec, choices)
+        return np.where(times < 0, times, times + np.rint(rate * saved).astype(np.int64))
+
+    return Resource("efficiency", latency.before, latency.fixed, latency.kept, price)
+
+
+_LIMITED = (*TARGETS, "efficiency")
+"""The resources that can be limited."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """What is asked of a compressed network: a ratio of a resource, absolute limits, or both.
@@ -167,6 +193,8 @@ class Target:
         never_slower: whether no layer may be replaced by one that measures slower.
         batch_size: samples in a forward pass that is timed.
         device: where times are measured; None means CUDA where present.
+        efficiency: the share of the time that must be saved for each share of the resource.
+        optimised: whether networks are timed in the form in which the original is fastest.
     """
 
     ratio: Fraction | None
@@ -175,17 +203,21 @@ class Target:
     never_slower: bool = False
     batch_size: int = 1
     device: str | None = None
+    efficiency: Fraction | None = None
+    optimised: bool = False
 
     @property
     def resources(self) -> tuple[str, ...]:
         """The resources that are limited in any way, in the order of `TARGETS`."""
         limited = {*self.limits, *([self.resource] if self.ratio is not None else [])}
-        return tuple(name for name in TARGETS if name in limited)
+        if self.efficiency is not None:
+            limited.add("efficiency")
+        return tuple(name for name in _LIMITED if name in limited)
 
     @property
     def timed(self) -> bool:
         """Whether any times have to be measured."""
-        return self.never_slower or "latency" in self.resources
+        return self.never_slower or not {"latency", "efficiency"}.isdisjoint(self.resources)
 
     @property
     def planned_for(self) -> frozenset[str]:
@@ -219,7 +251,29 @@ def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
         max_latency=options.max_latency,
     )
     asked = None if ratio is None else parse_ratio(ratio)
-    return Target(asked, target, limits, options.never_slower, options.batch_size, options.device)
+    efficiency = _efficiency(options, asked)
+    return Target(
+        asked,
+        target,
+        limits,
+        options.never_slower,
+        options.batch_size,
+        options.device,
+        efficiency,
+        options.optimized or efficiency is not None,
+    )
+
+
+def _efficiency(options: CompressOptions, ratio: Fraction | None) -> Fraction | None:
+    """Return the efficiency asked for, which says something only of a ratio of another resource."""
+    if options.efficiency is None:
+        return None
+    if ratio is None or options.target == "latency":
+        raise OptionError(
+            "--efficiency says how much time a ratio of something else must save",
+            tip="give a --ratio, and --target macs or params or bytes",
+        )
+    return Fraction(str(options.efficiency))
 
 
 Offered = Callable[[LayerSpec, IntArray], NDArray[np.bool_]]
@@ -231,12 +285,14 @@ class Budget:
     """At most `allowed` of a resource; `ratio` is the fraction to remove, if that was asked.
 
     `margin` is held back where the sum of the layers' prices is not exactly the result's cost.
+    `efficiency` is the share of the time to save for a share of another resource, if asked.
     """
 
     resource: Resource
     allowed: int
     ratio: Fraction | None = None
     margin: int = 0
+    efficiency: Fraction | None = None
 
     @classmethod
     def of_ratio(cls, resource: Resource, ratio: Fraction) -> Budget:

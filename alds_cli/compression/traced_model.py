@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +30,7 @@ from alds_cli.compression.targets import (
     nanoseconds,
     parameters,
     pruned_amount,
+    time_per_saving,
 )
 from alds_cli.datasets import Batches, MaskedImages, TokenBatches, opened_samples
 from alds_cli.errors import OptionError
@@ -281,15 +283,26 @@ class CostModel:
                 )
             elif limit is not None:
                 found.append(Budget(resource, limit))
+            else:
+                whole = resource.before
+                found.append(Budget(resource, whole, efficiency=self._target.efficiency))
         return found
 
+    @property
+    def asked(self) -> Resource:
+        """The resource that the target's ratio refers to."""
+        return self.resource(self._target.resource)
+
     def resource(self, name: str) -> Resource:
-        """Return the resource of this name, one of `targets.TARGETS`."""
+        """Return the resource of this name, one of `targets.TARGETS` or `efficiency`."""
         return {
             "params": lambda: self._parameters,
             "macs": lambda: self._macs,
             "bytes": lambda: self._bytes,
             "latency": lambda: self._latency,
+            "efficiency": lambda: time_per_saving(
+                self._latency, self.asked, self._target.efficiency or Fraction(0)
+            ),
         }[name]()
 
     def spending(self, name: str, spec: LayerSpec, choices: IntArray) -> IntArray:

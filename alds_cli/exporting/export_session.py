@@ -100,7 +100,7 @@ def export(options: ExportOptions) -> ExportResult:
         onnx_files.require_onnx()
     network = open_network(options.model, options.source)
     params = count_parameters(network.module)
-    network.module = answering(network)
+    network.module = answering(network, packed=False)
     sample = _sample(network, options.static_batch)
     expected = sample.expected()
     written = _written(sample, form, expected[0], options.opset)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from alds_cli.inputs import InputSpec
 from alds_cli.latency.configurations import Filler, configurations_of
 from alds_cli.latency.timed_layers import SECONDS_PER_LAYER, time_parts
-from alds_cli.records import Latency
+from alds_cli.records import PLAIN, Inference, Latency
 from alds_cli.runtime.devices import (
     Paired,
     as_latency,
@@ -21,6 +22,7 @@ from alds_cli.runtime.devices import (
     time_networks,
 )
 from alds_cli.surgery import find_layers, layer_at
+from alds_cli.surgery.inference_form import laid_out
 from alds_cli.tracing.trace import Trace
 
 
@@ -95,7 +97,11 @@ def slower_layers(
     *,
     batch_size: int = 1,
     device: torch.device | None = None,
-    seconds_per_layer: float = SECONDS_PER_LAYER,
+            layer, pair = (laid_out(copy.deepcopy(own), form) for own in (layer, pair))
+            inputs = [each.inputs(filler) for each in configurations.elements()]
+            runs = {"layer": (layer, inputs), "pair": (pair, inputs)}
+            times = time_parts(runs, device, seconds_per_layer)
+            known[key] = paired(times["pair"], times["layer"])
 ) -> dict[str, Paired]:
     """Find the pairs of a compressed network that may be slower than the layers they replace.
 
@@ -116,6 +122,7 @@ def slower_layers(
         batch_size: samples in a forward pass.
         device: where to compute; None means `pick_device()`.
         seconds_per_layer: approximate time to spend on each pair.
+        form: how the weights of convolutions lie while they are timed.
 
     Returns:
         Pair time / layer time of the pairs that do not pass, by layer name.
@@ -130,12 +137,13 @@ def slower_layers(
         if call is None or not call.shapes:
             continue
         layer, pair = layer_at(original, name), compressed.get_submodule(name)
-        configurations = configurations_of(layer, specs[name].kind, call, batch_size, device)
+        configurations = configurations_of(layer, specs[name].kind, call, batch_size, device, form)
         key = (
             frozenset(configurations.items()),
             *(tuple(half.shape) for half in pair.parameters()),
         )
         if key not in known:
+<<<<<<< HEAD
             inputs = [
                 filler.tensor(c.input_shape, getattr(torch, c.dtype))
                 for c in configurations.elements()
@@ -143,6 +151,11 @@ def slower_layers(
             runs = {"layer": (layer, inputs), "pair": (pair, inputs)}
             times = time_parts(runs, device, seconds_per_layer)
             known[key] = paired(times["pair"], times["layer"])
+=======
+            layer, pair = (laid_out(copy.deepcopy(own), form) for own in (layer, pair))
+            inputs = [each.inputs(filler) for each in configurations.elements()]
+            known[key] = _side_by_side(layer, pair, inputs, device, seconds_per_layer)
+>>>>>>> 0985b5d (Order the weights of convolutions ahead, and plan for time saved beside MACs)
         if known[key].at_most > 1:
             slower[name] = known[key]
     return slower

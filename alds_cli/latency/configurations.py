@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.numerics.fold import pair_params
-from alds_cli.records import Choice, LayerKind
+from alds_cli.records import PLAIN, Choice, Inference, LayerKind
 from alds_cli.runtime.devices import computing_dtype
 from alds_cli.surgery import make_pair
+from alds_cli.surgery.inference_form import laid_out
 from alds_cli.tracing.trace import LayerCall
 
 _FAMILIES: Mapping[str, type[nn.Module]] = {
@@ -39,7 +40,8 @@ class Configuration:
     """Everything about a layer but the values of its weights, and the shape of its input.
 
     Layers of equal configuration take equal time. `geometry` holds the constructor
-    arguments of a convolution other than channels, kernel, groups and bias.
+    arguments of a convolution other than channels, kernel, groups and bias; `channels_last` and
+    `packed` say how its weights and its input lie, as in `Inference`.
     """
 
     kind: LayerKind
@@ -51,6 +53,8 @@ class Configuration:
     bias: bool
     dtype: str
     input_shape: tuple[int, ...]
+    channels_last: bool = False
+    packed: bool = False
 
     @property
     def key(self) -> str:
@@ -88,9 +92,26 @@ class Configuration:
         """Build the pair that a choice makes of the layer, on the meta device."""
         return make_pair(self.layer(), choice)
 
+    def laid_out(self, module: nn.Module) -> nn.Module:
+        """Return the layer or a pair, on a device, with weights that lie as the layer's do."""
+        form = Inference(channels_last=self.channels_last, packed=self.packed)
+        return laid_out(module, form)
+
+    def inputs(self, filler: Filler) -> Tensor:
+        """Return a random input."""
+        drawn = filler.tensor(self.input_shape, getattr(torch, self.dtype))
+        if self.channels_last and drawn.ndim == 4:
+            return drawn.contiguous(memory_format=torch.channels_last)
+        return drawn
+
 
 def configurations_of(
-    layer: Any, kind: LayerKind, call: LayerCall, batch_size: int, device: torch.device
+    layer: Any,
+    kind: LayerKind,
+    call: LayerCall,
+    batch_size: int,
+    device: torch.device,
+    form: Inference = PLAIN,
 ) -> Counter[Configuration]:
     """Count the configurations in which a forward pass calls a convolution or linear layer.
 
@@ -101,7 +122,9 @@ def configurations_of(
             samples, as in attention over windows, so it is multiplied by the batch size.
         batch_size: samples in a forward pass.
         device: where the layer computes; on the CPU half precision is widened.
+        form: how the weights of two-dimensional convolutions lie.
     """
+    flat = kind == "conv2d"
     linear = kind == "linear"
     dtype = computing_dtype(layer.weight.dtype, device)
     return Counter(
@@ -118,6 +141,8 @@ def configurations_of(
             bias=layer.bias is not None,
             dtype=str(dtype).removeprefix("torch."),
             input_shape=(given[0] * batch_size, *given[1:]),
+            channels_last=flat and form.channels_last,
+            packed=flat and form.packed,
         )
         for given, made in call.shapes
     )

@@ -28,7 +28,7 @@ from alds_cli.runtime.devices import (
 from alds_cli.surgery.inference_form import (
     can_vary,
     foldable_norms,
-    lay_channels_last,
+    laid_out,
     merged,
     multiplied,
     padded,
@@ -86,8 +86,8 @@ def fastest_form(
     """Find the fastest of the forms that compute the same.
 
     Normalisations are folded wherever that is exact. Then the network's forms are timed in turns:
-    as it is, folded, with weights channels-last, and with its pairs in the ways in which each of
-    them alone is fastest.
+    as it is, folded, with weights channels-last, with weights packed, and with its pairs in the
+    ways in which each of them alone is fastest.
 
     Args:
         network: it is not changed.
@@ -106,6 +106,7 @@ def fastest_form(
     forms = {"as it is": Inference(), "folded": plain}
     if search.runs_channels_last():
         forms["channels-last"] = replace(plain, channels_last=True)
+        forms["packed"] = replace(plain, channels_last=True, packed=True)
     best, times = search.fastest(forms)
     varied = search.varied(forms[best], pairs)
     if varied.merged or varied.padded or varied.multiplied:
@@ -156,7 +157,7 @@ class _Search:
 
     def varied(self, form: Inference, pairs: Collection[str]) -> Inference:
         """Return the form with every pair in the way in which it alone is fastest."""
-        module = in_form(self.network, form)
+        module = in_form(self.network, replace(form, packed=False))
         varying = [name for name in pairs if can_vary(module.get_submodule(name))]
         if not varying:
             return form
@@ -203,11 +204,9 @@ class _Search:
 def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> _Way:
     """Return the fastest way to run a pair; as it is, where none is faster by a margin."""
     inputs = Filler(device).tensor(shape, pair.first.weight.dtype)
-    ways = dict(_ways(pair))
+    ways = {name: laid_out(copy.deepcopy(way), form) for name, way in _ways(pair)}
     if form.channels_last and inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-        for way in ways.values():
-            lay_channels_last(way)
     least, most = _ROUNDS
 
     def rounds(one: float) -> int:

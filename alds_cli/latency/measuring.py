@@ -50,7 +50,7 @@ class RealMeasure:
     ) -> Mapping[Choice | None, FloatArray]:
         """See `Measure`."""
         layer, inputs = self._layer_and_inputs(configuration)
-        pairs = {choice: self._filler.fill(configuration.pair(choice)) for choice in choices}
+        pairs = {choice: self._placed(configuration, choice) for choice in choices}
         least, most = _ROUNDS
 
         def rounds(one: float) -> int:
@@ -65,11 +65,13 @@ class RealMeasure:
         """Make the layer and its input, once for all turns of a configuration."""
         if self._last is None or self._last[0] != configuration:
             self._last = None  # frees the old layer before the new one is made
-            layer = self._filler.fill(configuration.layer())
-            dtype = getattr(torch, configuration.dtype)
-            inputs = self._filler.tensor(configuration.input_shape, dtype)
-            self._last = configuration, layer, inputs
+            layer = configuration.laid_out(self._filler.fill(configuration.layer()))
+            self._last = configuration, layer, configuration.inputs(self._filler)
         return self._last[1:]
+
+    def _placed(self, configuration: Configuration, choice: Choice) -> nn.Module:
+        """Make the pair of a choice."""
+        return configuration.laid_out(self._filler.fill(configuration.pair(choice)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,9 @@ from alds_cli.checkpoint.latencies import LayerTimes, load_latencies, store_late
 from alds_cli.latency.configurations import Configuration, configurations_of
 from alds_cli.latency.measuring import Measure, RealMeasure, measure_layer
 from alds_cli.records import (
+    PLAIN,
     Choice,
+    Inference,
     LayerSpec,
     ProgressCallback,
     ProgressEvent,
@@ -69,7 +71,7 @@ class LayerLatency:
     """
 
     dense_ns: int
-    pairs: Mapping[Choice, int]
+    pairs: dict[Choice, int]
     faster: frozenset[Choice]
 
 
@@ -86,6 +88,7 @@ def layer_latencies(
     seconds: float = _SECONDS,
     measure: Measure | None = None,
     now: Callable[[], float] = time.time,
+    form: Inference = PLAIN,
 ) -> dict[str, LayerLatency]:
     """Measure layers and their candidate pairs; equal configurations are measured once.
 
@@ -102,13 +105,14 @@ def layer_latencies(
         seconds: approximate time for all measurements together.
         measure: how to measure; None measures on the device.
         now: returns seconds since 1970.
+        form: how the weights of convolutions lie.
 
     Returns:
         The times of the layers in `candidates` that the trace calls, by name, each summed over
         the calls of one forward pass.
     """
     device = device or pick_device()
-    wanted = _configurations(module, specs, trace, candidates, batch_size, device)
+    wanted = _configurations(module, specs, trace, candidates, batch_size, device, form)
     asked: dict[Configuration, dict[Choice, None]] = {}
     for name, configurations in wanted.items():
         for configuration in configurations:
@@ -207,11 +211,12 @@ def _configurations(
     candidates: Mapping[str, Sequence[Choice]],
     batch_size: int,
     device: torch.device,
+    form: Inference,
 ) -> dict[str, Counter[Configuration]]:
     """Count the configurations in which the trace calls each candidate layer, by name."""
     return {
         name: configurations_of(
-            layer_at(module, name), specs[name].kind, trace.calls[name], batch_size, device
+            layer_at(module, name), specs[name].kind, trace.calls[name], batch_size, device, form
         )
         for name in candidates
         if name in trace.calls and trace.calls[name].shapes

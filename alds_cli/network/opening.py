@@ -92,10 +92,15 @@ def load(path: str | Path, **source: Any) -> nn.Module:
     return answering(open_network(path, Source(**source)))
 
 
-def answering(network: Network) -> nn.Module:
+def answering(network: Network, *, packed: bool = True) -> nn.Module:
     """Return the network's module in the form that is fastest, where it was optimised.
 
     That form is in evaluation mode, and for answers only. The module is changed in place.
+
+    Args:
+        network: any network.
+        packed: whether weights may be kept as this PyTorch computes with them, which what is
+            exported does not.
 
     Raises:
         CheckpointError: the artefact's list of changes does not fit its network.
@@ -103,7 +108,8 @@ def answering(network: Network) -> nn.Module:
     if network.inference is None:
         return network.module
     try:
-        return put_into_inference_form(network.module, network.inference)
+        form = network.inference if packed else replace(network.inference, packed=False)
+        return put_into_inference_form(network.module, form)
     except PlanError as error:
         raise CheckpointError(
             f"{network.name}: the artefact's document is damaged: {error.message}"

@@ -301,6 +301,24 @@ class CompressOptions:
         bool,
         Option(help="Make no layer that measures slower than what it replaces.", panel=BUDGET),
     ] = False
+    efficiency: Annotated[
+        float | None,
+        Option(
+            help="The least share of the time that must be saved for each share of the --target, "
+            "e.g. 0.8: with --target macs --ratio 0.5, 40 % of the time. Implies --optimized.",
+            metavar="E",
+            bounds=Real(0, 1),
+            panel=BUDGET,
+        ),
+    ] = None
+    optimized: Annotated[
+        bool,
+        Option(
+            help="Measure times in the form in which alds optimize runs the original fastest: "
+            "normalisations folded, weights of convolutions laid out for the processor.",
+            panel=BUDGET,
+        ),
+    ] = False
     batch_size: Annotated[
         int,
         Option(

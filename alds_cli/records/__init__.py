@@ -7,7 +7,7 @@ says otherwise, accuracies are in per cent.
 
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records.gate_records import Gate
-from alds_cli.records.inference import Inference
+from alds_cli.records.inference import PLAIN, Inference
 from alds_cli.records.measurements import (
     DROP_MEASURES,
     Candidate,
@@ -74,6 +74,7 @@ __all__ = [
     "DROP_MEASURES",
     "NOT_BEGUN",
     "OPERATOR",
+    "PLAIN",
     "SCHEMES",
     "SLICED",
     "Architecture",

@@ -18,6 +18,7 @@ class Inference:
         padded: pairs, each with the rank of its slices when zeros fill it up to suit vectors.
         multiplied: pairs that run as the one layer that they stand for.
         channels_last: whether the weights of two-dimensional convolutions lie channels-last.
+        packed: whether they are also kept in the order in which oneDNN computes with them.
     """
 
     folded: Mapping[Term, Term] = field(default_factory=dict)
@@ -25,3 +26,8 @@ class Inference:
     padded: Mapping[Term, Positive] = field(default_factory=dict)
     multiplied: Sequence[Term] = ()
     channels_last: bool = False
+    packed: bool = False
+
+
+PLAIN = Inference()
+"""A network as it is."""

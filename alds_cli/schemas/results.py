@@ -146,6 +146,7 @@ class OptimizeForm(Printed):
     padded: Mapping[str, int]
     multiplied: Sequence[str]
     channels_last: bool
+    packed: bool
     latency_before: Latency
     latency_after: Latency
     saved: Real

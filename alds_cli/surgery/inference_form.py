@@ -2,9 +2,9 @@
 
 Normalisations are folded into the convolutions before them, the first halves of pairs take several
 of their groups as one, slices get ranks that suit vectors, pairs run as the layers that they stand
-for, and weights lie channels-last. Nothing of this changes what the network computes in evaluation
-mode, but for rounding. Files hold the network without these changes and a list of them, so that it
-can still be trained, and multiplied back.
+for, and weights lie channels-last or as oneDNN takes them. Nothing of this changes what the network
+computes in evaluation mode, but for rounding. Files hold the network without these changes and a
+list of them, so that it can still be trained, and multiplied back.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from alds_cli.errors import PlanError
 from alds_cli.numerics.fold import carried_by_second, distinct_schemes, multiply_back
 from alds_cli.records import Inference
 from alds_cli.surgery.following_norms import following_norms
+from alds_cli.surgery.packed_convolutions import pack_convolutions
 from alds_cli.surgery.replace import put_at
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -71,16 +72,19 @@ def put_into_inference_form(network: nn.Module, inference: Inference) -> nn.Modu
             put_at(network, name, padded(_pair(network, name), rank))
         for name in inference.multiplied:
             put_at(network, name, multiplied(_pair(network, name)))
-        if inference.channels_last:
-            lay_channels_last(network)
-    return network
+    return laid_out(network, inference)
 
 
-def lay_channels_last(network: nn.Module) -> None:
-    """Lay the weights of two-dimensional convolutions channels-last; activations follow them."""
-    for part in network.modules():
-        if isinstance(part, nn.Conv2d):
-            part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+def laid_out(network: nn.Module, inference: Inference) -> nn.Module:
+    """Return a network whose convolutions' weights lie as the list says; it is changed.
+
+    Activations follow weights that lie channels-last.
+    """
+    if inference.channels_last:
+        for part in network.modules():
+            if isinstance(part, nn.Conv2d):
+                part.weight.data = part.weight.data.contiguous(memory_format=torch.channels_last)
+    return pack_convolutions(network) if inference.packed else network
 
 
 def _fold(network: nn.Module, norm_name: str, layer_name: str) -> None:
