@@ -78,6 +78,7 @@ class LatencyModel:
         self._cache = cache
         self._progress = progress
         self._banned: set[tuple[str, Choice]] = set()
+        self._tried: set[tuple[str, Choice]] = set()
         self._limits: list[tuple[str, Choice]] = []
         self._surprises = 0
 
@@ -128,11 +129,25 @@ class LatencyModel:
     def learn(self, compressed: nn.Module, plan: Plan) -> None:
         """Take the times of a plan's pairs in the network that was made from now on.
 
-        The pairs that are planned tend to be those whose times came out too short.
+        The pairs that are planned tend to be those whose times came out too short. As much as those
+        of this plan take longer together than was expected, all that were not tried yet are made
+        dearer: else the next plan would be made of other such pairs.
         """
-        for name, time in self._times_in_place(compressed, plan.decomposed).items():
-            layer, choice = self.measured[name], plan.decomposed[name]
-            layer.pairs[choice] = round(time)
+        found = self._times_in_place(compressed, plan.decomposed)
+        fresh = {
+            (name, plan.decomposed[name])
+            for name in found
+            if (name, plan.decomposed[name]) not in self._tried
+        }
+        expected = sum(self.measured[name].pairs[choice] for name, choice in fresh)
+        surplus = max(1.0, sum(found[name] for name, _ in fresh) / expected) if fresh else 1.0
+        self._tried |= fresh
+        for name, layer in self.measured.items():
+            for choice, time in layer.pairs.items():
+                if (name, choice) not in self._tried:
+                    layer.pairs[choice] = round(surplus * time)
+        for name, in_place in found.items():
+            self.measured[name].pairs[plan.decomposed[name]] = round(in_place)
 
     def _times_in_place(self, module: nn.Module, names: Iterable[str]) -> dict[str, float]:
         return times_in_place(

@@ -80,7 +80,8 @@ def put_in_place(
 
     A layer that is timed again and again finds its weights in the processor's caches. What it takes
     longer in its network is the fetching of them, and a pair has as much less to fetch as it has
-    fewer weights.
+    fewer weights. Pairs are taken at the upper ends of their confidence intervals: of many pairs,
+    those that seem fastest are those whose times came out too short.
 
     Args:
         latencies: the times of layers alone and of pairs, by name.
@@ -89,9 +90,7 @@ def put_in_place(
     """
     found = dict(latencies)
     for name, times in latencies.items():
-        fetching = in_place.get(name, 0.0) - times.dense_ns
-        if fetching <= 0:
-            continue
+        fetching = max(0.0, in_place.get(name, 0.0) - times.dense_ns)
         spec = specs[name]
         found[name] = replace(
             times,
@@ -103,7 +102,7 @@ def put_in_place(
                     * pair_params(spec.weight_shape, choice.scheme, choice.k, choice.j, spec.groups)
                     / spec.weight_params
                 )
-                for choice, own in times.pairs.items()
+                for choice, own in (times.at_most or times.pairs).items()
             },
         )
     return found

@@ -7,7 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -66,13 +66,15 @@ takes twice as long if waiting threads sleep instead of spinning."""
 class LayerLatency:
     """Times of one layer in one forward pass, summed over its calls, in nanoseconds.
 
-    `pairs` holds all choices that were measured, including slower ones. `faster` holds those
-    that are faster by `MARGIN` with 95 % confidence.
+    `pairs` holds all choices that were measured, including slower ones, and `at_most` what their
+    medians are below with 95 % confidence. `faster` holds those that are faster by `MARGIN` with
+    that confidence.
     """
 
     dense_ns: int
     pairs: dict[Choice, int]
     faster: frozenset[Choice]
+    at_most: Mapping[Choice, int] = field(default_factory=dict)
 
 
 def layer_latencies(
@@ -240,12 +242,14 @@ def _all_calls(parts: Sequence[tuple[LayerTimes, int]], offered: Sequence[Choice
     """Add up the times over (times of a configuration, number of its calls)."""
     dense = sum(times.dense_ns * calls for times, calls in parts)
     pairs: dict[Choice, int] = {}
+    at_most: dict[Choice, int] = {}
     faster: set[Choice] = set()
     for choice in offered:
         by_configuration = [(times.pairs[choice], times.dense_ns * calls) for times, calls in parts]
         known = [(pair, ns) for pair, ns in by_configuration if pair is not None]
         if len(known) == len(by_configuration):
             pairs[choice] = round(sum(pair.median * ns for pair, ns in known))
-            if sum(pair.at_most * ns for pair, ns in known) <= (1 - MARGIN) * dense:
+            at_most[choice] = round(sum(pair.at_most * ns for pair, ns in known))
+            if at_most[choice] <= (1 - MARGIN) * dense:
                 faster.add(choice)
-    return LayerLatency(round(dense), pairs, frozenset(faster))
+    return LayerLatency(round(dense), pairs, frozenset(faster), at_most)
