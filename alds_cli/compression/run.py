@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from alds_cli.compression.carried_out import CarriedOut, Made, improved
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import Budget, Target
-from alds_cli.compression.time_limits import TIMED, excess_ns, more_margin, to_save
+from alds_cli.compression.time_limits import TIMED, more_margin, slower_than_asked
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
@@ -310,7 +310,7 @@ class CompressionRun:
                 return made, None
             with self._clock("measure"):
                 times = self._cost_model.latency_model.compare(made.network.module)
-            slow = self._slower_than_asked(times)
+            slow = slower_than_asked(self._budgets, times, self._cost_model, self.plan)
             if not slow:
                 return made, times
             index, share = slow[0]
@@ -329,12 +329,6 @@ class CompressionRun:
                     self._tighten(index, more)
                 self.make_plan()
         raise min(refusals, key=lambda refusal: refusal[0])[1]
-
-    def _slower_than_asked(self, times: NetworkComparison) -> list[tuple[int, float]]:
-        """Return the budgets of time that are exceeded, each with the share of it to save."""
-        budgets = [(i, own) for i, own in enumerate(self._budgets) if own.resource.name in TIMED]
-        shares = [(i, own, to_save(own, self._cost_model, self.plan)) for i, own in budgets]
-        return [(i, share) for i, own, share in shares if excess_ns(own, times, share) > 0]
 
     def _sound_in_layers(self) -> Made:
         """Return a network none of whose pairs is slower than its layer.

@@ -6,6 +6,8 @@ plan within its budget may turn out too slow. It is then made anew with a margin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from alds_cli.compression.targets import Budget
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.latency import NetworkComparison
@@ -24,6 +26,15 @@ def to_save(budget: Budget, costs: CostModel, plan: Plan) -> float:
     if budget.ratio is not None:
         return float(budget.ratio)
     return 1 - budget.allowed / budget.resource.before
+
+
+def slower_than_asked(
+    budgets: Sequence[Budget], times: NetworkComparison, costs: CostModel, plan: Plan
+) -> list[tuple[int, float]]:
+    """Return the places of the budgets of time that are exceeded, each with the share to save."""
+    timed = [(i, own) for i, own in enumerate(budgets) if own.resource.name in TIMED]
+    shares = [(i, own, to_save(own, costs, plan)) for i, own in timed]
+    return [(i, share) for i, own, share in shares if excess_ns(own, times, share) > 0]
 
 
 def excess_ns(budget: Budget, times: NetworkComparison, share: float) -> int:

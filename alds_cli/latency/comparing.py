@@ -97,11 +97,8 @@ def slower_layers(
     *,
     batch_size: int = 1,
     device: torch.device | None = None,
-            layer, pair = (laid_out(copy.deepcopy(own), form) for own in (layer, pair))
-            inputs = [each.inputs(filler) for each in configurations.elements()]
-            runs = {"layer": (layer, inputs), "pair": (pair, inputs)}
-            times = time_parts(runs, device, seconds_per_layer)
-            known[key] = paired(times["pair"], times["layer"])
+    seconds_per_layer: float = SECONDS_PER_LAYER,
+    form: Inference = PLAIN,
 ) -> dict[str, Paired]:
     """Find the pairs of a compressed network that may be slower than the layers they replace.
 
@@ -143,19 +140,11 @@ def slower_layers(
             *(tuple(half.shape) for half in pair.parameters()),
         )
         if key not in known:
-<<<<<<< HEAD
-            inputs = [
-                filler.tensor(c.input_shape, getattr(torch, c.dtype))
-                for c in configurations.elements()
-            ]
+            layer, pair = (laid_out(copy.deepcopy(own), form) for own in (layer, pair))
+            inputs = [each.inputs(filler) for each in configurations.elements()]
             runs = {"layer": (layer, inputs), "pair": (pair, inputs)}
             times = time_parts(runs, device, seconds_per_layer)
             known[key] = paired(times["pair"], times["layer"])
-=======
-            layer, pair = (laid_out(copy.deepcopy(own), form) for own in (layer, pair))
-            inputs = [each.inputs(filler) for each in configurations.elements()]
-            known[key] = _side_by_side(layer, pair, inputs, device, seconds_per_layer)
->>>>>>> 0985b5d (Order the weights of convolutions ahead, and plan for time saved beside MACs)
         if known[key].at_most > 1:
             slower[name] = known[key]
     return slower

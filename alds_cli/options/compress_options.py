@@ -34,6 +34,7 @@ from alds_cli.options.image_options import (
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.reporting_options import CacheField
+from alds_cli.options.time_options import EfficiencyField, NeverSlowerField, OptimizedField
 from alds_cli.text import MOST_IMAGES, MOST_SAMPLES, MOST_SEED, Real, Whole, stripped
 
 if TYPE_CHECKING:
@@ -297,28 +298,9 @@ class CompressOptions:
             panel=BUDGET,
         ),
     ] = None
-    never_slower: Annotated[
-        bool,
-        Option(help="Make no layer that measures slower than what it replaces.", panel=BUDGET),
-    ] = False
-    efficiency: Annotated[
-        float | None,
-        Option(
-            help="The least share of the time that must be saved for each share of the --target, "
-            "e.g. 0.8: with --target macs --ratio 0.5, 40 % of the time. Implies --optimized.",
-            metavar="E",
-            bounds=Real(0, 1),
-            panel=BUDGET,
-        ),
-    ] = None
-    optimized: Annotated[
-        bool,
-        Option(
-            help="Measure times in the form in which alds optimize runs the original fastest: "
-            "normalisations folded, weights of convolutions laid out for the processor.",
-            panel=BUDGET,
-        ),
-    ] = False
+    never_slower: NeverSlowerField = False
+    efficiency: EfficiencyField = None
+    optimized: OptimizedField = False
     batch_size: Annotated[
         int,
         Option(
