@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from small_networks import digits_network
 
 from alds_cli import api
 from alds_cli.compression import latency_model
-from alds_cli.errors import BudgetError, ContractError, RatioUnreachableError
+from alds_cli.errors import BudgetError, ContractError, OptionError, RatioUnreachableError
 from alds_cli.latency import LayerLatency, NetworkComparison
 from alds_cli.numerics.fold import pair_macs, pair_params
-from alds_cli.records import Choice
+from alds_cli.records import Choice, Inference
 from alds_cli.runtime.devices import as_latency, paired
 from alds_cli.surgery import find_layers
 from alds_cli.tracing.trace import trace
@@ -20,6 +22,9 @@ from alds_cli.tracing.trace import trace
 CPU = torch.device("cpu")
 
 SHAPE = (1, 8, 8)
+
+FORM = SimpleNamespace(inference=Inference(channels_last=True))
+"""What a search for the fastest form of the original finds, without timing it."""
 
 
 class Machine:
@@ -29,8 +34,9 @@ class Machine:
     the whole is `worth` of what they save alone.
     """
 
-    def __init__(self, per_mac=1.0, per_slice=0.0, bias=1.0, worth=1.0):
+    def __init__(self, per_mac=1.0, per_slice=0.0, bias=1.0, worth=1.0, promise=1.0):
         self.per_mac, self.per_slice, self.bias, self.worth = per_mac, per_slice, bias, worth
+        self.promise = promise
         self.compared = 0
         self.measured = []
         self.suspects = {}
@@ -49,7 +55,8 @@ class Machine:
         found = {}
         for name, offered in candidates.items():
             call = traced.calls[name]
-            pairs = {choice: self.pair_ns(specs[name], call, choice) for choice in offered}
+            promised = self.promise
+            pairs = {c: round(promised * self.pair_ns(specs[name], call, c)) for c in offered}
             dense = self.dense_ns(call)
             faster = frozenset(c for c, ns in pairs.items() if ns < 0.97 * dense)
             found[name] = LayerLatency(dense, pairs, faster)
@@ -70,6 +77,20 @@ class Machine:
                 choice = Choice(0, k, part.first.weight.shape[0] // k)
                 saved += self.dense_ns(call) - self.pair_ns(spec, call, choice)
         return self.bias * (total - self.worth * saved)
+
+    def in_place(self, module, _inputs, names, **_options):
+        """The true times of layers, and of pairs by their widths."""
+        original = digits_network()
+        traced = trace(original, SHAPE)
+        specs, found = find_layers(original, traced), {}
+        for name in names:
+            part, call = module.get_submodule(name), traced.calls[name]
+            found[name] = self.dense_ns(call)
+            if hasattr(part, "first"):
+                k = getattr(part.first, "groups", 1)
+                choice = Choice(0, k, part.first.weight.shape[0] // k)
+                found[name] = self.pair_ns(specs[name], call, choice)
+        return found
 
     def networks(self, modules, *_shape, **_options):
         return {name: np.full(9, self.whole_ns(m) / 1e9) for name, m in modules.items()}
@@ -100,6 +121,8 @@ def machine(monkeypatch):
         monkeypatch.setattr(latency_model, "time_networks", made.networks)
         monkeypatch.setattr(latency_model, "compare_latency", made.compare)
         monkeypatch.setattr(latency_model, "slower_layers", made.slower)
+        monkeypatch.setattr(latency_model, "times_in_place", made.in_place)
+        monkeypatch.setattr(latency_model, "fastest_form", lambda *_args, **_options: FORM)
         return made
 
     return install
@@ -279,3 +302,42 @@ def test_really_measured(tmp_path):
     else:
         assert report.latency_saved >= 0.01
         assert path.exists()
+
+
+@pytest.mark.parametrize("target", ["macs", "params"])
+@pytest.mark.parametrize("efficiency", [0.3, 0.8])
+def test_an_efficiency_is_the_time_saved_for_what_is_removed(machine, target, efficiency):
+    machine(per_slice=900.0, promise=0.7)
+    asked = {"target": target, "ratio": 0.5, "efficiency": efficiency}
+    report = api.compress(digits_network(), **asked).report
+    before, after = (getattr(report, f"{target}_{when}") for when in ("before", "after"))
+    removed = 1 - after / before
+    assert removed >= 0.5
+    assert report.latency_saved >= efficiency * removed
+
+
+def test_pairs_that_promised_too_much_are_not_planned_again(machine):
+    there = machine(per_slice=20_000.0, promise=0.3)
+    report = api.compress(digits_network(), target="macs", ratio=0.5, efficiency=0.75).report
+    assert 1 < there.compared <= 12
+    removed = 1 - report.macs_after / report.macs_before
+    assert report.latency_saved >= 0.75 * removed
+
+
+def test_an_efficiency_out_of_reach_is_told(machine, tmp_path):
+    machine(per_slice=60_000.0)
+    with pytest.raises(BudgetError, match=r"--efficiency 0\.9 cannot be reached") as told:
+        api.compress(
+            digits_network(), target="macs", ratio=0.5, efficiency=0.9, output=tmp_path / "x.pt"
+        )
+    assert "--efficiency" in told.value.tip or "ask for less" in told.value.tip
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"target": "latency", "ratio": 0.3}, {"max_params": 1000}],
+)
+def test_an_efficiency_needs_a_ratio_of_something_else(options):
+    with pytest.raises(OptionError, match="--efficiency says"):
+        api.compress(digits_network(), efficiency=0.5, **options)

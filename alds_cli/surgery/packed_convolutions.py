@@ -37,21 +37,26 @@ class PackedConv2d(nn.Conv2d):
         layer: the convolution that it takes the place of; its parameters are shared.
     """
 
-    _packing: _Packing | None
-
     def __init__(self, layer: nn.Conv2d) -> None:
         nn.Module.__init__(self)
         self.__dict__.update({**layer.__dict__, "_packing": None})
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
         """Convolve (batch, in_channels, height, width)."""
-        if torch.jit.is_scripting() or not self._computes_packed(input):  # type: ignore[attr-defined]
-            plain: Tensor = self._conv_forward(input, self.weight, self.bias)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return self._conv_forward(input, self.weight, self.bias)  # type: ignore[no-any-return]
+        else:  # noqa: RET505 - only so does TorchScript leave it alone
+            return self._in_order(input)
+
+    @torch.jit.unused
+    def _in_order(self, given: Tensor) -> Tensor:
+        if not self._computes_packed(given):
+            plain: Tensor = self._conv_forward(given, self.weight, self.bias)
             return plain
         operators: Any = _operators()
         made: Tensor = operators.convolve(
-            input,
-            self._packed(input),
+            given,
+            self._packed(given),
             self._parameters["bias"],  # `self.bias` takes as long as a small convolution
             self.padding,
             self.stride,
@@ -87,13 +92,14 @@ class PackedConv2d(nn.Conv2d):
         # Tensors made in inference mode count no versions.
         version = None if weight.is_inference() else weight._version  # noqa: SLF001
         key = (given.shape, weight.data_ptr(), version)
-        packing = self._packing
+        # In the dictionary, TorchScript does not ask for its type.
+        packing: _Packing | None = self.__dict__["_packing"]
         if packing is None or packing[0] != key:
             with torch.no_grad():
                 operators: Any = _operators()
                 geometry = self.padding, self.stride, self.dilation, self.groups
                 ordered = operators.order(weight.detach(), *geometry, list(given.shape))
-                self._packing = packing = key, ordered
+                self.__dict__["_packing"] = packing = key, ordered
         return packing[1]
 
     def __getstate__(self) -> dict[str, Any]:
