@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from alds_cli import api
+from alds_cli.cli import streams
 
 pty = pytest.importorskip("pty")
 termios = pytest.importorskip("termios")
@@ -163,6 +164,8 @@ def test_signals_wipe_it(model, number, code, moment):
         ("inspect model.pt -q", {}),
         pytest.param("inspect model.pt --quiet", {}, marks=pytest.mark.slow),
         pytest.param("inspect model.pt --json -q", {}, marks=pytest.mark.slow),
+        pytest.param("inspect model.pt", {"ALDS_QUIET": "yes"}, marks=pytest.mark.slow),
+        pytest.param("inspect model.pt", {"ALDS_INSPECT_QUIET": "1"}, marks=pytest.mark.slow),
         pytest.param("inspect model.pt", {"TERM": "dumb"}, marks=pytest.mark.slow),
         pytest.param("inspect model.pt", {"columns": 12}, marks=pytest.mark.slow),
         ("--version", {}),
@@ -175,6 +178,32 @@ def test_nothing_is_shown(model, line, more):
     code, written, _ = Terminal(model.parent, line, **more).end()
     assert code == 0
     assert written.replace(b"<torch>", b"") == b""
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({}, True),
+        ({"ALDS_QUIET": "1"}, False),
+        ({"ALDS_QUIET": "0"}, True),
+        ({"ALDS_INSPECT_QUIET": "On"}, False),
+        ({"ALDS_QUIET": "1", "ALDS_INSPECT_QUIET": "0"}, True),
+        ({"ALDS_COMPRESS_QUIET": "1"}, True),
+    ],
+)
+def test_a_variable_keeps_it_away(variables, shown, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert streams._loads_torch(["inspect", "model.pt"]) is shown
+
+
+@pytest.mark.slow
+def test_a_projects_file_wipes_it(model):
+    (model.parent / "pyproject.toml").write_text("[tool.alds]\nquiet = true\n")
+    code, written, _ = Terminal(model.parent, f"inspect {model.name}").end()
+    assert code == 0
+    # The file is read while the sign is there already, and PyTorch is loaded without it.
+    assert SHOWN not in screen(written[: written.index(b"<torch>")])
 
 
 def test_nothing_is_shown_in_pipes(model):

@@ -85,7 +85,8 @@ def imports_in(folder):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(str(node.module).partition(".")[0])
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(LATE):
-                found |= {str(own.value) for own in node.args if isinstance(own, ast.Constant)}
+                names = [own.value for own in node.args if isinstance(own, ast.Constant)]
+                found |= {str(name).partition(".")[0] for name in names}
     return found
 
 

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from alds_cli.cli.truth import FALSE, TRUE
 from alds_cli.cli.verbs import FILE, OTHERS, PREFIX
 from alds_cli.errors import OptionError
 from alds_cli.options.declaring import Declared, Option
 
 _MOST_BYTES = 1 << 22
-
-_TRUE, _FALSE = frozenset({"1", "true", "yes", "on"}), frozenset({"0", "false", "no", "off"})
 
 _ALIKE = 0.85
 """How alike a variable of no command has to be to an option's to be taken for a slip. Others may
@@ -59,6 +58,12 @@ class StatedDefaults:
 
     file: Path | None
     commands: Mapping[str, Mapping[str, Stated]]
+
+    def is_quiet(self, arguments: Sequence[str]) -> bool:
+        """Return whether the command that the arguments name is quiet by default."""
+        command = next((own for own in arguments if own in self.commands), "")
+        stated = self.commands.get(command, {}).get("quiet")
+        return stated is not None and stated.value is True
 
 
 def stated_defaults(commands: Commands, environ: Mapping[str, str], folder: Path) -> StatedDefaults:
@@ -202,9 +207,9 @@ def _of_variable(declared: Declared, text: str, name: str) -> Stated:
 
 
 def _truth(text: str, place: str) -> bool:
-    if text.lower() not in _TRUE | _FALSE:
+    if text.lower() not in TRUE | FALSE:
         raise OptionError(f"{place} is 1 or 0, not '{text[:40]}'")
-    return text.lower() in _TRUE
+    return text.lower() in TRUE
 
 
 def _words(text: str, place: str) -> list[str]:

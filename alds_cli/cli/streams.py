@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from alds_cli.cli import app, error_forms
 from alds_cli.cli.spinner import Spinner
+from alds_cli.cli.truth import TRUE
 from alds_cli.errors import CheckpointError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -286,8 +287,16 @@ _WITHOUT_TORCH = {"schema", "config", "-h", "--help", "--version"}
 
 def _loads_torch(arguments: list[str]) -> bool:
     """Whether a command loads PyTorch, and is to say so."""
-    quiet = app.follows() or any(own == "--quiet" or re.match(r"-\w*q", own) for own in arguments)
-    return not quiet and _loads(arguments)
+    quiet = any(own == "--quiet" or re.match(r"-\w*q", own) for own in arguments)
+    return not (quiet or app.follows() or _quiet_by_variable(arguments)) and _loads(arguments)
+
+
+def _quiet_by_variable(arguments: list[str]) -> bool:
+    """Whether the environment asks for `--quiet`, judged before options are understood."""
+    command = next((own for own in arguments if not own.startswith("-")), "")
+    names = (f"ALDS_{command.upper()}_QUIET", "ALDS_QUIET")
+    stated = next((os.environ[name] for name in names if name in os.environ), "")
+    return stated.lower() in TRUE
 
 
 def _loads(arguments: list[str]) -> bool:
@@ -345,6 +354,8 @@ def _carried_out() -> int:
 
     stated = verbs.stated_for_run()
     named = [name for own in stated.commands.values() for name in own] if stated else []
+    if stated is not None and stated.is_quiet(sys.argv[1:]):
+        _stop_spinner()
     if not _times_networks([*sys.argv[1:], *named]):
         # Idle OpenMP threads that spin take cores from other processes on a CI machine.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
