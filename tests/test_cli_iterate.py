@@ -35,7 +35,7 @@ FEW = (*WORDS, "--to", "0.6", "--steps", "2", "--epochs-per-step", "1", "--metho
         (("-o", "-"), "has to be a file"),
         (("-o", "model.pt"), "the work begins with that file"),
         (("-o", "data.safetensors"), "the work begins with that file"),
-        (("-o", "x.pt", "--distil", "--teacher", "model.pt"), "leave out --distil or --teacher"),
+        (("-o", "x.pt", "--teacher", "originals"), "originals: no such file"),
         (("-o", "x.pt", "--to", "1.5"), "between 0 and 1, not 1.5"),
         (("-o", "x.pt", "--target", "latency"), "a ratio of latency cannot be iterated to"),
         (("-o", "x.pt", "--steps", "0"), "--steps is a whole number from 1 to 1,000, not '0'"),

@@ -103,7 +103,7 @@ def test_the_original_is_the_teacher_in_every_step(place):
 
     save_file({"images": load_file("data.safetensors")["images"]}, "data.safetensors")
     settings = RetrainSettings(2, 32, augmentation="none", seed=3, held_back=0.25)
-    result = iterated(settings=settings, distil=True)
+    result = iterated(settings=settings, teacher="original")
     data, cpu = "tensors:data.safetensors", {"device": "cpu"}
     kept = place / "small.pt.iterate"
     for step in (1, 2):
@@ -290,7 +290,7 @@ def test_what_was_begun_is_not_overwritten(place):
         ({"to": 0.7}, r"ratios was \[0\.55.*, now is \[0\.45"),
         ({"steps": 3}, "ratios was"),
         ({"method": "svd"}, "method was 'alds', now is 'svd'"),
-        ({"distil": True}, "teacher was None, now is"),
+        ({"teacher": "original"}, "teacher was None, now is"),
         ({"validation": "tensors:data.safetensors"}, "validation was None, now is"),
         ({"bound": "exact"}, "bound was None, now is 'exact'"),
         ({"exclude": ("classifier.2",)}, r"exclude was \[\], now is \['classifier.2'\]"),

@@ -85,7 +85,7 @@ def reported(folder):
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_give_the_report_of_one_process(tmp_path):
     sweep_processes.prepare(tmp_path)
-    more = {"keep_artefacts": True, "distil": True, "retrain_epochs": (1,)}
+    more = {"keep_artefacts": True, "teacher": "original", "retrain_epochs": (1,)}
     arguments = {**sweep_processes.arguments(tmp_path), **more}
     plain = api.sweep(tmp_path / "model.pt", output=tmp_path / "plain", **arguments)
     told = Told()

@@ -280,7 +280,7 @@ def other_model(tmp_path):
         ({"latency": True}, "latency False, not True"),
         ({"preprocessing": Preprocessing((0.25,), (0.5,))}, r"preprocessing.mean \[0.0\], not"),
         ({"retraining": RetrainSettings(epochs=1, lr=0.5)}, "retraining.lr 0.01, not 0.5"),
-        ({"distil": True}, "distil False, not True"),
+        ({"teacher": "original"}, "teacher labels, not original"),
     ],
 )
 def test_other_settings_need_another_folder(sweep, training, change, message):
@@ -299,7 +299,7 @@ def test_the_original_teaches_where_it_is_asked_to(sweep, digits, tmp_path):
     unlabelled = f"tensors:{tmp_path / 'unlabelled.safetensors'}"
     retraining = RetrainSettings(epochs=1, batch_size=32)
     usual = {"train_data": unlabelled, "retrain_epochs": (1,), "retraining": retraining}
-    result = sweep(**usual, distil=True, keep_artefacts=True)
+    result = sweep(**usual, teacher="original", keep_artefacts=True)
     small = tmp_path / "small.pt"
     api.compress(digits / "model.pt", ratio=0.5, output=small)
     better = api.retrain(

@@ -24,7 +24,7 @@ from alds_cli.forms import SCHEMA
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, settled_preprocessing
-from alds_cli.options.choices import STATIC_TARGETS
+from alds_cli.options.choices import ORIGINAL, STATIC_TARGETS
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.iterate_options import IterateOptions
 from alds_cli.options.model_source import Source
@@ -173,17 +173,12 @@ def _teacher(options: IterateOptions, original: Network) -> Network | None:
     """Return the network that the retraining learns from; None where labels teach.
 
     Raises:
-        OptionError: two are named.
         AldsError: it cannot be read.
     """
     if options.teacher is None:
-        return original if options.distil else None
-    if options.distil:
-        raise OptionError(
-            "the original and another network are to be the teacher",
-            tip="leave out --distil or --teacher",
-        )
-    return open_network(options.teacher, options.source)
+        return None
+    named = options.teacher == ORIGINAL
+    return original if named else open_network(options.teacher, options.source)
 
 
 def _of_own_code(options: IterateOptions) -> Source:

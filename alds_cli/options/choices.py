@@ -41,6 +41,9 @@ STATIC_TARGETS = ("params", "macs", "bytes")
 DROP_NAMES = ("top1", "miou", "agreement")
 """What may fall in a search for the smallest network."""
 
+ORIGINAL = "original"
+"""The teacher that is the network to be compressed."""
+
 ENGINES = ("local", "ray")
 """Who makes the runs of a sweep."""
 

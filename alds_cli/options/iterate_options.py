@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_EPOCHS, Positive
-from alds_cli.options.choices import STATIC_TARGETS
+from alds_cli.options.choices import ORIGINAL, STATIC_TARGETS
 from alds_cli.options.compress_options import (
     BoundField,
     ExcludeField,
@@ -31,7 +31,7 @@ from alds_cli.options.image_options import (
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.reporting_options import CacheField
-from alds_cli.options.retrain_options import ResumeField, TeacherField, ValidationField
+from alds_cli.options.retrain_options import ResumeField, ValidationField
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.text import Whole
 
@@ -127,14 +127,17 @@ class IterateOptions:
     rank_multiple: RankMultipleField = 1
     include: IncludeField = ()
     exclude: ExcludeField = ()
-    distil: Annotated[
-        bool,
+    teacher: Annotated[
+        "Model | None",
         Option(
-            help="Retrain towards the answers of the original network instead of labels.",
+            help="Retrain towards the answers of this network instead of labels; original is the "
+            "one that is compressed.",
+            metavar="MODEL",
+            values=(ORIGINAL,),
             panel=TRAINING,
+            given=str,
         ),
-    ] = False
-    teacher: TeacherField = None
+    ] = None
     validation: ValidationField = None
     classes: ClassesField = None
     download: DownloadField = False

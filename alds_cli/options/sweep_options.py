@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from alds_cli.forms import MOST_EPOCHS
-from alds_cli.options.choices import ENGINES, METHOD_NAMES, TARGETS
+from alds_cli.options.choices import ENGINES, METHOD_NAMES, ORIGINAL, TARGETS
 from alds_cli.options.compress_options import Ratio
 from alds_cli.options.declaring import (
     CLUSTER,
@@ -152,14 +152,16 @@ class SweepOptions:
             panel=TRAINING,
         ),
     ] = 512
-    distil: Annotated[
-        bool,
+    teacher: Annotated[
+        str | None,
         Option(
-            help="Retrain towards the answers of the original network instead of labels, as alds "
-            "retrain does with --teacher.",
+            help="original: retrain towards the answers of the original network instead of labels, "
+            "as alds retrain does with --teacher.",
+            metavar="NAME",
+            values=(ORIGINAL,),
             panel=TRAINING,
         ),
-    ] = False
+    ] = None
     retraining: Annotated[
         RetrainSettings | None,
         Expanded(

@@ -53,7 +53,7 @@ class SettingsForm(Form):
     samples: Positive | None = None
     retraining: HyperparametersForm | None = None  # type: ignore[valid-type]
     latency: bool = False
-    distil: bool | None = None
+    teacher: Literal["labels", "original"] | None = None
 
 
 class SweepForm(Form):

@@ -16,7 +16,7 @@ from alds_cli.network.opening import (
     settled_preprocessing,
     trace_network,
 )
-from alds_cli.options.choices import ENGINES, TARGETS
+from alds_cli.options.choices import ENGINES, ORIGINAL, TARGETS
 from alds_cli.options.sweep_options import SweepOptions
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.profiling import error_tables
@@ -78,6 +78,7 @@ def sweep(options: SweepOptions) -> SweepResult:
     """
     pick_device(options.device)
     _check_engine(options)
+    _check_teacher(options.teacher)
     specs = _method_specs(options)
     keys = planned_runs(
         {spec.text: spec.seeded for spec in specs},
@@ -93,6 +94,14 @@ def sweep(options: SweepOptions) -> SweepResult:
     folder.require_usable()
     with _engine(options) as engine:
         return _swept(options, specs, keys, folder, engine)
+
+
+def _check_teacher(teacher: str | None) -> None:
+    """Raise OptionError if another network is named than the original."""
+    if teacher not in {None, ORIGINAL}:
+        raise OptionError(
+            f"a sweep has no teacher '{teacher}'", tip=f"--teacher {ORIGINAL}, or leave it out"
+        )
 
 
 def _check_engine(options: SweepOptions) -> None:
@@ -144,7 +153,7 @@ def _swept(
     retrains = max(options.retrain_epochs) > 0
     learns = retrains or any(spec.looks for spec in specs)
     retraining = options.retraining or RetrainSettings(epochs=1)
-    by_labels = retrains and (retraining.label_weight > 0 or not options.distil)
+    by_labels = retrains and (retraining.label_weight > 0 or options.teacher is None)
 
     def label(images: LabelledImages, *, needed: bool = True) -> LabelledImages:
         if not (needed or images.labelled):
@@ -259,7 +268,7 @@ def _settings(runner: SweepRunner, *, retrains: bool) -> dict[str, object]:
         "samples": runner.options.samples if looks else None,
         "retraining": hyperparameters if retrains else None,
         "latency": runner.options.latency,
-        "distil": runner.options.distil if retrains else None,
+        "teacher": (runner.options.teacher or "labels") if retrains else None,
     }
 
 

@@ -171,7 +171,7 @@ class SweepRunner:
                 network,
                 self.training,
                 settings,
-                teacher=self.network if self.options.distil else None,
+                teacher=self.network if self.options.teacher else None,
                 preprocessing=self.preprocessing,
                 workers=self.options.workers,
                 device=self.options.device,
