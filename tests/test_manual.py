@@ -31,12 +31,6 @@ def shown():
     return {part.partition("\n")[0].strip(): part for part in parts}
 
 
-def test_the_manual_page_is_what_would_be_written_now():
-    assert manual.manual() == PAGE.read_text(encoding="utf-8"), (
-        "python -m alds_cli.cli.manual > docs/alds.1"
-    )
-
-
 def test_every_option_stands_in_it_with_its_help(shown):
     for command, options in declared_options().items():
         section = " ".join(shown[f"ALDS {command.upper()}"].split())

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import alds_cli
 from alds_cli import text
-from alds_cli.cli import reference, verbs
+from alds_cli.cli import manual, reference, verbs
 from alds_cli.cli.verbs import verb
 from alds_cli.errors import OptionError
 from alds_cli.options.compress_options import CompressOptions
@@ -36,7 +36,8 @@ from alds_cli.options.reporting_options import Reporting
 from alds_cli.options.sweep_options import SweepOptions
 from alds_cli.text import Real, Whole
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "cli.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "cli.md"
 
 COMMANDS = {own.name: own.callback for own in verbs.program().registered_commands}
 
@@ -113,11 +114,16 @@ def test_a_field_is_an_argument_in_python():
 # ---------------------------------------------------------------- what is said of options
 
 
-def test_the_page_of_reference_is_what_would_be_written_now():
-    made = reference.reference()
-    assert PAGE.read_text(encoding="utf-8") == made, (
-        "python -m alds_cli.cli.reference > docs/cli.md"
-    )
+@pytest.mark.parametrize(
+    ("made", "command"),
+    [
+        (reference.reference, "python -m alds_cli.cli.reference > docs/cli.md"),
+        (manual.manual, "python -m alds_cli.cli.manual > docs/alds.1"),
+    ],
+)
+def test_a_page_of_reference_is_what_would_be_written_now(made, command):
+    page = ROOT / command.split()[-1]
+    assert made() == page.read_text(encoding="utf-8"), command
 
 
 @each_command
