@@ -175,24 +175,27 @@ class Interface:
             TimeRemainingColumn(elapsed_when_finished=True),
             TextColumn("{task.fields[figures]}", markup=False),
         )
-        with Progress(*columns, console=self.notes) as bars:
-            tasks: dict[str, TaskID] = {}
-            done: dict[str, int] = {}
+        bars = Progress(*columns, console=self.notes)
+        tasks: dict[str, TaskID] = {}
+        done: dict[str, int] = {}
 
-            def update(event: ProgressEvent) -> None:
-                if event.task not in tasks:
-                    tasks[event.task] = bars.add_task(
-                        visible(event.task), total=event.total, figures=""
-                    )
-                if event.done < done.get(event.task, 0):  # the same work begins on something else
-                    bars.reset(tasks[event.task])
-                done[event.task] = event.done
-                figures = "  ".join(f"{key} {value:.4g}" for key, value in event.figures.items())
-                bars.update(
-                    tasks[event.task], completed=event.done, total=event.total, figures=figures
+        def update(event: ProgressEvent) -> None:
+            bars.start()  # with the first event: work without any leaves the terminal as it is
+            if event.task not in tasks:
+                tasks[event.task] = bars.add_task(
+                    visible(event.task), total=event.total, figures=""
                 )
+            if event.done < done.get(event.task, 0):  # the same work begins on something else
+                bars.reset(tasks[event.task])
+            done[event.task] = event.done
+            figures = "  ".join(f"{key} {value:.4g}" for key, value in event.figures.items())
+            bars.update(tasks[event.task], completed=event.done, total=event.total, figures=figures)
 
+        try:
             yield update
+        finally:
+            if tasks:
+                bars.stop()
 
 
 def console(file: IO[str]) -> PlainConsole:
