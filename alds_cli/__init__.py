@@ -1,8 +1,8 @@
 """Make a trained PyTorch network smaller, and keep it running.
 
-For notebooks: `load`, `save`, `train`, `profile`, `compress`, `evaluate`, `export`, `retrain`,
-`iterate` and `sweep` do what the commands of the same names do. They are loaded when first used,
-so that importing this package costs nothing.
+For notebooks: `load`, `save`, `train`, `profile`, `compress`, `compare`, `evaluate`, `export`,
+`retrain`, `iterate` and `sweep` do what the commands of the same names do. They are loaded when
+first used, so that importing this package costs nothing.
 """
 
 # Nothing is imported here: the command imports this before it can answer a signal.
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from alds_cli._version import __version__
     from alds_cli.api import Source, load, save
+    from alds_cli.api.compare import compare
     from alds_cli.api.compress import compress, compress_family
     from alds_cli.api.evaluate import evaluate
     from alds_cli.api.export import export
@@ -47,6 +48,7 @@ __all__ = [
     "TokenBlocks",
     "Watcher",
     "__version__",
+    "compare",
     "compress",
     "compress_family",
     "evaluate",

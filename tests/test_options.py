@@ -42,6 +42,7 @@ PAGE = ROOT / "docs" / "cli.md"
 COMMANDS = {own.name: own.callback for own in verbs.program().registered_commands}
 
 FUNCTIONS = [
+    "compare",
     "compress",
     "evaluate",
     "export",

@@ -62,6 +62,7 @@ def test_what_profile_inspect_and_compress_print(printed, digits, tmp_path):
     small = tmp_path / "small.pt"
     require_true("compress", printed("compress", model, "-r", "0.5", "-o", small))
     require_true("inspect", printed("inspect", small))
+    require_true("compare", printed("compare", model, small))
     require_true("export", printed("export", small, "-o", tmp_path / "small.pt2"))
     family = printed("compress", model, "-r", "0.3,0.5", "-o", tmp_path / "{ratio}.pt")
     require_true("compress", family)

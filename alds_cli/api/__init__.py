@@ -7,6 +7,7 @@ a function is called, so that none pays for the others.
 
 from typing import TYPE_CHECKING, Any
 
+from alds_cli.api.compare import compare
 from alds_cli.api.compress import compress, compress_family
 from alds_cli.api.evaluate import evaluate
 from alds_cli.api.export import export
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from alds_cli.compression.session import CompressionResult
     from alds_cli.evaluation.models import EvaluationResult, Measured
     from alds_cli.exporting.export_session import ExportResult
+    from alds_cli.inspecting.comparison import ComparedModel, ModelComparison
     from alds_cli.inspecting.inspection import Contents, Inspection, StoredTensor
     from alds_cli.network.opening import Model, Preparation, load, save
     from alds_cli.optimising import OptimizeResult
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from alds_cli.sweeping.runner import SweepResult
 
 __all__ = [
+    "ComparedModel",
     "CompressionResult",
     "Contents",
     "EvaluationResult",
@@ -43,6 +46,7 @@ __all__ = [
     "IterationResult",
     "Measured",
     "Model",
+    "ModelComparison",
     "OptimizeResult",
     "Preparation",
     "ProfileResult",
@@ -51,6 +55,7 @@ __all__ = [
     "Source",
     "StoredTensor",
     "SweepResult",
+    "compare",
     "compress",
     "compress_family",
     "evaluate",
@@ -69,6 +74,8 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ComparedModel": "alds_cli.inspecting.comparison",
+    "ModelComparison": "alds_cli.inspecting.comparison",
     "CompressionResult": "alds_cli.compression.session",
     "Contents": "alds_cli.inspecting.inspection",
     "EvaluationResult": "alds_cli.evaluation.models",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from alds_cli.schemas.evaluation_forms import EvaluateForm, MeasuredForm
 from alds_cli.schemas.inspection_forms import (
+    ComparedForm,
+    CompareForm,
     ContentsForm,
     InspectedLayerForm,
     InspectForm,
     StoredForm,
+    TimeRatioForm,
 )
 from alds_cli.schemas.results import (
     CellForm,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
         Inspection,
         IterationResult,
         Measured,
+        ModelComparison,
         OptimizeResult,
         ProfileResult,
         ReportResult,
@@ -216,7 +221,20 @@ def evaluation(result: EvaluationResult) -> EvaluateForm:
 
 
 def _measured(measured: Measured, images: int) -> dict[str, Any]:
-    quality, footprint, masks = measured.quality, measured.footprint, measured.segmentation
+    footprint = measured.footprint
+    return {
+        **_quality(measured),
+        "images": images,
+        "params": footprint.params,
+        "macs": footprint.macs,
+        "bytes": footprint.bytes,
+        "latency_ms": None if footprint.latency is None else footprint.latency.median_ms,
+        "latency": footprint.latency,
+    }
+
+
+def _quality(measured: Measured) -> dict[str, Any]:
+    quality, masks = measured.quality, measured.segmentation
     language = measured.language
     known = quality or masks or language
     return {
@@ -228,13 +246,43 @@ def _measured(measured: Measured, images: int) -> dict[str, Any]:
         "mean_iou": None if masks is None else masks.mean_iou,
         "perplexity": None if language is None else language.perplexity,
         "tokens": None if language is None else language.tokens,
-        "images": images,
-        "params": footprint.params,
-        "macs": footprint.macs,
-        "bytes": footprint.bytes,
-        "latency_ms": None if footprint.latency is None else footprint.latency.median_ms,
-        "latency": footprint.latency,
     }
+
+
+_QUALITY = (
+    "top1",
+    "top1_interval",
+    "top5",
+    "loss",
+    "pixel_accuracy",
+    "mean_iou",
+    "perplexity",
+    "tokens",
+)
+
+
+def model_comparison(found: ModelComparison) -> CompareForm:
+    """Return the document of `alds compare`."""
+    return CompareForm(
+        images=found.images,
+        device=found.device,
+        models=[
+            ComparedForm(
+                name=own.name,
+                architecture=own.architecture,
+                method=own.method,
+                params=own.params,
+                macs=own.macs,
+                bytes=own.nbytes,
+                max_relative_error=own.max_relative_error,
+                comparison=own.comparison,
+                latency=own.latency,
+                slowdown=None if own.slowdown is None else TimeRatioForm(**asdict(own.slowdown)),
+                **(dict.fromkeys(_QUALITY) if own.measured is None else _quality(own.measured)),
+            )
+            for own in found.models
+        ],
+    )
 
 
 def optimization(result: OptimizeResult) -> OptimizeForm:

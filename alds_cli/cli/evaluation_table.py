@@ -44,7 +44,7 @@ def _qualities(both: Sequence[Measured]) -> Iterator[Row]:
     if len(found) < len(both):
         return
     accuracies = [quality.top1 for quality in found]
-    yield _row("top-1", accuracies, [_interval(measured) for measured in both], ".2f")
+    yield _row("top-1", accuracies, [interval_of_top1(measured) for measured in both], ".2f")
     fives = [quality.top5 for quality in found if quality.top5 is not None]
     if len(fives) == len(found):
         yield _row("top-5", fives, [f"{value:.2f} %" for value in fives], ".2f")
@@ -93,7 +93,7 @@ def _row(name: str, numbers: Sequence[float], shown: list[str], form: str) -> Ro
     return name, shown, signed(numbers[0] - numbers[-1], form)
 
 
-def _interval(measured: Measured) -> str:
+def interval_of_top1(measured: Measured) -> str:
     """Format top-1 and the ends of its confidence interval."""
     assert measured.quality is not None  # noqa: S101 - asked before
     ends = measured.top1_interval or (measured.quality.top1,) * 2

@@ -244,6 +244,7 @@ VERBS = (
     "compress",
     "inspect",
     "evaluate",
+    "compare",
     "optimize",
     "export",
     "train",

@@ -1,11 +1,18 @@
-"""What `alds inspect` prints with `--json`."""
+"""What `alds inspect` and `alds compare` print with `--json`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from alds_cli.forms import Form, Real
-from alds_cli.records import Architecture, ArgumentValue, Latency, Preprocessing, Training
+from alds_cli.records import (
+    Architecture,
+    ArgumentValue,
+    Comparison,
+    Latency,
+    Preprocessing,
+    Training,
+)
 from alds_cli.schemas.results import LayerForm, Printed
 
 
@@ -61,3 +68,42 @@ class ContentsForm(Printed):
     bytes: int
     scalars: int
     tensors: Sequence[StoredForm]
+
+
+class TimeRatioForm(Form):
+    """A time as a multiple of another, with the ends of its interval of 95 % confidence."""
+
+    median: Real
+    low: Real
+    high: Real
+
+
+class ComparedForm(Form):
+    """One of the models; `comparison` and `slowdown` are towards the first, which has none."""
+
+    name: str
+    architecture: str | None
+    method: str | None
+    params: int
+    macs: int | None
+    bytes: int | None
+    max_relative_error: Real | None
+    top1: Real | None
+    top1_interval: Sequence[Real] | None
+    top5: Real | None
+    loss: Real | None
+    pixel_accuracy: Real | None
+    mean_iou: Real | None
+    perplexity: Real | None
+    tokens: int | None
+    comparison: Comparison | None
+    latency: Latency | None
+    slowdown: TimeRatioForm | None
+
+
+class CompareForm(Printed):
+    """Printed by `alds compare`; without data there are no `images`, and no quality or times."""
+
+    images: int | None
+    device: str | None
+    models: Sequence[ComparedForm]

@@ -22,7 +22,7 @@ from alds_cli.schemas.file_forms import (
     TableForm,
     TrainingForm,
 )
-from alds_cli.schemas.inspection_forms import ContentsForm, InspectForm
+from alds_cli.schemas.inspection_forms import CompareForm, ContentsForm, InspectForm
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
 from alds_cli.schemas.results import (
     CompressForm,
@@ -75,6 +75,7 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
         "compress": Published("alds compress --json", (CompressForm, FamilyForm)),
         "inspect": Published("alds inspect --json", (InspectForm, ContentsForm)),
         "evaluate": Published("alds evaluate --json", (EvaluateForm,)),
+        "compare": Published("alds compare --json", (CompareForm,)),
         "optimize": Published("alds optimize --json", (OptimizeForm,)),
         "export": Published("alds export --json", (ExportForm,)),
         "train": Published("alds train --json", (RetrainForm,)),
