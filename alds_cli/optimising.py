@@ -14,7 +14,13 @@ from alds_cli.inputs import Call, InputSpec, example_call
 from alds_cli.latency.fastest_form import FastestForm, fastest_form, in_form
 from alds_cli.network.networks import Network
 from alds_cli.network.observed_outputs import difference, observe
-from alds_cli.network.opening import open_network, require_target, timed_inputs, write_network
+from alds_cli.network.opening import (
+    open_network,
+    require_form,
+    require_target,
+    timed_inputs,
+    write_network,
+)
 from alds_cli.network.verification import verify
 from alds_cli.options.optimize_options import OptimizeOptions
 from alds_cli.records import Inference
@@ -65,6 +71,8 @@ def optimize(options: OptimizeOptions) -> OptimizeResult:
         require_target(output)
     device = pick_device(options.device)
     network = open_network(options.model, options.source)
+    if output is not None:
+        require_form(network, output)
     inputs = timed_inputs(network)
     found = fastest_form(
         network.module,

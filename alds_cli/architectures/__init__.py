@@ -13,7 +13,7 @@ from alds_cli.architectures.building import (
     default_preprocessing,
     input_shape,
 )
-from alds_cli.architectures.described import network_of_folder, own_names
+from alds_cli.architectures.described import is_described, network_of_folder, own_names
 from alds_cli.architectures.entry_names import spellings
 from alds_cli.architectures.from_program import own_tensors
 from alds_cli.architectures.from_torchvision import caveat
@@ -36,6 +36,7 @@ __all__ = [
     "default_inputs",
     "default_preprocessing",
     "input_shape",
+    "is_described",
     "is_factory",
     "known_names",
     "network_of_folder",

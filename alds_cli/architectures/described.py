@@ -33,6 +33,11 @@ def network_of_folder(
     return from_transformers.described(folder.configuration, named) or named
 
 
+def is_described(architecture: Architecture) -> bool:
+    """Return whether a network is built by the configuration in a folder."""
+    return architecture.name.startswith(from_transformers.PREFIX)
+
+
 def own_names(
     architecture: Architecture, network: nn.Module, names: Iterable[str]
 ) -> dict[str, str]:
@@ -46,6 +51,6 @@ def own_names(
     Raises:
         ArchitectureError: an entry is not only named, but also arranged in another way.
     """
-    if architecture.name.startswith(from_transformers.PREFIX):
+    if is_described(architecture):
         return from_transformers.own_names(network, list(names))
     return {name: name for name in names}

@@ -24,21 +24,34 @@ _MOST_DESCRIPTION = 4 << 20
 class ModelFolder:
     """A folder, and the content of its JSON files; empty where there is no such file.
 
-    `configuration` describes the network, `preprocessor` how its input is made.
+    `configuration` describes the network, `preprocessor` how its input is made. `largest_part` is
+    the number of bytes of the largest file of weights, if there are several; None if there is one.
     """
 
     path: Path
     configuration: Mapping[str, Any]
     preprocessor: Mapping[str, Any]
+    largest_part: int | None = None
 
 
-def describe_folder(path: Path) -> ModelFolder:
+def describe_folder(path: Path, model: Path) -> ModelFolder:
     """Read what a folder says about its model.
+
+    Args:
+        path: the folder.
+        model: the file in it that is, or lists, the model.
 
     Raises:
         CheckpointError: a description cannot be read.
     """
-    return ModelFolder(path, _description(path / CONFIGURATION), _description(path / PREPROCESSOR))
+    stem, listing, _ = model.name.partition(".index.json")
+    parts = path.glob(f"*{Path(stem).suffix}") if listing else ()
+    return ModelFolder(
+        path,
+        _description(path / CONFIGURATION),
+        _description(path / PREPROCESSOR),
+        max((part.stat().st_size for part in parts), default=None),
+    )
 
 
 def _description(path: Path) -> Mapping[str, Any]:

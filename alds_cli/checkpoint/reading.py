@@ -270,8 +270,9 @@ def read_checkpoint(
     with as_file(source) as (path, name):
         if not path.is_dir():
             return _read_model(path, name, state_key, allow_pickle=allow_pickle)
-        folder = describe_folder(path)
-        found = _read_model(model_in_folder(path), name, state_key, allow_pickle=allow_pickle)
+        file = model_in_folder(path)
+        folder = describe_folder(path, file)
+        found = _read_model(file, name, state_key, allow_pickle=allow_pickle)
         return replace(found, folder=folder)
 
 
@@ -327,7 +328,8 @@ def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
     """Read all tensors that an index lists, from the files that it names."""
     tensors: dict[str, Tensor] = {}
     nbytes = 0
-    for shard, listed in read_index(path, name).items():
+    parts, metadata = read_index(path, name)
+    for shard, listed in parts.items():
         part = path.parent / shard
         kind = kind_of(part, str(part))
         if kind in {"index", "program"}:
@@ -337,7 +339,10 @@ def _read_parts(path: Path, name: str, *, allow_pickle: bool) -> Checkpoint:
         require_listed(name, str(part), listed, found)
         tensors |= {tensor: found[tensor] for tensor in listed}
         nbytes += part.stat().st_size
-    return Checkpoint(name, tensors, None, nbytes)
+    if DOCUMENT_KEY not in metadata:
+        return Checkpoint(name, tensors, None, nbytes)
+    tensors, document = _open_artefact(tensors, metadata[DOCUMENT_KEY], name)
+    return Checkpoint(name, tensors, document, nbytes)
 
 
 def _read_program(path: Path, name: str) -> tuple[dict[str, Tensor], ProgramArchitecture]:

@@ -9,7 +9,13 @@ from pathlib import Path
 from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import CheckpointError
 
+OWN_WEIGHTS = "alds.safetensors"
+OWN_INDEX = "alds.safetensors.index.json"
+"""The names of this tool's weights in a folder, and of the list of them if there are several."""
+
 MODEL_NAMES = (
+    OWN_WEIGHTS,
+    OWN_INDEX,
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
@@ -57,13 +63,13 @@ def model_in_folder(folder: Path) -> Path:
         if (folder / name).exists():
             raise CheckpointError(f"{folder} is a folder with {what}", tip=tip)
     raise CheckpointError(
-        f"{folder} is a folder without a model: it has none of {', '.join(MODEL_NAMES[:4])}",
+        f"{folder} is a folder without a model: it has none of {', '.join(MODEL_NAMES[2:6])}",
         tip="name the model's file",
     )
 
 
-def read_index(path: Path, name: str) -> Mapping[str, list[str]]:
-    """Return the names of the tensors in each of the files that an index lists.
+def read_index(path: Path, name: str) -> tuple[Mapping[str, list[str]], Mapping[str, object]]:
+    """Return the names of the tensors in each of the files that an index lists, and its metadata.
 
     Args:
         path: the path of the index.
@@ -98,7 +104,8 @@ def read_index(path: Path, name: str) -> Mapping[str, list[str]]:
         )
     for shard in shards:
         require_regular(path.parent / shard, CheckpointError)
-    return shards
+    metadata = content.get("metadata")
+    return shards, metadata if isinstance(metadata, dict) else {}
 
 
 def require_listed(name: str, shard: str, listed: list[str], found: Mapping[str, object]) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, cast
 
 import numpy as np
@@ -153,7 +154,8 @@ def write_artefact(tensors: Mapping[str, Tensor], document: Document, target: st
     path = Path(target)
     with replacing(path) as temporary:
         if is_safetensors(path):
-            _write_safetensors(tensors, document, temporary)
+            text = dump_document(document)
+            write_safetensors(once(tensors, document), temporary, {DOCUMENT_KEY: text})
         else:
             dump_torch(artefact_content(_self_contained(tensors), document), temporary)
         return temporary.stat().st_size
@@ -222,16 +224,25 @@ class _Sink:
             self._file.flush()
 
 
-def _write_safetensors(tensors: Mapping[str, Tensor], document: Document, path: Path) -> None:
+def write_safetensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] = MappingProxyType({})
+) -> None:
+    """Write tensors as a safetensors file; those that share memory are written separately.
+
+    Raises:
+        OSError: the file cannot be written.
+        SafetensorError: the library says so.
+        OutputError: the format lacks a type.
+    """
     require_writable_types(tensors)
     written: dict[str, Tensor] = {}
     seen: set[int] = set()
-    for name, tensor in _self_contained(once(tensors, document)).items():
-        # The format has no shared memory, so tensors that share some are written separately.
+    for name, tensor in _self_contained(tensors).items():
+        # The format has no shared memory.
         shared = tensor.data_ptr() in seen and tensor.numel() > 0
         written[name] = tensor.clone() if shared else tensor.contiguous()
         seen.add(tensor.data_ptr())
-    save_file(written, path, metadata={DOCUMENT_KEY: dump_document(document)})
+    save_file(written, path, metadata=dict(metadata) or None)
 
 
 def require_writable_types(tensors: Mapping[str, Tensor]) -> None:
@@ -273,7 +284,8 @@ def artefact_size(tensors: Mapping[str, Tensor], document: Document, target: str
         target: the artefact's name, which tells the format.
     """
     if is_safetensors(target):
-        return _safetensors_size(once(tensors, document), document)
+        text = dump_document(document)
+        return safetensors_size(once(tensors, document), {DOCUMENT_KEY: text})
     sink = _Counter()
     write_torch(artefact_content(_zeros_like(tensors), document), sink)
     return sink.size
@@ -319,12 +331,16 @@ def _zeros(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     return torch.from_numpy(np.zeros(count * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
-def _safetensors_size(tensors: Mapping[str, Tensor], document: Document) -> int:
+def safetensors_size(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = MappingProxyType({})
+) -> int:
     """Return the size of a length of eight bytes, a header padded to a multiple of 8, and data.
+
+    Only the tensors' shapes and types matter.
 
     Source: the format's description, https://github.com/huggingface/safetensors#format.
     """
-    header: dict[str, object] = {"__metadata__": {DOCUMENT_KEY: dump_document(document)}}
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     require_writable_types(tensors)
     offset = 0
     types = list(_SAFETENSORS_NAMES)

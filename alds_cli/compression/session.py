@@ -28,6 +28,7 @@ from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     open_network,
+    require_form,
     require_target,
     settled_preprocessing,
     trace_network,
@@ -194,6 +195,8 @@ class Session:
         self._schemes = schemes_needed(options, given)
         with self.clock("load"):
             self.network = open_network(options.model, options.source, multiply_back=True)
+            if options.output is not None and not options.dry_run:
+                require_form(self.network, options.output)
             if is_text(options.data):
                 options = self.options = with_texts(options, self.network)
             if self.network.inputs is None and isinstance(options.data, LabelledImages):

@@ -19,7 +19,6 @@ from alds_cli.allocation import (
     smallest_cost,
 )
 from alds_cli.calibration import Statistic, calibration_batches
-from alds_cli.checkpoint import artefact_size
 from alds_cli.compression.latency_model import LatencyModel
 from alds_cli.compression.targets import (
     Budget,
@@ -37,7 +36,7 @@ from alds_cli.errors import OptionError
 from alds_cli.inputs import inputs_tip
 from alds_cli.methods import METHODS, Method, factorisation_for, method_named, schemes_of
 from alds_cli.network.networks import Network
-from alds_cli.network.opening import preparation_of
+from alds_cli.network.opening import preparation_of, written_size
 from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.records import (
@@ -372,10 +371,9 @@ class CostModel:
             skeleton = meta_copy(self._skeleton)
             reshape_network(skeleton, plan.decomposed)
             prune_network(skeleton, plan.pruned)
-            document = self._network.compressed_by(
-                plan, self._weights_hash, self._params
-            ).document()
-            self._sized = plan, artefact_size(skeleton.state_dict(), document, self._output)
+            compressed = self._network.compressed_by(plan, self._weights_hash, self._params)
+            compressed = replace(compressed, module=skeleton)
+            self._sized = plan, written_size(compressed, self._output)
         return self._sized[1]
 
     @cached_property

@@ -203,6 +203,7 @@ def _open_artefact(
             params_before=document.params_before,
             training=None if multiply_back else document.training,
             inference=None if multiply_back else document.inference,
+            folder=checkpoint.folder,
         )
     )
 
@@ -294,7 +295,16 @@ def _open_state_dict(
     _tell(name, found)
     tensors = {key: tensors[given] for key, given in found.names.items()}
     load_tensors(module, tensors, arch, name)
-    return described(Network(module, arch, Plan({}), name=name, nbytes=checkpoint.nbytes))
+    return described(
+        Network(
+            module,
+            arch,
+            Plan({}),
+            name=name,
+            nbytes=checkpoint.nbytes,
+            folder=checkpoint.folder,
+        )
+    )
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from alds_cli.checkpoint import (
     Document,
     hash_tensors,
 )
+from alds_cli.checkpoint.model_folder import ModelFolder
 from alds_cli.errors import (
     ArchitectureError,
     BadWeightsError,
@@ -263,6 +264,7 @@ class Network:
         inference: what makes it faster where it is only asked for answers; `opening.answering`
             carries that out.
         foreign: whether the module was handed in instead of built from its architecture.
+        folder: the folder that it came from; None if it came from elsewhere.
     """
 
     module: nn.Module
@@ -277,6 +279,7 @@ class Network:
     training: Training | None = None
     inference: Inference | None = None
     foreign: bool = False
+    folder: ModelFolder | None = None
 
     @property
     def input_shape(self) -> tuple[int, ...] | None:

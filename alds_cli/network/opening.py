@@ -14,12 +14,19 @@ from alds_cli import architectures
 from alds_cli.architectures.building import share, shared_groups
 from alds_cli.checkpoint import (
     Checkpoint,
+    artefact_size,
     read_checkpoint,
     require_writable,
     write_artefact,
 )
+from alds_cli.checkpoint.folder_writing import (
+    folder_size,
+    names_folder,
+    require_replaceable,
+    write_folder,
+)
 from alds_cli.datasets import Samples, TokenBlocks
-from alds_cli.errors import CheckpointError, OptionError, PlanError
+from alds_cli.errors import CheckpointError, OptionError, OutputError, PlanError
 from alds_cli.inputs import InputSpec, inputs_tip, parse_inputs
 from alds_cli.network.loading import densified, fold, open_checkpoint
 from alds_cli.network.networks import Network, network_of, require_sound
@@ -232,12 +239,48 @@ def write_network(network: Network, target: str | Path, verification: Verificati
         verification: the result of `verify`, without which nothing may be written.
     """
     del verification
-    return write_artefact(network.module.state_dict(), network.document(), target)
+    require_form(network, target)
+    state, document = network.module.state_dict(), network.document()
+    if names_folder(target, described=_is_described(network)):
+        return write_folder(state, document, Path(target), network.folder)
+    return write_artefact(state, document, target)
+
+
+def written_size(network: Network, target: str | Path) -> int:
+    """Return the number of bytes that `write_network` would return.
+
+    Args:
+        network: the network; on the meta device it suffices.
+        target: the name that it would be written to.
+    """
+    state, document = network.module.state_dict(), network.document()
+    if names_folder(target, described=_is_described(network)):
+        return folder_size(state, document, network.folder)
+    return artefact_size(state, document, target)
+
+
+def _is_described(network: Network) -> bool:
+    return network.architecture is not None and architectures.is_described(network.architecture)
+
+
+def require_form(network: Network, target: str | Path) -> None:
+    """Make sure that a network can be written in the form that the name of its file asks for.
+
+    Raises:
+        OutputError: a folder is asked for, and the network has no description to put there.
+    """
+    if names_folder(target, described=False) and not _is_described(network):
+        raise OutputError(
+            f"cannot write {target}: only networks of transformers are written as folders",
+            tip="name a file, e.g. small.pt",
+        )
 
 
 def require_target(target: str | Path) -> None:
     """Make sure, before the work starts, that its result can be written."""
-    if str(target) != "-":
+    if names_folder(target, described=False):
+        require_replaceable(Path(target))
+    elif str(target) != "-":
         require_writable(Path(target))
 
 

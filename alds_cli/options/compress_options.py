@@ -233,6 +233,7 @@ class CompressOptions:
         str | Path | None,
         Option(
             help="The artefact: PyTorch's format, or safetensors by suffix; - is standard output. "
+            "From a folder of transformers, a name without a suffix is a folder. "
             "{ratio} in it stands for each of several ratios.",
             metavar="FILE",
             flags=("--output", "-o"),
