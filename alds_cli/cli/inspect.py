@@ -36,6 +36,7 @@ def command(options: InspectOptions, reporting: ComputingReporting) -> None:
         interface.show_json(lambda: documents.contents(found))
         return
     interface.show(inspection(found))
-    if options.html is not None:
-        interface.remark(f"written to {options.html}")
+    for written in (options.plot, options.html):
+        if written is not None:
+            interface.remark(f"written to {written}")
     interface.show_json(lambda: documents.inspection(found))

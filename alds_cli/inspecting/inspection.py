@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from alds_cli.errors import ArchitectureError
+from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.inspecting.layer_costs import LayerMacs, Times, layer_macs, measured_times
+from alds_cli.inspecting.layer_errors import layer_errors
 from alds_cli.network.loading import densified
 from alds_cli.network.networks import Network, skeleton
 from alds_cli.network.opening import (
@@ -111,7 +112,7 @@ def _inspect_file(path: str | Path, options: InspectOptions) -> Inspection | Con
     try:
         network = open_read(checkpoint, options.source)
     except ArchitectureError as error:
-        if checkpoint.document is not None or options.time:
+        if checkpoint.document is not None or options.time or options.original is not None:
             raise
         tensors = [
             StoredTensor(name, tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
@@ -148,9 +149,12 @@ def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
             device=pick_device(options.device),
             progress=options.progress,
         )
+    layers = [_report(spec, plan, found.get(name), error) for name, spec in specs.items()]
+    if options.original is not None:
+        layers = _with_errors(layers, network, options)
     return Inspection(
         network,
-        [_report(spec, plan, found.get(name), error) for name, spec in specs.items()],
+        layers,
         params,
         before,
         seen.macs,
@@ -158,6 +162,27 @@ def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
         {name: layer_macs(spec, plan, seen_before, seen) for name, spec in specs.items()},
         times,
     )
+
+
+def _with_errors(
+    layers: Sequence[LayerReport], network: Network, options: InspectOptions
+) -> list[LayerReport]:
+    """Fill in how far layers are from those of the original.
+
+    Raises:
+        OptionError: the original has no such layers.
+        AldsError: it cannot be read.
+    """
+    assert options.original is not None  # noqa: S101 - asked before
+    original = open_network(options.original, options.source, multiply_back=True)
+    errors = layer_errors(original.module, densified(network).module)
+    convolved = [layer.name for layer in layers if len(layer.shape) > 1]
+    if missing := [name for name in convolved if name not in errors]:
+        raise OptionError(
+            f"{original.name} is not what {network.name} was made from: it has no layer "
+            f"{missing[0]} of that shape"
+        )
+    return [replace(layer, error=errors.get(layer.name)) for layer in layers]
 
 
 def _hollow(network: Network) -> Network:

@@ -10,7 +10,7 @@ from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.text import MOST_SAMPLES, Whole
 
 if TYPE_CHECKING:
-    from alds_cli import Model, ProgressCallback  # noqa: F401 - named in texts below
+    from alds_cli import Model, ProgressCallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,22 @@ class InspectOptions:
         ),
     ] = 1
     device: DeviceField = None
+    original: Annotated[
+        "Model | None",
+        Option(
+            help="The model that it was compressed from, which tells the errors of its layers.",
+            metavar="MODEL",
+            given=str,
+        ),
+    ] = None
+    plot: Annotated[
+        str | Path | None,
+        Option(
+            help="Also draw spectra, ranks kept and errors of all layers (.png, .svg or .pdf).",
+            metavar="FILE",
+            given=Path,
+        ),
+    ] = None
     html: Annotated[
         str | Path | None,
         Option(
@@ -48,4 +64,4 @@ class InspectOptions:
     @property
     def writes(self) -> bool:
         """Whether files are asked for."""
-        return self.html is not None
+        return self.html is not None or self.plot is not None

@@ -1,15 +1,24 @@
-"""Looking into a model file and writing what was found as a page."""
+"""Looking into a model file, and writing what was found as a page and as a picture."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alds_cli.checkpoint import replacing, require_apart, require_writable
-from alds_cli.errors import ArchitectureError
+from alds_cli.errors import ArchitectureError, MissingExtraError, OptionError
 from alds_cli.inspecting.inspection import Contents, Inspection, inspect
+from alds_cli.inspecting.slice_spectra import slice_spectra
+from alds_cli.network.loading import densified
+from alds_cli.network.opening import open_network
 from alds_cli.options.inspect_options import InspectOptions
+from alds_cli.reporting.figures import Picture
+from alds_cli.reporting.figures.layer_spectra import layer_spectra
+from alds_cli.reporting.figures.style import FILE_TYPES, drawing, rendered
 from alds_cli.reporting.html import compression_page
 from alds_cli.runtime.environment import environment
+
+logger = logging.getLogger(__name__)
 
 
 def inspect_and_write(options: InspectOptions) -> Inspection:
@@ -17,18 +26,60 @@ def inspect_and_write(options: InspectOptions) -> Inspection:
 
     Raises:
         ArchitectureError: the network is not known.
-        OutputError: a file cannot be written, or would replace the model.
-        AldsError: the model cannot be read, or not be timed.
+        OptionError: the name of a picture does not say what it is.
+        MissingExtraError: a picture is asked for, and matplotlib is not installed.
+        OutputError: a file cannot be written, or would replace a model.
+        AldsError: a model cannot be read, or not be timed.
     """
-    outputs = [Path(own) for own in (options.html,) if own is not None]
+    plot, html = (None if own is None else Path(own) for own in (options.plot, options.html))
+    kind = None if plot is None else _kind(plot)
+    outputs = [own for own in (plot, html) if own is not None]
     for output in outputs:
         require_writable(output)
-    model = options.model
-    require_apart(outputs, [model] if isinstance(model, (str, Path)) and model != "-" else [])
+    models = (options.model, options.original)
+    require_apart(outputs, [own for own in models if isinstance(own, (str, Path)) and own != "-"])
+    if plot is not None:
+        with drawing():
+            pass  # matplotlib is there, or nothing is begun
     found = inspect(options)
     if isinstance(found, Contents):
         raise ArchitectureError(found.reason, tip=found.tip)
-    if options.html is not None:
-        with replacing(Path(options.html)) as temporary:
-            temporary.write_bytes(compression_page(found, [], environment()))
+    picture = _picture(found, options, ("svg",) if kind is None else ("svg", kind))
+    if plot is not None and kind is not None and picture is not None:
+        _write(plot, picture.content[kind])
+    if html is not None:
+        pictures = [] if picture is None else [picture]
+        _write(html, compression_page(found, pictures, environment()))
     return found
+
+
+def _kind(plot: Path) -> str:
+    kind = plot.suffix.removeprefix(".").lower()
+    if kind not in FILE_TYPES:
+        known = ", ".join(f".{own}" for own in FILE_TYPES)
+        raise OptionError(
+            f"the name {plot.name} does not say what to draw", tip=f"end it with {known}"
+        )
+    return kind
+
+
+def _picture(found: Inspection, options: InspectOptions, kinds: tuple[str, ...]) -> Picture | None:
+    """Draw the layers of the original, or without it those of the network."""
+    try:
+        with drawing():
+            dense = (
+                densified(found.network)
+                if options.original is None
+                else open_network(options.original, options.source, multiply_back=True)
+            )
+            figure = layer_spectra(found.layers, slice_spectra(dense.module, found.layers))
+            caption = f"Spectra of the layers of {dense.name}, ranks kept, and errors"
+            return Picture("layers", caption, rendered(figure, kinds))
+    except MissingExtraError as error:
+        logger.warning("no picture: %s (%s)", error.message, error.tip)
+        return None
+
+
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_ROW = 0.15
+ROW = 0.15
 """Height of a row in inches: a line of the smallest type that is legible."""
 
 _CELL = 0.36
@@ -44,7 +44,7 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
 
     width = max(WIDTH, 2.9 + _CELL * len(points))
     figure = Figure(
-        figsize=(width, max(_LEAST_HEIGHT, 1.3 + _ROW * len(names))), layout="constrained"
+        figsize=(width, max(_LEAST_HEIGHT, 1.3 + ROW * len(names))), layout="constrained"
     )
     axes = figure.subplots()
     shares = [[_share(point, name) for point in points] for name in names]
@@ -59,7 +59,7 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
     axes.set_facecolor("#E0E0E0")
     _annotate(axes, points, names)
     axes.set_xticks(range(len(points)), [_ratio(point) for point in points])
-    axes.set_yticks(range(len(names)), [_shortened(name) for name in names])
+    axes.set_yticks(range(len(names)), [shortened(name) for name in names])
     axes.tick_params(length=0, labelsize=6)
     axes.tick_params(axis="x", labelsize=7)
     for spine in axes.spines.values():
@@ -70,7 +70,7 @@ def layer_map(results: Results, method: str, retrain_epochs: int) -> Figure | No
     axes.tick_params(which="minor", length=0)
     axes.set_xlabel("ratio asked for")
     axes.set_title(f"{visible(method)}: {_key([run for _, run in runs])}", loc="left")
-    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 3.0 / (_ROW * len(names))), pad=0.01)
+    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 3.0 / (ROW * len(names))), pad=0.01)
     bar.set_label("fraction of parameters that stays")
     bar.outline.set_visible(False)
     return figure
@@ -119,7 +119,7 @@ def _annotate(axes: Axes, points: tuple[Point, ...], names: list[str]) -> None:
             )
         for row, name in enumerate(names):
             layer = _layer(point, name)
-            if layer is not None and (text := _entry(layer)):
+            if layer is not None and (text := entry(layer)):
                 bright = layer.params_after / layer.params_before > 0.5
                 axes.text(
                     column,
@@ -133,7 +133,8 @@ def _annotate(axes: Axes, points: tuple[Point, ...], names: list[str]) -> None:
                 )
 
 
-def _entry(layer: LayerReport) -> str:
+def entry(layer: LayerReport) -> str:
+    """Return what became of a layer in the fewest signs."""
     choice = layer.choice
     if choice is not None:
         sign = SCHEMES[choice.scheme].sign
@@ -162,6 +163,7 @@ def _ratio(point: Point) -> str:
     return f"{float(Fraction(point.ratio)):.3g}"
 
 
-def _shortened(name: str) -> str:
+def shortened(name: str) -> str:
+    """Return a layer's name, or the end of a long one."""
     name = visible(name)
     return name if len(name) <= _LONGEST_NAME else f"…{name[1 - _LONGEST_NAME :]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -96,18 +96,24 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def rendered(figure: Figure) -> dict[str, bytes]:
-    """Return a picture's bytes by file type, `png` and `svg`, without dates and program names."""
-    metadata: Mapping[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-    }
+_METADATA: Mapping[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+FILE_TYPES = tuple(_METADATA)
+"""The types of files that a picture can have."""
+
+
+def rendered(figure: Figure, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
+    """Return a picture's bytes by file type, without dates and program names."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # the layout is done, and holds for both types
     found = {}
-    for kind, said in metadata.items():
+    for kind in kinds:
         sink = io.BytesIO()
-        figure.savefig(sink, format=kind, metadata=said)
+        figure.savefig(sink, format=kind, metadata=_METADATA[kind])
         found[kind] = sink.getvalue()
     return found
 
