@@ -140,5 +140,5 @@ def test_commands_take_parts(run, digits, tmp_path):
     assert code == 2
     assert "data.safetensors" in err
     code, out, err = run(*common, f"tensors:{tmp_path}/absent.safetensors#train")
-    assert (code, out) == (2, "")
+    assert (code, json.loads(out)["error"]) == (2, "DataError")
     assert "absent.safetensors" in err

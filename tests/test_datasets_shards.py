@@ -323,5 +323,5 @@ def test_the_command_evaluates_on_shards(run, tmp_path):
     assert json.loads(out)["images"] == 9
     (tmp_path / "x-1.tar").unlink()
     code, out, err = run("evaluate", tmp_path / "model.pt", "--data", data, *given)
-    assert (code, out) == (2, "")
+    assert (code, json.loads(out)["error"]) == (2, "DataError")
     assert "x-1.tar" in err

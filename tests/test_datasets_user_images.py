@@ -256,5 +256,5 @@ def test_the_command_evaluates_on_them_and_keeps_its_output_clean(
     expected = json.loads(run(*common, f"tensors:{digits / 'data.safetensors'}")[1])
     assert json.loads(out) == expected
     code, out, err = run(*common, f"{name}:Missing")
-    assert (code, out) == (2, "")
+    assert (code, json.loads(out)["error"]) == (2, "DataError")
     assert f"{name}:Missing: no 'Missing' there" in err

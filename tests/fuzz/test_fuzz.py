@@ -358,7 +358,7 @@ def attempts_of_standard_input(examples, corpus):
                 work=work,
                 outputs=["o.pt", "o.safetensors"],
                 standard_input=mutate.mutated_bytes(corpus.files[name], drawn),
-                binary=command[-2] == "-",
+                binary=command[-3:-1] == ("-o", "-"),
             )
 
     attempt()
@@ -442,8 +442,13 @@ def attempts_of_arguments(examples, corpus):
 
 
 def _runs_long(option, text):
-    """What is sound and simply takes its time: a thousand epochs, say."""
-    return option in {"epochs", "workers", "threads"} and text.isdecimal() and int(text) > 2
+    """What is sound and simply takes its time: a thousand epochs, say, or PyTorch's compiler."""
+    return (
+        option == "compile"
+        or option in {"epochs", "workers", "threads"}
+        and text.isdecimal()
+        and int(text) > 2
+    )
 
 
 def test_a_few_odd_arguments(corpus):
