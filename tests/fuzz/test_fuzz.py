@@ -443,11 +443,8 @@ def attempts_of_arguments(examples, corpus):
 
 def _runs_long(option, text):
     """What is sound and simply takes its time: a thousand epochs, say, or PyTorch's compiler."""
-    return (
-        option == "compile"
-        or option in {"epochs", "workers", "threads"}
-        and text.isdecimal()
-        and int(text) > 2
+    return option == "compile" or (
+        option in {"epochs", "workers", "threads"} and text.isdecimal() and int(text) > 2
     )
 
 
