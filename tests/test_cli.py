@@ -414,7 +414,7 @@ def test_output_folder_that_does_not_exist(run, digits, tmp_path, command):
 def test_output_that_is_a_folder(run, digits, tmp_path):
     code, _, err = run("compress", digits / "model.pt", "--ratio", "0.5", "-o", tmp_path)
     assert code == 2
-    assert "it is a folder" in err
+    assert "only networks of transformers are written as folders" in err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")

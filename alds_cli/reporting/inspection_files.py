@@ -45,7 +45,9 @@ def inspect_and_write(options: InspectOptions) -> Inspection:
     if isinstance(found, Contents):
         raise ArchitectureError(found.reason, tip=found.tip)
     picture = _picture(found, options, ("svg",) if kind is None else ("svg", kind))
-    if plot is not None and kind is not None and picture is not None:
+    if plot is not None and kind is not None:
+        if picture is None:
+            raise OptionError("there is nothing to draw: no layer of the network has a spectrum")
         _write(plot, picture.content[kind])
     if html is not None:
         pictures = [] if picture is None else [picture]
@@ -72,7 +74,10 @@ def _picture(found: Inspection, options: InspectOptions, kinds: tuple[str, ...])
                 if options.original is None
                 else open_network(options.original, options.source, multiply_back=True)
             )
-            figure = layer_spectra(found.layers, slice_spectra(dense.module, found.layers))
+            spectra = slice_spectra(dense.module, found.layers)
+            if not spectra:
+                return None
+            figure = layer_spectra(found.layers, spectra)
             caption = f"Spectra of the layers of {dense.name}, ranks kept, and errors"
             return Picture("layers", caption, rendered(figure, kinds))
     except MissingExtraError as error:
