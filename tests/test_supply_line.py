@@ -148,7 +148,7 @@ def test_the_sdist_has_what_its_tests_need(built):
         wanted = {
             str(path.relative_to(ROOT))
             for path in (ROOT / folder).rglob("*")
-            if path.is_file() and "__pycache__" not in path.parts
+            if path.is_file() and {"__pycache__", ".hypothesis"}.isdisjoint(path.parts)
         }
         assert wanted <= names
     assert {"pyproject.toml", "README.md", LOCK.name} <= names
