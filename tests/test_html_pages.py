@@ -123,6 +123,16 @@ def test_names_in_a_sweep_are_harmless(tmp_path, run):
     assert EVIL in Tags(text).text
 
 
+@pytest.mark.parametrize("teacher", [None, "labels", "original"])
+def test_the_command_in_a_sweeps_page_names_the_teacher(tmp_path, run, teacher):
+    folder = sweep(tmp_path / "runs", runs_of_two_methods(), latency=True, teacher=teacher)
+    page = tmp_path / "sweep.html"
+    assert run("report", folder, "--no-plots", "--html", page)[0] == 0
+    text = Tags(page.read_text(encoding="utf-8")).text
+    assert ("--teacher original" in text) == (teacher == "original")
+    assert "--latency" in text
+
+
 @pytest.mark.slow
 def test_equal_sweeps_give_equal_pages(tmp_path, run):
     pytest.importorskip("matplotlib")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from alds_cli.reporting import wording
-from alds_cli.reporting.delta_tables import Cell, Row, Table
+from alds_cli.reporting.delta_tables import Row, Table
 from alds_cli.reporting.paper import PublishedTable
-from alds_cli.reporting.points import decimal
 from alds_cli.reporting.summary import Report
 from alds_cli.text import visible
 
@@ -84,7 +83,11 @@ def _table(report: Report, table: Table) -> str:
         r"    \midrule",
     ]
     for row in table.rows:
-        cells = [text for cell in row.cells for text in _cell(cell, top5=top5)]
+        cells = [
+            text
+            for cell in row.cells
+            for text in wording.cell_texts(cell, top5=top5, number=_number, bold=_bold)
+        ]
         lines.append(f"    {' & '.join([_name(row), *cells])} \\\\")
     return _environment(wording.title(table), "l" + "rrr" * len(groups), lines)
 
@@ -122,20 +125,10 @@ def _name(row: Row) -> str:
     return rf"\texttt{{{escape(row.method)}}}"
 
 
-def _cell(cell: Cell | None, *, top5: bool) -> tuple[str, str, str]:
-    if cell is None:
-        return "", "", ""
-    return (
-        _number(wording.difference(cell, top5=top5)),
-        _bold(decimal(cell.cr_p), wanted=cell.best_p),
-        _bold(decimal(cell.cr_f), wanted=cell.best_f),
-    )
-
-
 def _number(text: str) -> str:
     """Set a number in math mode, so that it has a minus sign and not a hyphen."""
     return f"${text}$" if text else ""
 
 
-def _bold(text: str, *, wanted: bool) -> str:
-    return rf"\textbf{{{text}}}" if wanted and text else text
+def _bold(text: str) -> str:
+    return rf"\textbf{{{text}}}"

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from alds_cli.reporting import wording
-from alds_cli.reporting.delta_tables import Cell, Row, Table
-from alds_cli.reporting.points import decimal
+from alds_cli.reporting.delta_tables import Row, Table
 from alds_cli.reporting.summary import Report
 from alds_cli.text import visible
 
@@ -40,30 +39,11 @@ def to_markdown(report: Report, pictures: Mapping[str, str] | None = None) -> st
 
 
 def _table(report: Report, table: Table) -> str:
-    top5 = wording.shows_top5(report, table)
-    headings = ["method"]
-    for column in table.columns:
-        named = wording.heading(table, column)
-        headings += [f"{named}: {wording.quality_heading(top5=top5)}", "CR-P", "CR-F"]
-    rows = [
-        (_name(row), *(text for cell in row.cells for text in _cell(cell, top5=top5)))
-        for row in table.rows
-    ]
-    return _grid(headings, rows)
+    return _grid(*wording.headings_and_rows(report, table, name=_name, bold=_bold))
 
 
-def _cell(cell: Cell | None, *, top5: bool) -> tuple[str, str, str]:
-    if cell is None:
-        return "", "", ""
-    return (
-        wording.difference(cell, top5=top5).replace("-", "−"),
-        _bold(decimal(cell.cr_p), wanted=cell.best_p),
-        _bold(decimal(cell.cr_f), wanted=cell.best_f),
-    )
-
-
-def _bold(text: str, *, wanted: bool) -> str:
-    return f"**{text}**" if wanted and text else text
+def _bold(text: str) -> str:
+    return f"**{text}**"
 
 
 def _name(row: Row) -> str:

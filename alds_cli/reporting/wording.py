@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePath
 
 from alds_cli.reporting.delta_tables import (
@@ -18,6 +19,10 @@ from alds_cli.reporting.points import (
     signed,
 )
 from alds_cli.reporting.summary import Report
+from alds_cli.text import minus
+
+Styled = Callable[[str], str]
+"""Formats a text as a kind of document does."""
 
 
 def data_name(spec: str) -> str:
@@ -61,6 +66,60 @@ def difference(cell: Cell, *, top5: bool) -> str:
     if top5 and cell.top5 is not None:
         return f"{signed(cell.top1)}/{signed(cell.top5)}"
     return signed(cell.top1)
+
+
+def cell_texts(
+    cell: Cell | None, *, top5: bool, number: Styled, bold: Styled
+) -> tuple[str, str, str]:
+    """Format a cell: differences in accuracy, CR-P and CR-F; empty texts for no cell.
+
+    Args:
+        cell: of a table.
+        top5: whether differences in top-5 are told too.
+        number: formats what may be negative.
+        bold: formats a figure that is the best of its column.
+    """
+    if cell is None:
+        return "", "", ""
+    cr_p, cr_f = decimal(cell.cr_p), decimal(cell.cr_f)
+    return (
+        number(difference(cell, top5=top5)),
+        bold(cr_p) if cell.best_p and cr_p else cr_p,
+        bold(cr_f) if cell.best_f and cr_f else cr_f,
+    )
+
+
+def headings_and_rows(
+    report: Report, table: Table, *, name: Callable[[Row], str], bold: Styled
+) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return the headings and the rows of a table, for formats without headings over several.
+
+    Args:
+        report: what the table is of.
+        table: the table.
+        name: formats the name of a row.
+        bold: formats a figure that is the best of its column.
+    """
+    top5 = shows_top5(report, table)
+    headings = ["method"]
+    for column in table.columns:
+        headings += [
+            f"{heading(table, column)}: {quality_heading(top5=top5)}",
+            "CR-P",
+            "CR-F",
+        ]
+    rows = [
+        (
+            name(row),
+            *(
+                text
+                for cell in row.cells
+                for text in cell_texts(cell, top5=top5, number=minus, bold=bold)
+            ),
+        )
+        for row in table.rows
+    ]
+    return headings, rows
 
 
 def label(row: Row) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from alds_cli.options.choices import ORIGINAL
 from alds_cli.records import SweepBaseline
 from alds_cli.reporting import wording
-from alds_cli.reporting.delta_tables import Cell, Row, Table
+from alds_cli.reporting.delta_tables import Row, Table
 from alds_cli.reporting.figures import Picture
 from alds_cli.reporting.html.elements import (
     Html,
@@ -82,34 +83,15 @@ def _original(baseline: SweepBaseline) -> dict[str, str]:
 
 
 def _table(report: Report, own: Table) -> Html:
-    top5 = wording.shows_top5(report, own)
-    headings = ["method"]
-    for column in own.columns:
-        named = wording.heading(own, column)
-        headings += [f"{named}: {wording.quality_heading(top5=top5)}", "CR-P", "CR-F"]
-    rows = [
-        (_name(row), *(text for cell in row.cells for text in _cell(cell, top5=top5)))
-        for row in own.rows
-    ]
-    return table(headings, rows)
+    return table(*wording.headings_and_rows(report, own, name=_name, bold=_bold))
+
+
+def _bold(text: str) -> str:
+    return element("strong", text)
 
 
 def _name(row: Row) -> str:
     return row.method if row.published is None else element("em", wording.label(row))
-
-
-def _cell(cell: Cell | None, *, top5: bool) -> tuple[str, str, str]:
-    if cell is None:
-        return "", "", ""
-    return (
-        minus(wording.difference(cell, top5=top5)),
-        _bold(decimal(cell.cr_p), wanted=cell.best_p),
-        _bold(decimal(cell.cr_f), wanted=cell.best_f),
-    )
-
-
-def _bold(text: str, *, wanted: bool) -> str:
-    return element("strong", text) if wanted and text else text
 
 
 _COLUMNS = ("method", "retrained", "ratio", "top-1", "CR-P", "CR-F", "latency", "of the original’s")
@@ -154,5 +136,8 @@ def _again(report: Report, settings: Mapping[str, Any]) -> str:
         words += ["--train-data", "SPEC", "--retrain-epochs", ",".join(map(str, results.amounts))]
     if settings.get("target", "params") != "params":
         words += ["--target", str(settings["target"])]
-    words += [f"--{name}" for name in ("latency", "distil") if settings.get(name)]
+    if settings.get("latency"):
+        words.append("--latency")
+    if settings.get("teacher") == ORIGINAL:
+        words += ["--teacher", ORIGINAL]
     return shlex.join([*words, "-o", "DIR"])
