@@ -20,7 +20,7 @@ from common import print_bar, print_table
 from alds_cli import Network, architectures
 from alds_cli.api import compress
 from alds_cli.latency.comparing import compare_latency
-from alds_cli.latency.fastest_form import fastest_form, in_form
+from alds_cli.latency.fastest_form import in_form, with_fastest_form
 from alds_cli.network.networks import network_of
 from alds_cli.network.opening import open_network
 
@@ -67,12 +67,8 @@ def main() -> None:
             forms = [
                 in_form(
                     network.module,
-                    fastest_form(
-                        network.module,
-                        network.inputs,
-                        pairs=network.plan.decomposed,
-                        batch_size=batch,
-                        device=options.device,
+                    with_fastest_form(
+                        network, network.inputs, batch_size=batch, device=options.device
                     ).inference,
                 )
                 for network in (original, made.network)

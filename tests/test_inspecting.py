@@ -15,7 +15,7 @@ from torch import nn
 from alds_cli import api, architectures
 from alds_cli.errors import ArchitectureError
 from alds_cli.inspecting import layer_costs
-from alds_cli.latency import Timed, layer_times, timed_layers
+from alds_cli.latency import Timed, fastest_form, layer_times, timed_layers
 from alds_cli.records import Inference
 from alds_cli.surgery.inference_form import foldable_norms
 from alds_cli.text import short_count
@@ -186,7 +186,7 @@ def test_an_original_is_timed_in_its_fastest_form_where_the_network_is(monkeypat
         return SimpleNamespace(inference=Inference(foldable_norms(module)))
 
     monkeypatch.setattr(layer_costs, "time_networks", times)
-    monkeypatch.setattr(layer_costs, "fastest_form", fastest)
+    monkeypatch.setattr(fastest_form, "fastest_form", fastest)
     api.inspect(small, time=True, device="cpu")
     api.inspect(replace(small, inference=Inference(foldable_norms(small.module))), time=True)
     assert seen == [[True, True], [False, False]]

@@ -94,6 +94,11 @@ class LatencyModel:
             device=self._target.where(),
         ).inference
 
+    @cached_property
+    def _original(self) -> nn.Module:
+        """The original as it is timed."""
+        return self._in_form(self._network.module)
+
     def _in_form(self, module: nn.Module) -> nn.Module:
         """Return a network as it is timed; pairs are folded with the normalisations after them."""
         if self.form == PLAIN:
@@ -105,7 +110,7 @@ class LatencyModel:
     def network_ns(self) -> int:
         """The time of one forward pass of the whole network, in nanoseconds."""
         times = time_networks(
-            {"network": self._in_form(self._network.module)},
+            {"network": self._original},
             self._inputs(),
             batch_size=self._target.batch_size,
             device=self._target.where(),
@@ -123,7 +128,7 @@ class LatencyModel:
         )
         if self.form == PLAIN:
             return alone
-        in_place = self._times_in_place(self._network.module, self._specs)
+        in_place = self._times_in_place(self._original, self._specs)
         return put_in_place(alone, self._specs, in_place)
 
     def learn(self, compressed: nn.Module, plan: Plan) -> None:
@@ -133,7 +138,7 @@ class LatencyModel:
         of this plan take longer together than was expected, all that were not tried yet are made
         dearer: else the next plan would be made of other such pairs.
         """
-        found = self._times_in_place(compressed, plan.decomposed)
+        found = self._times_in_place(self._in_form(compressed), plan.decomposed)
         fresh = {
             (name, plan.decomposed[name])
             for name in found
@@ -151,7 +156,7 @@ class LatencyModel:
 
     def _times_in_place(self, module: nn.Module, names: Iterable[str]) -> dict[str, float]:
         return times_in_place(
-            self._in_form(module),
+            module,
             self._inputs(),
             names,
             batch_size=self._target.batch_size,
@@ -228,7 +233,7 @@ class LatencyModel:
     def compare(self, compressed: nn.Module) -> NetworkComparison:
         """Time the compressed network and the original in turns."""
         return compare_latency(
-            self._in_form(self._network.module),
+            self._original,
             self._in_form(compressed),
             self._inputs(),
             batch_size=self._target.batch_size,

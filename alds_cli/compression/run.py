@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from alds_cli.compression.carried_out import CarriedOut, Made, improved
 from alds_cli.compression.refusals import broken, too_slow
-from alds_cli.compression.targets import Budget, Target
-from alds_cli.compression.time_limits import TIMED, more_margin, slower_than_asked
+from alds_cli.compression.targets import TIMED, Budget, Target
+from alds_cli.compression.time_limits import more_margin, slower_than_asked
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison

@@ -181,6 +181,9 @@ def time_per_saving(latency: Resource, other: Resource, efficiency: Fraction) ->
 _LIMITED = (*TARGETS, "efficiency")
 """The resources that can be limited."""
 
+TIMED = ("latency", "efficiency")
+"""The resources whose budgets only timing a whole network can tell to be kept."""
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -217,7 +220,7 @@ class Target:
     @property
     def timed(self) -> bool:
         """Whether any times have to be measured."""
-        return self.never_slower or not {"latency", "efficiency"}.isdisjoint(self.resources)
+        return self.never_slower or not set(TIMED).isdisjoint(self.resources)
 
     @property
     def planned_for(self) -> frozenset[str]:

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alds_cli.compression.targets import Budget
+from alds_cli.compression.targets import TIMED, Budget
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.latency import NetworkComparison
 from alds_cli.records import Plan
-
-TIMED = ("latency", "efficiency")
-"""The resources whose budgets only timing a whole network can tell to be kept."""
 
 
 def to_save(budget: Budget, costs: CostModel, plan: Plan) -> float:

@@ -29,7 +29,7 @@ from alds_cli.evaluation.measures import answers, assigned, count_classes, quali
 from alds_cli.evaluation.paired import Drop, answers_drop, compared, wilson_interval
 from alds_cli.evaluation.segmentation import count_masks, masked_batches
 from alds_cli.inputs import InputSpec
-from alds_cli.latency.fastest_form import fastest_form
+from alds_cli.latency.fastest_form import with_fastest_form
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     answering,
@@ -187,14 +187,8 @@ def _treat_alike(
     optimised = networks["evaluate"].inference is not None
     if baseline is None or not optimised or baseline.inference is not None or world() != ALONE:
         return
-    found = fastest_form(
-        baseline.module,
-        inputs,
-        pairs=baseline.plan.decomposed,
-        batch_size=batch_size,
-        device=place,
-    )
-    baseline.inference = found.inference
+    alike = with_fastest_form(baseline, inputs, batch_size=batch_size, device=place)
+    baseline.inference = alike.inference
     logger.warning("the baseline is run in its fastest form too, as the network is")
 
 

@@ -14,7 +14,7 @@ from alds_cli.errors import ArchitectureError, OptionError
 from alds_cli.evaluation.models import Measured, evaluate
 from alds_cli.inputs import InputSpec
 from alds_cli.inspecting.layer_errors import layer_errors
-from alds_cli.latency.fastest_form import fastest_form
+from alds_cli.latency.fastest_form import with_fastest_form
 from alds_cli.network.loading import densified
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
@@ -189,27 +189,15 @@ def _timed(
     """Return the seconds of forward passes of all networks, in turns and in forms of one kind."""
     if any(network.inference is not None for network in networks):
         logger.warning("all models are timed in their fastest forms, as one of them is optimised")
-        networks = [_fastest(network, shape, batch_size, device) for network in networks]
+        inputs = InputSpec.of_sample(shape)
+        networks = [
+            with_fastest_form(network, inputs, batch_size=batch_size, device=device)
+            for network in networks
+        ]
     modules: Mapping[str, torch.nn.Module] = {
         str(number): answering(network) for number, network in enumerate(networks)
     }
     return list(time_networks(modules, shape, batch_size=batch_size, device=device).values())
-
-
-def _fastest(
-    network: Network, shape: tuple[int, ...], batch_size: int, device: torch.device
-) -> Network:
-    """Return the network in its fastest form, which is its own where it is optimised."""
-    if network.inference is not None:
-        return network
-    found = fastest_form(
-        network.module,
-        InputSpec.of_sample(shape),
-        pairs=network.plan.decomposed,
-        batch_size=batch_size,
-        device=device,
-    )
-    return replace(network, inference=found.inference)
 
 
 def _ratio(seconds: FloatArray, reference: FloatArray) -> TimeRatio:

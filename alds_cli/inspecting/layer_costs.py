@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from alds_cli.inputs import InputSpec
 from alds_cli.latency import LayerTime, Timed, layer_times
-from alds_cli.latency.fastest_form import fastest_form
+from alds_cli.latency.fastest_form import with_fastest_form
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import answering, timed_inputs
 from alds_cli.numerics.fold import pair_macs
@@ -94,7 +93,8 @@ def measured_times(
     """
     inputs = timed_inputs(network)
     if network.inference is not None and dense is not network:
-        dense = _in_fastest_form(dense, inputs, batch_size, device)
+        dense = with_fastest_form(dense, inputs, batch_size=batch_size, device=device)
+        logger.warning("the original is timed in its fastest form too, as the network is")
     old = new = _timed(dense, traces[0])
     modules = {"before": old.module}
     if dense is not network:
@@ -104,14 +104,6 @@ def measured_times(
     whole = [as_latency(own, batch_size, device) for own in seconds.values()]
     layers = layer_times(old, new, names, batch_size=batch_size, device=device, progress=progress)
     return Times(whole[0], whole[-1], layers, device_name(device))
-
-
-def _in_fastest_form(
-    dense: Network, inputs: InputSpec, batch_size: int, device: torch.device
-) -> Network:
-    found = fastest_form(dense.module, inputs, batch_size=batch_size, device=device)
-    logger.warning("the original is timed in its fastest form too, as the network is")
-    return replace(dense, inference=found.inference)
 
 
 def _timed(network: Network, seen: Trace) -> Timed:

@@ -99,10 +99,8 @@ class Configuration:
 
     def inputs(self, filler: Filler) -> Tensor:
         """Return a random input."""
-        drawn = filler.tensor(self.input_shape, getattr(torch, self.dtype))
-        if self.channels_last and drawn.ndim == 4:
-            return drawn.contiguous(memory_format=torch.channels_last)
-        return drawn
+        dtype = getattr(torch, self.dtype)
+        return filler.tensor(self.input_shape, dtype, channels_last=self.channels_last)
 
 
 def configurations_of(
@@ -169,14 +167,30 @@ class Filler:
         generator = torch.Generator(device).manual_seed(0)
         self._drawn = torch.randn(1 << 20, generator=generator, device=device)
 
-    def tensor(self, shape: tuple[int, ...], dtype: torch.dtype, spread: float = 1.0) -> Tensor:
-        """Make a new tensor whose entries have about the standard deviation `spread`."""
+    def tensor(
+        self,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+        spread: float = 1.0,
+        *,
+        channels_last: bool = False,
+    ) -> Tensor:
+        """Make a new tensor whose entries have about the standard deviation `spread`.
+
+        Args:
+            shape: of the tensor.
+            dtype: of its entries.
+            spread: see above.
+            channels_last: whether images (n, channels, height, width) lie so.
+        """
         made = torch.empty(shape, dtype=dtype, device=self._drawn.device)
         numbers = self._drawn * spread
         flat = made.view(-1)
         for start in range(0, len(flat), len(numbers)):
             piece = flat[start : start + len(numbers)]
             piece.copy_(numbers[: len(piece)])
+        if channels_last and made.ndim == 4:
+            return made.contiguous(memory_format=torch.channels_last)
         return made
 
     def fill(self, layer: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from alds_cli.errors import AldsError
 from alds_cli.inputs import InputSpec, example_call
 from alds_cli.latency.configurations import Filler
+from alds_cli.network.networks import Network
 from alds_cli.records import FloatArray, Inference, Latency, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import (
     Paired,
@@ -121,6 +122,32 @@ def fastest_form(
     )
 
 
+def with_fastest_form(
+    network: Network, inputs: InputSpec, *, batch_size: int, device: torch.device
+) -> Network:
+    """Return a network that answers in its fastest form: its own, where it was optimised.
+
+    Args:
+        network: its module is shared.
+        inputs: what it takes.
+        batch_size: samples in a forward pass.
+        device: where it is to run.
+
+    Raises:
+        AldsError: as `fastest_form`.
+    """
+    if network.inference is not None:
+        return network
+    found = fastest_form(
+        network.module,
+        inputs,
+        pairs=network.plan.decomposed,
+        batch_size=batch_size,
+        device=device,
+    )
+    return replace(network, inference=found.inference)
+
+
 def in_form(network: nn.Module, form: Inference) -> nn.Module:
     """Return a copy of a network in a form."""
     return put_into_inference_form(copy.deepcopy(network), form)
@@ -203,10 +230,9 @@ class _Search:
 
 def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.device) -> _Way:
     """Return the fastest way to run a pair; as it is, where none is faster by a margin."""
-    inputs = Filler(device).tensor(shape, pair.first.weight.dtype)
+    dtype = pair.first.weight.dtype
+    inputs = Filler(device).tensor(shape, dtype, channels_last=form.channels_last)
     ways = {name: laid_out(copy.deepcopy(way), form) for name, way in _ways(pair)}
-    if form.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
     least, most = _ROUNDS
 
     def rounds(one: float) -> int:

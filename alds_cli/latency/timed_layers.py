@@ -63,11 +63,9 @@ class _Part:
     def inputs(self, filler: Filler, device: torch.device) -> list[Tensor]:
         """Return a random input for each call."""
         dtype = computing_dtype(floating_type(self.module), device)
-        made = [filler.tensor(shape, dtype) for shape in self.shapes]
-        if not self.channels_last:
-            return made
-        form = torch.channels_last
-        return [own.contiguous(memory_format=form) if own.ndim == 4 else own for own in made]
+        return [
+            filler.tensor(shape, dtype, channels_last=self.channels_last) for shape in self.shapes
+        ]
 
 
 def layer_times(
