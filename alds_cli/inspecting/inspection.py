@@ -47,6 +47,7 @@ class Inspection:
         macs_before: those of the dense network.
         layer_macs: those of each layer, by name.
         times: of the network and its layers, if they were asked for.
+        original: the model that it was compressed from, if that was named.
         versions: of the programs that wrote the artefact; empty for other models.
     """
 
@@ -58,6 +59,7 @@ class Inspection:
     macs_before: int | None
     layer_macs: Mapping[str, LayerMacs]
     times: Times | None = None
+    original: Network | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -150,8 +152,10 @@ def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
             progress=options.progress,
         )
     layers = [_report(spec, plan, found.get(name), error) for name, spec in specs.items()]
+    original = None
     if options.original is not None:
-        layers = _with_errors(layers, network, options)
+        original = open_network(options.original, options.source, multiply_back=True)
+        layers = _with_errors(layers, network, original)
     return Inspection(
         network,
         layers,
@@ -161,20 +165,18 @@ def _inspect_network(network: Network, options: InspectOptions) -> Inspection:
         seen_before.macs,
         {name: layer_macs(spec, plan, seen_before, seen) for name, spec in specs.items()},
         times,
+        original,
     )
 
 
 def _with_errors(
-    layers: Sequence[LayerReport], network: Network, options: InspectOptions
+    layers: Sequence[LayerReport], network: Network, original: Network
 ) -> list[LayerReport]:
     """Fill in how far layers are from those of the original.
 
     Raises:
         OptionError: the original has no such layers.
-        AldsError: it cannot be read.
     """
-    assert options.original is not None  # noqa: S101 - asked before
-    original = open_network(options.original, options.source, multiply_back=True)
     errors = layer_errors(original.module, densified(network).module)
     convolved = [layer.name for layer in layers if len(layer.shape) > 1]
     if missing := [name for name in convolved if name not in errors]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from alds_cli.checkpoint import replacing, require_apart, require_writable
@@ -10,7 +11,6 @@ from alds_cli.errors import ArchitectureError, MissingExtraError, OptionError
 from alds_cli.inspecting.inspection import Contents, Inspection, inspect
 from alds_cli.inspecting.slice_spectra import slice_spectra
 from alds_cli.network.loading import densified
-from alds_cli.network.opening import open_network
 from alds_cli.options.inspect_options import InspectOptions
 from alds_cli.reporting.figures import Picture
 from alds_cli.reporting.figures.layer_spectra import layer_spectra
@@ -44,7 +44,8 @@ def inspect_and_write(options: InspectOptions) -> Inspection:
     found = inspect(options)
     if isinstance(found, Contents):
         raise ArchitectureError(found.reason, tip=found.tip)
-    picture = _picture(found, options, ("svg",) if kind is None else ("svg", kind))
+    kinds = {*(() if html is None else ("svg",)), *(() if kind is None else (kind,))}
+    picture = _picture(found, sorted(kinds))
     if plot is not None and kind is not None:
         if picture is None:
             raise OptionError("there is nothing to draw: no layer of the network has a spectrum")
@@ -65,15 +66,11 @@ def _kind(plot: Path) -> str:
     return kind
 
 
-def _picture(found: Inspection, options: InspectOptions, kinds: tuple[str, ...]) -> Picture | None:
+def _picture(found: Inspection, kinds: Sequence[str]) -> Picture | None:
     """Draw the layers of the original, or without it those of the network."""
     try:
         with drawing():
-            dense = (
-                densified(found.network)
-                if options.original is None
-                else open_network(options.original, options.source, multiply_back=True)
-            )
+            dense = found.original or densified(found.network)
             spectra = slice_spectra(dense.module, found.layers)
             if not spectra:
                 return None
