@@ -233,13 +233,15 @@ def _measured(measured: Measured, images: int) -> dict[str, Any]:
     }
 
 
-def _quality(measured: Measured) -> dict[str, Any]:
-    quality, masks = measured.quality, measured.segmentation
-    language = measured.language
+def _quality(measured: Measured | None) -> dict[str, Any]:
+    """Return the fields of a quality, which are all None where nothing was measured."""
+    quality = None if measured is None else measured.quality
+    masks = None if measured is None else measured.segmentation
+    language = None if measured is None else measured.language
     known = quality or masks or language
     return {
         "top1": None if quality is None else quality.top1,
-        "top1_interval": measured.top1_interval,
+        "top1_interval": None if measured is None else measured.top1_interval,
         "top5": None if quality is None else quality.top5,
         "loss": None if known is None else known.loss,
         "pixel_accuracy": None if masks is None else masks.pixel_accuracy,
@@ -247,18 +249,6 @@ def _quality(measured: Measured) -> dict[str, Any]:
         "perplexity": None if language is None else language.perplexity,
         "tokens": None if language is None else language.tokens,
     }
-
-
-_QUALITY = (
-    "top1",
-    "top1_interval",
-    "top5",
-    "loss",
-    "pixel_accuracy",
-    "mean_iou",
-    "perplexity",
-    "tokens",
-)
 
 
 def model_comparison(found: ModelComparison) -> CompareForm:
@@ -278,7 +268,7 @@ def model_comparison(found: ModelComparison) -> CompareForm:
                 comparison=own.comparison,
                 latency=own.latency,
                 slowdown=None if own.slowdown is None else TimeRatioForm(**asdict(own.slowdown)),
-                **(dict.fromkeys(_QUALITY) if own.measured is None else _quality(own.measured)),
+                **_quality(own.measured),
             )
             for own in found.models
         ],

@@ -5,14 +5,15 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import (
+    BatchSizeField,
     ClassesField,
     DeviceField,
     DownloadField,
+    LatencyBatchSizeField,
     PreprocessingField,
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, Source
-from alds_cli.text import MOST_SAMPLES, Whole
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -55,14 +56,8 @@ class CompareOptions:
             given=str,
         ),
     ] = None
-    batch_size: Annotated[
-        int,
-        Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
-    ] = 256
-    latency_batch_size: Annotated[
-        int,
-        Option(help="Images in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
-    ] = 1
+    batch_size: BatchSizeField = 256
+    latency_batch_size: LatencyBatchSizeField = 1
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

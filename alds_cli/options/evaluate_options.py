@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from alds_cli.options.choices import FORMATS
 from alds_cli.options.declaring import GATES, REPORTING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
+    BatchSizeField,
     BlockLengthField,
     ClassesField,
     DeviceField,
     DownloadField,
+    LatencyBatchSizeField,
     PreprocessingField,
     SampleField,
     TokenizerField,
@@ -18,7 +20,7 @@ from alds_cli.options.image_options import (
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.reporting_options import ComputingReporting
-from alds_cli.text import MOST_SAMPLES, Real, Whole
+from alds_cli.text import Real
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -58,10 +60,7 @@ class EvaluateOptions:
         ),
     ] = None
     baseline_source: Annotated[Source, Keyword("How to read the baseline's file.")] = AS_IT_IS
-    batch_size: Annotated[
-        int,
-        Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
-    ] = 256
+    batch_size: BatchSizeField = 256
     latency: Annotated[
         bool,
         Option(
@@ -70,10 +69,7 @@ class EvaluateOptions:
             python="Time forward passes too; both networks take turns.",
         ),
     ] = True
-    latency_batch_size: Annotated[
-        int,
-        Option(help="Images in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES)),
-    ] = 1
+    latency_batch_size: LatencyBatchSizeField = 1
     max_drop: Annotated[
         float | None,
         Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from alds_cli.forms import MOST_PIXELS
 from alds_cli.options.choices import DEVICES, PREPROCESSINGS
 from alds_cli.options.declaring import IMAGES, Expanded, Option
-from alds_cli.text import MOST_THREADS, Whole
+from alds_cli.text import MOST_SAMPLES, MOST_THREADS, Whole
 
 if TYPE_CHECKING:
     from alds_cli import LabelledImages, Preparation, TokenBlocks
@@ -87,6 +87,12 @@ DownloadField = Annotated[bool, Option(help="Fetch cifar10 or cifar100 if it is 
 DeviceField = Annotated[
     str | None,
     Option(help="cpu, cuda or cuda:N; CUDA where available.", values=DEVICES, metavar="NAME"),
+]
+BatchSizeField = Annotated[
+    int, Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES))
+]
+LatencyBatchSizeField = Annotated[
+    int, Option(help="Images in a timed forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES))
 ]
 WorkersField = Annotated[
     int,
