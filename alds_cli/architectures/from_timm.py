@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -11,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from alds_cli.architectures.index import did_you_mean
-from alds_cli.errors import ArchitectureError, MissingExtraError
+from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture, ArgumentValue, Preprocessing
-from alds_cli.runtime.user_code import large_import
+from alds_cli.runtime.user_code import importing_extra
 
 PREFIX = "timm:"
 
@@ -70,12 +69,8 @@ def _configuration(architecture: Architecture) -> dict[str, Any]:
 
 def _timm(name: str) -> ModuleType:
     """Import timm, and make sure that it has `name`, with or without a tag after a dot."""
-    try:
-        with warnings.catch_warnings(), large_import():
-            warnings.simplefilter("ignore")
-            import timm  # noqa: PLC0415 - optional, and slow to import
-    except ImportError as error:
-        raise MissingExtraError(f"the architecture '{PREFIX}{name}'", "timm") from error
+    with importing_extra(f"the architecture '{PREFIX}{name}'", "timm"):
+        import timm  # noqa: PLC0415 - optional, and slow to import
     module: ModuleType = timm
     if not timm.is_model(name):
         known = [f"{PREFIX}{other}" for other in timm.list_models()]

@@ -7,7 +7,6 @@ it, and nothing is fetched. The package is optional and imported when needed.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import ModuleType
@@ -16,9 +15,9 @@ from typing import Any
 from torch import nn
 
 from alds_cli.architectures.index import did_you_mean
-from alds_cli.errors import ArchitectureError, MissingExtraError
+from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture, ArgumentValue
-from alds_cli.runtime.user_code import large_import
+from alds_cli.runtime.user_code import importing_extra
 
 PREFIX = "transformers:"
 
@@ -187,12 +186,8 @@ def _unknown_type(model_type: str) -> ArchitectureError:
 
 
 def _transformers(name: str) -> ModuleType:
-    try:
-        with warnings.catch_warnings(), large_import():
-            warnings.simplefilter("ignore")
-            import transformers  # noqa: PLC0415 - optional, and slow to import
-    except ImportError as error:
-        raise MissingExtraError(f"the network '{PREFIX}{name}'", "transformers") from error
+    with importing_extra(f"the network '{PREFIX}{name}'", "transformers"):
+        import transformers  # noqa: PLC0415 - optional, and slow to import
     module: ModuleType = transformers
     return module
 

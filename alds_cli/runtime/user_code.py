@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alds_cli.errors import AldsError
+from alds_cli.errors import AldsError, MissingExtraError
 
 
 @contextmanager
@@ -23,6 +24,21 @@ def large_import() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+@contextmanager
+def importing_extra(purpose: str, extra: str) -> Iterator[None]:
+    """Import a large package of an extra in the block, without what it warns of while that happens.
+
+    Raises:
+        MissingExtraError: it is not installed; the message says what it is needed for.
+    """
+    try:
+        with warnings.catch_warnings(), large_import():
+            warnings.simplefilter("ignore")
+            yield
+    except ImportError as error:
+        raise MissingExtraError(purpose, extra) from error
 
 
 @contextmanager
