@@ -142,11 +142,11 @@ def test_inputs_of_a_factory_are_those_of_its_network():
         (Architecture("inception_v3"), Preprocessing(**IMAGENET, resize=342, crop=299)),
         (
             Architecture("efficientnet_v2_l"),
-            Preprocessing((0.5,) * 3, (0.5,) * 3, resize=480, crop=480),
+            Preprocessing((0.5,) * 3, (0.5,) * 3, 480, 480, interpolation="bicubic"),
         ),
         (
             Architecture("vit_b_16", {"image_size": 384}),
-            Preprocessing(**IMAGENET, resize=384, crop=384),
+            Preprocessing(**IMAGENET, resize=384, crop=384, interpolation="bicubic"),
         ),
         (
             Architecture("vit_b_16", {"image_size": 256}),
@@ -169,7 +169,9 @@ def test_inputs_of_timm_networks():
     pytest.importorskip("timm", reason="the extra 'timm' is not installed")
     vit = Architecture("timm:vit_base_patch16_224")
     assert input_shape(vit) == (3, 224, 224)
-    assert default_preprocessing(vit) == Preprocessing((0.5,) * 3, (0.5,) * 3, 248, 224)
+    assert default_preprocessing(vit) == Preprocessing(
+        (0.5,) * 3, (0.5,) * 3, 248, 224, False, "bicubic"
+    )
     larger = Architecture(vit.name, {"img_size": 384, "in_chans": 1})
     assert input_shape(larger) == (1, 384, 384)
     assert default_preprocessing(larger) is None

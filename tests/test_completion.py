@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -16,7 +17,7 @@ from alds_cli.datasets.preprocessing import PRESETS
 from alds_cli.methods import METHODS
 from alds_cli.methods.solvers import SOLVERS
 from alds_cli.options import choices
-from alds_cli.records import DROP_MEASURES
+from alds_cli.records import DROP_MEASURES, Interpolation
 
 
 @pytest.fixture
@@ -78,6 +79,7 @@ def test_the_values_are_those_that_there_are():
     assert set(choices.ERROR_NAMES) == set(ERROR_DEFINITIONS)
     assert tuple(DROP_MEASURES) == choices.DROP_NAMES
     assert tuple(PRESETS) == choices.PREPROCESSINGS
+    assert get_args(Interpolation) == choices.INTERPOLATIONS
 
 
 def test_every_network_of_the_zoo_is_completed(completed):

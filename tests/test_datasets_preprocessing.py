@@ -71,6 +71,7 @@ def test_resizing_alone_keeps_the_aspect():
     assert fit(pixels(3, 20, 40), Preprocessing((0.5,), (0.5,), resize=10)).shape == (3, 10, 20)
 
 
+CUBIC = Preprocessing((0.1,), (0.4,), 40, 32, interpolation="bicubic", crop_down=True)
 FALLBACK = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize=40, crop=32)
 
 
@@ -85,6 +86,14 @@ FALLBACK = Preprocessing((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), resize=40, crop=32)
             Preprocessing((0.5,) * 3, (1.0,) * 3, 40, 32),
         ),
         ({"mean": "0.5", "std": "0.25"}, Preprocessing((0.5,), (0.25,))),
+        (
+            {"mean": "0.5", "std": "0.25", "interpolation": "bicubic"},
+            Preprocessing((0.5,), (0.25,), interpolation="bicubic"),
+        ),
+        (
+            {"resize": 48, "fallback": CUBIC},
+            Preprocessing((0.1,), (0.4,), 48, 32, interpolation="bicubic", crop_down=True),
+        ),
         (
             {"preset": "imagenet", "resize": 232, "crop": 0},
             Preprocessing(PRESETS["imagenet"].mean, PRESETS["imagenet"].std, 232, None),
@@ -118,6 +127,7 @@ def test_stated_values_over_preset_over_fallback(arguments, expected):
         ({"mean": "0.5", "std": "0"}, "std must be positive"),
         ({"mean": "0.5", "std": "inf"}, "std 'inf'"),
         ({"preset": "half", "resize": -1}, "resize -1"),
+        ({"preset": "half", "interpolation": "cubic"}, "no interpolation 'cubic'"),
         ({"preset": "half", "resize": 100, "crop": 200}, "crop 200 is larger than resize 100"),
     ],
 )

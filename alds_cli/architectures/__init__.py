@@ -17,6 +17,7 @@ from alds_cli.architectures.described import is_described, network_of_folder, ow
 from alds_cli.architectures.entry_names import spellings
 from alds_cli.architectures.from_program import own_tensors
 from alds_cli.architectures.from_torchvision import caveat
+from alds_cli.architectures.image_processors import preprocessing_of_folder
 from alds_cli.architectures.index import command_line, compare, require_match
 from alds_cli.architectures.naming import (
     is_factory,
@@ -43,6 +44,7 @@ __all__ = [
     "own_names",
     "own_tensors",
     "parse_architecture",
+    "preprocessing_of_folder",
     "recognise",
     "recognise_state",
     "require_match",

@@ -78,7 +78,8 @@ def torchvision_entry(name: str, arguments: Mapping[str, ArgumentValue]) -> Entr
     (resize,) = transforms.resize_size
     crop = transforms.crop_size[0] if kind == "classification" else None
     size = crop or resize
-    preprocessing = Preprocessing(mean, std, resize=resize, crop=crop)
+    interpolation = transforms.interpolation.value
+    preprocessing = Preprocessing(mean, std, resize=resize, crop=crop, interpolation=interpolation)
     return _entry(name, arguments, defaults, (len(mean), size, size), preprocessing)
 
 

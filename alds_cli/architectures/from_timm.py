@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
 from alds_cli.architectures.index import did_you_mean
 from alds_cli.errors import ArchitectureError
-from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.records import Architecture, ArgumentValue, Interpolation, Preprocessing
 from alds_cli.runtime.user_code import importing_extra
 
 PREFIX = "timm:"
@@ -45,7 +45,11 @@ def input_shape(architecture: Architecture) -> tuple[int, int, int]:
 
 
 def preprocessing(architecture: Architecture) -> Preprocessing | None:
-    """Return timm's preprocessing for evaluation; None if images do not have three channels.
+    """Return timm's preprocessing for evaluation.
+
+    Returns:
+        The preprocessing; None if images do not have three channels, are not square, have a border
+        added, or are resized in another way than `Preprocessing` can say.
 
     Raises:
         MissingExtraError: timm is not installed.
@@ -54,11 +58,14 @@ def preprocessing(architecture: Architecture) -> Preprocessing | None:
     configuration = _configuration(architecture)
     channels, height, width = input_shape(architecture)
     mean, std = configuration["mean"], configuration["std"]
-    if len(mean) != channels or height != width:
+    interpolation = configuration["interpolation"]
+    mode = configuration.get("crop_mode", "center")
+    sayable = mode in {"center", "squash"} and interpolation in get_args(Interpolation)
+    if len(mean) != channels or height != width or not sayable:
         return None
     # timm resizes to ⌊size / crop_pct⌋ and crops the centre.
     resize = math.floor(height / configuration["crop_pct"])
-    return Preprocessing(tuple(mean), tuple(std), resize=resize, crop=height)
+    return Preprocessing(tuple(mean), tuple(std), resize, height, mode == "squash", interpolation)
 
 
 def _configuration(architecture: Architecture) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _base_class(model_type: str) -> str:
     Raises:
         ArchitectureError: there is none.
     """
-    names = _transformers(model_type).models.auto.modeling_auto.MODEL_MAPPING_NAMES
+    names = library(model_type).models.auto.modeling_auto.MODEL_MAPPING_NAMES
     found = names.get(model_type)
     if not isinstance(found, str):
         raise _unknown_type(model_type)
@@ -135,7 +135,7 @@ def own_names(network: nn.Module, names: Sequence[str]) -> dict[str, str]:
 
 
 def _found(name: str, arguments: Mapping[str, ArgumentValue]) -> tuple[Any, Any]:
-    transformers = _transformers(name)
+    transformers = library(name)
     kind = getattr(transformers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         near = [each for each in dir(transformers) if each.lower().startswith(name[:3].lower())]
@@ -185,7 +185,13 @@ def _unknown_type(model_type: str) -> ArchitectureError:
     )
 
 
-def _transformers(name: str) -> ModuleType:
+def library(name: str) -> ModuleType:
+    """Import transformers for the network `name`, with or without the prefix.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    name = name.removeprefix(PREFIX)
     with importing_extra(f"the network '{PREFIX}{name}'", "transformers"):
         import transformers  # noqa: PLC0415 - optional, and slow to import
     module: ModuleType = transformers

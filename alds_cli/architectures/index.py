@@ -21,7 +21,7 @@ from importlib.resources import files
 from typing import Any
 
 from alds_cli.errors import ArchitectureError
-from alds_cli.records import Architecture, ArgumentValue, Preprocessing
+from alds_cli.records import Architecture, ArgumentValue, Interpolation, Preprocessing
 
 INDEX_NAME = "index.json"
 
@@ -131,6 +131,7 @@ def _encode_entry(entry: Entry) -> dict[str, Any]:
             "std": preprocessing.std,
             "resize": preprocessing.resize,
             "crop": preprocessing.crop,
+            "interpolation": preprocessing.interpolation,
         },
         "sample": " ".join(name + shape for name, shape in entry.sample.items()),
     }
@@ -154,9 +155,13 @@ def _decode_entry(document: Mapping[str, Any]) -> Entry:
 
 
 def _decode_preprocessing(
-    mean: Iterable[float], std: Iterable[float], resize: int | None, crop: int | None
+    mean: Iterable[float],
+    std: Iterable[float],
+    resize: int | None,
+    crop: int | None,
+    interpolation: Interpolation,
 ) -> Preprocessing:
-    return Preprocessing(tuple(mean), tuple(std), resize, crop)
+    return Preprocessing(tuple(mean), tuple(std), resize, crop, interpolation=interpolation)
 
 
 Shapes = Mapping[str, tuple[int, ...]]

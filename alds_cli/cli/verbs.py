@@ -207,6 +207,7 @@ def _preparation(flags: PreprocessingFlags) -> Preparation:
             flags.resize,
             flags.crop,
             flags.stretch,
+            flags.interpolation,
             fallback=known,
         )
 

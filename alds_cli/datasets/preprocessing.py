@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, cast, get_args, overload
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from alds_cli.errors import DataError, OptionError
 from alds_cli.forms import MOST_PIXELS
 from alds_cli.inputs import MOST_ELEMENTS
-from alds_cli.records import Preprocessing
+from alds_cli.records import Interpolation, Preprocessing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -50,6 +50,7 @@ def parse_preprocessing(
     resize: int | None = None,
     crop: int | None = None,
     stretch: bool = False,
+    interpolation: str | None = None,
     fallback: Preprocessing | None = None,
 ) -> Preprocessing:
     """Choose the preprocessing: given values first, then the preset, then the fallback.
@@ -62,6 +63,7 @@ def parse_preprocessing(
         crop: pixels of the central square, at most 8,192; 0 leaves the step out.
         stretch: whether `resize` is the length of both sides. A `resize` that is given without
             it is that of the shorter side, whatever the preset or the fallback says.
+        interpolation: "bilinear" or "bicubic", how to resize.
         fallback: the preprocessing known from the checkpoint or its architecture.
 
     Raises:
@@ -81,6 +83,7 @@ def parse_preprocessing(
     stretched = stretch or (resize is None and base is not None and base.stretch)
     if stretched and not sizes[0]:
         problems.append("stretch says how to resize, but resize is not given")
+    kind = _interpolation(interpolation, base, problems)
     if sizes[0] and sizes[1] and sizes[0] < sizes[1]:
         problems.append(f"crop {sizes[1]} is larger than resize {sizes[0]}")
     if means and stds:
@@ -92,7 +95,8 @@ def parse_preprocessing(
             "; ".join(problems),
             tip=f"use --preprocess ({', '.join(PRESETS)}), or --mean and --std",
         )
-    return Preprocessing(means, stds, *sizes, stretch=stretched)
+    down = base is not None and base.crop_down
+    return Preprocessing(means, stds, *sizes, stretched, kind, crop_down=down)
 
 
 def _numbers(option: str, text: str | None, problems: list[str]) -> tuple[float, ...] | None:
@@ -116,6 +120,18 @@ def _pixels(option: str, given: int | None, known: int | None, problems: list[st
     return given or None
 
 
+def _interpolation(
+    given: str | None, base: Preprocessing | None, problems: list[str]
+) -> Interpolation:
+    for name in get_args(Interpolation):
+        if name == given:
+            return cast("Interpolation", name)
+    if given is not None:
+        known = " and ".join(get_args(Interpolation))
+        problems.append(f"there is no interpolation '{given}'; there are {known}")
+    return base.interpolation if base else "bilinear"
+
+
 def _statistics_problems(means: tuple[float, ...], stds: tuple[float, ...]) -> list[str]:
     problems = []
     if len(means) != len(stds):
@@ -132,8 +148,8 @@ def fit(image: Image.Image, preprocessing: Preprocessing) -> Image.Image: ...
 def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | Image.Image:
     """Resize the shorter side, or both, and crop the centre, as torchvision's presets do.
 
-    Resizing is bilinear with antialiasing. Like in torchvision, a PIL image is resampled by
-    Pillow and a tensor by PyTorch.
+    Resizing is bilinear or bicubic, with antialiasing. Like in torchvision, a PIL image is
+    resampled by Pillow and a tensor by PyTorch.
 
     Args:
         image: a PIL image, or a uint8 tensor of shape (..., C, H, W).
@@ -146,12 +162,13 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
         DataError: the image is smaller than the crop, or resizing would give more than
             `MOST_ELEMENTS` numbers.
     """
-    from torchvision.transforms import functional  # noqa: PLC0415 - slow to import
+    from torchvision.transforms import InterpolationMode, functional  # noqa: PLC0415 - slow
 
     if preprocessing.resize is not None:
         sides = [preprocessing.resize] * (1 + preprocessing.stretch)
         require_resizable(image, sides)
-        image = functional.resize(image, sides, antialias=True)
+        kind = InterpolationMode(preprocessing.interpolation)
+        image = functional.resize(image, sides, kind, antialias=True)
     if preprocessing.crop is not None:
         height, width = extent(image)
         if min(height, width) < preprocessing.crop:
@@ -160,7 +177,7 @@ def fit(image: Tensor | Image.Image, preprocessing: Preprocessing) -> Tensor | I
                 f"{preprocessing.crop}",
                 tip="add --resize, or give a smaller --crop",
             )
-        image = functional.center_crop(image, [preprocessing.crop])
+        image = functional.crop(image, *_centre(extent(image), preprocessing))
     return image
 
 
@@ -178,8 +195,16 @@ def fit_mask(mask: Tensor, preprocessing: Preprocessing) -> Tensor:
         sides = [preprocessing.resize] * (1 + preprocessing.stretch)
         mask = functional.resize(mask, sides, InterpolationMode.NEAREST_EXACT)
     if preprocessing.crop is not None:
-        mask = functional.center_crop(mask, [preprocessing.crop])
+        mask = functional.crop(mask, *_centre(extent(mask), preprocessing))
     return mask
+
+
+def _centre(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    """Return (top, left, height, width) of the central square of an image of that size."""
+    assert preprocessing.crop is not None  # noqa: S101 - the callers make sure
+    half = math.floor if preprocessing.crop_down else round
+    top, left = (half((side - preprocessing.crop) / 2) for side in size)
+    return top, left, preprocessing.crop, preprocessing.crop
 
 
 def require_resizable(image: Tensor | Image.Image, sides: Sequence[int]) -> None:

@@ -301,6 +301,7 @@ def _open_state_dict(
             arch,
             Plan({}),
             name=name,
+            preprocessing=architectures.preprocessing_of_folder(checkpoint.folder, arch),
             nbytes=checkpoint.nbytes,
             folder=checkpoint.folder,
         )

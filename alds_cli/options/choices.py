@@ -53,6 +53,9 @@ FORMATS = ("table", "github")
 DEVICES = ("cpu", "cuda")
 """The devices that every build of PyTorch knows."""
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+"""Ways to resize images."""
+
 PREPROCESSINGS = (
     "imagenet",
     "imagenet-stats",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_PIXELS
-from alds_cli.options.choices import DEVICES, PREPROCESSINGS
+from alds_cli.options.choices import DEVICES, INTERPOLATIONS, PREPROCESSINGS
 from alds_cli.options.declaring import IMAGES, Expanded, Option
 from alds_cli.text import MOST_SAMPLES, MOST_THREADS, Whole
 
@@ -148,6 +148,16 @@ class PreprocessingFlags:
         bool,
         Option(help="Resize both sides to --resize pixels, not the shorter one.", panel=IMAGES),
     ] = False
+    interpolation: Annotated[
+        str | None,
+        Option(
+            help="Resize images by bilinear (the default, if the model's file states no other) or "
+            "bicubic interpolation.",
+            values=INTERPOLATIONS,
+            metavar="NAME",
+            panel=IMAGES,
+        ),
+    ] = None
 
 
 PreprocessingField = Annotated[

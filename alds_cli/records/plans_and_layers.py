@@ -103,13 +103,17 @@ class Architecture:
         return f"{self.name}({listed})" if listed else self.name
 
 
+Interpolation = Literal["bilinear", "bicubic"]
+
+
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """From an image to the network's input.
 
-    Resize the shorter side to `resize` pixels (both sides if `stretch`), crop the central
-    `crop` × `crop`, scale to [0, 1], subtract `mean` and divide by `std` channel by
-    channel. `resize` or `crop` of None leaves that step out.
+    Resize the shorter side to `resize` pixels (both sides if `stretch`) by `interpolation`, crop
+    the central `crop` × `crop`, scale to [0, 1], subtract `mean` and divide by `std` channel by
+    channel. `resize` or `crop` of None leaves that step out. Where an odd number of pixels is cut
+    off, half of it is rounded to an even number, as torchvision does, or with `crop_down` down.
     """
 
     mean: Annotated[tuple[Finite, ...], Len(1, MOST_CHANNELS)]
@@ -117,6 +121,8 @@ class Preprocessing:
     resize: Pixels | None = None
     crop: Pixels | None = None
     stretch: bool = False
+    interpolation: Interpolation = "bilinear"
+    crop_down: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values with which no image can be prepared."""
