@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from alds_cli import api
-from alds_cli.inspecting.slice_spectra import slice_spectra
+from alds_cli.inspecting.slice_spectra import SliceSpectrum, slice_spectra
 from alds_cli.numerics.fold import distinct_schemes, fold, full_rank
 from alds_cli.records import Choice, LayerReport
+from alds_cli.reporting.figures.layer_spectra import layer_spectra
 
 
 @pytest.fixture
@@ -60,6 +61,65 @@ def test_layers_without_pairs_and_weights_of_zeros_have_spectra():
     nn.init.zeros_(network[0].weight)
     (found,) = slice_spectra(network, [report(network[0], None)]).values()
     assert not found.values.any()
+
+
+def figure_of(*layers):
+    """The axes of a figure of layers, each given by its error, its kept rank and its values."""
+    pytest.importorskip("matplotlib")
+    reports = [
+        LayerReport(f"layer{i}", (8, 8), 100, 50, kept and Choice(0, 1, kept), error=error)
+        for i, (error, kept, _) in enumerate(layers)
+    ]
+    spectra = {
+        own.name: SliceSpectrum(np.array(values), None if kept is None else kept / len(values))
+        for own, (_, kept, values) in zip(reports, layers, strict=True)
+    }
+    return layer_spectra(reports, spectra).axes
+
+
+def test_colours_of_a_spectrum_change_where_its_mark_is():
+    # 3 of 7 and 1 of 3 ranks: neither place is on a grid of equal steps for all rows.
+    left, *_ = figure_of(
+        (None, 3, [1.0, 0.8, 0.5, 0, 0, 0, 0]), (None, 1, [1.0, 0, 0]), (None, None, [1.0, 0.1])
+    )
+    assert [image.get_array().shape[1] for image in left.images] == [7, 3, 2]
+    for row, (image, kept) in enumerate(zip(left.images, (3, 1, None), strict=True)):
+        assert tuple(image.get_extent()) == (0, 100, row + 0.5, row - 0.5)
+        values = image.get_array()[0]
+        if kept is None:
+            continue
+        dark = np.flatnonzero(values <= 1e-3)
+        mark = left.lines[row]
+        assert list(mark.get_xdata()) == pytest.approx([100 * dark[0] / len(values)] * 2)
+        assert list(mark.get_ydata()) == [row - 0.5, row + 0.5]
+    assert len(left.lines) == 2
+    assert left.get_xlim() == (0, 100)
+    assert left.get_ylim() == (2.5, -0.5)
+    assert {image.norm for image in left.images} == {left.images[0].norm}
+
+
+def test_an_error_of_0_and_an_unknown_one_are_told_apart():
+    _, right, *_ = figure_of((0.25, 1, [1.0, 0.5]), (0.0, 1, [1.0, 0]), (None, 1, [1.0, 0.5]))
+    assert [bar.get_width() for bar in right.patches] == [0.25, 0, 0]
+    assert [(text.xy[1], text.get_text()) for text in right.texts] == [(1, "0"), (2, "unknown")]
+
+
+def test_without_any_known_error_none_are_drawn():
+    axes = figure_of((None, 1, [1.0, 0.5]))
+    assert [own.get_title(loc="left") for own in axes].count("error") == 0
+
+
+def test_a_network_without_spectra_is_not_drawn(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    torch.save(nn.BatchNorm1d(4).state_dict(), tmp_path / "norm.pt")
+    arguments = ("--arch", "torch.nn:BatchNorm1d", "--arch-arg", "num_features=4")
+    plot = tmp_path / "x.png"
+    code, _, err = run(
+        "inspect", tmp_path / "norm.pt", *arguments, "--input-shape", "4", "--plot", plot
+    )
+    assert code == 2
+    assert "there is nothing to draw: no layer of the network has a spectrum" in err
+    assert not plot.exists()
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,8 @@ from alds_cli.reporting.figures.style import WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
-
-_ACROSS = 200
-"""The points at which spectra are drawn, from the largest singular value to the last."""
 
 _TICKS = (1e-3, 1e-2, 1e-1, 1)
 
@@ -31,8 +29,7 @@ def layer_spectra(layers: Sequence[LayerReport], spectra: Mapping[str, SliceSpec
     On the left are its singular values, as parts of the largest, with a mark where its pair ends;
     on the right is its relative error, where it is known of some layer.
     """
-    from matplotlib.colors import LogNorm  # noqa: PLC0415 - an optional extra
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an optional extra
 
     shown = [layer for layer in layers if layer.name in spectra]
     known = any(layer.error is not None for layer in shown)
@@ -41,14 +38,7 @@ def layer_spectra(layers: Sequence[LayerReport], spectra: Mapping[str, SliceSpec
     left, *right = figure.subplots(
         1, 2 if known else 1, sharey=True, squeeze=False, width_ratios=(3, 1) if known else None
     )[0]
-    image = left.imshow(
-        np.stack([_resampled(spectra[layer.name].values) for layer in shown]),
-        cmap="cividis",
-        norm=LogNorm(_FLOOR, 1),
-        aspect="auto",
-        interpolation="nearest",
-        extent=(0, 100, len(shown) - 0.5, -0.5),
-    )
+    colours = _draw_values(left, [spectra[layer.name].values for layer in shown])
     left.set_yticks(range(len(shown)), [shortened(layer.name) for layer in shown])
     left.tick_params(labelsize=6)
     left.set_xlabel("ranks of a slice (%)")
@@ -57,7 +47,7 @@ def layer_spectra(layers: Sequence[LayerReport], spectra: Mapping[str, SliceSpec
         _mark(left, row, layer, spectra[layer.name].kept)
     for axes in right:
         _draw_errors(axes, shown)
-    bar = figure.colorbar(image, ax=left, location="bottom", shrink=0.5, pad=0.02)
+    bar = figure.colorbar(colours, ax=left, location="bottom", shrink=0.5, pad=0.02)
     bar.minorticks_off()
     bar.set_ticks(_TICKS, labels=[f"{tick:g}" for tick in _TICKS])
     bar.set_label("part of the largest singular value")
@@ -65,10 +55,30 @@ def layer_spectra(layers: Sequence[LayerReport], spectra: Mapping[str, SliceSpec
     return figure
 
 
-def _resampled(values: FloatArray) -> FloatArray:
-    """Return a spectrum at `_ACROSS` points, none below the floor."""
-    places = np.arange(_ACROSS) * len(values) // _ACROSS
-    return np.maximum(values[places], _FLOOR)
+def _draw_values(axes: Axes, spectra: Sequence[FloatArray]) -> ScalarMappable:
+    """Draw each spectrum across its row, of which every singular value has an equal part.
+
+    Each is an image of its own, so that colours change where the ranks do, to which marks are set.
+
+    Returns:
+        The scale of the colours.
+    """
+    from matplotlib.cm import ScalarMappable  # noqa: PLC0415 - an optional extra
+    from matplotlib.colors import LogNorm  # noqa: PLC0415
+
+    norm = LogNorm(_FLOOR, 1)
+    scale = ScalarMappable(norm, "cividis")
+    for row, values in enumerate(spectra):
+        axes.imshow(
+            np.maximum(values, _FLOOR)[None],
+            cmap=scale.cmap,
+            norm=norm,
+            aspect="auto",
+            interpolation="nearest",
+            extent=(0, 100, row + 0.5, row - 0.5),
+        )
+    axes.set_ylim(len(spectra) - 0.5, -0.5)
+    return scale
 
 
 def _mark(axes: Axes, row: int, layer: LayerReport, kept: float | None) -> None:
@@ -81,7 +91,14 @@ def _mark(axes: Axes, row: int, layer: LayerReport, kept: float | None) -> None:
 
 
 def _draw_errors(axes: Axes, layers: Sequence[LayerReport]) -> None:
+    """Draw a bar for each error, and words where a bar would not be seen: for 0 and for none."""
     axes.barh(range(len(layers)), [layer.error or 0.0 for layer in layers], color="#0072B2")
+    for row, layer in enumerate(layers):
+        if not layer.error:
+            word = "unknown" if layer.error is None else "0"
+            axes.annotate(
+                word, (0, row), (2, 0), textcoords="offset points", fontsize=5, va="center_baseline"
+            )
     axes.set_xlim(left=0)
     axes.set_xlabel("‖W − Ŵ‖ / ‖W‖")
     axes.set_title("error", loc="left")
