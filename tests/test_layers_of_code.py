@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def parsed(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def names_in(path):
+    """What a module imports, and what it calls: each is asked for by several tests."""
+    tree = parsed(path)
+    return frozenset(imported(tree, path)), frozenset(calls(tree))
+
+
 def identifiers(paths):
     return [str(path.relative_to(PACKAGE)) for path in paths]
 
@@ -87,7 +95,8 @@ def test_every_room_has_a_place():
 @pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
 def test_imports_go_down(path):
     own = room_of(path)
-    for name in imported(parsed(path), path):
+    names, _ = names_in(path)
+    for name in names:
         parts = name.split(".")
         if parts[0] != "alds_cli" or len(parts) < 2:
             continue
@@ -105,11 +114,11 @@ def test_imports_go_down(path):
 def test_only_the_command_line_talks(path):
     if room_of(path) in {"cli", "__main__"} or str(path.relative_to(PACKAGE)) in PRINTING_SCRIPTS:
         return
-    tree = parsed(path)
+    names, called = names_in(path)
     terminal = {"typer", "rich", "click", "tqdm"}
-    assert not terminal & {name.split(".")[0] for name in imported(tree, path)}
+    assert not terminal & {name.split(".")[0] for name in names}
     spoken = {"print", "input", "exit", "quit", "sys.exit", "os._exit", "logging.basicConfig"}
-    assert not spoken & set(calls(tree))
+    assert not spoken & called
 
 
 @pytest.mark.parametrize("path", MODULES, ids=identifiers(MODULES))
@@ -129,7 +138,8 @@ def test_only_the_command_line_changes_global_seeds_and_threads(path):
         "np.random.seed",
         "numpy.random.seed",
     }
-    found = changing & set(calls(parsed(path)))
+    _, called = names_in(path)
+    found = changing & called
     assert found <= ({"torch.set_num_threads"} if own == "runtime/pool.py" else set())
 
 
@@ -155,7 +165,8 @@ def test_only_the_rooms_for_files_touch_the_disk(path):
     if str(path.relative_to(PACKAGE)) in {"architectures/build_index.py", "architectures/index.py"}:
         return  # the index of architectures is part of the package
     touching = {"open", "torch.load", "torch.save", "pickle.load", "pickle.loads", "save_file"}
-    assert not touching & set(calls(parsed(path)))
+    _, called = names_in(path)
+    assert not touching & called
 
 
 def test_no_module_imports_in_a_circle():

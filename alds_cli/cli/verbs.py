@@ -277,6 +277,12 @@ def program() -> typer.Typer:
     return made
 
 
+@cache
+def _entry() -> Callable[..., Any]:
+    """Return what runs the command that the arguments name; Typer makes it anew for every call."""
+    return cast("Callable[..., Any]", typer.main.get_command(program()))
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"alds {__version__}")
@@ -365,7 +371,7 @@ def run(defaults: StatedDefaults | None = None) -> int:
         OptionError: the arguments are not those of any command.
     """
     try:
-        code = program()(prog_name="alds", standalone_mode=False, **_as_typer_takes(defaults))
+        code = _entry()(prog_name="alds", standalone_mode=False, **_as_typer_takes(defaults))
     except _CLICK_ERROR as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # the help is the answer
             return 2
