@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -97,11 +96,10 @@ def trace(module: nn.Module, inputs: InputSpec | tuple[int, ...]) -> Trace:
             (3, 224, 224).
     """
     spec = as_inputs(inputs)
-    if "torch._dynamo" not in sys.modules:  # by then the meta device is the quicker one
-        try:
-            return _trace_small(module, spec)
-        except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
-            _log.debug("this network is not traced on numbers: %s", error)
+    try:
+        return _trace_small(module, spec)
+    except Exception as error:  # noqa: BLE001 - a foreign network may raise anything
+        _log.debug("this network is not traced on numbers: %s", error)
     return _trace_large(module, spec)
 
 
