@@ -95,7 +95,7 @@ def profiled():
     return net, specs, error_tables(net, specs, cache=False)[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.decimals("0.0001", "0.92", places=4).map(str)
     | st.integers(1, 92).map(lambda n: f"0.{n:02}"),

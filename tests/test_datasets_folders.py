@@ -164,9 +164,10 @@ def test_a_root_that_is_no_folder_is_refused(tmp_path, spec):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_batch_of_too_many_pixels_is_refused_before_it_is_made(tmp_path, workers):
-    for number in range(9):
-        (tmp_path / "a").mkdir(exist_ok=True)
-        Image.new("1", (8000, 8000)).save(tmp_path / f"a/{number}.png")
+    (tmp_path / "a").mkdir()
+    Image.new("1", (8000, 8000)).save(tmp_path / "a/0.png")
+    for number in range(1, 9):
+        (tmp_path / f"a/{number}.png").hardlink_to(tmp_path / "a/0.png")
     dataset = open_dataset(f"imagefolder:{tmp_path}")
     asked = []
     original = dataset.image

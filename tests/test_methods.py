@@ -42,7 +42,7 @@ from alds_cli.methods import (
 from alds_cli.methods.equalising import nearest_slices
 from alds_cli.numerics.fold import distinct_schemes, pair_params
 from alds_cli.profiling import TrueErrors, error_tables
-from alds_cli.records import Choice, LayerSpec
+from alds_cli.records import Choice, LayerSpec, Plan
 from alds_cli.surgery import dense_state, find_layers, weight_at
 from alds_cli.tracing.trace import count_parameters, trace
 
@@ -345,8 +345,7 @@ def test_the_tables_errors_are_those_of_the_layers_made_from_them(case):
         exact = refine([(name, choice) for choice in choices])
         for row, choice in enumerate(choices):
             made = network()
-            plan = case.plan("0.1", "alds")
-            plan = type(plan)({name: choice})
+            plan = Plan({name: choice})
             (report,) = (
                 own for own in carry_out(made, case.specs, case.tables, plan) if own.name == name
             )
