@@ -12,6 +12,8 @@ from small_networks import digits_network
 from alds_cli import api
 from alds_cli.cli.comparison_table import comparison
 from alds_cli.cli.interface import PlainConsole
+from alds_cli.evaluation import models as judging
+from alds_cli.evaluation.image_answers import answers_of
 from alds_cli.inspecting import comparison as comparing
 from alds_cli.inspecting.layer_errors import layer_errors
 
@@ -93,6 +95,19 @@ def quick(monkeypatch):
 
     monkeypatch.setattr(comparing, "time_networks", times)
     return asked
+
+
+def test_every_model_answers_once(models, digits, quick, monkeypatch):
+    asked = []
+
+    def counting(module, *arguments):
+        asked.append(module)
+        return answers_of(module, *arguments)
+
+    monkeypatch.setattr(judging, "answers_of", counting)
+    api.compare(models, data=f"tensors:{digits / 'data.safetensors'}", device="cpu")
+    assert len(asked) == len({*asked}) == len(models)
+    assert len(quick) == 1
 
 
 def test_all_are_judged_beside_the_first(models, digits, quick, run):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import t as student
 
-from alds_cli.evaluation import ClassPixels, measure_masks, paired_iou_drop
+from alds_cli.evaluation import ClassPixels, count_masks, measure_masks, paired_iou_drop
 
 
 def drawn(seed, images, classes, worse=0.3, often=0.4):
@@ -143,3 +143,18 @@ class Answering(torch.nn.Module):
 
     def forward(self, x):
         return self.run(x)
+
+
+def test_several_networks_are_each_compared_with_the_last_as_if_alone():
+    torch.manual_seed(0)
+    classes = {"one": 4, "two": 3, "three": 5, "baseline": 4}
+    networks = {name: torch.nn.Conv2d(3, own, 1) for name, own in classes.items()}
+    batches = [(torch.randn(3, 3, 6, 6), torch.randint(3, (3, 6, 6))) for _ in range(2)]
+    found = count_masks(networks, batches)
+    comparisons = found.comparisons()
+    assert list(comparisons) == ["one", "two", "three"]
+    assert len({own.agreement for own, _ in comparisons.values()}) == 3
+    for name, (comparison, _) in comparisons.items():
+        pair = {name: networks[name], "baseline": networks["baseline"]}
+        assert measure_masks(pair, batches)[1] == comparison
+        assert found.tallies[name].quality() == measure_masks(pair, batches)[0][name]

@@ -308,7 +308,7 @@ def test_bounds_that_make_no_sense_are_told_before_images_are_looked_at(
     def looked(*_):
         raise AssertionError
 
-    monkeypatch.setattr(evaluating, "_answered", looked)
+    monkeypatch.setattr(evaluating, "answers_of", looked)
     with pytest.raises(error, match=message):
         evaluate(Answering(), images(True), **options)
 

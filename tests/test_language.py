@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scipy import stats
 from small_texts import WORDS, Encoder, Words, language_network, random_text, write_tokenizer
 from torch import nn
 
 import alds_cli
-from alds_cli.datasets import TokenBatches, TokenBlocks
+from alds_cli.datasets import TokenBatches, TokenBlocks, texts
 from alds_cli.errors import DataError, NoLogitsError, OptionError
 from alds_cli.evaluation.language import foretells, measure_texts
 from alds_cli.evaluation.paired import mean_difference
@@ -173,6 +174,24 @@ def folder(tmp_path, monkeypatch):
     write_tokenizer(tmp_path / "tokenizer.json")
     (tmp_path / "text.txt").write_text(random_text(400))
     return tmp_path
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_of_tokens_is_looked_into_once_and_read_once(monkeypatch):
+    save_file({"input_ids": draw_texts(4, 6).ids}, "tokens.safetensors")
+    opened = []
+
+    def counting(path, **options):
+        opened.append(path)
+        return safe_open(path, **options)
+
+    monkeypatch.setattr(texts, "safe_open", counting)
+    source = alds_cli.Source("small_texts:Words")
+    found = alds_cli.evaluate(
+        "model.safetensors", "tensors:tokens.safetensors", source, latency=False
+    )
+    assert found.model.language.perplexity > 1
+    assert len(opened) == 2
 
 
 @pytest.mark.usefixtures("folder")

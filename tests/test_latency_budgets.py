@@ -330,6 +330,21 @@ def test_pairs_that_promised_too_much_are_not_planned_again(machine):
     assert report.latency_saved >= 0.75 * removed
 
 
+@pytest.mark.slow
+def test_every_network_is_brought_into_its_timed_form_once(machine, monkeypatch):
+    asked = []
+
+    def noting(self, module):
+        asked.append(module)
+        return as_timed(self, module)
+
+    as_timed = latency_model.LatencyModel.as_timed
+    monkeypatch.setattr(latency_model.LatencyModel, "as_timed", noting)
+    there = machine(per_slice=20_000.0, promise=0.3)
+    api.compress(digits_network(), target="macs", ratio=0.5, efficiency=0.75)
+    assert len(asked) == len({*asked}) == there.compared + 1  # and the original
+
+
 def test_an_efficiency_out_of_reach_is_told(machine, tmp_path):
     machine(per_slice=60_000.0)
     with pytest.raises(BudgetError, match=r"--efficiency 0\.9 cannot be reached") as told:

@@ -155,8 +155,9 @@ class _OfPixels:
         if self.of == "agreement":
             modules["original"] = self._original
         counted = count_masks(modules, self._batches, device=self._device, progress=self._progress)
-        each = counted.tallies["network"].each()
-        return each if self.of == "miou" else ClassPixels.joined(counted.same.parts)
+        if self.of == "agreement":
+            return ClassPixels.joined(counted.same["network"].parts)
+        return counted.tallies["network"].each()
 
     @property
     def before(self) -> float:

@@ -97,9 +97,9 @@ class LatencyModel:
     @cached_property
     def _original(self) -> nn.Module:
         """The original as it is timed."""
-        return self._in_form(self._network.module)
+        return self.as_timed(self._network.module)
 
-    def _in_form(self, module: nn.Module) -> nn.Module:
+    def as_timed(self, module: nn.Module) -> nn.Module:
         """Return a network as it is timed; pairs are folded with the normalisations after them."""
         if self.form == PLAIN:
             return module
@@ -131,14 +131,14 @@ class LatencyModel:
         in_place = self._times_in_place(self._original, self._specs)
         return put_in_place(alone, self._specs, in_place)
 
-    def learn(self, compressed: nn.Module, plan: Plan) -> None:
-        """Take the times of a plan's pairs in the network that was made from now on.
+    def learn(self, timed: nn.Module, plan: Plan) -> None:
+        """Take the times of a plan's pairs in the network that was made, as it is timed.
 
         The pairs that are planned tend to be those whose times came out too short. As much as those
         of this plan take longer together than was expected, all that were not tried yet are made
         dearer: else the next plan would be made of other such pairs.
         """
-        found = self._times_in_place(self._in_form(compressed), plan.decomposed)
+        found = self._times_in_place(timed, plan.decomposed)
         fresh = {
             (name, plan.decomposed[name])
             for name in found
@@ -230,11 +230,11 @@ class LatencyModel:
         self._limits += [(name, plan.decomposed[name]) for name in found]
         return list(found)
 
-    def compare(self, compressed: nn.Module) -> NetworkComparison:
-        """Time the compressed network and the original in turns."""
+    def compare(self, timed: nn.Module) -> NetworkComparison:
+        """Time a compressed network, as it is timed, and the original in turns."""
         return compare_latency(
             self._original,
-            self._in_form(compressed),
+            timed,
             self._inputs(),
             batch_size=self._target.batch_size,
             device=self._target.where(),

@@ -309,7 +309,8 @@ class CompressionRun:
             if not self._timed:
                 return made, None
             with self._clock("measure"):
-                times = self._cost_model.latency_model.compare(made.network.module)
+                timed = self._cost_model.latency_model.as_timed(made.network.module)
+                times = self._cost_model.latency_model.compare(timed)
             slow = slower_than_asked(self._budgets, times, self._cost_model, self.plan)
             if not slow:
                 return made, times
@@ -322,7 +323,7 @@ class CompressionRun:
             else:
                 if learns:
                     with self._clock("measure"):
-                        self._cost_model.latency_model.learn(made.network.module, self.plan)
+                        self._cost_model.latency_model.learn(timed, self.plan)
                 for index, share in slow:
                     budget = self._budgets[index]
                     more = more_margin(budget, times, share, self._cost_model, self.plan)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from alds_cli.datasets import (
     Batches,
@@ -18,15 +17,15 @@ from alds_cli.datasets import (
     TokenBatches,
     TokenBlocks,
     context_of,
-    is_text,
     opened_samples,
     require_moderate,
 )
 from alds_cli.errors import DataError, OptionError
 from alds_cli.evaluation.gates import Bounds
+from alds_cli.evaluation.image_answers import Answered, answers_of
 from alds_cli.evaluation.language import measure_texts
-from alds_cli.evaluation.measures import answers, assigned, count_classes, quality_and_answers
-from alds_cli.evaluation.paired import Drop, answers_drop, compared, wilson_interval
+from alds_cli.evaluation.measures import assigned, count_classes
+from alds_cli.evaluation.paired import Drop, answers_drop, compared
 from alds_cli.evaluation.segmentation import count_masks, masked_batches
 from alds_cli.inputs import InputSpec
 from alds_cli.latency.fastest_form import with_fastest_form
@@ -34,7 +33,7 @@ from alds_cli.network.networks import Network
 from alds_cli.network.opening import (
     answering,
     open_network,
-    settled_preprocessing,
+    preparation_of,
 )
 from alds_cli.options.evaluate_options import EvaluateOptions
 from alds_cli.records import (
@@ -55,6 +54,9 @@ from alds_cli.runtime.distributed import ALONE, joined, world
 from alds_cli.tracing.trace import count_parameters, trace
 
 logger = logging.getLogger(__name__)
+
+_MODEL, _BASELINE = "evaluate", "baseline"
+"""The tasks of a network and of its baseline; those of further networks add a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,23 +118,51 @@ def evaluate(options: EvaluateOptions) -> EvaluationResult:
             sense.
         AldsError: a model cannot be read.
     """
+    return evaluate_several(options)[0]
+
+
+def evaluate_several(
+    options: EvaluateOptions, others: Sequence[Network] = ()
+) -> list[EvaluationResult]:
+    """Measure a network, and others as it, beside one baseline, which answers once.
+
+    Classes are numbered as the first network does.
+
+    Args:
+        options: name the first network and the baseline, whose bounds concern the first.
+        others: further networks; only on images.
+
+    Raises:
+        AldsError: as `evaluate`.
+    """
     with joined(options.device) as place:
-        return _evaluated(options, place)
+        return _evaluated(options, others, place)
 
 
-def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResult:
-    bounds = Bounds.of(options)
-    networks = {"evaluate": open_network(options.model, options.source)}
+def _opened(options: EvaluateOptions, others: Sequence[Network]) -> dict[str, Network]:
+    """Return the networks by their tasks, the baseline last."""
+    networks = {_MODEL: open_network(options.model, options.source)}
+    for number, other in enumerate(others, start=1):
+        networks[f"{_MODEL} {number}"] = open_network(other)
     if options.baseline is not None:
-        networks["baseline"] = open_network(options.baseline, options.baseline_source)
-    if is_text(options.data):
+        networks[_BASELINE] = open_network(options.baseline, options.baseline_source)
+    return networks
+
+
+def _evaluated(
+    options: EvaluateOptions, others: Sequence[Network], place: torch.device
+) -> list[EvaluationResult]:
+    bounds = Bounds.of(options)
+    networks = _opened(options, others)
+    samples = _samples(options, networks[_MODEL])
+    if isinstance(samples, TokenBlocks):
         bounds.require_no_drop()
-    prepared, samples = _samples(options, networks["evaluate"])
+    prepared = preparation_of(samples, options.preprocessing, networks[_MODEL])
     for network in networks.values():
         network.module.to(place)
     inputs = _inputs(samples, prepared, options.latency_batch_size if options.latency else 1)
     costs = {task: _footprint(network, inputs) for task, network in networks.items()}
-    bounds.require_known(costs["evaluate"])
+    bounds.require_known(costs[_MODEL])
     if options.latency:  # after what may be refused, since it takes seconds
         _treat_alike(networks, inputs, options.latency_batch_size, place)
     for network in networks.values():
@@ -144,30 +174,30 @@ def _evaluated(options: EvaluateOptions, place: torch.device) -> EvaluationResul
         latency = as_latency(own, options.latency_batch_size, place)
         costs[task] = replace(costs[task], latency=latency)
     measured = {task: Measured(*found.qualities[task], costs[task]) for task in networks}
-    of, drop = found.drop
-    return EvaluationResult(
-        measured["evaluate"],
-        measured.get("baseline"),
-        found.comparison,
-        len(samples),
-        prepared,
-        _device_name(place),
-        found.assignment,
-        bounds.judged(costs["evaluate"], seconds.get("evaluate"), of, drop)
-        if world().first
-        else (),
-    )
+    gates: tuple[Gate, ...] = ()
+    if world().first:
+        gates = bounds.judged(costs[_MODEL], seconds.get(_MODEL), *found.drop)
+    return [
+        EvaluationResult(
+            own,
+            measured.get(_BASELINE),
+            found.comparisons.get(task),
+            len(samples),
+            prepared,
+            _device_name(place),
+            found.assignment,
+            gates if task == _MODEL else (),
+        )
+        for task, own in measured.items()
+        if task != _BASELINE
+    ]
 
 
-def _samples(options: EvaluateOptions, network: Network) -> tuple[Preprocessing | None, Samples]:
-    """Return how images are prepared, None for texts, and the images or texts."""
-    prepared = None
-    if not is_text(options.data):
-        prepared = settled_preprocessing(options.preprocessing, network)
+def _samples(options: EvaluateOptions, network: Network) -> Samples:
+    """Return the images or texts."""
     context = options.block_length or context_of(network.inputs)
     reading = Reading.of(options.tokenizer, options.model, context)
-    download = options.download
-    return prepared, opened_samples(options.data, reading, split="test", download=download)
+    return opened_samples(options.data, reading, split="test", download=options.download)
 
 
 def _inputs(samples: Samples, prepared: Preprocessing | None, batch_size: int) -> InputSpec:
@@ -183,8 +213,8 @@ def _treat_alike(
     networks: Mapping[str, Network], inputs: InputSpec, batch_size: int, place: torch.device
 ) -> None:
     """Time a baseline in its fastest form too, if the network is timed in its own."""
-    baseline = networks.get("baseline")
-    optimised = networks["evaluate"].inference is not None
+    baseline = networks.get(_BASELINE)
+    optimised = networks[_MODEL].inference is not None
     if baseline is None or not optimised or baseline.inference is not None or world() != ALONE:
         return
     alike = with_fastest_form(baseline, inputs, batch_size=batch_size, device=place)
@@ -200,13 +230,13 @@ _Quality = tuple[
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What samples tell of networks: their quality, by task, how they compare, and the labels.
+    """What samples tell of networks, by task: their quality, how they compare, and the labels.
 
     `drop` is what may fall, a key of `DROP_MEASURES`, and how far it does below the baseline's.
     """
 
     qualities: Mapping[str, _Quality]
-    comparison: Comparison | None
+    comparisons: Mapping[str, Comparison]
     drop: tuple[str, Drop | None]
     assignment: ClassAssignment
 
@@ -245,7 +275,8 @@ class _Run:
         qualities: dict[str, _Quality] = {
             task: (None, None, None, own) for task, own in found.qualities.items()
         }
-        return _Found(qualities, found.comparison, ("agreement", None), ClassAssignment())
+        comparisons = {} if found.comparison is None else {_MODEL: found.comparison}
+        return _Found(qualities, comparisons, ("agreement", None), ClassAssignment())
 
     def _on_masks(self, images: MaskedImages, prepared: Preprocessing) -> _Found:
         if self.options.classes is not None:
@@ -265,8 +296,10 @@ class _Run:
         qualities: dict[str, _Quality] = {
             task: (None, None, own.quality(), None) for task, own in counted.tallies.items()
         }
-        comparison, drop = counted.comparison() if len(modules) > 1 else (None, None)
-        return _Found(qualities, comparison, ("miou", drop), ClassAssignment())
+        found = counted.comparisons()
+        comparisons = {task: comparison for task, (comparison, _) in found.items()}
+        drop = found[_MODEL][1] if found else None
+        return _Found(qualities, comparisons, ("miou", drop), ClassAssignment())
 
     def _on_images(self, images: LabelledImages, prepared: Preprocessing) -> _Found:
         images, assignment = _with_classes(
@@ -280,7 +313,9 @@ class _Run:
             world=world(),
         )
         found = {
-            task: _answered(network, batches, self.place, _renamed(self.options.progress, task))
+            task: answers_of(
+                network.module, batches, self.place, _renamed(self.options.progress, task)
+            )
             for task, network in self.networks.items()
         }
         qualities: dict[str, _Quality] = {
@@ -299,7 +334,7 @@ def _with_classes(
 ) -> tuple[LabelledImages, ClassAssignment]:
     """Number the images' classes as the network does; without labels there is nothing to number."""
     if images.labelled:
-        module = networks["evaluate"].module
+        module = networks[_MODEL].module
         return assigned(images, prepared, module, options.classes, device=place)
     if options.baseline is None:
         raise DataError(
@@ -314,51 +349,28 @@ def _with_classes(
         )
     shape = Batches(images, prepared, batch_size=1).input_shape
     classes = [count_classes(network.module, shape, device=place) for network in networks.values()]
-    if len(set(classes)) > 1:
+    others = [own for own in classes if own != classes[-1]]
+    if others:
         raise DataError(
-            f"the network tells {classes[0]:,} classes apart and the baseline {classes[1]:,}, so "
+            f"the network tells {others[0]:,} classes apart and the baseline {classes[-1]:,}, so "
             "that their answers cannot be compared",
             tip="name a baseline that was trained for the same task",
         )
     return images, ClassAssignment()
 
 
-@dataclass(frozen=True, slots=True)
-class _Answered:
-    """A network's quality, where it is known, and the class (n,) that it gives each image."""
-
-    quality: Evaluation | None
-    classes: Tensor
-
-    def interval(self, labels: Tensor) -> tuple[float, float] | None:
-        """Return the confidence interval of top-1."""
-        if self.quality is None:
-            return None
-        return wilson_interval(int((self.classes == labels).sum()), len(labels))
-
-
-def _answered(
-    network: Network,
-    batches: Batches,
-    place: torch.device,
-    progress: ProgressCallback | None,
-) -> _Answered:
-    if batches.dataset.labelled:
-        found = quality_and_answers(network.module, batches, device=place, progress=progress)
-        return _Answered(*found)
-    return _Answered(None, answers(network.module, batches, device=place, progress=progress))
-
-
 def _compared(
-    found: Mapping[str, _Answered], images: LabelledImages
-) -> tuple[Comparison | None, tuple[str, Drop | None]]:
-    """Return how the answers of two networks compare, and what may drop and how far it does."""
+    found: Mapping[str, Answered], images: LabelledImages
+) -> tuple[dict[str, Comparison], tuple[str, Drop | None]]:
+    """Return how answers compare with the baseline's, and what may drop and how far it does."""
     labels = images.labels if images.labelled else None
     of = "agreement" if labels is None else "top1"
-    if "baseline" not in found:
-        return None, (of, None)
-    both = found["evaluate"].classes, found["baseline"].classes
-    return compared(*both, labels), (of, answers_drop(*both, labels))
+    if _BASELINE not in found:
+        return {}, (of, None)
+    given = {task: own.classes for task, own in found.items()}
+    baseline = given.pop(_BASELINE)
+    comparisons = {task: compared(own, baseline, labels) for task, own in given.items()}
+    return comparisons, (of, answers_drop(given[_MODEL], baseline, labels))
 
 
 def _footprint(network: Network, inputs: InputSpec) -> Footprint:
@@ -371,7 +383,7 @@ def _renamed(progress: ProgressCallback | None, task: str) -> ProgressCallback |
         return None
 
     def forward(event: ProgressEvent) -> None:
-        progress(ProgressEvent(task, event.done, event.total, event.figures))
+        progress(ProgressEvent(task.partition(" ")[0], event.done, event.total, event.figures))
 
     return forward
 

@@ -224,24 +224,28 @@ class SamePixels:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What images with masks tell of one or two networks.
+    """What images with masks tell of networks, the last of several being the others' baseline.
 
     Attributes:
         tallies: the sums over the pixels, by the networks' names.
-        same: on which pixels two networks agree; empty for one.
+        same: on which pixels each agrees with the baseline, by their names.
     """
 
     tallies: Mapping[str, PixelTally]
-    same: SamePixels
+    same: Mapping[str, SamePixels]
 
-    def comparison(self) -> tuple[Comparison, Drop]:
-        """Return how two networks compare, the model and its baseline, and the drop of mean IoU."""
-        model, baseline = (tally.each() for tally in self.tallies.values())
+    def comparisons(self) -> dict[str, tuple[Comparison, Drop]]:
+        """Return how each compares with the baseline, and the drop of mean IoU, by its name."""
+        *_, baseline = (tally.each() for tally in self.tallies.values())
+        return {name: self._comparison(name, baseline) for name in self.same}
+
+    def _comparison(self, name: str, baseline: ClassPixels) -> tuple[Comparison, Drop]:
+        model = self.tallies[name].each()
         found = paired_iou_drop(baseline, model)
         drop, low, high = found.with_interval
         compared = Comparison(
             images=len(model.right),
-            agreement=100 * ClassPixels.joined(self.same.parts).mean,
+            agreement=100 * ClassPixels.joined(self.same[name].parts).mean,
             difference=0.0 - drop,
             difference_low=0.0 - high,
             difference_high=0.0 - low,
@@ -273,7 +277,8 @@ def measure_masks(
     """
     counted = count_masks(modules, batches, device=device, progress=progress)
     qualities = {name: tally.quality() for name, tally in counted.tallies.items()}
-    return qualities, counted.comparison()[0] if len(modules) > 1 else None
+    compared = [comparison for comparison, _ in counted.comparisons().values()]
+    return qualities, compared[0] if compared else None
 
 
 def count_masks(
@@ -283,13 +288,14 @@ def count_masks(
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
 ) -> Counted:
-    """Count the pixels that one or two networks give the right class on images with masks.
+    """Count the pixels that networks give the right class on images with masks.
 
-    Both see a batch after one another, so that every image is decoded once. The networks are left
+    All see a batch after one another, so that every image is decoded once. The networks are left
     as they were. A pixel whose logits contain a NaN counts as wrong, and the loss becomes NaN.
 
     Args:
-        modules: one or two networks by name, from (n, C, H, W) to logits (n, classes, H, W).
+        modules: networks by name, from (n, C, H, W) to logits (n, classes, H, W); of several the
+            last one is the baseline.
         batches: inputs and masks, usually `Batches(…, masks=True)`.
         device: where to compute; None means `pick_device()`.
         progress: called after each batch with the task "evaluate", counting batches.
@@ -300,7 +306,9 @@ def count_masks(
     """
     place = device or pick_device()
     tallies = {name: PixelTally() for name in modules}
-    same, classes = SamePixels(), dict.fromkeys(modules, 0)
+    *others, last = modules
+    same = {name: SamePixels() for name in others}
+    classes = dict.fromkeys(modules, 0)
     with ExitStack() as stack, torch.inference_mode():
         runs = {name: stack.enter_context(ready(own, place)) for name, own in modules.items()}
         for done, (inputs, masks) in enumerate(batches, start=1):
@@ -312,13 +320,12 @@ def count_masks(
                 logits = mask_logits_of(accepted(run, inputs), there.shape, "evaluated with masks")
                 found[name] = tallies[name].add(logits, there)
                 classes[name] = logits.shape[1]
-            if len(found) > 1:
-                one, other = found.values()
-                same.add(one, other, there, min(classes.values()))
+            for name in others:
+                same[name].add(found[name], found[last], there, min(classes[name], classes[last]))
             if progress is not None:
                 progress(ProgressEvent("evaluate", done, length_hint(batches)))
     if isinstance(batches, Batches) and batches.world != ALONE:
         parts = gathered((tallies, same))
         tallies = {name: PixelTally.of_all(own[name] for own, _ in parts) for name in modules}
-        same = SamePixels.of_all(own for _, own in parts)
+        same = {name: SamePixels.of_all(own[name] for _, own in parts) for name in others}
     return Counted(tallies, same)

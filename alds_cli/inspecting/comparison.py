@@ -11,7 +11,7 @@ import torch
 
 from alds_cli.datasets import Batches, opened, require_moderate
 from alds_cli.errors import ArchitectureError, OptionError
-from alds_cli.evaluation.models import Measured, evaluate
+from alds_cli.evaluation.models import Measured, evaluate_several
 from alds_cli.inputs import InputSpec
 from alds_cli.inspecting.layer_errors import layer_errors
 from alds_cli.latency.fastest_form import with_fastest_form
@@ -152,10 +152,11 @@ def _judged(
     images = opened(options.data, split="test", download=options.download)
     shape = Batches(images, prepared, batch_size=1).input_shape
     require_moderate(options.latency_batch_size, shape)
-    first, *others = networks
+    first, second, *others = networks
     asked = EvaluateOptions(
-        first,
+        second,
         images,
+        baseline=first,
         preprocessing=prepared,
         batch_size=options.batch_size,
         latency=False,
@@ -164,7 +165,7 @@ def _judged(
         workers=options.workers,
         progress=options.progress,
     )
-    results = [evaluate(replace(asked, model=other, baseline=first)) for other in others]
+    results = evaluate_several(asked, others)
     seconds = _timed(networks, shape, options.latency_batch_size, device)
     qualities = [results[0].baseline, *(result.model for result in results)]
     comparisons = [None, *(result.comparison for result in results)]
