@@ -190,6 +190,30 @@ def _added_product(finder: _Finder, _: ProgramStep, given: Mapping[str, Any]) ->
     return _product(finder, given["mat1"], (second[0], not second[1]), given["self"])
 
 
+def _contraction(finder: _Finder, _: ProgramStep, given: Mapping[str, Any]) -> Layer | None:
+    """Return the layer of an einsum over the last axis of a tensor and one of a matrix."""
+    terms, _arrow, result = given["equation"].replace(" ", "").partition("->")
+    pairs = list(zip(terms.split(","), given["tensors"], strict=False))
+    for (own, first), (axes, second) in (pairs, pairs[::-1]) if len(pairs) == 2 else ():
+        matrix, free = finder.matrix(second), own[:-1]
+        contracted, kept = own[-1:], result[-1:]
+        if (
+            matrix is None
+            or result[:-1] != free
+            or axes not in {contracted + kept, kept + contracted}
+        ):
+            continue
+        letters = free.replace("...", "") + contracted + kept
+        if (
+            letters.isalpha()
+            and len(set(letters)) == len(letters)
+            and (finder.axes(first) or 0) > 1
+        ):
+            weight, turned = matrix
+            return _product(finder, first, (weight, turned != (axes == contracted + kept)), None)
+    return None
+
+
 def _product(
     finder: _Finder, first: Any, matrix: tuple[str, bool] | None, added: Any
 ) -> Layer | None:
@@ -258,6 +282,7 @@ _MAKERS = {
     **{f"conv_transpose{count}d": _convolution for count in (1, 2, 3)},
     "convolution": _convolution,
     "linear": _linear,
+    "einsum": _contraction,
     "matmul": _matrix_product,
     "mm": _matrix_product,
     "addmm": _added_product,
