@@ -10,8 +10,8 @@ from alds_cli.records import Comparison, Gate, Latency, Preprocessing
 from alds_cli.schemas.results import Printed
 
 
-class MeasuredForm(Form):
-    """A network's quality and cost; accuracies in per cent, the loss in nats.
+class QualityForm(Form):
+    """A network's quality; accuracies in per cent, the loss in nats.
 
     The quality is null where the images have no labels. `top1_interval` holds the ends of the 95 %
     confidence interval. Images with masks have `pixel_accuracy` and `mean_iou` in per cent, and
@@ -26,6 +26,11 @@ class MeasuredForm(Form):
     mean_iou: Real | None
     perplexity: Real | None
     tokens: int | None
+
+
+class MeasuredForm(QualityForm):
+    """A network's quality and cost."""
+
     images: int
     params: int
     macs: int | None

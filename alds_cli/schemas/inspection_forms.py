@@ -13,6 +13,7 @@ from alds_cli.records import (
     Preprocessing,
     Training,
 )
+from alds_cli.schemas.evaluation_forms import QualityForm
 from alds_cli.schemas.results import LayerForm, Printed
 
 
@@ -78,9 +79,7 @@ class TimeRatioForm(Form):
     high: Real
 
 
-class ComparedForm(Form):
-    """One of the models; `comparison` and `slowdown` are towards the first, which has none."""
-
+class _SizedForm(Form):
     name: str
     architecture: str | None
     method: str | None
@@ -88,14 +87,11 @@ class ComparedForm(Form):
     macs: int | None
     bytes: int | None
     max_relative_error: Real | None
-    top1: Real | None
-    top1_interval: Sequence[Real] | None
-    top5: Real | None
-    loss: Real | None
-    pixel_accuracy: Real | None
-    mean_iou: Real | None
-    perplexity: Real | None
-    tokens: int | None
+
+
+class ComparedForm(QualityForm, _SizedForm):  # in a document, the last base's fields come first
+    """One of the models; `comparison` and `slowdown` are towards the first, which has none."""
+
     comparison: Comparison | None
     latency: Latency | None
     slowdown: TimeRatioForm | None
