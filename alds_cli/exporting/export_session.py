@@ -101,6 +101,8 @@ def export(options: ExportOptions) -> ExportResult:
     network = open_network(options.model, options.source)
     params = count_parameters(network.module)
     network.module = answering(network, packed=False)
+    if form == "onnx":
+        onnx_files.require_fitting(network.module)
     sample = _sample(network, options.static_batch)
     expected = sample.expected()
     written = _written(sample, form, expected[0], options.opset)
@@ -173,8 +175,6 @@ def _written(sample: Sample, form: Form, example: object, opset: int | None) -> 
         return _Written(
             content, lambda path: torchscript.run_torchscript(path, sample.checks()), traced=traced
         )
-    if form == "onnx":
-        onnx_files.require_fitting(sample.module)
     program = programs.exported_program(sample)
     if form == "pt2":
         content = programs.written_program(program)
