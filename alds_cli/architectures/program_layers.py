@@ -229,6 +229,22 @@ def _product(
     return _layer(finder, nn.Linear, settings, first, {"weight": weight, "bias": bias}, turned)
 
 
+def _embedding(finder: _Finder, _: ProgramStep, given: Mapping[str, Any]) -> Layer | None:
+    weight = finder.parameter(given["weight"])
+    if weight is None or len(finder.about(weight).shape) != 2:
+        return None
+    count, features = finder.about(weight).shape
+    padding = given["padding_idx"]  # -1 stands for none
+    settings = {
+        "num_embeddings": count,
+        "embedding_dim": features,
+        "padding_idx": padding if isinstance(padding, int) and padding >= 0 else None,
+        "scale_grad_by_freq": given["scale_grad_by_freq"],
+        "sparse": given["sparse"],
+    }
+    return _layer(finder, nn.Embedding, settings, given["indices"], {"weight": weight})
+
+
 def _norm(finder: _Finder, step: ProgramStep, given: Mapping[str, Any]) -> Layer | None:
     entries = ("weight", "bias", "running_mean", "running_var")
     held = {entry: finder.tensor(given[entry]) for entry in entries}
@@ -286,6 +302,7 @@ _MAKERS = {
     "matmul": _matrix_product,
     "mm": _matrix_product,
     "addmm": _added_product,
+    "embedding": _embedding,
     "batch_norm": _norm,
     "_native_batch_norm_legit_no_training": _norm,
     "dropout": _dropout,

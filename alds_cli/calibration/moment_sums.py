@@ -40,7 +40,12 @@ _STRIPE = 64
 
 
 def covariance_bytes(spec: LayerSpec) -> int:
-    """Return the bytes of a layer's moments; 0 where they would be too many and are left out."""
+    """Return the bytes of a layer's moments; 0 where they would be too many and are left out.
+
+    Those of an embedding's inputs follow from how often each index is looked up, their mean.
+    """
+    if spec.kind == "embedding":
+        return 0
     nbytes = 8 * spec.groups * prod(spec.weight_shape[1:]) ** 2
     return nbytes if nbytes <= MOST_BYTES else 0
 
@@ -81,7 +86,12 @@ def summed_moments(
         DataError: there are no images, the network does not accept them, or a layer's inputs are
             not finite.
     """
-    sums = {name: _Sums(layer_at(network, name), spec) for name, spec in specs.items()}
+    sums: dict[str, _Sums | _IndexCounts] = {
+        name: _IndexCounts(spec)
+        if spec.kind == "embedding"
+        else _Sums(layer_at(network, name), spec)
+        for name, spec in specs.items()
+    }
     source, together, begun = iter(batches), 1, False
     wave = list(islice(source, 1))
     while wave or not begun:  # without any batch, `observe` says what is wrong
@@ -175,11 +185,34 @@ class _Sums:
         return LayerMoments(self.count, mean, covariance, self.flat)
 
 
+class _IndexCounts:
+    """How often an embedding is asked for each of its indices.
+
+    Args:
+        spec: the embedding.
+    """
+
+    nbytes = 0
+
+    def __init__(self, spec: LayerSpec) -> None:
+        self._counts = torch.zeros(spec.in_channels, dtype=torch.int64)
+
+    def add(self, given: Tensor) -> None:
+        """Add the indices of one call."""
+        self._counts += torch.bincount(given.flatten().cpu(), minlength=len(self._counts))
+
+    def settled(self) -> LayerMoments:
+        """Return the share of every index as the mean of vectors that are 1 at an index."""
+        count = int(self._counts.sum())
+        shares = self._counts.double() / max(count, 1)
+        return LayerMoments(count, shares[None], None, flat=False)
+
+
 @dataclass(slots=True)
 class _AddJob:
     """A job that adds the inputs of a few batches to a layer's moments."""
 
-    sums: _Sums
+    sums: _Sums | _IndexCounts
     held: _Held
 
     @property

@@ -29,7 +29,7 @@ from alds_cli.numerics.fold import fold
 from alds_cli.numerics.pca_factors import response_spectrum, weight_frame
 from alds_cli.records import FloatArray, LayerSpec, ProgressCallback
 from alds_cli.runtime.pool import Spawn, run_jobs
-from alds_cli.surgery import layer_at, layer_weight
+from alds_cli.surgery import bias_of, layer_at, layer_weight
 from alds_cli.surgery.following_norms import following_norms
 
 NOT_OBSERVED = "its responses cannot be observed: the forward pass does not call it"
@@ -283,9 +283,11 @@ def absorbers(
     uses = Counter(id(tensor) for _, tensor in network.named_parameters(remove_duplicate=False))
 
     def of_layer(spec: LayerSpec) -> str | None:
-        layer: Any = layer_at(network, spec.name)
-        if layer.bias is not None and uses.get(id(layer.bias)) == 1:
+        bias = bias_of(layer_at(network, spec.name))
+        if bias is not None and uses.get(id(bias)) == 1:
             return spec.name
+        if spec.kind == "embedding":  # the moments of what it is given are not centred
+            return None
         return norms.get(spec.name) if spec.kernel or flat[spec.name] else None
 
     return {name: of_layer(spec) for name, spec in specs.items()}
@@ -312,7 +314,7 @@ class _SettleJob:
         found = self.found
         moments = found.dense().div_(found.count)
         if self.absorber is None:
-            bias = self.layer.bias
+            bias = bias_of(self.layer)
             rest = found.mean if bias is None else found.mean - bias.to("cpu", torch.float64)
             column = rest.view(len(moments), -1, 1)
             moments.baddbmm_(column, column.mT)

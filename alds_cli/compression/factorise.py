@@ -25,6 +25,7 @@ from alds_cli.records import (
 )
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import (
+    bias_of,
     form_of,
     install_pair,
     layer_at,
@@ -165,11 +166,12 @@ def _job(
     """Return the job that makes a layer's pair."""
     choice = plan.decomposed[spec.name]
     layer: Any = layer_at(module, spec.name)
+    bias = bias_of(layer)
     task = FactorTask(
         spec,
         choice,
         layer_weight(layer),
-        None if layer.bias is None else layer.bias.detach(),
+        None if bias is None else bias.detach(),
         plan.seed or 0,
         plan.arguments,
         {name: of_layers[spec.name] for name, of_layers in statistics.items()},

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from alds_cli.numerics.fold import pair_params
 from alds_cli.records import PLAIN, Choice, Inference, LayerKind
 from alds_cli.runtime.devices import computing_dtype
-from alds_cli.surgery import make_pair
+from alds_cli.surgery import bias_of, make_pair
 from alds_cli.surgery.inference_form import laid_out
+from alds_cli.surgery.layer_contents import extents_of, groups_of, kernel_of
 from alds_cli.tracing.trace import LayerCall
 
 _FAMILIES: Mapping[str, type[nn.Module]] = {
-    "linear": nn.Linear,
     "conv1d": nn.Conv1d,
     "conv2d": nn.Conv2d,
     "conv3d": nn.Conv3d,
@@ -77,6 +77,9 @@ class Configuration:
         }
         if self.kind == "linear":
             return nn.Linear(self.in_channels, self.out_channels, **options).eval()
+        if self.kind == "embedding":
+            del options["bias"]
+            return nn.Embedding(self.in_channels, self.out_channels, **options).eval()
         family: Any = _FAMILIES[self.kind]
         made: nn.Module = family(
             self.in_channels,
@@ -98,7 +101,9 @@ class Configuration:
         return laid_out(module, form)
 
     def inputs(self, filler: Filler) -> Tensor:
-        """Return a random input."""
+        """Return a random input; of an embedding, indices."""
+        if self.kind == "embedding":
+            return filler.indices(self.input_shape, self.in_channels)
         dtype = getattr(torch, self.dtype)
         return filler.tensor(self.input_shape, dtype, channels_last=self.channels_last)
 
@@ -111,7 +116,7 @@ def configurations_of(
     device: torch.device,
     form: Inference = PLAIN,
 ) -> Counter[Configuration]:
-    """Count the configurations in which a forward pass calls a convolution or linear layer.
+    """Count the configurations in which a forward pass calls a layer.
 
     Args:
         layer: the module.
@@ -123,20 +128,21 @@ def configurations_of(
         form: how the weights of two-dimensional convolutions lie.
     """
     flat = kind == "conv2d"
-    linear = kind == "linear"
+    inputs, outputs = extents_of(layer)
+    kernel = kernel_of(layer)
     dtype = computing_dtype(layer.weight.dtype, device)
     return Counter(
         Configuration(
             kind=kind,
-            in_channels=layer.in_features if linear else layer.in_channels,
+            in_channels=inputs,
             # A call may use only some rows of a packed projection.
-            out_channels=made[-1] if linear else layer.out_channels,
-            kernel=() if linear else tuple(layer.kernel_size),
-            groups=1 if linear else layer.groups,
-            geometry=()
-            if linear
-            else tuple((name, _given(layer, name)) for name in _geometry_of(kind)),
-            bias=layer.bias is not None,
+            out_channels=made[-1] if kind == "linear" else outputs,
+            kernel=kernel,
+            groups=groups_of(layer),
+            geometry=tuple((name, _given(layer, name)) for name in _geometry_of(kind))
+            if kernel
+            else (),
+            bias=bias_of(layer) is not None,
             dtype=str(dtype).removeprefix("torch."),
             input_shape=(given[0] * batch_size, *given[1:]),
             channels_last=flat and form.channels_last,
@@ -192,6 +198,11 @@ class Filler:
         if channels_last and made.ndim == 4:
             return made.contiguous(memory_format=torch.channels_last)
         return made
+
+    def indices(self, shape: tuple[int, ...], count: int) -> Tensor:
+        """Make random whole numbers of a shape, at least 0 and below `count`."""
+        generator = torch.Generator(self._drawn.device).manual_seed(0)
+        return torch.randint(count, shape, generator=generator, device=self._drawn.device)
 
     def fill(self, layer: nn.Module) -> nn.Module:
         """Replace the parameters of a layer on the meta device by random ones on this device."""

@@ -5,6 +5,9 @@ constant can be added to the output. The error of a pair is then
 
     E‖(W − Ŵ) x‖² = tr((W − Ŵ) C (W − Ŵ)ᵀ).
 
+Inputs of which only one is not zero at a time, as those of an embedding, have a diagonal C. It is
+then passed as its diagonal, and slices have nothing to correct of each other.
+
 **One slice.** With U_j the leading eigenvectors of W C Wᵀ, no matrix of rank j has a smaller error
 than U_j U_jᵀ W: it is the truncated singular value decomposition of W C^½, times the inverse of
 C^½ where there is one. No inverse is formed, so that a singular C needs no special treatment.
@@ -73,10 +76,12 @@ def seen_moments(moments: Tensor) -> Tensor:
     """Return moments (g, n, n) in units of their mean, where every direction counts a little.
 
     They are relative to the mean over the diagonals of all groups; where that is zero, the result
-    is the unit matrix.
+    is the unit matrix. Of diagonals (g, n), diagonals are returned.
     """
-    mean = float(moments.diagonal(dim1=1, dim2=2).mean())
-    unit = torch.eye(moments.shape[-1], dtype=moments.dtype)
+    diagonal = moments.ndim == 2
+    mean = float((moments if diagonal else moments.diagonal(dim1=1, dim2=2)).mean())
+    size = moments.shape[-1]
+    unit = torch.ones(size).to(moments) if diagonal else torch.eye(size, dtype=moments.dtype)
     if not mean > 0:
         return unit.expand_as(moments).contiguous()
     return moments / mean + UNSEEN * unit
@@ -88,7 +93,7 @@ def data_table(spec: LayerSpec, weight: Tensor, moments: Tensor | None) -> Layer
     Args:
         spec: the layer.
         weight: (f, c/g, κ…).
-        moments: (g, n, n) in float64; None counts all directions alike.
+        moments: (g, n, n) in float64, or their diagonals (g, n); None counts all directions alike.
     """
     shape, groups = spec.weight_shape, spec.groups
     table = empty_table(spec)
@@ -108,7 +113,8 @@ def data_curves(
     Args:
         matrix: (f, c, q) as `fold.fold` gives it by scheme 0, the rows group by group, in units in
             which its squares are in range.
-        moments: (g, n, n) with n = c·q, in float64; None counts all directions alike.
+        moments: (g, n, n) with n = c·q, in float64, or their diagonals (g, n); None counts all
+            directions alike.
         ks: numbers of slices, each a divisor of c; 1 must be among them.
         groups: g, the groups of the layer.
     """
@@ -134,7 +140,7 @@ def data_factors(
 
     Args:
         matrix: (f, c, q) as `fold.fold` gives it by scheme 0, the rows group by group.
-        moments: (g, n, n) with n = c·q, in float64.
+        moments: (g, n, n) with n = c·q, in float64, or their diagonals (g, n).
         k: number of slices in a group, a divisor of c.
         j: rank, 1 ≤ j ≤ min(f / g, n / k).
         dtype: the type of the factors.
@@ -159,9 +165,20 @@ def _grouped(matrix: Tensor, moments: Tensor | None, groups: int) -> tuple[Tenso
     return weight, None if moments is None else seen_moments(moments)
 
 
+def _times(weight: Tensor, inputs: Tensor) -> Tensor:
+    """Return W C for C (…, n, n), or for its diagonal (…, n)."""
+    diagonal = inputs.ndim < weight.ndim
+    return weight * inputs.unsqueeze(-2) if diagonal else weight @ inputs
+
+
+def _block(inputs: Tensor, part: slice) -> Tensor:
+    """Return C_ii of C (n, n), or its diagonal of that of C."""
+    return inputs[part] if inputs.ndim == 1 else inputs[part, part]
+
+
 def _energy(weight: Tensor, inputs: Tensor) -> float:
     """Return tr(W C Wᵀ), summed over the groups."""
-    return max(float(((weight @ inputs) * weight).sum()), 0.0)
+    return max(float((_times(weight, inputs) * weight).sum()), 0.0)
 
 
 def _slice_energies(weight: Tensor, inputs: Tensor | None, k: int) -> FloatArray:
@@ -175,20 +192,21 @@ def _slice_energies(weight: Tensor, inputs: Tensor | None, k: int) -> FloatArray
             own = weight[group, :, part]
             if rows > width:
                 own = torch.linalg.qr(own, mode="r")[1]
-            seen = own if inputs is None else own @ inputs[group, part, part]
+            seen = own if inputs is None else _times(own, _block(inputs[group], part))
             gram = seen @ own.mT
             found[group, index] = eigenvalues((gram + gram.mT)[None] / 2)[0]
     return found
 
 
 def _fitted(weight: Tensor, inputs: Tensor, k: int, j: int, sweeps: int) -> tuple[Tensor, Tensor]:
-    """Return left (k, f, j) and right (k, j, n/k) for one group: W (f, n) and C (n, n)."""
+    """Return left (k, f, j) and right (k, j, n/k) of one group, for W (f, n) and C."""
     rows, size = weight.shape
     slices = weight.reshape(rows, k, size // k).transpose(0, 1)
-    blocks = inputs.reshape(k, size // k, k, size // k)
-    pairs = [_closest(own, blocks[i, :, i], j) for i, own in enumerate(slices)]
+    width = size // k
+    blocks = [_block(inputs, slice(start, start + width)) for start in range(0, size, width)]
+    pairs = [_closest(own, block, j) for own, block in zip(slices, blocks, strict=True)]
     left, right = (torch.stack(half) for half in zip(*pairs, strict=True))
-    if k > 1:
+    if k > 1 and inputs.ndim == 2:
         fit = _Fit(weight, inputs, left, right)
         fit.solve_left()
         fit.improve(sweeps)
@@ -201,7 +219,7 @@ def _closest(weight: Tensor, inputs: Tensor, j: int) -> tuple[Tensor, Tensor]:
     frame = None
     if weight.shape[0] > weight.shape[1]:
         frame, weight = torch.linalg.qr(weight)
-    gram = weight @ inputs @ weight.mT
+    gram = _times(weight, inputs) @ weight.mT
     basis = leading_eigenpairs(((gram + gram.mT) / 2)[None], j)[1][0]
     return basis if frame is None else frame @ basis, basis.mT @ weight
 

@@ -270,6 +270,8 @@ def rank_macs(spec: LayerSpec, calls: CallShapes, scheme: int) -> tuple[int, int
     of its input. A half keeps the extents of the axes that it does not carry, so that the shapes
     of the layer's input and output determine those of both halves.
     """
+    if spec.kind == "embedding":  # to look something up takes no product
+        return 0, sum(prod(out) for _, out in calls)
     if spec.kind == "linear":
         # The output counts the rows applied, which a packed projection may split.
         first = spec.in_channels * sum(prod(inside[:-1]) for inside, _ in calls)

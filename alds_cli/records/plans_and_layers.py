@@ -139,6 +139,7 @@ class Preprocessing:
 
 LayerKind = Literal[
     "linear",
+    "embedding",
     "conv1d",
     "conv2d",
     "conv3d",
@@ -150,10 +151,13 @@ LayerKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class LayerSpec:
-    """One convolution or linear layer as the allocation sees it.
+    """One convolution, linear layer or embedding as the allocation sees it.
 
-    `kernel` is () for a linear layer, else one extent per spatial dimension. With `groups`,
-    k counts the slices inside each group: it divides `in_channels` / `groups`.
+    An embedding is a linear layer on vectors that are 1 at the index looked up and 0 elsewhere:
+    its inputs are its indices, its outputs the features.
+
+    `kernel` has one extent per spatial dimension, and none unless the layer is a convolution.
+    With `groups`, k counts the slices inside each group: it divides `in_channels` / `groups`.
     `reason` says why the layer must stay as it is; None where it may be decomposed.
     `max_slices` caps k where the surroundings allow no slices.
 

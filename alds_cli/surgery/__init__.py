@@ -8,6 +8,7 @@ slices, and that of a pair of clustered columns.
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.clustered import ClusteredConv2d, ClusteredLinear
 from alds_cli.surgery.layer_contents import (
+    bias_of,
     current_norm_names,
     detach_computed,
     fold_absent_norms,
@@ -34,6 +35,7 @@ __all__ = [
     "ClusteredLinear",
     "PairedAttention",
     "SlicedLinear",
+    "bias_of",
     "current_norm_names",
     "current_tensors",
     "dense_copy",

@@ -26,6 +26,10 @@ from alds_cli.surgery.attention import linear_of, packed_projection
 from alds_cli.tracing.linear_layers import is_transposed_linear
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+"""Convolutions whose weight is (c, f/g, κ…)."""
+
+HELD_TURNED = (*TRANSPOSED, nn.Embedding)
+"""Layers whose weight begins with the input channels."""
 
 
 def layer_at(network: nn.Module, name: str) -> nn.Module:
@@ -67,11 +71,35 @@ def held_form(weight: Tensor, network: nn.Module, name: str) -> Tensor:
     return weight.t().contiguous() if is_transposed_linear(module) else weight
 
 
+def extents_of(layer: Any) -> tuple[int, int]:
+    """Return how many inputs and outputs a layer says that it has; of an embedding, its indices."""
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    if isinstance(layer, nn.Embedding):
+        return layer.num_embeddings, layer.embedding_dim
+    return layer.in_channels, layer.out_channels
+
+
+def kernel_of(layer: nn.Module) -> tuple[int, ...]:
+    """Return a layer's extents in space; () of one that is no convolution."""
+    return tuple(getattr(layer, "kernel_size", ()))
+
+
+def groups_of(layer: nn.Module) -> int:
+    """Return the groups of a layer; only convolutions may have several."""
+    return int(getattr(layer, "groups", 1))
+
+
+def bias_of(layer: nn.Module) -> nn.Parameter | None:
+    """Return the bias of a layer; None if it has none, as no embedding has."""
+    return getattr(layer, "bias", None)
+
+
 def layer_weight(layer: nn.Module) -> Tensor:
     """Return a layer's weight as (f, c/g, κ…): a view of it, detached from its history.
 
     Args:
-        layer: a linear layer or a convolution, transposed or not.
+        layer: a linear layer, an embedding, or a convolution, transposed or not.
     """
     weight: Tensor = layer.weight.detach()  # type: ignore[operator]
     return canonical(weight, layer)
@@ -84,12 +112,12 @@ def weight_at(network: nn.Module, name: str) -> Tensor:
 
 def canonical(tensor: Tensor, layer: nn.Module) -> Tensor:
     """Bring a weight tensor of a layer into the form (f, c/g, κ…)."""
-    return _exchanged(tensor, layer) if isinstance(layer, TRANSPOSED) else tensor
+    return _exchanged(tensor, layer) if isinstance(layer, HELD_TURNED) else tensor
 
 
 def own_form(weight: Tensor, layer: nn.Module) -> Tensor:
     """Bring a weight (f, c/g, κ…) into the form in which the layer holds it."""
-    if isinstance(layer, TRANSPOSED):
+    if isinstance(layer, HELD_TURNED):
         return _exchanged(weight, layer)
     return weight.reshape(layer.weight.shape)  # type: ignore[arg-type]
 
@@ -97,9 +125,10 @@ def own_form(weight: Tensor, layer: nn.Module) -> Tensor:
 def _exchanged(tensor: Tensor, layer: Any) -> Tensor:
     """Exchange output and input channels of every group: (f, c/g, κ…) becomes (c, f/g, κ…).
 
-    A transposed convolution holds its weight that way round. Two exchanges cancel out.
+    Transposed convolutions and embeddings hold their weights that way round. Two exchanges cancel
+    out.
     """
-    groups = layer.groups
+    groups = groups_of(layer)
     leading, within, *kernel = tensor.shape
     parted = tensor.reshape(groups, leading // groups, within, *kernel).transpose(1, 2)
     return parted.reshape(groups * within, leading // groups, *kernel)

@@ -20,11 +20,15 @@ from alds_cli.records import (
 )
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.layer_contents import (
+    HELD_TURNED,
     KEPT_RECURRENT,
     RECURRENT,
-    TRANSPOSED,
     as_linear,
+    bias_of,
+    extents_of,
+    groups_of,
     held_elsewhere,
+    kernel_of,
     norms_in,
     reason_beyond_type,
     recurrent_matrices,
@@ -35,6 +39,7 @@ from alds_cli.tracing.watching import Read
 
 _KINDS: Mapping[type[nn.Module], LayerKind] = {
     nn.Linear: "linear",
+    nn.Embedding: "embedding",
     nn.Conv1d: "conv1d",
     nn.Conv2d: "conv2d",
     nn.Conv3d: "conv3d",
@@ -45,7 +50,7 @@ _KINDS: Mapping[type[nn.Module], LayerKind] = {
 
 
 def find_layers(network: nn.Module, trace: Trace | None = None) -> dict[str, LayerSpec]:
-    """Find every convolution and linear layer, in the network's order.
+    """Find every convolution, linear layer and embedding, in the network's order.
 
     The packed projection of an `nn.MultiheadAttention` is a linear layer `NAME.in_proj`, and
     every matrix of a recurrent layer is one of the matrix's name, such as `NAME.weight_ih_l0`.
@@ -103,18 +108,19 @@ def _packed_spec(name: str, attention: nn.MultiheadAttention) -> LayerSpec:
 def _spec(
     name: str, kind: LayerKind, module: Any, network: nn.Module, around: Surroundings
 ) -> LayerSpec:
-    linear = kind == "linear"
     layer: Any = as_linear(module)
+    inputs, outputs = extents_of(layer)
     owner = network.get_submodule(name.rpartition(".")[0])
     attends = isinstance(owner, (nn.MultiheadAttention, PairedAttention))
     spec = LayerSpec(
         name=name,
         kind=kind,
-        out_channels=layer.out_features if linear else layer.out_channels,
-        in_channels=layer.in_features if linear else layer.in_channels,
-        kernel=() if linear else tuple(module.kernel_size),
-        groups=1 if linear else module.groups,
-        bias=module.bias is not None,
+        out_channels=outputs,
+        in_channels=inputs,
+        kernel=kernel_of(layer),
+        groups=groups_of(module),
+        bias=bias_of(module) is not None,
+        max_slices=1 if kind == "embedding" else None,
     )
     if isinstance(owner, nn.MultiheadAttention):
         reason = computed(module) or reason_in_attention(name, owner, module.weight, around)
@@ -256,6 +262,8 @@ def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], 
     if reason := computed(module):
         return reason
     kind = type(module)
+    if kind is nn.Embedding and module.max_norm is not None:
+        return "it shortens its vectors when they are looked up (max_norm)"
     if kind in plain or is_transposed_linear(module):
         return None
     known = {base.__name__ for base in plain}
@@ -266,10 +274,11 @@ def _reason_of_type(spec: LayerSpec, module: Any, plain: tuple[type[nn.Module], 
 def _reason_of_shape(spec: LayerSpec, module: Any) -> str | None:
     """Return a reason if the weight was exchanged but the numbers of features were not updated."""
     leading, within = spec.out_channels, spec.in_channels
-    if isinstance(module, TRANSPOSED) or is_transposed_linear(module):
+    if isinstance(module, HELD_TURNED) or is_transposed_linear(module):
         leading, within = within, leading
     weight = (leading, within // spec.groups, *spec.kernel)
-    bias = None if module.bias is None else tuple(module.bias.shape)
+    own = bias_of(module)
+    bias = None if own is None else tuple(own.shape)
     if tuple(module.weight.shape) != weight or bias not in (None, (spec.out_channels,)):
         return "its parameters have other shapes than its numbers of channels say"
     return None

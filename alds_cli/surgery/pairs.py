@@ -33,7 +33,7 @@ from alds_cli.numerics.fold import (
 )
 from alds_cli.records import SLICED, Choice, IntArray, LayerSpec
 from alds_cli.surgery.clustered import ClusteredPairs
-from alds_cli.surgery.layer_contents import TRANSPOSED, canonical, layer_weight
+from alds_cli.surgery.layer_contents import TRANSPOSED, canonical, groups_of, layer_weight
 from alds_cli.surgery.sliced_linear import SlicedLinear
 
 Convolution = (
@@ -73,7 +73,9 @@ class SlicedPairs:
         return np.zeros(len(choices), np.int64)
 
     def build(self, layer: nn.Module, choice: Choice, options: Mapping[str, Any]) -> nn.Sequential:
-        """Build two linear layers, or two convolutions of the layer's type."""
+        """Build two modules of the layer's type; of an embedding, the second is linear."""
+        if isinstance(layer, nn.Embedding):
+            return _embedding_pair(layer, choice, options)
         if isinstance(layer, nn.Linear):
             return _linear_pair(layer, choice, options)
         return _convolution_pair(cast(Convolution, layer), choice, options)
@@ -99,8 +101,7 @@ class SlicedPairs:
         first = canonical(halves[0], modules.first)
         second = canonical(halves[1], modules.second)
         shape = tuple(layer_weight(layer).shape)
-        groups = 1 if isinstance(layer, nn.Linear) else int(layer.groups)  # type: ignore[arg-type]
-        return multiply_back(first, second, shape, choice.scheme, choice.k, groups)
+        return multiply_back(first, second, shape, choice.scheme, choice.k, groups_of(layer))
 
     def residual(
         self, weight: Tensor, tensors: Sequence[Tensor], choice: Choice, groups: int, unit: int
@@ -121,6 +122,24 @@ def _linear_pair(layer: nn.Linear, choice: Choice, options: Mapping[str, Any]) -
         pair.add_module("first", SlicedLinear(layer.in_features, choice.k, choice.j, **options))
     bias = layer.bias is not None
     pair.add_module("second", nn.Linear(inner, layer.out_features, bias=bias, **options))
+    return pair
+
+
+def _embedding_pair(
+    layer: nn.Embedding, choice: Choice, options: Mapping[str, Any]
+) -> nn.Sequential:
+    """Build an embedding in j features, and the linear layer that makes the layer's own of them."""
+    pair = nn.Sequential()
+    first = nn.Embedding(
+        layer.num_embeddings,
+        choice.j,
+        padding_idx=layer.padding_idx,
+        scale_grad_by_freq=layer.scale_grad_by_freq,
+        sparse=layer.sparse,
+        **options,
+    )
+    pair.add_module("first", first)
+    pair.add_module("second", nn.Linear(choice.j, layer.embedding_dim, bias=False, **options))
     return pair
 
 
@@ -282,7 +301,7 @@ def make_pair(layer: nn.Module, choice: Choice, device: str = "meta") -> nn.Sequ
     If columns are clustered, the first half is a module of `surgery.clustered`.
 
     Args:
-        layer: a plain linear layer or convolution, transposed or not.
+        layer: a plain linear layer, embedding or convolution, transposed or not.
         choice: its scheme, k and j, which must fit.
         device: the device of its parameters; on `meta` they take no memory.
     """

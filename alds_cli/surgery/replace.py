@@ -12,7 +12,7 @@ from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.encoders import call_layers
-from alds_cli.surgery.layer_contents import held_form, layer_at, own_form
+from alds_cli.surgery.layer_contents import bias_of, held_form, layer_at, own_form
 from alds_cli.surgery.layers import find_layers, is_plain_attention
 from alds_cli.surgery.pairs import complaint_against, form_of, make_pair
 
@@ -53,7 +53,7 @@ def install_pair(
     for half, weight in zip((pair.first, pair.second), halves, strict=True):
         shaped = own_form(weight, half).to(layer.weight).contiguous()
         half.weight = nn.Parameter(shaped, requires_grad=layer.weight.requires_grad)
-    pair.second.bias = layer.bias
+    pair.second.bias = bias_of(layer)
     _replace(network, name, pair)
 
 
@@ -117,7 +117,7 @@ def dense_state(
         layer: Any = layer_at(network, name)
         product = _product(layer, choice, dense, name)
         dense[f"{name}.weight"] = held_form(product, network, name)
-        if layer.bias is not None:
+        if bias_of(layer) is not None:
             dense[f"{name}.bias"] = dense.pop(f"{name}.second.bias")
     for owner in {name.rpartition(".")[0] for name in choices}:
         if isinstance(network.get_submodule(owner), nn.MultiheadAttention):

@@ -76,16 +76,20 @@ def without_padding(values: Tensor, layer: nn.Module, inputs: Inputs) -> Tensor:
 
     Args:
         values: features in the last axis; (n, length, …), (length, n, …) or (n · length, …) where
-            there are some for every token. Others are returned as they are.
-        layer: the layer; only linear ones take tokens one by one.
+            there are some for every token. What an embedding is given has no features. Others are
+            returned as they are.
+        layer: the layer; only linear ones and embeddings take tokens one by one.
         inputs: the batch that the network was called with.
 
     Returns:
-        (1, tokens, …) in place of the first two axes, or (tokens, …) in place of the first.
+        (1, tokens, …) in place of the first two axes, or (tokens, …) in place of the first; the
+        indices of an embedding as (tokens,).
     """
     if isinstance(inputs, Tensor) or inputs.real is None or hasattr(layer, "kernel_size"):
         return values
     real = inputs.real.to(values.device)
+    if isinstance(layer, nn.Embedding) and values.shape == real.shape:
+        return values[real]
     if values.ndim > 2:
         for mask in (real, real.T):
             if values.shape[:2] == mask.shape:

@@ -167,6 +167,7 @@ def _macs(func: Any, args: Sequence[Any], result: Any) -> int:
 
 _WATCHED: tuple[type[nn.Module], ...] = (
     nn.Linear,
+    nn.Embedding,
     nn.modules.linear.NonDynamicallyQuantizableLinear,
     nn.Conv1d,
     nn.Conv2d,
