@@ -9,10 +9,6 @@ from alds_cli.surgery.attention import PairedAttention
 from alds_cli.surgery.clustered import ClusteredConv2d, ClusteredLinear
 from alds_cli.surgery.layer_contents import (
     bias_of,
-    current_norm_names,
-    detach_computed,
-    fold_absent_norms,
-    fold_norms,
     layer_at,
     layer_weight,
     weight_at,
@@ -29,6 +25,12 @@ from alds_cli.surgery.replace import (
     reshape_network,
 )
 from alds_cli.surgery.sliced_linear import SlicedLinear, current_tensors
+from alds_cli.surgery.weight_norms import (
+    current_norm_names,
+    detach_computed,
+    fold_absent_norms,
+    fold_norms,
+)
 
 __all__ = [
     "ClusteredConv2d",

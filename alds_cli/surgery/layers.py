@@ -29,10 +29,10 @@ from alds_cli.surgery.layer_contents import (
     groups_of,
     held_elsewhere,
     kernel_of,
-    norms_in,
     reason_beyond_type,
     recurrent_matrices,
 )
+from alds_cli.surgery.weight_norms import norms_in
 from alds_cli.tracing.linear_layers import is_transposed_linear
 from alds_cli.tracing.trace import LayerCall, Trace
 from alds_cli.tracing.watching import Read
