@@ -32,6 +32,7 @@ class Everything(nn.Module):
         self.volume = nn.Conv3d(2, 6, (1, 3, 3), padding=(0, 1, 1))
         self.line = nn.Conv1d(6, 6, 5, stride=3)
         self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.table = nn.Embedding(16, 6, padding_idx=0)
         self.wide = nn.Linear(6, 24)
         self.narrow = nn.Linear(24, 10)
         self.twin = nn.Linear(24, 10)
@@ -43,7 +44,8 @@ class Everything(nn.Module):
         line = self.line(volume.flatten(2))
         tokens = line.transpose(1, 2)
         tokens = self.attention(tokens, tokens, tokens)[0].mean(1)
-        wide = torch.relu(self.wide(tokens))
+        shade = (15 * image.detach().mean((1, 2, 3)).sigmoid()).long()
+        wide = torch.relu(self.wide(tokens + self.table(shade)))
         return self.narrow(wide) + self.twin(wide)
 """
 
@@ -56,6 +58,7 @@ CHOICES = {
     "line": [(0, 3, 2), (3, 2, 2), (0, 1, 3), (3, 1, 4)],
     "attention.in_proj": [(0, 1, 2), None, (0, 1, 3), None],
     "attention.out_proj": [(0, 1, 2), (0, 1, 1), None, None],
+    "table": [(0, 1, 2), None, (0, 1, 4), (0, 1, 1)],
     "wide": [(0, 3, 1), (0, 1, 4), (0, 2, 2), (0, 1, 3)],
 }
 """For every layer, four choices of (scheme, k, j)."""

@@ -50,7 +50,9 @@ def test_where_all_layers_are_kept_the_reasons_are_counted(reason, limit):
 
 
 def test_a_network_without_layers_says_so():
-    with pytest.raises(RatioUnreachableError, match="holds no convolution or linear layer"):
+    with pytest.raises(
+        RatioUnreachableError, match="holds no convolution, linear layer or embedding"
+    ):
         api.compress(
             nn.Sequential(nn.LayerNorm(4)), api.Source(input_shape=(4,)), ratio=0.1, dry_run=True
         )

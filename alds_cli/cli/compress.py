@@ -14,8 +14,8 @@ from alds_cli.options.reporting_options import ComputingReporting
 def command(options: CompressOptions, reporting: ComputingReporting) -> None:
     """Write a smaller network that runs.
 
-    Convolutions and linear layers become low-rank pairs where that saves parameters; how many
-    each keeps is decided for the whole network at once.
+    Convolutions, linear layers and embeddings become low-rank pairs where that saves parameters;
+    how much each keeps is decided for the whole network at once.
 
     [bold]alds compress model.pt --ratio 0.5 -o small.pt[/]
 

@@ -184,7 +184,10 @@ def nothing_to_decompose(
         budgets: what was asked.
     """
     reasons = _reasons(specs)
-    why = kept_in_words(specs) or "the network holds no convolution or linear layer of torch.nn"
+    why = (
+        kept_in_words(specs)
+        or "the network holds no convolution, linear layer or embedding of torch.nn"
+    )
     message = f"no layer can be decomposed: {why}"
     tip = next(
         (
