@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default="cpu")
     parser.add_argument("--efficiency", type=float)
     parser.add_argument("--rank-multiple", type=int, default=1)
+    parser.add_argument("--method", default="alds")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows, kept = [], True
@@ -60,6 +61,7 @@ def main() -> None:
                 ratio=options.ratio,
                 efficiency=options.efficiency,
                 rank_multiple=options.rank_multiple,
+                method=options.method,
                 batch_size=batch,
                 device=str(options.device),
             )
