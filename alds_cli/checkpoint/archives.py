@@ -5,9 +5,13 @@ from __future__ import annotations
 import io
 import struct
 import zipfile
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, cast
+
+import torch
+from torch import Tensor
 
 from alds_cli.checkpoint.files import (
     MalformedError,
@@ -49,6 +53,7 @@ class Archive:
         self.nbytes = path.stat().st_size
         self.unpacked = 0
         self._file = path.open("rb")
+        self._mapped: mmap | None = None
         try:
             self._zip = zipfile.ZipFile(self._file)
             self._members = self._judged()
@@ -145,6 +150,25 @@ class Archive:
             raise TruncatedError(_DAMAGED) from error
         if count != len(target):
             raise TruncatedError(_DAMAGED)
+
+    def mapped(self, name: str, nbytes: int) -> Tensor | None:
+        """Return the beginning of a stored member as bytes that stay in the file, where they can.
+
+        Raises:
+            MalformedError: there is no member of that name, or it is damaged.
+        """
+        info = self._member(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            return None
+        from alds_cli.checkpoint.mapped_files import map_file, tensor_in  # noqa: PLC0415 - seldom
+
+        self._mapped = self._mapped or map_file(self._file)
+        if self._mapped is None:
+            return None
+        back = self._file.tell()  # the pickle that names the member is being read
+        start = self._start(info)
+        self._file.seek(back)
+        return tensor_in(self._mapped, start, torch.uint8, (nbytes,))
 
     def byteorder(self) -> str:
         """Return `little` or `big`, as the archive states; old versions of PyTorch did not."""

@@ -1,4 +1,4 @@
-"""Safetensors files: the whole header is checked, then tensors are read into own memory."""
+"""Safetensors files: the whole header is checked, then tensors are read or mapped."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from alds_cli.checkpoint.files import (
     TruncatedError,
     UnsupportedError,
     fill,
+    folder_for,
 )
 
 _MOST_HEADER = 32 << 20
@@ -66,6 +67,8 @@ class _Entry:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read all tensors and the metadata.
 
+    Large tensors are mapped instead within `files.weights_in_files`.
+
     Raises:
         MalformedError: the file is incomplete, or its header does not fit its size.
         UnsupportedError: tensors are of a type that PyTorch does not have.
@@ -76,7 +79,12 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         metadata = _metadata(header.pop("__metadata__", {}))
         entries = {name: _entry(name, described) for name, described in header.items()}
         _require_whole(entries, size - first)
-        return {name: _read_tensor(file, first, entry) for name, entry in entries.items()}, metadata
+        mapped = _mapped_tensors(file, first, entries)
+        tensors = {
+            name: mapped[name] if name in mapped else _read_tensor(file, first, entry)
+            for name, entry in entries.items()
+        }
+        return tensors, metadata
 
 
 def _read_header(file: BinaryIO, size: int) -> tuple[int, dict[str, object]]:
@@ -150,6 +158,22 @@ def _require_whole(entries: Mapping[str, _Entry], data: int) -> None:
         raise TruncatedError(
             f"its tensors have {place:,} bytes, but {data:,} come after its header"
         )
+
+
+def _mapped_tensors(file: BinaryIO, first: int, entries: Mapping[str, _Entry]) -> dict[str, Tensor]:
+    """Return the tensors that stay in the file."""
+    large = {name: entry for name, entry in entries.items() if folder_for(entry.end - entry.start)}
+    if not large:
+        return {}
+    from alds_cli.checkpoint.mapped_files import map_file, tensor_in  # noqa: PLC0415 - seldom
+
+    if (mapped := map_file(file)) is None:
+        return {}
+    found = {
+        name: tensor_in(mapped, first + entry.start, entry.dtype, entry.shape)
+        for name, entry in large.items()
+    }
+    return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 def _read_tensor(file: BinaryIO, first: int, entry: _Entry) -> Tensor:

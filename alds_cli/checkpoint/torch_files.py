@@ -10,7 +10,12 @@ import torch
 from torch import UntypedStorage
 
 from alds_cli.checkpoint.archives import Archive
-from alds_cli.checkpoint.files import MalformedError, NeedsCodeError, UnsupportedError
+from alds_cli.checkpoint.files import (
+    MalformedError,
+    NeedsCodeError,
+    UnsupportedError,
+    folder_for,
+)
 from alds_cli.checkpoint.pickle_items import (
     Blob,
     ByteText,
@@ -185,6 +190,8 @@ class _ArchiveStorages:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._found: dict[str, tuple[UntypedStorage, torch.dtype | None]] = {}
+        self._in_file: set[str] = set()
+        self._swapped = archive.byteorder() == "big"
         self._plain = _LegacyStorages()
 
     def named(
@@ -196,19 +203,30 @@ class _ArchiveStorages:
             values.limits.claim_data(nbytes)
             if nbytes > self._archive.size(f"data/{key}"):
                 raise MalformedError(f"its storage {key:.40} has less data than its tensors need")
-            self._found[key] = _room(nbytes), dtype
+            self._found[key] = self._mapped(key, nbytes) or _room(nbytes), dtype
         return self._found[key][0]
 
     def nested(self, content: object, values: PickledValues) -> object:
         """Return a storage that was pickled with its bytes."""
         return self._plain.nested(content, values)
 
+    def _mapped(self, key: str, nbytes: int) -> UntypedStorage | None:
+        """Return the data of that key where they stay in the file."""
+        if self._swapped or not folder_for(nbytes):
+            return None
+        data = self._archive.mapped(f"data/{key}", nbytes)
+        if data is None:
+            return None
+        self._in_file.add(key)
+        return data.untyped_storage()
+
     def fill(self) -> None:
-        """Read the data."""
-        swapped = self._archive.byteorder() == "big"
+        """Read the data that do not stay in the file."""
         for key, (data, dtype) in self._found.items():
+            if key in self._in_file:
+                continue
             self._archive.read_into(f"data/{key}", _bytes_of(data))
-            if swapped:
+            if self._swapped:
                 if dtype is None:
                     raise UnsupportedError("it was written on a machine with another byte order")
                 data.byteswap(dtype)  # type: ignore[no-untyped-call]

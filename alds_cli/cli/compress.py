@@ -26,9 +26,10 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
     [bold]alds compress model.pt --ratio 0.2,0.4,0.6 -o 'small-{ratio}.pt'[/]
     """
     from alds_cli.api.compress import compress_family  # noqa: PLC0415 - it imports torch
+    from alds_cli.checkpoint.files import weights_in_files  # noqa: PLC0415
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
-    from alds_cli.cli.streams import output_name, output_path  # noqa: PLC0415
+    from alds_cli.cli.streams import folder_beside, output_name, output_path  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
     output, plan_output = output_name(options.output), output_path(options.plan_output)
@@ -38,7 +39,7 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
     )
     if output is None and plan_output is None and not options.dry_run:
         raise OptionError("no output is named", tip="-o small.pt, or --dry-run")
-    with interface.progress() as progress:
+    with interface.progress() as progress, weights_in_files(folder_beside(output)):
         changed = replace(
             options,
             output=output,

@@ -23,13 +23,14 @@ def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     rank j, for every layer. Later runs of [bold]alds compress[/] on the same weights use it.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
+    from alds_cli.checkpoint.files import weights_in_files  # noqa: PLC0415
     from alds_cli.cli import documents  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
-    from alds_cli.cli.streams import output_path  # noqa: PLC0415
+    from alds_cli.cli.streams import folder_beside, output_path  # noqa: PLC0415
 
     output = output_path(options.output)
     interface = Interface(reporting, binary_stdout=output != options.output)
-    with interface.progress() as progress:
+    with interface.progress() as progress, weights_in_files(folder_beside(output)):
         result = api.profile(**arguments(replace(options, output=output, progress=progress)))
     interface.show(_table(result))
     origin = "computed" if result.computed else "found"

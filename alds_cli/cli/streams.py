@@ -14,6 +14,7 @@ import re
 import select
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -143,6 +144,11 @@ def output_path(path: str | Path | None) -> Path | None:
     if path is None or running is None or not running.names_output(str(path)):
         return None if path is None else Path(path)
     return running.path
+
+
+def folder_beside(output: str | Path | None) -> Path:
+    """Return the folder in which a result will be, or else the one for temporary files."""
+    return Path(tempfile.gettempdir() if output in {None, "-"} else Path(str(output)).parent)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alds_cli.checkpoint.files import aside
 from alds_cli.errors import (
     AldsError,
     OptionError,
@@ -199,7 +200,7 @@ def _compared(
     assert network.inputs is not None  # noqa: S101 - checked by the caller
     widened = network
     if dtype is not None:
-        widened = replace(network, module=_cast(copy.deepcopy(network.module), dtype))
+        widened = replace(network, module=_cast_copy(network.module, dtype))
     # Buffers that are not in a state dict are made anew, in the network's own precision.
     reference = _cast(_reference(widened, original), dtype)
     precision = dtype or floating_type(reference)
@@ -265,10 +266,22 @@ def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     def cast(tensor: Tensor) -> Tensor:
         if dtype is not None and tensor.is_complex():  # `Module.to` would drop the imaginary parts
             return tensor.to(dtype.to_complex())
-        return tensor.to(dtype) if tensor.is_floating_point() else tensor
+        if dtype is None or not tensor.is_floating_point() or tensor.dtype == dtype:
+            return tensor
+        return aside(tensor.to(dtype))
 
     changed: Any = module
     return module if dtype is None else changed._apply(cast)  # noqa: SLF001
+
+
+def _cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy a module in another precision, without a copy of its weights in their own."""
+    converted = {
+        id(weight): nn.Parameter(aside(weight.detach().to(dtype)), weight.requires_grad)
+        for weight in module.parameters()
+        if type(weight) is nn.Parameter and weight.is_floating_point() and weight.dtype != dtype
+    }
+    return _cast(copy.deepcopy(module, converted), dtype)
 
 
 def _reference(network: Network, original: nn.Module | None) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from alds_cli.checkpoint.files import aside
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
@@ -52,7 +53,7 @@ def install_pair(
     form_of(choice.scheme).fill(pair, [tensor.to(layer.weight.device) for tensor in extra])
     for half, weight in zip((pair.first, pair.second), halves, strict=True):
         shaped = own_form(weight, half).to(layer.weight).contiguous()
-        half.weight = nn.Parameter(shaped, requires_grad=layer.weight.requires_grad)
+        half.weight = nn.Parameter(aside(shaped), requires_grad=layer.weight.requires_grad)
     pair.second.bias = bias_of(layer)
     _replace(network, name, pair)
 
@@ -149,7 +150,7 @@ def _product(layer: nn.Module, choice: Choice, tensors: dict[str, Tensor], name:
     halves = first, tensors.pop(f"{name}.second.weight")
     extra = {entry: tensors.pop(f"{name}.first.{entry}") for entry in form.extra}
     product = form.product(layer, choice, pair, halves, extra, name)
-    return own_form(product, layer).to(first.dtype).contiguous()
+    return aside(own_form(product, layer).to(first.dtype).contiguous())
 
 
 def require_fitting(specs: Mapping[str, LayerSpec], choices: Mapping[str, Choice | None]) -> None:

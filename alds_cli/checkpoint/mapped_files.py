@@ -1,0 +1,79 @@
+"""Tensors that lie in files instead of in the process's own memory, mapped so that they look alike.
+
+The system reads pages of such a tensor when they are used, and may drop them again. What is
+written into a tensor mapped from a user's file goes to memory of the process, never to the file.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import tempfile
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+from torch import Tensor, UntypedStorage
+
+logger = logging.getLogger(__name__)
+
+
+def map_file(file: BinaryIO) -> mmap.mmap | None:
+    """Map a whole file, copying pages that are written to; None where that is not possible."""
+    try:
+        if not hasattr(mmap, "MAP_PRIVATE"):
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Without a reservation, the file may be larger than the memory that there is.
+        flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_NORESERVE", 0)
+        return mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    except (OSError, ValueError) as error:
+        logger.info("a file is read into memory, because it cannot be mapped: %s", error)
+        return None
+
+
+def tensor_in(
+    mapped: mmap.mmap, start: int, dtype: torch.dtype, shape: tuple[int, ...]
+) -> Tensor | None:
+    """Return a tensor whose numbers are those of a mapped file; None where they are not aligned.
+
+    It has a storage of its own, of exactly its size, and keeps the mapping alive.
+
+    Args:
+        mapped: the file.
+        start: the offset of its first byte in the file.
+        dtype: the type of its numbers.
+        shape: its shape, of at least one number, all of which are in the file.
+    """
+    count = torch.Size(shape).numel()
+    if start % dtype.itemsize or start + count * dtype.itemsize > len(mapped):
+        return None
+    return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start).view(shape)
+
+
+def written_aside(tensor: Tensor, folder: Path) -> Tensor:
+    """Write a tensor into a file without a name, and return it mapped from there.
+
+    The file takes room on the disk until the tensor is let go.
+
+    Args:
+        tensor: numbers on the CPU.
+        folder: where the file is.
+
+    Returns:
+        The tensor in the file, or the tensor given where its numbers are not one after another or
+        no file can be written.
+    """
+    if not tensor.is_contiguous() or tensor.device.type != "cpu":
+        return tensor
+    plain = tensor.detach()
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".alds-", dir=folder) as file:
+            # Written rather than copied into the mapping, where a full disk would be fatal.
+            file.write(plain.view(-1).view(torch.uint8).numpy().data)
+            file.flush()
+            mapped = UntypedStorage.from_file(file.name, shared=True, nbytes=plain.nbytes)
+    except (OSError, RuntimeError) as error:
+        logger.info("weights stay in memory, because they cannot be written aside: %s", error)
+        return tensor
+    storage = cast("UntypedStorage", mapped)
+    return torch.empty(0, dtype=plain.dtype).set_(storage, 0, plain.shape, plain.stride())
