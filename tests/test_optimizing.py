@@ -24,7 +24,7 @@ from alds_cli.latency.fastest_form import _ways
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import Architecture, Choice, Inference
 from alds_cli.runtime import devices
-from alds_cli.surgery import make_pair
+from alds_cli.surgery import make_pair, put_at
 from alds_cli.surgery.inference_form import (
     can_vary,
     foldable_norms,
@@ -229,6 +229,30 @@ def test_networks_that_need_contiguous_activations_stay_so():
         filled(Viewing()).float(), InputSpec.of_sample((3, 8, 8)), device=CPU
     )
     assert not found.inference.channels_last
+
+
+def test_a_network_is_also_timed_with_its_layers_in_the_place_of_pairs(monkeypatch):
+    """So none is slower than the network that it was made from, whatever its pairs take alone."""
+    torch.manual_seed(0)
+    network = build(Architecture("digits_cnn")).eval()
+    pairs = []
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.Conv2d) and layer.in_channels > 1:
+            put_at(network, name, filled(make_pair(layer, Choice(0, 1, 2))).float())
+            pairs.append(name)
+    assert pairs
+
+    def layers_are_fastest(_, forms):
+        whole = [name for name, form in forms.items() if list(form.multiplied) == pairs]
+        return (whole or list(forms))[0], {name: np.ones(3) for name in forms}
+
+    monkeypatch.setattr(fastest_form._Search, "fastest", layers_are_fastest)
+    found = fastest_form.fastest_form(
+        network, InputSpec.of_sample((1, 8, 8)), pairs=pairs, device=CPU
+    )
+    assert list(found.inference.multiplied) == pairs
+    made = fastest_form.in_form(network, found.inference)
+    assert all(type(made.get_submodule(name)) is nn.Conv2d for name in pairs)
 
 
 @pytest.fixture
