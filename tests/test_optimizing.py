@@ -242,7 +242,10 @@ def test_a_network_is_also_timed_with_its_layers_in_the_place_of_pairs(monkeypat
             pairs.append(name)
     assert pairs
 
+    timed = []
+
     def layers_are_fastest(_, forms):
+        timed.append([form for name, form in forms.items() if name != "as it is"])
         whole = [name for name, form in forms.items() if list(form.multiplied) == pairs]
         return (whole or list(forms))[0], {name: np.ones(3) for name in forms}
 
@@ -251,6 +254,9 @@ def test_a_network_is_also_timed_with_its_layers_in_the_place_of_pairs(monkeypat
         network, InputSpec.of_sample((1, 8, 8)), pairs=pairs, device=CPU
     )
     assert list(found.inference.multiplied) == pairs
+    layouts, _, again = timed
+    assert [form.packed for form in again] == [form.packed for form in layouts]
+    assert all(list(form.multiplied) == pairs for form in again)
     made = fastest_form.in_form(network, found.inference)
     assert all(type(made.get_submodule(name)) is nn.Conv2d for name in pairs)
 
