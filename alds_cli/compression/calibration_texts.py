@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from alds_cli.datasets import Reading, TokenBlocks, context_of, opened_samples
-from alds_cli.errors import OptionError
 from alds_cli.network.networks import Network
 from alds_cli.options.compress_options import CompressOptions
 
@@ -19,16 +18,10 @@ def with_texts(options: CompressOptions, network: Network) -> CompressOptions:
             no inputs, it is given those of the texts.
 
     Raises:
-        OptionError: tuning is asked for, which is made for images, or there is no tokenizer.
+        OptionError: there is no tokenizer.
         DataError: they are absent, damaged or empty.
     """
     assert options.data is not None  # noqa: S101 - it is text
-    tunes = options.tune_minutes != 0 and (options.tune_steps or options.tune_minutes is not None)
-    if tunes:
-        raise OptionError(
-            f"tuning mixes images with one another, and {options.data} is text",
-            tip="leave out --tune-steps and --tune-minutes; --refit fits pairs again on texts",
-        )
     context = options.block_length or context_of(network.inputs)
     texts = opened_samples(options.data, Reading.of(options.tokenizer, options.model, context))
     if network.inputs is None and isinstance(texts, TokenBlocks):

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -24,11 +24,11 @@ from alds_cli.checkpoint.training_state import (
     write_state,
 )
 from alds_cli.checkpoint.user_cache import tell_not_cached
-from alds_cli.datasets import Batches, MaskedImages, opened
+from alds_cli.datasets import Batch, MaskedImages, Samples, batched, opened_samples
 from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
-from alds_cli.network.opening import settled_preprocessing
+from alds_cli.network.opening import preparation_of
 from alds_cli.numerics.eigenvalues import operator_norm
 from alds_cli.numerics.grams import unit_exponent
 from alds_cli.options.compress_options import CompressOptions
@@ -39,7 +39,7 @@ from alds_cli.runtime.devices import accepted, device_name, pick_device, ready
 from alds_cli.runtime.pool import Spawn, run_jobs
 from alds_cli.surgery import form_of, weight_at
 from alds_cli.surgery.layer_contents import canonical
-from alds_cli.tracing.logits import position_logits_of
+from alds_cli.tracing.logits import each_answer, gives_states
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def require_tunable(options: CompressOptions, given: Plan | None) -> None:
 
 
 class Tuner:
-    """Tunes the networks made of one original on one sample of images.
+    """Tunes the networks made of one original on one sample of images or texts.
 
     Args:
         network: the original, which is left unchanged.
@@ -95,24 +95,22 @@ class Tuner:
         assert options.data is not None  # noqa: S101 - checked before
         self._original, self._specs, self._options = network.module, specs, options
         self._device = pick_device(options.device)
-        self._preprocessing = settled_preprocessing(options.preprocessing, network)
-        images = opened(options.data, split="train", download=options.download)
+        images: Samples = opened_samples(options.data, split="train", download=options.download)
+        self._preprocessing = preparation_of(images, options.preprocessing, network)
         drawn, _ = draw_sample(len(images), options.samples, options.seed)
         divided(len(drawn), RECIPE, options.seed)
         self._images = images.subset(drawn)
-        self._require_logits()
+        self._require_answers()
 
-    def _require_logits(self) -> None:
-        """Run the original on an image, since a wrong network would be noticed late otherwise."""
+    def _require_answers(self) -> None:
+        """Run the original on a sample, since a wrong network would be noticed late otherwise."""
         one = self._images.subset(torch.tensor([0]))
-        inputs, _ = next(iter(Batches(one, self._preprocessing, batch_size=1)))
+        batches: Iterator[Batch] = iter(batched(one, self._preprocessing, batch_size=1))
+        inputs, _ = next(batches)
         with ready(self._original, self._device) as run, torch.no_grad():
-            position_logits_of(
-                accepted(run, inputs),
-                1,
-                "tuned",
-                masked=isinstance(self._images, MaskedImages),
-            )
+            output = accepted(run, inputs)
+            if not gives_states(output, inputs):
+                each_answer(output, inputs, "tuned", masked=isinstance(self._images, MaskedImages))
 
     def tune(self, module: nn.Module, plan: Plan) -> Tuning:
         """Tune a network with the plan's pairs in place; see `distillation.tune`.
@@ -150,7 +148,7 @@ class Tuner:
             hash_tensors(module.state_dict()),
             hash_tensors(self._original.state_dict()),
             self._images.fingerprint().images,
-            asdict(self._preprocessing),
+            None if self._preprocessing is None else asdict(self._preprocessing),
             asdict(RECIPE),
             [options.tune_steps, options.tune_minutes, options.seed],
             sorted(plan.decomposed),

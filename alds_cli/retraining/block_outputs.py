@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from alds_cli.network.observed_outputs import tensors_in
+from alds_cli.tracing.tokens import Inputs, without_padding
 
 _NEVER_CALLED = (nn.ModuleList, nn.ModuleDict)
 
@@ -53,9 +54,9 @@ class BlockOutputs:
     """Compares the blocks of a network with those of another, in pairs of forward passes.
 
     Each call of a block gives the mean square of the difference of its outputs, relative to the
-    mean square of the expected ones, over the whole batch; a call whose expected outputs are all 0,
-    or not finite, gives none. If it returns several tensors, the
-    first of real numbers counts.
+    mean square of the expected ones, over the whole batch without padding; a call whose expected
+    outputs are all 0, or not finite, gives none. If it returns several tensors, the first of real
+    numbers counts.
 
     Args:
         names: the blocks, as `block_names` gives them.
@@ -65,6 +66,8 @@ class BlockOutputs:
         self._names = names
         self._expected: dict[str, list[Tensor | None]] = {}
         self._errors: list[Tensor] = []
+        self.inputs: Inputs | None = None
+        """The batch that the networks are called with, by which padding is found."""
 
     @contextmanager
     def watching(self, expected: nn.Module, network: nn.Module) -> Iterator[None]:
@@ -74,7 +77,7 @@ class BlockOutputs:
                 parts = dict(module.named_modules())
                 for name in self._names:
                     if name in parts:  # a part of several names is listed under the first
-                        handle = parts[name].register_forward_hook(_named(name, hook))
+                        handle = parts[name].register_forward_hook(self._named(name, hook))
                         stack.callback(handle.remove)
             yield
 
@@ -87,27 +90,27 @@ class BlockOutputs:
         self._expected = {}
         return torch.stack(errors).mean() if errors else None
 
-    def _keep(self, name: str, output: object) -> None:
-        tensor = _first_real(output)
+    def _named(self, name: str, hook: Any) -> Any:
+        def leave(module: nn.Module, _given: object, output: object) -> None:
+            tensor = _first_real(output)
+            if tensor is not None and self.inputs is not None:
+                tensor = without_padding(tensor, module, self.inputs)
+            hook(name, tensor)
+
+        return leave
+
+    def _keep(self, name: str, tensor: Tensor | None) -> None:
         kept = None if tensor is None else tensor.detach().clone()  # it may be changed in place
         self._expected.setdefault(name, []).append(kept)
 
-    def _compare(self, name: str, output: object) -> None:
+    def _compare(self, name: str, tensor: Tensor | None) -> None:
         waiting = self._expected.get(name)
         wanted = waiting.pop(0) if waiting else None
-        tensor = _first_real(output)
         if wanted is None or tensor is None or tensor.shape != wanted.shape:
             return
         scale = wanted.float().square().mean()
         if 0 < scale < torch.inf:
             self._errors.append((tensor - wanted).float().square().mean() / scale)
-
-
-def _named(name: str, hook: Any) -> Any:
-    def leave(_module: nn.Module, _given: object, output: object) -> None:
-        hook(name, output)
-
-    return leave
 
 
 def _first_real(output: object) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""Tuning of a compressed network towards its original, on images without labels.
+"""Tuning of a compressed network towards its original, on images without labels or on texts.
 
 All random numbers are derived from the seed and the step, so that with a number of steps as the
 budget equal runs give equal weights, interrupted or not. On the CPU they agree to the bit if the
@@ -17,22 +17,35 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from alds_cli.calibration.observing import whole_attention
-from alds_cli.datasets import Batches, LabelledImages, choose_augmentation, drawn_apart
+from alds_cli.datasets import (
+    Batches,
+    LabelledImages,
+    Samples,
+    TokenBatches,
+    TokenBlocks,
+    batched,
+    choose_augmentation,
+    drawn_apart,
+)
 from alds_cli.errors import DataError
 from alds_cli.evaluation import most_together, segments
 from alds_cli.records import Preprocessing, ProgressCallback, Tuning
+from alds_cli.retraining.answer_errors import AnswerErrors
 from alds_cli.retraining.block_outputs import BlockOutputs, block_names
 from alds_cli.retraining.held_weights import derived_seed, master_weights, seeded
 from alds_cli.retraining.memory_layout import channels_last
 from alds_cli.retraining.tuned_steps import Budget, Recipe, TunedSteps
-from alds_cli.runtime.devices import placed
+from alds_cli.runtime.devices import accepted, placed, ready
 from alds_cli.runtime.interruption import deferred
+from alds_cli.tracing.logits import gives_states
+from alds_cli.tracing.tokens import Inputs, Tokens
 from alds_cli.tracing.trace import evaluation_mode, floating_type
 
 logger = logging.getLogger(__name__)
@@ -43,11 +56,11 @@ _HALVES = (torch.float16, torch.bfloat16)
 def tune(
     network: nn.Module,
     original: nn.Module,
-    images: LabelledImages,
+    images: Samples,
     budget: Budget,
     *,
     layers: Collection[str],
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     seed: int,
     recipe: Recipe | None = None,
     device: torch.device | None = None,
@@ -65,12 +78,13 @@ def tune(
 
     Args:
         network: from (n, C, H, W) to logits (n, classes), as `tracing.logits` finds them; or where
-            the images have masks, to logits of their pixels.
+            the images have masks, to logits of their pixels; or from texts to logits of tokens, or
+            to their states.
         original: its teacher, with the same names of modules around the layers; left unchanged.
-        images: at least two. Their labels are not looked at.
+        images: images or texts, at least two. Their labels are not looked at.
         budget: when to end; at least one of the two is given.
         layers: the names of the decomposed layers, by which blocks are found.
-        preprocessing: the preprocessing that the original was trained with.
+        preprocessing: the preprocessing that the original was trained with; None for texts.
         seed: of the division of the images, their order and augmentation.
         recipe: the hyperparameters; the usual ones by default.
         device: where to compute; None means the device of the network.
@@ -92,25 +106,34 @@ def tune(
             stack.enter_context(evaluation_mode(module))
         stack.enter_context(whole_attention())
         stack.enter_context(seeded(derived_seed(seed, 0, "tuned network"), held.device))
-        masked = segments(original, images, preprocessing, device=held.device)
-        if masked:
+        errors = _errors_of(original, images, preprocessing, recipe, held.device)
+        if errors.masked and isinstance(images, LabelledImages) and preprocessing is not None:
             together = most_together(images, preprocessing, recipe.batch_size)
             recipe = replace(recipe, batch_size=together)
-        judges = Batches(
+        judges = batched(
             images.subset(judging), preprocessing, batch_size=recipe.batch_size, workers=workers
         )
-        for module in (network, teacher):
-            sample = torch.zeros((2, *judges.input_shape), dtype=floating_type(module))
-            stack.enter_context(channels_last(module, sample))
+        if isinstance(judges, Batches):
+            for module in (network, teacher):
+                sample = torch.zeros((2, *judges.input_shape), dtype=floating_type(module))
+                stack.enter_context(channels_last(module, sample))
         blocks = BlockOutputs(block_names(network, layers))
         stack.enter_context(blocks.watching(teacher, network))
-        run = TunedSteps(network, teacher, blocks, judges, held, recipe, budget, masked=masked)
+        run = TunedSteps(network, teacher, blocks, judges, held, recipe, budget, errors)
         if resume is not None and run.restore(resume):
             logger.info("tuning goes on after step %d", run.step)
         asked = stack.enter_context(deferred())
-        augmentation = choose_augmentation(recipe.augmentation, preprocessing, masks=masked)
-        recipe = replace(recipe, augmentation=augmentation)
-        batches = _endless(images.subset(tuned_on), recipe, preprocessing, seed, workers, run.step)
+        seen = images.subset(tuned_on)
+        batches: Iterator[Inputs]
+        if isinstance(seen, TokenBlocks):
+            batches = _endless_texts(seen, recipe, seed, run.step)
+        else:
+            assert preprocessing is not None  # noqa: S101 - images come with it
+            augmentation = choose_augmentation(
+                recipe.augmentation, preprocessing, masks=errors.masked
+            )
+            recipe = replace(recipe, augmentation=augmentation)
+            batches = _endless(seen, recipe, preprocessing, seed, workers, run.step)
         return run.tuned(batches, len(tuned_on), progress, keep, asked)
 
 
@@ -128,6 +151,23 @@ def divided(count: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
     judging = max(1, round(recipe.held_back * count))
     held, tuned_on = drawn_apart(count, (judging, count), derived_seed(seed, 0, "tuned division"))
     return held, tuned_on
+
+
+def _errors_of(
+    original: nn.Module,
+    samples: Samples,
+    preprocessing: Preprocessing | None,
+    recipe: Recipe,
+    device: torch.device,
+) -> AnswerErrors:
+    """Return how answers are compared, by what the original gives for the first sample."""
+    if not isinstance(samples, TokenBlocks):
+        assert preprocessing is not None  # noqa: S101 - images come with it
+        masked = segments(original, samples, preprocessing, device=device)
+        return AnswerErrors(recipe.temperature, masked=masked)
+    inputs, _ = next(iter(TokenBatches(samples.subset(torch.tensor([0])), batch_size=1)))
+    with ready(original, device) as run, torch.no_grad():
+        return AnswerErrors(recipe.temperature, states=gives_states(accepted(run, inputs), inputs))
 
 
 def _in_full_precision(module: nn.Module, device: torch.device) -> nn.Module:
@@ -167,6 +207,22 @@ def _endless(
         for inputs, _ in batches:
             mixing = torch.Generator().manual_seed(derived_seed(seed, step, "tuned mixtures"))
             yield mixed(inputs, mixing) if recipe.mixup else inputs
+            step += 1
+
+
+def _endless_texts(texts: TokenBlocks, recipe: Recipe, seed: int, step: int) -> Iterator[Tokens]:
+    """Yield batches of texts for ever, each text once in every round.
+
+    Texts are neither mixed nor changed. What is drawn for a step depends on the seed and its number
+    alone; `step` is the first.
+    """
+    steps = len(TokenBatches(texts, batch_size=recipe.batch_size))
+    while True:
+        generator = torch.Generator().manual_seed(derived_seed(seed, step // steps, "tuned texts"))
+        order = torch.randperm(len(texts), generator=generator)
+        batches = TokenBatches(texts.subset(order), batch_size=recipe.batch_size)
+        for inputs, _ in islice(batches, step % steps, None):
+            yield inputs
             step += 1
 
 

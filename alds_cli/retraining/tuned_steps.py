@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.datasets import Batches
+from alds_cli.datasets import Batches, TokenBatches
 from alds_cli.errors import DataError
 from alds_cli.records import ProgressCallback, ProgressEvent, Tuning
+from alds_cli.retraining.answer_errors import AnswerErrors
 from alds_cli.retraining.block_outputs import BlockOutputs
 from alds_cli.retraining.held_weights import HeldWeights
-from alds_cli.retraining.objective import divergence
 from alds_cli.retraining.state import in_memory
 from alds_cli.retraining.updates import Updates
 from alds_cli.runtime.devices import accepted
 from alds_cli.runtime.interruption import Interruption
-from alds_cli.tracing.logits import position_logits_of
+from alds_cli.tracing.tokens import Inputs, call
 from alds_cli.tracing.trace import floating_type
 
 _PROMILLE = 1000
@@ -124,14 +124,13 @@ class TunedSteps:
         network: nn.Module,
         teacher: nn.Module,
         blocks: BlockOutputs,
-        judges: Batches,
+        judges: Batches | TokenBatches,
         held: HeldWeights,
         recipe: Recipe,
         budget: Budget,
-        *,
-        masked: bool = False,
+        errors: AnswerErrors,
     ) -> None:
-        self._masked = masked
+        self._errors = errors
         self._network, self._teacher = network, teacher
         self._blocks, self._judges = blocks, judges
         self._held, self._recipe, self._budget = held, recipe, budget
@@ -151,7 +150,7 @@ class TunedSteps:
 
     def tuned(
         self,
-        batches: Iterator[Tensor],
+        batches: Iterator[Inputs],
         images: int,
         progress: ProgressCallback | None,
         keep: Callable[[Mapping[str, Any]], None] | None,
@@ -160,7 +159,7 @@ class TunedSteps:
         """Tune until the budget is spent or the loss is not finite; keep the best weights.
 
         Args:
-            batches: those of the steps to come, (n, C, H, W).
+            batches: those of the steps to come: images (n, C, H, W), or texts.
             images: how many images are tuned on, for the report.
             progress: called after each step.
             keep: given the state every minute, and when the process is asked to stop.
@@ -292,7 +291,7 @@ class TunedSteps:
         for parameter, value in zip(self._parameters, weights, strict=True):
             parameter.data.copy_(value)
 
-    def _step(self, inputs: Tensor, lr: float) -> float:
+    def _step(self, inputs: Inputs, lr: float) -> float:
         """Make one update, unless the loss is not finite; return the loss before it."""
         with _memory_told(len(inputs)):
             loss, _ = self._compared(inputs)
@@ -317,24 +316,21 @@ class TunedSteps:
                 agreeing += float(agrees.sum())
         return TuningJudgement(loss / images, 100 * agreeing / images)
 
-    def _compared(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss on a batch, and on what part of every input both networks agree, (n,)."""
+    def _compared(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """Return the loss on a batch, and how alike the answers for every sample are, (n,)."""
+        self._blocks.inputs = inputs
         with torch.no_grad():
-            expected = self._logits(self._teacher, inputs, self._dtypes[0])
-        logits = self._logits(self._network, inputs, self._dtypes[1])
-        errors = self._blocks.error()
-        ours, theirs = (own.flatten(0, 1) for own in (logits, expected))
-        loss = divergence(ours, theirs, self._recipe.temperature)
+            expected = self._answers(self._teacher, inputs, self._dtypes[0])
+        answers = self._answers(self._network, inputs, self._dtypes[1])
+        loss, errors = self._errors.loss(answers, expected), self._blocks.error()
         if errors is not None:
             loss = loss + self._recipe.block_weight * errors
-        same = logits.argmax(2) == expected.argmax(2)
-        return loss, same.double().mean(1)
+        return loss, self._errors.likeness(answers, expected)
 
-    def _logits(self, module: nn.Module, inputs: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return logits (n, positions, classes); see `tracing.logits.position_logits_of`."""
-        output = accepted(module, inputs.to(self._held.device, dtype))
-        logits = position_logits_of(output, len(inputs), "tuned", masked=self._masked)
-        return logits if logits.dtype == torch.float64 else logits.float()
+    def _answers(self, module: nn.Module, inputs: Inputs, dtype: torch.dtype) -> list[Tensor]:
+        device = self._held.device
+        output = accepted(lambda own: call(module, own, device, dtype), inputs)
+        return self._errors.answers(output, inputs)
 
 
 def _finite(tensor: Tensor) -> Tensor:

@@ -145,6 +145,35 @@ def token_states(output: object, inputs: Tokens) -> Tensor | None:
     return found if _of_tokens(found, inputs) else None
 
 
+def gives_states(output: object, inputs: Inputs) -> bool:
+    """Return whether an output for texts holds states of tokens, and no logits."""
+    return (
+        isinstance(inputs, Tokens)
+        and token_logits(output, inputs) is None
+        and token_states(output, inputs) is not None
+    )
+
+
+def each_state(output: object, inputs: Tokens, purpose: str) -> list[Tensor]:
+    """Return the states (tokens, features) of each text in an output, without padding.
+
+    Raises:
+        NoLogitsError: there are none.
+    """
+    found = token_states(output, inputs)
+    if found is None:
+        raise NoLogitsError(
+            f"the network gives {_described(output)}, not states of every token",
+            tip=f"only networks that give logits or states of tokens can be {purpose}",
+        )
+    return _without_padding(found, inputs)
+
+
+def _without_padding(found: Tensor, inputs: Tokens) -> list[Tensor]:
+    """Return what was found at the tokens of each text, (tokens, …)."""
+    return [own[real] for own, real in zip(found, inputs.mask.to(found.device), strict=True)]
+
+
 def _part(output: object, name: str) -> object:
     """Return the part of an output that has a name, else the output, or the first of several."""
     if isinstance(output, Mapping):
@@ -184,7 +213,7 @@ def each_answer(
     found = token_logits(output, inputs)
     if found is None:
         return _of_texts(output, len(inputs))
-    return [own[real] for own, real in zip(found, inputs.mask.to(found.device), strict=True)]
+    return _without_padding(found, inputs)
 
 
 def _of_texts(output: object, texts: int) -> list[Tensor]:
