@@ -261,23 +261,6 @@ def test_factors_made_for_texts_suit_them_better_than_others(folder):
     assert losses["alds-data"] < losses["svd"]
 
 
-@pytest.mark.parametrize("kind", [Words, Encoder])
-def test_tuning_on_texts_brings_answers_nearer_to_the_original(kind, folder):
-    (folder / "lines.txt").write_text("abcabc\nabcabcabc\ncab\n" * 20)
-    found = alds_cli.compress(
-        language_network(kind=kind),
-        ratio=0.3,
-        method="alds-data",
-        data="lines:lines.txt",
-        block_length=10,
-        tokenizer=folder,
-        tune_steps=20,
-        cache=False,
-        source=alds_cli.Source(input_spec=f"int64[1,10]<{WORDS}"),
-    ).report.tuning
-    assert found.loss_after < found.loss_before
-
-
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

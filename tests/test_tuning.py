@@ -480,7 +480,7 @@ def test_a_dry_run_tunes_nothing(ask):
     [
         (["--tune-steps", 4, "--method", "ft"], "and ft removes filters"),
         (["--tune-minutes", 1, "--method", "pfp"], "and pfp removes filters"),
-        (["--tune-steps", 4, "--samples", 1], "one image is too few to tune on"),
+        (["--tune-steps", 4, "--samples", 1], "one sample is too few to tune on"),
         (["--tune-steps", -1], "--tune-steps is a whole number from 0"),
         (["--tune-minutes", "nan"], "--tune-minutes is a number from 0"),
     ],
@@ -496,7 +496,7 @@ def test_tuning_needs_images(run, digits, tmp_path):
     asked = ["compress", digits / "model.pt", "--ratio", 0.5, "-o", tmp_path / "small.pt"]
     code, out, err = run(*asked, "--tune-steps", 4)
     assert (code, out) == (2, "")
-    assert "tuned on images, and none are named" in err
+    assert "tuned on images or texts, and none are named" in err
     assert not list(tmp_path.iterdir())
 
 

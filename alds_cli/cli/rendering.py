@@ -185,17 +185,24 @@ def _refitted(refit: Refit) -> str:
 
 
 def _tuned(tuning: Tuning) -> str:
-    """Describe what tuning made of the loss and of the answers on the images held back."""
+    """Describe what tuning made of the loss and of the answers on the samples held back."""
     how = f"{count(tuning.steps)} steps, the best after {count(tuning.best_step)}"
     if tuning.diverged:
         how += "; then the loss was not finite"
     on = f"on {count(tuning.held_back)} samples held back ({how})"
     if tuning.best_step == 0:
         return f"tuning: left out, as nothing was better {on}"
-    return (
-        f"tuned: loss {tuning.loss_before:.4g} → {tuning.loss_after:.4g}, agreement with the "
-        f"original {tuning.agreement_before:.2f} → {tuning.agreement_after:.2f} % {on}"
-    )
+    if tuning.agreement_before is not None:
+        alike = (
+            f"agreement with the original {tuning.agreement_before:.2f} → "
+            f"{tuning.agreement_after:.2f} %"
+        )
+    else:
+        alike = (
+            f"mean cosine with the original's states {tuning.cosine_before:.4f} → "
+            f"{tuning.cosine_after:.4f}"
+        )
+    return f"tuned: loss {tuning.loss_before:.4g} → {tuning.loss_after:.4g}, {alike} {on}"
 
 
 _FEW = 0.5

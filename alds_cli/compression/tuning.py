@@ -24,7 +24,7 @@ from alds_cli.checkpoint.training_state import (
     write_state,
 )
 from alds_cli.checkpoint.user_cache import tell_not_cached
-from alds_cli.datasets import Batch, MaskedImages, Samples, batched, opened_samples
+from alds_cli.datasets import Batch, MaskedImages, Samples, TokenBlocks, batched, opened_samples
 from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
@@ -44,14 +44,17 @@ from alds_cli.tracing.logits import each_answer, gives_states
 logger = logging.getLogger(__name__)
 
 RECIPE = Recipe()
-"""The hyperparameters that `compress` tunes with."""
+"""The hyperparameters that `compress` tunes with on images."""
+
+RECIPE_FOR_TEXTS = Recipe(lr=3e-4, block_weight=1.0, mixup=False)
+"""The same on texts."""
 
 
 def require_tunable(options: CompressOptions, given: Plan | None) -> None:
     """Check what can be told of the options alone.
 
     Raises:
-        OptionError: there are no images to tune on, or filters are removed instead of pairs made.
+        OptionError: there is nothing to tune on, or filters are removed instead of pairs made.
     """
     steps, minutes = options.tune_steps, options.tune_minutes
     if steps < 0 or (minutes is not None and not 0 <= minutes < math.inf):
@@ -61,9 +64,9 @@ def require_tunable(options: CompressOptions, given: Plan | None) -> None:
         )
     if options.data is None:
         raise OptionError(
-            "the result is tuned on images, and none are named",
+            "the result is tuned on images or texts, and none are named",
             tip="--data tensors:FILE, imagefolder:DIR or cifar10:DIR: training images, whose "
-            "labels are not used",
+            "labels are not used; or text:FILE or lines:FILE",
         )
     if given is not None:
         prunes, what = bool(given.pruned), "this plan"
@@ -82,11 +85,11 @@ class Tuner:
     Args:
         network: the original, which is left unchanged.
         specs: its layers, by name.
-        options: the budget of tuning, and where the images are.
+        options: the budget of tuning, and where the images or texts are.
 
     Raises:
-        DataError: the images cannot be read, or the network does not classify them.
-        OptionError: their preprocessing is not known.
+        DataError: they cannot be read, or the network answers nothing that can be compared.
+        OptionError: the preprocessing of images is not known.
     """
 
     def __init__(
@@ -95,22 +98,23 @@ class Tuner:
         assert options.data is not None  # noqa: S101 - checked before
         self._original, self._specs, self._options = network.module, specs, options
         self._device = pick_device(options.device)
-        images: Samples = opened_samples(options.data, split="train", download=options.download)
-        self._preprocessing = preparation_of(images, options.preprocessing, network)
-        drawn, _ = draw_sample(len(images), options.samples, options.seed)
-        divided(len(drawn), RECIPE, options.seed)
-        self._images = images.subset(drawn)
+        samples: Samples = opened_samples(options.data, split="train", download=options.download)
+        self._recipe = RECIPE_FOR_TEXTS if isinstance(samples, TokenBlocks) else RECIPE
+        self._preprocessing = preparation_of(samples, options.preprocessing, network)
+        drawn, _ = draw_sample(len(samples), options.samples, options.seed)
+        divided(len(drawn), self._recipe, options.seed)
+        self._samples = samples.subset(drawn)
         self._require_answers()
 
     def _require_answers(self) -> None:
         """Run the original on a sample, since a wrong network would be noticed late otherwise."""
-        one = self._images.subset(torch.tensor([0]))
+        one = self._samples.subset(torch.tensor([0]))
         batches: Iterator[Batch] = iter(batched(one, self._preprocessing, batch_size=1))
         inputs, _ = next(batches)
         with ready(self._original, self._device) as run, torch.no_grad():
             output = accepted(run, inputs)
             if not gives_states(output, inputs):
-                each_answer(output, inputs, "tuned", masked=isinstance(self._images, MaskedImages))
+                each_answer(output, inputs, "tuned", masked=isinstance(self._samples, MaskedImages))
 
     def tune(self, module: nn.Module, plan: Plan) -> Tuning:
         """Tune a network with the plan's pairs in place; see `distillation.tune`.
@@ -123,12 +127,12 @@ class Tuner:
         tuning = tune(
             module,
             self._original,
-            self._images,
+            self._samples,
             Budget(options.tune_steps or None, options.tune_minutes),
             layers=plan.decomposed,
             preprocessing=self._preprocessing,
             seed=options.seed,
-            recipe=RECIPE,
+            recipe=self._recipe,
             device=self._device,
             workers=options.workers,
             progress=options.progress,
@@ -147,9 +151,9 @@ class Tuner:
         content = [
             hash_tensors(module.state_dict()),
             hash_tensors(self._original.state_dict()),
-            self._images.fingerprint().images,
+            self._samples.fingerprint().images,
             None if self._preprocessing is None else asdict(self._preprocessing),
-            asdict(RECIPE),
+            asdict(self._recipe),
             [options.tune_steps, options.tune_minutes, options.seed],
             sorted(plan.decomposed),
             [device_name(self._device), torch.get_num_threads(), torch.__version__],

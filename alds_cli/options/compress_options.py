@@ -147,7 +147,8 @@ TuneStepsField = Annotated[
     int,
     Option(
         help="After the pairs are made, tune all weights towards the original network for so "
-        "many steps, on the images of --data; labels are not used. 1200 are usual, 0 are none.",
+        "many steps, on the images or texts of --data; labels are not used. 1200 are usual, 0 are "
+        "none.",
         metavar="N",
         bounds=Whole(0, MOST_IMAGES),
         panel=TRAINING,

@@ -76,13 +76,14 @@ class DropSearch:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """The tuning of a compressed network towards its original, on images without labels.
+    """The tuning of a compressed network towards its original, on images or texts without labels.
 
-    It was tuned on `images` images; `held_back` others judged, whose loss was `loss_before` and is
-    `loss_after`. The agreements with the original's answers on them are in per cent. The weights
-    kept are those after `best_step` of the `steps` steps; 0 are those before. `lr` is the largest
-    learning rate, after it was lowered. `diverged` says whether it ended because the loss was not
-    finite.
+    It was tuned on `images` samples; `held_back` others judged, whose loss was `loss_before` and is
+    `loss_after`. The agreements with the original's answers on them are in per cent. Encoders of
+    text give no answers: theirs are None, and the mean cosines between the states of tokens that
+    both networks give are told instead, which are None for all others. The weights kept are those
+    after `best_step` of the `steps` steps; 0 are those before. `lr` is the largest learning rate,
+    after it was lowered. `diverged` says whether it ended because the loss was not finite.
     """
 
     steps: Count
@@ -92,10 +93,12 @@ class Tuning:
     held_back: Positive
     loss_before: Real
     loss_after: Real
-    agreement_before: Percent
-    agreement_after: Percent
+    agreement_before: Percent | None
+    agreement_after: Percent | None
     diverged: bool
     seconds: Seconds
+    cosine_before: Real | None = None
+    cosine_after: Real | None = None
 
 
 @dataclass(frozen=True, slots=True)

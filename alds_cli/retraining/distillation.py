@@ -138,15 +138,15 @@ def tune(
 
 
 def divided(count: int, recipe: Recipe, seed: int) -> tuple[Tensor, Tensor]:
-    """Return which of `count` images judge and which are tuned on, both rising.
+    """Return which of `count` samples judge and which are tuned on, both rising.
 
     Raises:
         DataError: there are fewer than two.
     """
     if count < 2:
         raise DataError(
-            "one image is too few to tune on: another has to judge",
-            tip="--samples 512, or name a set with more images",
+            "one sample is too few to tune on: another has to judge",
+            tip="--samples 512, or name a set with more of them",
         )
     judging = max(1, round(recipe.held_back * count))
     held, tuned_on = drawn_apart(count, (judging, count), derived_seed(seed, 0, "tuned division"))

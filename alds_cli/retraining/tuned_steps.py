@@ -52,14 +52,15 @@ class Recipe:
         slowing: the rate is multiplied by it when half of the budget, or of what is left of it, has
             made nothing better; then the rest begins anew with the untuned weights.
         warmup: steps of the linear warm-up, at most a tenth of all.
-        batch_size: images in a step; the images are divided evenly, so it is near that.
+        batch_size: samples in a step. Images are divided evenly, so it is near that; of texts, it
+            is at most that.
         temperature: divides the logits of both networks, in (0, ∞).
         block_weight: of the mean relative squared error of the blocks' outputs, beside the
             divergence of the answers times the square of the temperature.
         mixup: whether every image is mixed with its neighbour in the batch, by a share drawn
-            uniformly from [0, 1).
-        augmentation: a name in `datasets.AUGMENTATIONS`, or `auto`.
-        held_back: the share of the images that judge and are not tuned on; at least one image.
+            uniformly from [0, 1); texts never are.
+        augmentation: of images, a name in `datasets.AUGMENTATIONS`, or `auto`.
+        held_back: the share of the samples that judge and are not tuned on; at least one.
         checks: how often they judge, spread evenly over the run.
     """
 
@@ -85,10 +86,13 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TuningJudgement:
-    """The mean loss on the images held back, and the agreement with the original in per cent."""
+    """The mean loss on the samples held back, and how alike both networks' answers for them are.
+
+    See `AnswerErrors.likeness`.
+    """
 
     loss: float
-    agreement: float
+    likeness: float
 
 
 @dataclass(slots=True)
@@ -160,7 +164,7 @@ class TunedSteps:
 
         Args:
             batches: those of the steps to come: images (n, C, H, W), or texts.
-            images: how many images are tuned on, for the report.
+            images: how many samples are tuned on, for the report.
             progress: called after each step.
             keep: given the state every minute, and when the process is asked to stop.
             asked: whether it is.
@@ -183,6 +187,10 @@ class TunedSteps:
                 raise KeyboardInterrupt
         self._put_back(self._best)
         at = self._at
+        likenesses = at.first.likeness, at.best.likeness
+        states = self._errors.states
+        agreements = (None, None) if states else tuple(100 * own for own in likenesses)
+        cosines = likenesses if states else (None, None)
         return Tuning(
             steps=at.step,
             best_step=at.best_step,
@@ -191,10 +199,12 @@ class TunedSteps:
             held_back=len(self._judges.dataset),
             loss_before=at.first.loss,
             loss_after=at.best.loss,
-            agreement_before=at.first.agreement,
-            agreement_after=at.best.agreement,
+            agreement_before=agreements[0],
+            agreement_after=agreements[1],
             diverged=diverged,
             seconds=self._seconds,
+            cosine_before=cosines[0],
+            cosine_after=cosines[1],
         )
 
     def _check(self) -> None:
@@ -307,14 +317,14 @@ class TunedSteps:
         return value
 
     def _judged(self) -> TuningJudgement:
-        """Measure the network, as it is stored, on the images held back."""
-        loss, agreeing, images = 0.0, 0.0, len(self._judges.dataset)
+        """Measure the network, as it is stored, on the samples held back."""
+        loss, likeness, samples = 0.0, 0.0, len(self._judges.dataset)
         with self._held.rounded(), torch.no_grad():
             for inputs, _ in self._judges:
-                found, agrees = self._compared(inputs)
+                found, alike = self._compared(inputs)
                 loss += found.item() * len(inputs)
-                agreeing += float(agrees.sum())
-        return TuningJudgement(loss / images, 100 * agreeing / images)
+                likeness += float(alike.sum())
+        return TuningJudgement(loss / samples, likeness / samples)
 
     def _compared(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
         """Return the loss on a batch, and how alike the answers for every sample are, (n,)."""
@@ -340,10 +350,10 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 @contextmanager
-def _memory_told(images: int) -> Iterator[None]:
+def _memory_told(samples: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise DataError(
-            f"tuning on {images} images at a time does not fit into memory", tip="--device cpu"
+            f"tuning on {samples} samples at a time does not fit into memory", tip="--device cpu"
         ) from error
