@@ -46,8 +46,12 @@ logger = logging.getLogger(__name__)
 RECIPE = Recipe()
 """The hyperparameters that `compress` tunes with on images."""
 
-RECIPE_FOR_TEXTS = Recipe(lr=3e-4, block_weight=1.0, mixup=False)
-"""The same on texts."""
+RECIPE_FOR_TEXTS = Recipe(lr=3e-4)
+"""The same on texts.
+
+A MiniLM without 0.3 of its parameters, tuned for 40 steps on 1,024 sentences, comes nearer to the
+original than at a rate of 1e-3, and than with a weight of 1 for the blocks.
+"""
 
 
 def require_tunable(options: CompressOptions, given: Plan | None) -> None:

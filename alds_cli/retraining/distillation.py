@@ -1,4 +1,4 @@
-"""Tuning of a compressed network towards its original, on images without labels or on texts.
+"""Tuning of a compressed network towards its original, on images or texts without labels.
 
 All random numbers are derived from the seed and the step, so that with a number of steps as the
 budget equal runs give equal weights, interrupted or not. On the CPU they agree to the bit if the
@@ -72,7 +72,7 @@ def tune(
     """Tune all floating-point parameters of a network towards its original, in place.
 
     Both run in evaluation mode, so that statistics of normalisations stay and nothing is dropped
-    out. A part of the images judges. The weights that are kept are those with the least loss on
+    out. A part of the samples judges. The weights that are kept are those with the least loss on
     them, as they are rounded when stored; the first ones, where none had less. A network in half
     precision is tuned with float32 weights.
 
@@ -85,7 +85,7 @@ def tune(
         budget: when to end; at least one of the two is given.
         layers: the names of the decomposed layers, by which blocks are found.
         preprocessing: the preprocessing that the original was trained with; None for texts.
-        seed: of the division of the images, their order and augmentation.
+        seed: of the division of the samples, their order and augmentation.
         recipe: the hyperparameters; the usual ones by default.
         device: where to compute; None means the device of the network.
         workers: number of threads that decode image files; it does not change the result.
@@ -94,7 +94,7 @@ def tune(
         resume: a state that `keep` was given by the same tuning; anything else is ignored.
 
     Raises:
-        DataError: the images and the network do not fit together, or no gradient reaches its
+        DataError: the samples and the network do not fit together, or no gradient reaches its
             parameters.
     """
     recipe = recipe or Recipe()

@@ -33,7 +33,7 @@ class MethodSpec:
         solver: name of the solver; None if it is not given.
         bound: name of the error definition; None if it is not given.
         refit: whether pairs are fitted again on images.
-        tune_steps: the number of steps for which the result is tuned on images.
+        tune_steps: the number of steps for which the result is tuned.
     """
 
     text: str
