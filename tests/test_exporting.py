@@ -436,7 +436,10 @@ batch that is free takes four times as long."""
 @with_onnx
 @pytest.mark.slow
 def test_a_transformer_with_pairs_can_be_quantised(tmp_path):
-    """By ONNX Runtime without images, as the page on exporting says; it quantises both halves."""
+    """By ONNX Runtime without images, as the page on exporting says; it quantises both halves.
+
+    The first half of an embedding's pair stays a lookup.
+    """
     import onnx  # noqa: PLC0415 - slow to import
     from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415
 
@@ -447,7 +450,8 @@ def test_a_transformer_with_pairs_can_be_quantised(tmp_path):
     alds_cli.export(small, output=path)
     quantize_dynamic(path, quantised, per_channel=True)
     names = [own.op_type for own in onnx.load(quantised).graph.node]
-    assert names.count("MatMulInteger") >= 2 * len(small.plan.decomposed)
+    products = 2 * len(small.plan.decomposed) - ("embedding" in small.plan.decomposed)
+    assert names.count("MatMulInteger") >= products
     mask, ids = torch.zeros(4, 5), torch.arange(20).reshape(4, 5) % 11
     for own, other in zip(run_onnx(quantised, mask, ids), run_onnx(path, mask, ids), strict=True):
         assert own.shape == other.shape

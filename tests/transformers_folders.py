@@ -8,7 +8,7 @@ import warnings
 import tiny_transformers
 import torch
 from safetensors.torch import load_file, save_file
-from zoo_checks import product
+from zoo_checks import held_by, product
 
 from alds_cli.inputs import example_call
 
@@ -60,9 +60,8 @@ def with_products(dense, small):
     for name, part in small.named_modules():
         if not isinstance(getattr(part, "first", None), torch.nn.Module):
             continue
-        layer, weight = dense.get_submodule(name), product(part)
-        weight = weight.T if type(layer).__name__ == "Conv1D" else weight  # it is (in, out)
-        layer.weight.data.copy_(weight.reshape(layer.weight.shape))
-        if layer.bias is not None:
+        layer = dense.get_submodule(name)
+        layer.weight.data.copy_(held_by(layer, product(part)).reshape(layer.weight.shape))
+        if part.second.bias is not None:
             layer.bias.data.copy_(part.second.bias)
     return dense

@@ -340,9 +340,7 @@ def dense_tensors(dense, loaded, plan):
         for key in [key for key in state if key.startswith(f"{name}.")]:
             del state[key]
         joint = "_" if packed else "."
-        weight = product(pair)
-        if type(getattr(dense.get_submodule(owner), leaf, None)).__name__ == "Conv1D":  # (in, out)
-            weight = weight.T
+        weight = held_by(getattr(dense.get_submodule(owner), leaf, None), product(pair))
         state[f"{name}{joint}weight"] = weight
         if pair.second.bias is not None:
             state[f"{name}{joint}bias"] = pair.second.bias.detach()
@@ -357,6 +355,12 @@ def dense_tensors(dense, loaded, plan):
         # `whole` keeps the versions of modules that look at them.
         whole[key] = tensor.reshape(whole[key].shape) if key in whole else tensor
     return whole
+
+
+def held_by(layer, weight):
+    """Return a weight (out, in, …) as a layer holds it: some have the inputs first."""
+    turned = isinstance(layer, nn.Embedding) or type(layer).__name__ == "Conv1D"
+    return weight.T if turned else weight
 
 
 def product(pair):
@@ -388,6 +392,8 @@ def product(pair):
 def _blocks(layer):
     """Return a layer's weight in float64 as groups × out × in × kernel."""
     weight = layer.weight.detach().double()
+    if isinstance(layer, nn.Embedding):
+        return weight.T[None]
     groups = getattr(layer, "slices", getattr(layer, "groups", 1))
     blocks = weight.reshape(groups, -1, *weight.shape[1:])
     return blocks.transpose(1, 2) if "Transpose" in type(layer).__name__ else blocks
