@@ -122,6 +122,7 @@ def test_a_network_without_spectra_is_not_drawn(run, tmp_path):
     assert not plot.exists()
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize(
     ("suffix", "begins"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
 )

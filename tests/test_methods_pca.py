@@ -108,6 +108,7 @@ def projected(y, j, groups, *, centred):
     return np.concatenate(parts, axis=1)
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_pair_gives_what_the_paper_says(kind):
     network, spec, inputs = alone(kind)
