@@ -17,7 +17,7 @@ from alds_cli.errors import DataError
 from alds_cli.evaluation.paired import mean_difference
 from alds_cli.records import Comparison, Language, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, pick_device, ready
-from alds_cli.tracing.logits import logits_of, token_logits, token_states
+from alds_cli.tracing.logits import logits_of, of_each_text, token_logits, token_states
 from alds_cli.tracing.tokens import Tokens
 
 Run = Callable[[Tokens], object]
@@ -186,7 +186,7 @@ def _answers(run: Run, inputs: Tokens, *, causal: bool) -> list[Tensor]:
         found = token_states(output, inputs)
     if found is None:
         return list(logits_of(output, len(inputs), "compared on texts")[:, None])
-    return [own[real] for own, real in zip(found, inputs.mask.to(found.device), strict=True)]
+    return of_each_text(found, inputs)
 
 
 def _compared(found: Sequence[_Foretold], alike: _Alike, texts: int, *, causal: bool) -> Comparison:

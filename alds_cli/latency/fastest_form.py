@@ -35,6 +35,7 @@ from alds_cli.surgery.inference_form import (
     padded,
     put_into_inference_form,
 )
+from alds_cli.surgery.layer_contents import groups_of
 from alds_cli.tracing.trace import floating_type
 
 _ROUNDS = (7, 25)
@@ -269,7 +270,7 @@ def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.
 def _ways(pair: Any) -> Iterator[tuple[_Way, nn.Module]]:
     """Yield the ways to run a pair."""
     yield _PLAIN, pair
-    groups = getattr(pair.first, "groups", 1)
+    groups = groups_of(pair.first)
     for together in range(2, groups + 1):
         weights = pair.first.weight.numel() * together
         if groups % together == 0 and weights <= _MOST_WEIGHTS:

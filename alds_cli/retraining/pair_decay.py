@@ -17,7 +17,7 @@ from torch.nn import Parameter
 from alds_cli.numerics.fold import weights_to_factors
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import SLICED, Choice
-from alds_cli.surgery.layer_contents import canonical
+from alds_cli.surgery.layer_contents import canonical, groups_of
 
 
 class ProductDecay:
@@ -76,7 +76,7 @@ class ProductDecay:
 def _squared(pair: Any, k: int) -> Tensor:
     """Return ‖A B‖² of a pair, from the Gram matrices of its slices' factors."""
     first, second = (canonical(own.weight, own) for own in (pair.first, pair.second))
-    left, right = weights_to_factors(first, second, k, getattr(pair.second, "groups", 1))
+    left, right = weights_to_factors(first, second, k, groups_of(pair.second))
     return ((left.mT @ left) * (right @ right.mT)).sum()
 
 

@@ -20,6 +20,7 @@ from alds_cli.errors import PlanError
 from alds_cli.numerics.fold import carried_by_second, distinct_schemes, multiply_back
 from alds_cli.records import Inference
 from alds_cli.surgery.following_norms import following_norms
+from alds_cli.surgery.layer_contents import groups_of
 from alds_cli.surgery.packed_convolutions import pack_convolutions
 from alds_cli.surgery.replace import put_at
 
@@ -117,7 +118,7 @@ def _fold(network: nn.Module, norm_name: str, layer_name: str) -> None:
 def _merge(network: nn.Module, name: str, together: int) -> None:
     """Let a pair's first half take so many of its groups as one, with zeros between them."""
     pair = _pair(network, name)
-    groups = getattr(pair.first, "groups", 1)
+    groups = groups_of(pair.first)
     if together < 1 or groups % together:
         raise PlanError(f"{name} has no groups of which {together} could be one")
     pair.first = merged(pair.first, together)
@@ -166,12 +167,12 @@ def padded(pair: Any, rank: int) -> nn.Sequential:
         PlanError: its slices have a higher one already.
     """
     first, second = pair.first, pair.second
-    slices = getattr(first, "groups", 1)
+    slices = groups_of(first)
     own = first.weight.shape[0] // slices
     if rank < own:
         raise PlanError(f"slices of rank {own} cannot be padded to {rank}")
     made = copy.deepcopy(pair)
-    apart = slices // getattr(second, "groups", 1)
+    apart = slices // groups_of(second)
     rows = first.weight.detach().unflatten(0, (slices, own))
     columns = second.weight.detach().unflatten(1, (apart, own))
     made.first.weight = _with_zeros(rows, 1, rank)

@@ -166,10 +166,10 @@ def each_state(output: object, inputs: Tokens, purpose: str) -> list[Tensor]:
             f"the network gives {_described(output)}, not states of every token",
             tip=f"only networks that give logits or states of tokens can be {purpose}",
         )
-    return _without_padding(found, inputs)
+    return of_each_text(found, inputs)
 
 
-def _without_padding(found: Tensor, inputs: Tokens) -> list[Tensor]:
+def of_each_text(found: Tensor, inputs: Tokens) -> list[Tensor]:
     """Return what was found at the tokens of each text, (tokens, …)."""
     return [own[real] for own, real in zip(found, inputs.mask.to(found.device), strict=True)]
 
@@ -213,7 +213,7 @@ def each_answer(
     found = token_logits(output, inputs)
     if found is None:
         return _of_texts(output, len(inputs))
-    return _without_padding(found, inputs)
+    return of_each_text(found, inputs)
 
 
 def _of_texts(output: object, texts: int) -> list[Tensor]:

@@ -24,6 +24,7 @@ from alds_cli.surgery.channels.members import (
 )
 from alds_cli.surgery.channels.propagation import follow
 from alds_cli.surgery.channels.union_find import ChannelMap
+from alds_cli.surgery.layer_contents import kernel_of
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def _member(module: Any) -> Member:
         return Member(
             role, outputs, inputs, 0, per_output, buffers, 4 if first is None else first.itemsize
         )
-    kernel = 1 if type(module) is nn.Linear else prod(module.kernel_size)
+    kernel = prod(kernel_of(module))
     bias = int(module.bias is not None)
     return Member(role, outputs, inputs, kernel, bias, 0, module.weight.itemsize)
 

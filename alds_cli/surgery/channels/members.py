@@ -9,6 +9,8 @@ from typing import Any, Literal
 from torch import nn
 from torch.nn.utils import parametrize
 
+from alds_cli.surgery.layer_contents import extents_of
+
 Role = Literal["dense", "depthwise", "norm"]
 """`dense` layers have filters over all input channels, `depthwise` convolutions one filter for
 each channel, and normalisations (`norm`) parameters for each channel."""
@@ -61,11 +63,10 @@ def role_of(module: Any) -> Role | None:
 
 def extents(module: Any) -> tuple[int, int]:
     """Return the number of (outputs, inputs) of a module that has a role."""
-    if type(module) is nn.Linear:
-        return module.out_features, module.in_features
     if isinstance(module, NORMS):
         return module.num_features, module.num_features
-    return module.out_channels, module.in_channels
+    inputs, outputs = extents_of(module)
+    return outputs, inputs
 
 
 def untouchable(network: nn.Module) -> set[str]:
