@@ -230,14 +230,20 @@ class LatencyModel:
         self._limits += [(name, plan.decomposed[name]) for name in found]
         return list(found)
 
-    def compare(self, timed: nn.Module) -> NetworkComparison:
-        """Time a compressed network, as it is timed, and the original in turns."""
+    def compare(self, timed: nn.Module, runs: int | None = None) -> NetworkComparison:
+        """Time a compressed network, as it is timed, and the original in turns.
+
+        Args:
+            timed: the compressed network.
+            runs: of each; None means about two seconds of them.
+        """
         return compare_latency(
             self._original,
             timed,
             self._inputs(),
             batch_size=self._target.batch_size,
             device=self._target.where(),
+            runs=runs,
         )
 
     def _measure(self, candidates: Mapping[str, Sequence[Choice]]) -> dict[str, LayerLatency]:

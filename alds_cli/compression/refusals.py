@@ -115,27 +115,34 @@ def too_slow(budget: Budget, times: NetworkComparison, share: float) -> Contract
         times: of the original and of the fastest compressed network.
         share: the fraction of the time that had to be saved.
     """
-    saved = times.saved
+    saved, surely = times.saved, times.surely_saved
     fact = (
         f"the fastest network that was made takes {times.compressed.median_ms:.3f} ms where the "
         f"original takes {times.original.median_ms:.3f} ms, measured in turns"
     )
     tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
     if budget.efficiency is not None:
-        reached = max(0.0, saved / share * float(budget.efficiency))
+        per_share = float(budget.efficiency) / share
+        reached = max(0.0, saved * per_share)
         return BudgetError(
-            f"{_asked(budget)} cannot be reached: {fact}; that is an efficiency of {reached:.2f}",
-            tip=f"--efficiency {int(reached * 100) / 100}, or {tip}",
+            f"{_asked(budget)} cannot be reached: {fact}; that is an efficiency of {reached:.2f}"
+            + _confidence(saved, share),
+            tip=f"--efficiency {max(0, int(surely * per_share * 100)) / 100}, or {tip}",
         )
     if budget.ratio is None:
         return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
-    largest = max(0, int(saved * 10_000)) / 10_000
+    largest = max(0, int(surely * 10_000)) / 10_000
     return RatioUnreachableError(
         f"a ratio of {float(budget.ratio):g} of the latency cannot be reached: {fact}; "
-        f"that is a ratio of {largest:.4f}",
+        f"that is a ratio of {max(0.0, saved):.4f}{_confidence(saved, share)}",
         largest=largest,
         tip=tip,
     )
+
+
+def _confidence(saved: float, share: float) -> str:
+    """Return what a refusal has to add where a network seems to save the share to save."""
+    return ", but not with 95 % confidence" if saved >= share else ""
 
 
 def _asked(budget: Budget) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from alds_cli.compression.carried_out import CarriedOut, Made, improved
 from alds_cli.compression.refusals import broken, too_slow
 from alds_cli.compression.targets import TIMED, Budget, Target
-from alds_cli.compression.time_limits import more_margin, slower_than_asked
+from alds_cli.compression.time_limits import compared, more_margin, slower_than_asked
 from alds_cli.compression.traced_model import CostModel
 from alds_cli.errors import ContractError, VerificationError
 from alds_cli.latency import NetworkComparison
@@ -310,7 +310,7 @@ class CompressionRun:
                 return made, None
             with self._clock("measure"):
                 timed = self._cost_model.latency_model.as_timed(made.network.module)
-                times = self._cost_model.latency_model.compare(timed)
+                times = compared(self._budgets, timed, self._cost_model, self.plan)
             slow = slower_than_asked(self._budgets, times, self._cost_model, self.plan)
             if not slow:
                 return made, times

@@ -42,6 +42,11 @@ class NetworkComparison:
         """The fraction of the original's time that is saved: the median over the rounds."""
         return 1 - self.ratio.median
 
+    @property
+    def surely_saved(self) -> float:
+        """The fraction of the original's time that is saved at least, with 95 % confidence."""
+        return 1 - self.ratio.at_most
+
     def saves(self, share: float) -> bool:
         """Return whether at least this share of the time is saved, with 95 % confidence."""
         return self.ratio.at_most <= 1 - share
