@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from alds_cli.allocation import InfeasibleError
 from alds_cli.allocation.channel_pruning import PrunableGroup, PruningCost, PruningProblem
+from alds_cli.api import compress
 from alds_cli.architectures import build
 from alds_cli.compression.filter_pruning import prunable_channels, prune_within
 from alds_cli.compression.filter_removal import carry_out_pruning
@@ -27,7 +29,9 @@ from alds_cli.compression.targets import (
     pruned_amount,
 )
 from alds_cli.errors import BudgetError, OptionError, RatioUnreachableError
+from alds_cli.inputs import as_inputs
 from alds_cli.methods import METHODS, ft
+from alds_cli.network.networks import network_of
 from alds_cli.records import Architecture
 from alds_cli.surgery import find_layers
 from alds_cli.surgery.layers import select_layers
@@ -177,6 +181,27 @@ def test_the_largest_ratio_is_named_and_can_be_had():
     assert all(len(kept.outputs or (0,)) == 1 for kept in plan.pruned.values())
 
 
+def test_multiples_of_filters_are_left():
+    network = chain(40, 20, 48)
+    plan = planned(network, "0.5", multiple=16)
+    left = {name: len(own.outputs) for name, own in plan.pruned.items() if own.outputs}
+    assert left
+    assert all(count % 16 == 0 for count in left.values())
+    with pytest.raises(RatioUnreachableError, match="last 16 filters of a group") as caught:
+        planned(network, "0.95", multiple=16)
+    plan = planned(network, f"{caught.value.largest:.4f}", multiple=16)
+    assert {len(own.outputs) for own in plan.pruned.values() if own.outputs} == {16}
+
+
+def test_compression_leaves_multiples_of_filters():
+    original = replace(network_of(chain(40, 20, 48)), inputs=as_inputs(SHAPE))
+    made = compress(original, method="ft", ratio=0.4, rank_multiple=8).network
+    counts = [part.out_channels for part in made.module.modules() if isinstance(part, nn.Conv2d)]
+    assert counts != [40, 20, 48]
+    for left, before in zip(counts, (40, 20, 48), strict=True):
+        assert left == before or left % 8 == 0
+
+
 def test_absolute_limits_are_named():
     network = chain(4, 4)
     channels, calls, _, resources = workplace(network)
@@ -255,46 +280,53 @@ def spent(counts):
     )
 
 
-@settings(max_examples=80, deadline=None)
-@example(widths=[4, 5, 1, 5], share=0.671875, seed=0)  # two channels of one group fit back
-@example(widths=[4, 4, 2], share=0.3125, seed=0)  # one is due in a group at the same fraction
+@settings(max_examples=120, deadline=None)
+@example(widths=[4, 5, 1, 5], share=0.671875, seed=0, multiple=1)  # two of a group fit back
+@example(widths=[4, 4, 2], share=0.3125, seed=0, multiple=1)  # one is due at the same fraction
+@example(widths=[8, 5, 2], share=0.5, seed=0, multiple=4)  # one group must stay as it is
 @given(
-    widths=st.lists(st.integers(1, 5), min_size=1, max_size=4),
+    widths=st.lists(st.integers(1, 9), min_size=1, max_size=4),
     share=st.floats(0, 1),
     seed=st.integers(0, 1000),
+    multiple=st.integers(1, 4),
 )
-def test_the_smallest_fraction_that_meets_the_budget(widths, share, seed):
+def test_the_smallest_fraction_that_meets_the_budget(widths, share, seed, multiple):
     draw = np.random.default_rng(seed)
     groups = [PrunableGroup(str(index), draw.random(width)) for index, width in enumerate(widths)]
     budget = int(share * spent(widths))
-    problem = PruningProblem(groups, [product_cost(widths)], [budget])
-    if spent([1] * len(widths)) > budget:
+    problem = PruningProblem(groups, [product_cost(widths)], [budget], multiple=multiple)
+    possible = [
+        [*(count for count in range(1, width) if count % multiple == 0), width] for width in widths
+    ]
+    if spent([min(counts) for counts in possible]) > budget:
         with pytest.raises(InfeasibleError):
             ft.prune(problem)
         return
     removal = ft.prune(problem)
     left = [group.size - len(removal.removed.get(group.name, ())) for group in groups]
     assert spent(left) <= budget
-    assert min(left) >= 1
-    for group in groups:
+    for group, own, counts in zip(groups, left, possible, strict=True):
+        assert own in counts
         gone = set(removal.removed.get(group.name, np.array([], int)).tolist())
         others = [group.norms[index] for index in range(group.size) if index not in gone]
         assert all(group.norms[index] <= min(others) for index in gone)
 
-    def rounded(fraction, below):
-        """Every group loses that fraction, halves rounded down or up."""
+    def rounded(fraction, slack):
+        """Every group loses as much of that fraction, halves rounded up, as it can."""
+        most = fraction + slack
         return [
-            max(1, width - int(np.floor(fraction * width + (0.5 if not below else 0.5 - 1e-9))))
-            for width in widths
+            min(left for left in counts if left == size or 1 - (left + 0.5) / size < most)
+            for counts, size in zip(possible, widths, strict=True)
         ]
 
     # A smaller fraction does not meet the budget, and this one does.
-    due = rounded(removal.objective, below=False)
+    due = rounded(removal.objective, 1e-9)
     assert spent(due) <= budget
     if removal.objective > 0:
-        assert spent(rounded(removal.objective, below=True)) > budget
-    # Groups have at most one channel back, and those that have none cannot have their last one.
-    for index, width in enumerate(widths):
+        assert spent(rounded(removal.objective, -1e-9)) > budget
+    # Groups have at most one step back, and those that have none cannot have their last one.
+    for index, counts in enumerate(possible):
+        back = counts[min(counts.index(due[index]) + 1, len(counts) - 1)]
         assert left[index] >= due[index]
-        if left[index] == due[index] < width:
-            assert spent([own + (place == index) for place, own in enumerate(left)]) > budget
+        if left[index] == due[index] < back:
+            assert spent([*left[:index], back, *left[index + 1 :]]) > budget

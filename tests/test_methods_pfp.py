@@ -234,7 +234,7 @@ def separate(*groups):
     cost = PruningCost(
         0, ones, np.eye(count, dtype=np.int64), zeros, np.zeros((count, count), np.int64), ones
     )
-    return lambda budget, **arguments: PruningProblem(
+    return lambda budget, multiple=1, **arguments: PruningProblem(
         [
             PrunableGroup(str(index), np.ones(len(own)), np.array(own), fan_out)
             for index, (own, fan_out) in enumerate(groups)
@@ -242,25 +242,34 @@ def separate(*groups):
         [cost],
         [budget],
         arguments=arguments,
+        multiple=multiple,
     )
 
 
-def test_the_largest_error_is_as_small_as_it_can_be():
+@pytest.mark.parametrize("multiple", [1, 2, 3])
+def test_the_largest_error_is_as_small_as_it_can_be(multiple):
     draw = np.random.default_rng(3)
     groups = [(draw.random(6) ** 3, 8), (draw.random(5), 500), (draw.random(4) ** 6, 2)]
     problem = separate(*groups)
     errors = [pfp.guarantees(own, fan_out, 1e-16) for own, fan_out in groups]
-    for budget in range(3, 16):
-        removal = pfp.prune(problem(budget))
+    possible = [
+        [count for count in range(1, size + 1) if count in (size, count // multiple * multiple)]
+        for size in (6, 5, 4)
+    ]
+    for budget in range(3 * multiple, 16):
+        removal = pfp.prune(problem(budget, multiple))
         left = [
             len(own) - len(removal.removed.get(str(index), ()))
             for index, (own, _) in enumerate(groups)
         ]
-        assert sum(left) == budget
+        assert sum(left) <= budget
+        assert all(own in counts for own, counts in zip(left, possible, strict=True))
+        if multiple == 1:
+            assert sum(left) == budget
         worst = max(own[count - 1] for own, count in zip(errors, left, strict=True))
         least = min(
             max(own[count - 1] for own, count in zip(errors, counts, strict=True))
-            for counts in itertools.product(range(1, 7), range(1, 6), range(1, 5))
+            for counts in itertools.product(*possible)
             if sum(counts) <= budget
         )
         assert worst == least == pytest.approx(removal.objective)

@@ -68,6 +68,14 @@ class PruningProblem:
     """The task of a method that removes filters: groups, and D budgets with their costs.
 
     One channel of every group stays, since no layer works without any.
+
+    Attributes:
+        groups: the groups of channels.
+        costs: what the network costs, in each of the budgeted resources.
+        budgets: how much it may cost, in each of them.
+        seed: for a method that draws random numbers.
+        arguments: the method's.
+        multiple: a group that loses channels keeps a multiple of this many.
     """
 
     groups: Sequence[PrunableGroup]
@@ -75,6 +83,17 @@ class PruningProblem:
     budgets: Sequence[int]
     seed: int = 0
     arguments: Mapping[str, ArgumentValue] = field(default_factory=dict)
+    multiple: int = 1
+
+    @property
+    def sizes(self) -> IntArray:
+        """The numbers of channels, (groups,)."""
+        return np.array([group.size for group in self.groups], dtype=np.int64)
+
+    @property
+    def fewest(self) -> IntArray:
+        """The least numbers of channels that may be left, (groups,)."""
+        return np.minimum(self.sizes, self.multiple)
 
     def met(self, counts: IntArray) -> bool:
         """Return whether `counts` (groups,) channels keep within all budgets."""
@@ -96,41 +115,47 @@ def remove_in_order(
 ) -> Removal:
     """Remove channels, always by the cheapest step of all groups, until the budgets are met.
 
+    A step removes one channel, or as many as leave a multiple of `problem.multiple`.
+
     Args:
         problem: its costs fall with every removed channel, so that the fewest steps can be found
             by bisection.
         scores: for every group (n,), the order in which its channels are removed: the lowest
             score first, the first channel of equal scores.
-        prices: for every group (n − 1,), the price of the r-th step in it, not falling. Of equal
-            prices, the step comes first whose channel has the lowest share of its group's scores.
+        prices: for every group (n − 1,), the price of removing its r-th channel, not falling.
+            A step has the price of its last channel. Of equal prices, the step comes first whose
+            last channel has the lowest share of its group's scores.
 
     Returns:
         The removed channels; the objective is the price of the last step. Where that step saved
-        more than was missing, some groups have been given one channel back.
+        more than was missing, some groups have been given what their last step took.
 
     Raises:
-        InfeasibleError: even one channel in every group is too much.
+        InfeasibleError: even the fewest channels in every group are too much.
     """
     orders = [np.argsort(group_scores, kind="stable") for group_scores in scores]
     steps = sorted(
-        (float(price), _share(scores[group], orders[group][taken]), group)
-        for group, group_prices in enumerate(prices)
-        for taken, price in enumerate(group_prices)
+        (float(own_prices[gone - 1]), _share(own_scores, order[gone - 1]), group, gone)
+        for group, (own_scores, own_prices, order) in enumerate(
+            zip(scores, prices, orders, strict=True)
+        )
+        for gone in _removable(len(order), problem.multiple)
     )
-    groups = np.array([group for _, _, group in steps], dtype=np.int64)
-    sizes = np.array([group.size for group in problem.groups], dtype=np.int64)
+    groups, amounts = (np.array([step[at] for step in steps], dtype=np.int64) for at in (2, 3))
 
-    def left(count: int) -> IntArray:
-        counts: IntArray = sizes - np.bincount(groups[:count], minlength=len(sizes))
-        return counts
+    def gone_by(count: int) -> IntArray:
+        gone = np.zeros_like(problem.sizes)
+        np.maximum.at(gone, groups[:count], amounts[:count])
+        return gone
 
-    if not problem.met(left(len(steps))):
-        raise InfeasibleError("one channel in every group is still too much")
+    if not problem.met(problem.fewest):
+        raise InfeasibleError("the fewest channels in every group are still too much")
     low, high = 0, len(steps)
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if problem.met(left(middle)) else (middle + 1, high)
-    gone = _with_channels_given_back(problem, sizes - left(low), groups[:low])
+        met = problem.met(problem.sizes - gone_by(middle))
+        low, high = (low, middle) if met else (middle + 1, high)
+    gone = _with_steps_given_back(problem, gone_by(low), groups[:low])
     return Removal(
         {
             group.name: np.sort(order[:count])
@@ -141,16 +166,22 @@ def remove_in_order(
     )
 
 
-def _with_channels_given_back(problem: PruningProblem, gone: IntArray, taken: IntArray) -> IntArray:
+def _removable(size: int, multiple: int) -> list[int]:
+    """Return how many of `size` channels can be removed so that a multiple is left, ascending."""
+    return [size - left for left in range(multiple, size, multiple)][::-1]
+
+
+def _with_steps_given_back(problem: PruningProblem, gone: IntArray, taken: IntArray) -> IntArray:
     """Return how many channels to remove once the remaining budgets have been spent.
 
     The last step may save much more than was missing. Each group, starting with the last to lose
-    a channel, gets its last one back if the budgets allow that.
+    channels, gets those of its last step back if the budgets allow that.
     """
-    sizes = np.array([group.size for group in problem.groups], dtype=np.int64)
+    sizes = problem.sizes
     for group in dict.fromkeys(taken[::-1].tolist()):
+        steps = [0, *_removable(int(sizes[group]), problem.multiple)]
         trial = gone.copy()
-        trial[group] -= 1
+        trial[group] = steps[steps.index(gone[group]) - 1]
         if problem.met(sizes - trial):
             gone = trial
     return gone

@@ -94,6 +94,7 @@ class FilterPruningStrategy:
             method=self._options.method,
             arguments=self._options.method_args,
             seed=self._options.seed,
+            multiple=self._options.rank_multiple,
             sensitivities=self._sensitivities,
         )
 
@@ -148,6 +149,7 @@ def prune_within(
     method: str,
     arguments: Mapping[str, ArgumentValue] | None = None,
     seed: int = 0,
+    multiple: int = 1,
     sensitivities: Mapping[str, FloatArray] | None = None,
 ) -> Plan:
     """Choose which filters to remove so that all budgets hold.
@@ -160,13 +162,14 @@ def prune_within(
         method: a key of `methods.METHODS`; the method must remove filters.
         arguments: the method's arguments, where they differ from the defaults.
         seed: the seed of a method that draws random numbers.
+        multiple: the number that filters left are a multiple of, where any are removed.
         sensitivities: the sensitivities of every layer's inputs, from
             `calibration.channel_sensitivities`.
 
     Raises:
         OptionError: the method removes no filters, an argument makes no sense, or a latency
             is limited.
-        RatioUnreachableError: even one filter in every group is too much.
+        RatioUnreachableError: even the fewest filters in every group are too much.
         BudgetError: the same for an absolute limit, or for several budgets together.
     """
     chosen = method_named(method)
@@ -185,6 +188,7 @@ def prune_within(
         [budget.allowed - budget.margin for budget in budgets],
         seed,
         chosen.settled_arguments(method, given),
+        multiple,
     )
     try:
         removal = chosen.prune(problem)
@@ -241,12 +245,14 @@ def _filter_squares(weight: Tensor, unit: int) -> FloatArray:
 
 
 def _refusal(problem: PruningProblem, budgets: Sequence[Budget]) -> ContractError:
-    """Explain which budget one filter in every group exceeds alone, else that none was found."""
-    ones = np.ones(len(problem.groups), np.int64)
+    """Explain which budget the fewest filters in every group exceed alone, else that none was."""
+    kept = "any group's last filter"
+    if problem.multiple > 1:
+        kept = f"any of the last {problem.multiple} filters of a group"
     for cost, budget in zip(problem.costs, budgets, strict=True):
-        least = cost(ones)
+        least = cost(problem.fewest)
         if least > budget.allowed - budget.margin:
-            return out_of_reach(budget, least, "make without taking any group's last filter")
+            return out_of_reach(budget, least, f"make without taking {kept}")
     return BudgetError(
         "the method found no plan within all limits, although there are some",
         tip="choose another method",

@@ -182,7 +182,8 @@ BoundField = Annotated[
 RankMultipleField = Annotated[
     int,
     Option(
-        help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores.",
+        help="Choose only ranks that are multiples of this, e.g. 8 for tensor cores; where filters "
+        "are removed, leave multiples of it.",
         metavar="N",
         bounds=Whole(1, 2**20),
         panel=PLANNING,
