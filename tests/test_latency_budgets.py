@@ -44,8 +44,8 @@ class Machine:
 
     def __init__(self, per_mac=1.0, per_slice=0.0, bias=1.0, worth=1.0, promise=1.0, scatter=0.0):
         self.per_mac, self.per_slice, self.bias, self.worth = per_mac, per_slice, bias, worth
-        self.promise, self.scatter = promise, scatter
-        self.compared = 0
+        self.promise, self.scatter, self.luck = promise, scatter, 0.0
+        self.compared = self.decided = 0
         self.measured = []
         self.suspects = {}
         self.checked = []
@@ -102,11 +102,16 @@ class Machine:
         return {name: np.full(9, self.whole_ns(m) / 1e9) for name, m in modules.items()}
 
     def compare(self, original, compressed, *_shape, runs=None, **_options):
-        """In rounds that scatter evenly about the true time of the compressed network."""
-        self.compared += 1
+        """In rounds that scatter evenly about the true time of the compressed network.
+
+        The first times of a network come out too short by the share `luck`.
+        """
+        self.compared += runs is None
+        self.decided += runs is not None
         rounds = runs or 9
         times = [np.full(rounds, self.whole_ns(m) / 1e9) for m in (original, compressed)]
         times[1] *= 1 + self.scatter * np.linspace(-1, 1, rounds)
+        times[1] *= 1 - (self.luck if runs is None else 0)
         return NetworkComparison(
             as_latency(times[0], 1, CPU), as_latency(times[1], 1, CPU), paired(times[1], times[0])
         )
@@ -273,22 +278,34 @@ def test_a_plan_that_is_too_slow_is_refused(machine):
     assert there.compared == 2
 
 
-def test_a_network_that_is_fast_enough_but_not_surely_is_timed_for_longer(machine, tmp_path):
+def test_more_rounds_decide_whether_a_network_is_fast_enough(machine, tmp_path):
     there = machine()
     made = api.compress(digits_network(), target="latency", ratio=0.2)
     share = made.report.latency_saved - 0.02
     asked = {"plan": made.plan, "target": "latency", "ratio": share}
 
-    there.compared, there.scatter = 0, 0.1
+    there.scatter = 0.1
     assert api.compress(digits_network(), **asked).report.latency_saved > share
-    assert there.compared == 2
 
-    there.compared, there.scatter = 0, 0.9
+    there.decided, there.scatter = 0, 0.9
     with pytest.raises(RatioUnreachableError, match="not with 95 % confidence") as told:
         api.compress(digits_network(), **asked, output=tmp_path / "small.pt")
-    assert there.compared == 2
+    assert there.decided == 1
     assert told.value.largest < share
     assert not list(tmp_path.iterdir())
+
+
+def test_times_that_came_out_too_short_by_chance_do_not_count(machine):
+    there = machine()
+    made = api.compress(digits_network(), target="latency", ratio=0.2)
+    there.luck = 0.1
+    again = api.compress(digits_network(), plan=made.plan, target="latency", ratio=0.2)
+    assert again.report.latency_saved == pytest.approx(made.report.latency_saved)
+    asked = {"plan": made.plan, "target": "latency", "ratio": made.report.latency_saved + 0.02}
+    there.decided = 0
+    with pytest.raises(RatioUnreachableError):
+        api.compress(digits_network(), **asked)
+    assert there.decided == 1
 
 
 class Contrary(Machine):
