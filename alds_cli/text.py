@@ -390,3 +390,8 @@ def signed(value: float, form: str) -> str:
 def minus(number: str) -> str:
     """Put a true minus sign in the place of a hyphen."""
     return number.replace("-", "−")
+
+
+def per_cent(share: float | None) -> str:
+    """Show a share in per cent; a dash where there is none."""
+    return "–" if share is None else f"{share:.2f} %"

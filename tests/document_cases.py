@@ -90,7 +90,7 @@ CONTENTS = {
         stage=IterationStage(1, 0.5, "alds", "exact", "density", 9, 4, 90, None, 0.5, HISTORY, 2),
     ).content(),
     "training": TrainingForm(
-        format=4,
+        format=5,
         settings=RetrainSettings(3),
         preprocessing=PREPROCESSING,
         images=7,

@@ -301,8 +301,8 @@ def test_drops_in_points_are_not_those_of_texts(folder):
 @pytest.mark.usefixtures("folder")
 def test_images_are_asked_for_where_texts_are_of_no_use(run):
     code, _, err = run(
-        *("retrain", "model.safetensors", *FACTORY, "--data", "text:text.txt"),
-        *("--preprocess", "half", "-o", "better.pt"),
+        *("iterate", "model.safetensors", *FACTORY, "--data", "text:text.txt", "--steps", "1"),
+        *("--to", "0.3", "--preprocess", "half", "-o", "better.pt"),
     )
     assert code == 2
     assert "is text, and images are needed here" in err

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from alds_cli import architectures
 from alds_cli.cli import verbs
+from alds_cli.compression.tuning import recipe_for_texts
 from alds_cli.errors import OptionError
 from alds_cli.recipes import known_recipes, read_recipe
 from alds_cli.retraining import RetrainSettings, learning_rate
@@ -74,7 +75,7 @@ each_recipe = pytest.mark.parametrize("name", PAPER)
 
 
 def test_there_is_a_recipe_for_each_column_of_the_tables():
-    assert known_recipes() == sorted(PAPER)
+    assert known_recipes() == sorted([*PAPER, "texts"])
 
 
 @each_recipe
@@ -270,6 +271,21 @@ def test_options_given_win_over_the_recipe(asked):
 
 def test_without_a_recipe_defaults_stay(asked):
     assert asked(RETRAIN) == RetrainSettings(epochs=3)
+
+
+def test_texts_have_a_recipe_of_their_own_unless_one_is_named(asked):
+    line = RETRAIN.replace("tensors:d.safetensors", "lines:d.txt")
+    settings = read_recipe("texts").settings("retrain")
+    assert (settings.optimiser, settings.schedule) == ("adamw", "warm")
+    assert asked(line) == settings
+    assert asked(f"{line} --epochs 5 --lr 0.01") == replace(settings, epochs=5, lr=0.01)
+    assert asked(f"{line} --recipe cifar10-vgg16").optimiser == "sgd"
+
+
+def test_tuning_on_texts_has_the_rate_and_the_temperature_of_their_recipe():
+    training, tuning = read_recipe("texts").settings("retrain"), recipe_for_texts()
+    assert (tuning.lr, tuning.temperature) == (training.lr, training.temperature)
+    assert tuning.lr == 3e-4
 
 
 def test_sweeps_take_recipes(asked):

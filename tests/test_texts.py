@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,16 +113,20 @@ def test_files_without_text_are_refused(kind, content, complaint, reading, tmp_p
         opened_samples(f"{kind}:{tmp_path}/text.txt", reading)
 
 
+def asked(model, tokenizer=None):
+    return SimpleNamespace(model=model, tokenizer=tokenizer, block_length=4)
+
+
 def test_the_tokenizer_is_looked_for_beside_the_model(reading, tmp_path):
     (tmp_path / "text.txt").write_text("abcd")
     spec = f"text:{tmp_path}/text.txt"
     for model in (tmp_path, tmp_path / "model.pt"):
-        assert len(opened_samples(spec, Reading.of(None, model, 4))) == 1
+        assert len(opened_samples(spec, Reading.of(asked(model), None))) == 1
     assert len(opened_samples(spec, Reading(tokenizer=tmp_path, context=4))) == 1
     (tmp_path / "inner").mkdir()
     for model in (tmp_path / "inner" / "model.pt", "-"):
         with pytest.raises(OptionError, match="there is no tokenizer"):
-            opened_samples(spec, Reading.of(tmp_path / "inner", model, 4))
+            opened_samples(spec, Reading.of(asked(model, tmp_path / "inner"), None))
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(OptionError, match="is no tokenizer"):
         opened_samples(spec, reading)

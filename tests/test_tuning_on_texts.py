@@ -50,7 +50,7 @@ def compressed(kind, **options):
 @pytest.fixture(autouse=True)
 def small_steps(monkeypatch):
     """Tune with small batches, so that few texts make several steps of a round."""
-    monkeypatch.setattr(tuning, "RECIPE_FOR_TEXTS", Recipe(batch_size=12))
+    monkeypatch.setattr(tuning, "recipe_for_texts", lambda: Recipe(batch_size=12))
 
 
 def padded(length, garbage):
@@ -124,7 +124,7 @@ def test_answers_come_nearer_to_the_original(kind):
 
 def test_the_cosine_is_that_of_the_network_that_is_returned():
     made, texts = compressed(Encoder, tune_steps=8), texts_of()
-    held, _ = tuning.divided(len(texts), tuning.RECIPE_FOR_TEXTS, 0)
+    held, _ = tuning.divided(len(texts), tuning.recipe_for_texts(), 0)
     judges, cosines = texts.subset(held), []
     for ids, real in zip(judges.ids, judges.real, strict=True):
         with torch.no_grad():

@@ -10,6 +10,7 @@ from alds_cli.cli.verbs import verb
 from alds_cli.options.declaring import arguments
 from alds_cli.options.iterate_options import IterateOptions
 from alds_cli.options.reporting_options import ComputingReporting
+from alds_cli.text import per_cent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,10 +66,10 @@ def _of_any_step(progress: ProgressCallback | None) -> ProgressCallback | None:
 
 def _line(stage: IterationStage, steps: int) -> str:
     """Say in a line what a step did."""
-    last = stage.trained
+    last, seconds = stage.trained, sum(stage.seconds.values())
     return (
         f"[{stage.step}/{steps}] {100 * stage.left:.2f} % of the parameters left; loss "
-        f"{last.loss:.4f}, accuracy {last.accuracy:.2f} % in {sum(stage.seconds.values()):.1f} s"
+        f"{last.loss:.4f}, accuracy {per_cent(last.accuracy)} in {seconds:.1f} s"
     )
 
 
@@ -89,6 +90,6 @@ def _stages(stages: Sequence[IterationStage]) -> Rows:
             f"{100 * after / before:.2f} %" if before and after is not None else "–",
             "–" if error is None else f"{error:.4f}",
             f"{last.loss:.4f}",
-            f"{last.accuracy:.2f} %",
+            per_cent(last.accuracy),
         )
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.interface import table
+from alds_cli.text import per_cent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,7 @@ def history(records: Sequence[EpochRecord]) -> Rows:
             str(record.epoch),
             f"{record.lr:g}",
             f"{record.loss:.4f}",
-            f"{record.accuracy:.2f} %",
+            per_cent(record.accuracy),
             *(_held_back(record) if judged else ()),
             f"{record.seconds:.1f} s",
         )
@@ -31,4 +32,4 @@ def history(records: Sequence[EpochRecord]) -> Rows:
 
 
 def _held_back(record: EpochRecord) -> tuple[str, str]:
-    return f"{record.validation_loss:.4f}", f"{record.validation_accuracy:.2f} %"
+    return f"{record.validation_loss:.4f}", per_cent(record.validation_accuracy)

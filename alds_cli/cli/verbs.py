@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -58,8 +59,8 @@ def verb(
 
             if (own := streams.current()) is not None:
                 own.error_form = error_forms.asked_form(given)
-            if given.get(_RECIPE) is not None:
-                given = _by_recipe(options, given, context, purpose)
+            if _RECIPE in given and (recipe := _recipe_for(given)) is not None:
+                given = _by_recipe(options, {**given, _RECIPE: recipe}, context, purpose)
             try:
                 function(asked(options, given, _FINISH), asked(reporting, given))
             except AldsError as error:
@@ -85,6 +86,20 @@ def verb(
 
 _RECIPE = "recipe"
 
+_RECIPE_FOR_TEXTS = "texts"
+
+
+def _recipe_for(given: Mapping[str, Any]) -> str | None:
+    """Return the recipe that is named, or the one for texts where there are some; or None."""
+    named: str | None = given[_RECIPE]
+    if named is None and given.get("data") is not None:
+        from alds_cli.datasets import is_text  # noqa: PLC0415 - it imports torch
+        from alds_cli.errors import DataError  # noqa: PLC0415
+
+        with suppress(DataError):  # what cannot be read is told later
+            return _RECIPE_FOR_TEXTS if is_text(given["data"]) else None
+    return named
+
 
 def _by_recipe(
     options: type, given: dict[str, Any], context: typer.Context, purpose: Purpose
@@ -96,7 +111,7 @@ def _by_recipe(
     """
     from alds_cli.recipes import read_recipe  # noqa: PLC0415 - most commands take none
 
-    least = _rank(context, _RECIPE)
+    least = max(1, _rank(context, _RECIPE))  # what nobody stated counts less than any recipe
 
     def stated(parameter: str) -> bool:
         return _rank(context, parameter) >= least

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alds_cli.datasets import Reading, TokenBlocks, context_of, opened_samples
+from alds_cli.datasets import Reading, TokenBlocks, opened_samples
 from alds_cli.network.networks import Network
 from alds_cli.options.compress_options import CompressOptions
 
@@ -22,8 +22,7 @@ def with_texts(options: CompressOptions, network: Network) -> CompressOptions:
         DataError: they are absent, damaged or empty.
     """
     assert options.data is not None  # noqa: S101 - it is text
-    context = options.block_length or context_of(network.inputs)
-    texts = opened_samples(options.data, Reading.of(options.tokenizer, options.model, context))
+    texts = opened_samples(options.data, Reading.of(options, network.inputs))
     if network.inputs is None and isinstance(texts, TokenBlocks):
         network.inputs = texts.inputs
     return replace(options, data=texts)

@@ -27,7 +27,7 @@ from alds_cli.datasets.sources import (
     tensor_files,
 )
 from alds_cli.datasets.texts import Reading, context_of, is_text, opened_samples
-from alds_cli.datasets.token_blocks import Samples, TokenBatches, TokenBlocks, batched
+from alds_cli.datasets.token_blocks import Samples, TokenBatches, TokenBlocks, batched, noun_of
 
 __all__ = [
     "AUGMENTATIONS",
@@ -57,6 +57,7 @@ __all__ = [
     "divided_parts",
     "drawn_apart",
     "is_text",
+    "noun_of",
     "open_dataset",
     "opened",
     "opened_samples",

@@ -119,7 +119,7 @@ class Batches:
         self._first = first
         self._device = device
         least = max(2, world.size) if merge_last else 1
-        self.sizes = _batch_sizes(len(dataset), batch_size, least)
+        self.sizes = batch_sizes(len(dataset), batch_size, least)
         if self._augmentation.numbers and generator is None:
             raise ValueError("augmentation draws from a generator, and none was given")
         self._masked = _with_masks(dataset, augmentation) if masks else None
@@ -276,7 +276,7 @@ def _as_tensor(image: Tensor | Image.Image) -> Tensor:
     return converted
 
 
-def _batch_sizes(images: int, batch_size: int, least: int) -> list[int]:
+def batch_sizes(images: int, batch_size: int, least: int) -> list[int]:
     """Return the sizes of batches, of which a last one below `least` joins the one before."""
     whole, rest = divmod(images, batch_size)
     sizes = [batch_size] * whole + [rest] * (rest > 0)

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,6 +26,19 @@ STREAM, LINES, TENSORS = "text:", "lines:", "tensors:"
 _TOKENIZER = "tokenizer.json"
 
 
+class _Asked(Protocol):
+    """Options of a command that reads texts."""
+
+    @property
+    def model(self) -> object: ...
+
+    @property
+    def tokenizer(self) -> str | Path | None: ...
+
+    @property
+    def block_length(self) -> int | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """How texts become tokens.
@@ -41,10 +54,16 @@ class Reading:
     context: int | None = None
 
     @classmethod
-    def of(cls, tokenizer: str | Path | None, model: object, context: int | None) -> Reading:
-        """Return how to read texts for a model that was named in whatever way."""
+    def of(cls, asked: _Asked, inputs: InputSpec | None) -> Reading:
+        """Return how to read texts for a model.
+
+        Args:
+            asked: options that name it, and say what is to differ from what it states.
+            inputs: what its network takes by its specification.
+        """
+        model = asked.model
         file = Path(model) if isinstance(model, str | Path) and str(model) != "-" else None
-        return cls(tokenizer, file, context)
+        return cls(asked.tokenizer, file, asked.block_length or context_of(inputs))
 
 
 AS_FOUND = Reading()

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from alds_cli.datasets.batching import Batches
+from alds_cli.datasets.batching import Batches, batch_sizes
 from alds_cli.datasets.images import LabelledImages
 from alds_cli.errors import DataError, OptionError
 from alds_cli.inputs import InputSpec, InputTensor
 from alds_cli.records import Fingerprint, Preprocessing
+from alds_cli.runtime.distributed import ALONE, World
 from alds_cli.tracing.tokens import Tokens
 
 TOKENS_TOGETHER = 2**11
@@ -80,48 +81,76 @@ class TokenBlocks:
 class TokenBatches:
     """An iterable of batches of texts, each with labels of -1, as there are none.
 
-    A batch is as long as its longest text.
+    A batch is as long as its longest text. Without a generator every text comes once, in the order
+    of the set; with one, every iteration shuffles them anew. Of a job of several processes, each
+    gets its part of every batch.
 
     Args:
         dataset: the texts.
-        batch_size: blocks in a batch, of which there are fewer where they have more than
-            `TOKENS_TOGETHER` tokens.
+        batch_size: blocks in a batch.
+        most_tokens: how many tokens a batch may have, unless it is one block; None sets no limit.
+        generator: shuffles the texts.
+        first: the batch to begin with; those before it are left out, but counted by `len`.
+        world: the processes among which every batch is divided. A last batch of fewer texts joins
+            the one before.
 
     Raises:
         OptionError: the batch size is not positive.
     """
 
-    def __init__(self, dataset: TokenBlocks, *, batch_size: int) -> None:
+    def __init__(
+        self,
+        dataset: TokenBlocks,
+        *,
+        batch_size: int,
+        most_tokens: int | None = TOKENS_TOGETHER,
+        generator: torch.Generator | None = None,
+        first: int = 0,
+        world: World = ALONE,
+    ) -> None:
         if batch_size < 1:
             raise OptionError("a batch has at least one block of tokens")
         self.dataset = dataset
-        size = min(batch_size, max(1, TOKENS_TOGETHER // dataset.ids.shape[1]))
-        self.sizes = [len(part) for part in torch.split(torch.arange(len(dataset)), size)]
+        self._generator, self._first, self._world = generator, first, world
+        if most_tokens is not None:
+            batch_size = min(batch_size, max(1, most_tokens // dataset.ids.shape[1]))
+        self.sizes = batch_sizes(len(dataset), batch_size, world.size)
 
     def __len__(self) -> int:
         return len(self.sizes)
 
     def __iter__(self) -> Iterator[tuple[Tokens, Tensor]]:
-        start = 0
-        for size in self.sizes:
-            ids = self.dataset.ids[start : start + size]
-            labels = torch.full((size,), -1)
-            if self.dataset.real is None:
-                yield Tokens(ids), labels
-            else:
-                real = self.dataset.real[start : start + size]
-                longest = int(real.any(0).nonzero().max()) + 1
-                yield Tokens(ids[:, :longest], real[:, :longest]), labels
-            start += size
+        order = torch.arange(len(self.dataset))
+        if self._generator is not None:
+            order = torch.randperm(len(order), generator=self._generator)
+        for indices in torch.split(order, self.sizes)[self._first :]:
+            found = self._trimmed(indices)[self._world.part(len(indices))]
+            yield found, torch.full((len(found),), -1)
+
+    def _trimmed(self, indices: Tensor) -> Tokens:
+        """Return the texts of a batch, without what is padding behind all of them."""
+        ids = self.dataset.ids[indices]
+        if self.dataset.real is None:
+            return Tokens(ids)
+        real = self.dataset.real[indices]
+        longest = int(real.any(0).nonzero().max()) + 1
+        return Tokens(ids[:, :longest], real[:, :longest])
 
     def fingerprint(self) -> str | None:
-        """Return a SHA-256 digest of what the batches are made of."""
+        """Return a SHA-256 digest of what the batches are made of; None if it is random."""
+        if self._generator is not None:
+            return None
         content = [self.dataset.fingerprint().images, self.sizes]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 Samples = LabelledImages | TokenBlocks
 """What a network can be shown: images or texts."""
+
+
+def noun_of(samples: Samples) -> str:
+    """Return what several samples are called in messages."""
+    return "texts" if isinstance(samples, TokenBlocks) else "images"
 
 
 def batched(

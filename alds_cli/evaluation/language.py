@@ -31,10 +31,10 @@ class _Foretold:
     counts: list[int] = field(default_factory=list)
 
     def add(self, logits: Tensor, tokens: Tensor) -> None:
-        """Count a text: logits (length, classes) and its own tokens (length,), without padding."""
-        loss = F.cross_entropy(logits[:-1].float(), tokens[1:], reduction="sum")
+        """Count a text: logits (places, classes), and the tokens (places,) that follow."""
+        loss = F.cross_entropy(logits.float(), tokens, reduction="sum")
         self.losses.append(float(loss))
-        self.counts.append(len(tokens) - 1)
+        self.counts.append(len(tokens))
 
     def quality(self) -> Language:
         """Return the mean loss over all tokens, and the perplexity."""
@@ -127,8 +127,8 @@ class _Measuring:
         }
         if self._causal:
             for name, answers in found.items():
-                for logits, ids, real in zip(answers, inputs.ids, inputs.mask, strict=True):
-                    self._foretold[name].add(logits, ids[real].to(logits.device))
+                for logits, tokens in with_next_tokens(answers, inputs):
+                    self._foretold[name].add(logits, tokens)
         if len(found) > 1:
             for one, other in zip(*found.values(), strict=True):
                 self._alike.add(one, other)
@@ -167,6 +167,23 @@ def foretells(run: Run, inputs: Tokens) -> bool:
     if before is None or after is None:
         return False
     return torch.allclose(before[:, :-1], after[:, :-1], rtol=1e-3, atol=1e-4)
+
+
+def with_next_tokens(answers: Sequence[Tensor], inputs: Tokens) -> list[tuple[Tensor, Tensor]]:
+    """Return for each text logits, and the tokens that they are for.
+
+    Args:
+        answers: the logits (tokens, classes) of each text, without padding.
+        inputs: the texts.
+
+    Returns:
+        Logits (tokens − 1, classes) at all tokens but the last, and those (tokens − 1,) that follow
+        them, on the device of the logits.
+    """
+    return [
+        (own[:-1], ids[real][1:].to(own.device))
+        for own, ids, real in zip(answers, inputs.ids, inputs.mask, strict=True)
+    ]
 
 
 def _require_something(causal: bool, networks: int) -> None:

@@ -16,7 +16,6 @@ from alds_cli.datasets import (
     Samples,
     TokenBatches,
     TokenBlocks,
-    context_of,
     opened_samples,
     require_moderate,
 )
@@ -195,8 +194,7 @@ def _evaluated(
 
 def _samples(options: EvaluateOptions, network: Network) -> Samples:
     """Return the images or texts."""
-    context = options.block_length or context_of(network.inputs)
-    reading = Reading.of(options.tokenizer, options.model, context)
+    reading = Reading.of(options, network.inputs)
     return opened_samples(options.data, reading, split="test", download=options.download)
 
 

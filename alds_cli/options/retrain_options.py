@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import TRAINING, Expanded, Keyword, Option
 from alds_cli.options.image_options import (
+    BlockLengthField,
     ClassesField,
-    DataField,
     DeviceField,
     DownloadField,
     PreprocessingField,
+    SampleField,
+    TokenizerField,
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
         Model,
         Preparation,
         ProgressCallback,
+        TokenBlocks,
     )
 
 ResumeField = Annotated[
@@ -45,10 +48,10 @@ TeacherField = Annotated[
     ),
 ]
 ValidationField = Annotated[
-    "str | LabelledImages | None",
+    "str | LabelledImages | TokenBlocks | None",
     Option(
-        help="Images that judge after every epoch, such as cifar10:DIR#early-stopping; what judged "
-        "best is written.",
+        help="Images or texts that judge after every epoch, such as cifar10:DIR#early-stopping; "
+        "what judged best is written.",
         metavar="SPEC",
         panel=TRAINING,
         given=str,
@@ -94,7 +97,7 @@ class RetrainOptions:
     """The options of training a network further."""
 
     model: ModelField
-    data: DataField
+    data: SampleField
     settings: Annotated[
         RetrainSettings,
         Expanded(options=RecipeSettings, help="The hyperparameters.", make=settled),
@@ -127,6 +130,8 @@ class RetrainOptions:
     log: LogField = None
     tensorboard: TensorboardField = None
     checkpoint_minutes: CheckpointField = 10.0
+    tokenizer: TokenizerField = None
+    block_length: BlockLengthField = None
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

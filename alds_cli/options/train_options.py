@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import (
+    BlockLengthField,
     ClassesField,
-    DataField,
     DeviceField,
     DownloadField,
     PreprocessingField,
+    SampleField,
+    TokenizerField,
     WorkersField,
 )
 from alds_cli.options.recipe_options import RecipeSettings, settled
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
         Model,
         Preparation,
         ProgressCallback,
+        TokenBlocks,
     )
 
 
@@ -39,7 +42,7 @@ if TYPE_CHECKING:
 class TrainOptions:
     """The options of training a network from random weights."""
 
-    data: DataField
+    data: SampleField
     settings: Annotated[
         RetrainSettings,
         Expanded(options=RecipeSettings, help="The hyperparameters.", make=settled),
@@ -85,6 +88,8 @@ class TrainOptions:
     log: LogField = None
     tensorboard: TensorboardField = None
     checkpoint_minutes: CheckpointField = 10.0
+    tokenizer: TokenizerField = None
+    block_length: BlockLengthField = None
     classes: ClassesField = None
     download: DownloadField = False
     device: DeviceField = None

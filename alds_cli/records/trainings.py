@@ -41,13 +41,14 @@ class Division:
 class EpochRecord:
     """One epoch: `lr` of its last step, mean training `loss` and `accuracy` in per cent.
 
-    `validation_loss` and `validation_accuracy` are those on images held back, if there are any.
+    `validation_loss` and `validation_accuracy` are those on samples held back, if there are any.
+    Accuracies are None where a network gives states, which are neither right nor wrong.
     """
 
     epoch: Positive
     lr: Finite
     loss: Finite
-    accuracy: Percent
+    accuracy: Percent | None
     seconds: Seconds
     validation_loss: Finite | None = None
     validation_accuracy: Percent | None = None
@@ -57,13 +58,15 @@ class EpochRecord:
 class EpochProgress:
     """What the `step` first steps of an epoch have come to.
 
-    `loss` is the sum over their images, of which `correct` were right; they took `seconds`.
+    `loss` is the sum over all that was `counted`, which are images, pixels with a class or tokens;
+    of these, `correct` were right. They took `seconds`.
     """
 
     step: Count = 0
     loss: Finite = 0.0
     correct: Finite = 0.0
     seconds: Seconds = 0.0
+    counted: Finite = 0.0
 
 
 NOT_BEGUN = EpochProgress()
@@ -75,14 +78,14 @@ class Training:
     """What an artefact says of its retraining: nothing measured in time.
 
     `loss` and `accuracy` are those of the epoch whose weights were kept, over `images` training
-    images; the last one, unless images were held back. `teacher` is the fingerprint of the
+    samples; the last one, unless images were held back. `teacher` is the fingerprint of the
     weights that were learnt from.
     """
 
     settings: RetrainSettings
     images: Positive
     loss: Finite
-    accuracy: Percent
+    accuracy: Percent | None
     epoch: Positive | None = None
     validation_loss: Finite | None = None
     validation_accuracy: Percent | None = None

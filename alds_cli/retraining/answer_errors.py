@@ -31,16 +31,21 @@ class AnswerErrors:
     masked: bool = False
     states: bool = False
 
-    def answers(self, output: object, inputs: Inputs) -> list[Tensor]:
+    def answers(self, output: object, inputs: Inputs, purpose: str = "tuned") -> list[Tensor]:
         """Return what an output answers for each sample, (positions, classes or features).
+
+        Args:
+            output: what a network returned.
+            inputs: what it was called with.
+            purpose: the participle in "only networks that give … can be …".
 
         Raises:
             NoLogitsError: there are no logits, or no states where these are compared.
         """
         if self.states and isinstance(inputs, Tokens):
-            found = each_state(output, inputs, "tuned")
+            found = each_state(output, inputs, purpose)
         else:
-            found = each_answer(output, inputs, "tuned", masked=self.masked)
+            found = each_answer(output, inputs, purpose, masked=self.masked)
         return [own if own.dtype == torch.float64 else own.float() for own in found]
 
     def loss(self, answers: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:

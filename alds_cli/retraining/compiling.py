@@ -20,7 +20,8 @@ class CompiledNetwork(nn.Module):
 
     Args:
         network: it may change between calls in its values, but not where they lie.
-        size: the number of images in a full batch.
+        size: the number of images, or of texts, in a full batch. Batches of texts with padding
+            differ in length, and are not compiled.
         device: where it computes.
     """
 
@@ -31,14 +32,14 @@ class CompiledNetwork(nn.Module):
         compiled = torch.compile(network, mode=mode, dynamic=False)
         self._compiled = (compiled,)  # no child beside the network
 
-    def forward(self, inputs: torch.Tensor) -> object:
+    def forward(self, inputs: torch.Tensor, **more: torch.Tensor) -> object:
         """Return what the network does.
 
         Raises:
             OptionError: it cannot be compiled here.
         """
-        if len(inputs) != self._size:
-            return self._network(inputs)
+        if len(inputs) != self._size or more:
+            return self._network(inputs, **more)
         with _refusals_told():
             return self._compiled[0](inputs)
 

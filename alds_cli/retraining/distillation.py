@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import islice
 from typing import Any
 
 import torch
@@ -218,10 +217,14 @@ def _endless_texts(texts: TokenBlocks, recipe: Recipe, seed: int, step: int) -> 
     """
     steps = len(TokenBatches(texts, batch_size=recipe.batch_size))
     while True:
-        generator = torch.Generator().manual_seed(derived_seed(seed, step // steps, "tuned texts"))
-        order = torch.randperm(len(texts), generator=generator)
-        batches = TokenBatches(texts.subset(order), batch_size=recipe.batch_size)
-        for inputs, _ in islice(batches, step % steps, None):
+        round_seed = derived_seed(seed, step // steps, "tuned texts")
+        batches = TokenBatches(
+            texts,
+            batch_size=recipe.batch_size,
+            generator=torch.Generator().manual_seed(round_seed),
+            first=step % steps,
+        )
+        for inputs, _ in batches:
             yield inputs
             step += 1
 

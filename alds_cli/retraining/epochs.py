@@ -24,16 +24,18 @@ from alds_cli.records import (
 from alds_cli.retraining.averaging import WeightAverage
 from alds_cli.retraining.compiling import CompiledNetwork, new_step
 from alds_cli.retraining.held_weights import HeldWeights, derived_seed, seeded
-from alds_cli.retraining.judging import Judgement, RunImages
+from alds_cli.retraining.judging import Judgement, RunSamples
 from alds_cli.retraining.mixing import mixture
-from alds_cli.retraining.objective import MixedBatch, Objective
+from alds_cli.retraining.objective import MixedBatch, RunObjective
 from alds_cli.retraining.optimisers import optimiser_of
 from alds_cli.retraining.pair_decay import ProductDecay
 from alds_cli.retraining.schedules import learning_rate
-from alds_cli.retraining.state import SeenImages, TrainingState, in_memory
+from alds_cli.retraining.state import SeenSamples, TrainingState, in_memory
 from alds_cli.retraining.updates import Updates
+from alds_cli.runtime.devices import tip_for
 from alds_cli.runtime.distributed import ALONE, lost_touch, summed, world
 from alds_cli.runtime.interruption import Interruption
+from alds_cli.tracing.tokens import Inputs, call
 from alds_cli.tracing.trace import evaluation_mode
 
 
@@ -47,13 +49,13 @@ class Epochs:
     def __init__(
         self,
         module: nn.Module,
-        images: RunImages,
+        samples: RunSamples,
         settings: RetrainSettings,
         held: HeldWeights,
-        objective: Objective,
+        objective: RunObjective,
         decay: ProductDecay | None,
         progress: ProgressCallback | None,
-        seen: SeenImages,
+        seen: SeenSamples,
         asked: Interruption,
         keep: Callable[[TrainingState], None] | None,
         due: Callable[[], bool] | None,
@@ -65,8 +67,8 @@ class Epochs:
         self._module = module
         self._network = module if self._world == ALONE else _parallel(module)
         if settings.compile:
-            self._network = CompiledNetwork(self._network, images.full, held.device)
-        self._images = images
+            self._network = CompiledNetwork(self._network, samples.full, held.device)
+        self._samples = samples
         self._settings = settings
         self._held = held
         self._device = held.device
@@ -90,14 +92,14 @@ class Epochs:
         self._best: Mapping[str, Tensor] | None = None
 
     def epoch(self) -> None:
-        """Train on every image once, or on those that are left of an epoch, and judge.
+        """Train on every sample once, or on those that are left of an epoch, and judge.
 
         Raises:
             ContractError: the loss or the weights are no longer finite.
             KeyboardInterrupt: the process, or another of the job, was asked to stop.
         """
         epoch = len(self.history)
-        batches = self._images.epoch(epoch, self._within.step)
+        batches = self._samples.epoch(epoch, self._within.step)
         start = time.monotonic() - self._within.seconds
         batch, lr = None, 0.0
         with seeded(derived_seed(self._settings.seed, epoch, "network"), self._device):
@@ -107,13 +109,14 @@ class Epochs:
                 lr = learning_rate(self._settings, epoch * len(batches) + step, len(batches))
                 batch = self._mixed(inputs, labels, epoch, step)
                 with _losses_told():
-                    found = self._step(batch, lr, batches.sizes[step])
+                    found = self._step(batch, lr)
                 _check_finite(found.loss, epoch, step, lr)
                 self._within = EpochProgress(
                     step + 1,
-                    self._within.loss + found.loss * found.images,
+                    self._within.loss + found.loss * found.counted,
                     self._within.correct + found.correct,
                     time.monotonic() - start,
+                    self._within.counted + found.counted,
                 )
                 self._tell(epoch, len(batches), found, lr)
                 asked = self._world == ALONE and bool(self._asked)
@@ -126,9 +129,13 @@ class Epochs:
 
     def _finish(self, epoch: int, lr: float, judgement: Judgement | None, seconds: float) -> None:
         """Record an epoch, and keep the state after it."""
-        images, within = self._images.count, self._within
+        within = self._within
         record = EpochRecord(
-            epoch + 1, lr, within.loss / images, _share(within.correct, images), seconds
+            epoch + 1,
+            lr,
+            within.loss / (within.counted or 1),
+            self._accuracy(within.correct, within.counted),
+            seconds,
         )
         if judgement is not None:
             record = replace(
@@ -147,17 +154,23 @@ class Epochs:
         if stops:
             raise KeyboardInterrupt
 
-    def _mixed(self, inputs: Tensor, labels: Tensor, epoch: int, step: int) -> MixedBatch:
+    def _accuracy(self, correct: float, counted: float) -> float | None:
+        """Return the share of right answers in per cent, if answers can be right."""
+        return _share(correct, counted or 1) if self._objective.rights else None
+
+    def _mixed(self, inputs: Inputs, labels: Tensor, epoch: int, step: int) -> MixedBatch:
         """Return a batch with its images mixed, on the device and in the network's type."""
         share = 1.0
-        if self._settings.mixup > 0 or self._settings.cutmix > 0:
+        mixes = self._settings.mixup > 0 or self._settings.cutmix > 0
+        if mixes and isinstance(inputs, Tensor):
             seed = derived_seed(self._settings.seed, epoch, f"mixture {step}")
             inputs, share = mixture(inputs, self._settings, seed)
         return self._placed(inputs, labels, share)
 
-    def _placed(self, inputs: Tensor, labels: Tensor, share: float = 1.0) -> MixedBatch:
-        dtype = self._parameters[0].dtype
-        return MixedBatch(inputs.to(self._device, dtype), labels.to(self._device), share)
+    def _placed(self, inputs: Inputs, labels: Tensor, share: float = 1.0) -> MixedBatch:
+        if isinstance(inputs, Tensor):
+            inputs = inputs.to(self._device, self._parameters[0].dtype)
+        return MixedBatch(inputs.to(self._device), labels.to(self._device), share)
 
     def _sound(self, batch: MixedBatch | None) -> bool:
         """Check the network after the last update of an epoch, which no later step would do.
@@ -175,10 +188,10 @@ class Epochs:
 
     def _judged(self) -> Judgement | None:
         """Judge the network as it would be written, and keep it if it is the best so far."""
-        judges = self._images.judges
+        judges = self._samples.judges
         if judges is None:
             return None
-        loss, correct, images = 0.0, 0.0, len(judges.dataset)
+        loss, correct, counted = 0.0, 0.0, 0
         with self._averaged():
             with (
                 self._held.rounded(),
@@ -191,14 +204,16 @@ class Epochs:
                         continue  # others have the images of this batch
                     batch = self._placed(inputs, labels)
                     found, right = self._objective.judged(self._output(self._module, batch), batch)
-                    loss += found.item() * len(labels) / images
+                    own = self._objective.counted(batch)
+                    loss, counted = loss + found.item() * own, counted + own
                     correct += right.sum().item()
                     if self._asked and self._world == ALONE:
                         self._after_step(stops=True)
-            loss, correct = summed([loss, correct], self._device)
+            loss, correct, total = summed([loss, correct, counted], self._device)
+            loss /= total or 1
             if loss < self._best_loss:
                 self._best_loss, self._best = loss, in_memory(self._module.state_dict())
-        return Judgement(loss, _share(correct, images))
+        return Judgement(loss, self._accuracy(correct, total))
 
     def _averaged(self) -> AbstractContextManager[None]:
         return nullcontext() if self._average is None else self._average.instead()
@@ -210,50 +225,47 @@ class Epochs:
             return nullcontext()
         return torch.autocast(self._device.type, getattr(torch, name))
 
-    def _step(self, batch: MixedBatch, lr: float, images: int) -> _Step:
-        """Make one update for a batch of that many images, of which this process has some."""
+    def _step(self, batch: MixedBatch, lr: float) -> _Step:
+        """Make one update for a batch, of which this process has a part."""
         if self._settings.compile:
             new_step(self._device)
+        counted: float = self._objective.counted(batch)
         with self._precision():
             loss, right = self._objective(self._output(self._network, batch), batch)
-        weighted = loss if self._world == ALONE else loss * self._weight(batch)
-        self._updates.make(weighted, lr)
+        if self._world != ALONE:  # so that the mean over the processes is that over all answers
+            own, (counted,) = counted, summed([counted], self._device)
+            loss = loss * (own * self._world.size / (counted or 1))
+        self._updates.make(loss, lr)
         if self._average is not None:
             self._average.update()
         # Together, since a GPU has to be waited for each time.
-        value, correct = torch.stack([weighted.detach(), right.sum().to(weighted)]).tolist()
+        value, correct = torch.stack([loss.detach(), right.sum().to(loss)]).tolist()
         stops = bool(self._asked)
         if self._world != ALONE:
             value, correct, stopping = summed([value, correct, stops], self._device)
             value, stops = value / self._world.size, stopping > 0
-        return _Step(value, correct, images, stops)
-
-    def _weight(self, batch: MixedBatch) -> float:
-        """Return the factor of this process's mean loss in the mean over the processes of a job.
-
-        With it, that mean is the one over all labels of the batch.
-        """
-        (total,) = summed([batch.counted], self._device)
-        return batch.counted * self._world.size / max(1.0, total)
+        return _Step(value, correct, counted, stops)
 
     def _output(self, network: nn.Module, batch: MixedBatch) -> object:
         inputs = batch.inputs
         try:
-            return network(inputs)
-        except (RuntimeError, ValueError, AssertionError) as error:
+            return call(network, inputs, self._device, self._parameters[0].dtype)
+        except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
             if lost_touch(error):
                 raise
             # Networks raise various errors if the size of the input is wrong.
             raise DataError(
                 f"the network cannot train on inputs of shape {tuple(inputs.shape)}: "
                 f"{first_line(error)}",
-                tip="give the images the size it was trained with, or use a smaller --batch-size",
+                tip=f"{tip_for(inputs)}; or use a smaller --batch-size",
             ) from error
 
     def _tell(self, epoch: int, steps: int, found: _Step, lr: float) -> None:
         if self._progress is not None:
-            accuracy = _share(found.correct, found.images)
-            figures = {"loss": found.loss, "accuracy": accuracy, "lr": lr, "epoch": epoch + 1.0}
+            accuracy = self._accuracy(found.correct, found.counted)
+            figures = {"loss": found.loss, "lr": lr, "epoch": epoch + 1.0}
+            if accuracy is not None:
+                figures["accuracy"] = accuracy
             done, total = epoch * steps + self._within.step, self._settings.epochs * steps
             self._progress(ProgressEvent("retrain", done, total, figures))
 
@@ -271,8 +283,8 @@ class Epochs:
         """Copy everything that the next step depends on to main memory."""
         return TrainingState(
             self._settings,
-            self._images.preprocessing,
-            len(self._images.dataset),
+            self._samples.preprocessing,
+            len(self._samples.dataset),
             self._seen.fingerprint,
             self.history,
             in_memory(self._module.state_dict()),
@@ -308,7 +320,7 @@ class Epochs:
         model = state.model_like(expected)
         optimiser = state.optimiser_like(self._updates.optimiser.state_dict(), self._parameters)
         averages = state.averages_like(() if self._average is None else self._average.tensors)
-        best = state.best_like(expected, judged=self._images.judges is not None)
+        best = state.best_like(expected, judged=self._samples.judges is not None)
         scaler = state.scaler_like(self._updates.scaler_state())
         self._module.load_state_dict(model)
         self._updates.restore(optimiser, scaler)
@@ -326,14 +338,14 @@ class _Step:
 
     Attributes:
         loss: the mean before it.
-        correct: how many images were right before it.
-        images: how many there are.
+        correct: how many answers were right before it.
+        counted: how many there are.
         stops: whether some process of the job was asked to stop.
     """
 
     loss: float
     correct: float
-    images: int
+    counted: float
     stops: bool
 
 
@@ -351,8 +363,8 @@ def _losses_told() -> Iterator[None]:
         ) from error
 
 
-def _share(part: float, whole: int) -> float:
-    """Return a share in per cent; sums of shares of pixels may round to a little more than all."""
+def _share(part: float, whole: float) -> float:
+    """Return a share in per cent; sums of many pixels may round to a little more than all."""
     return min(100.0, 100 * part / whole)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from alds_cli.datasets import LabelledImages
+from alds_cli.datasets import Samples, TokenBlocks, noun_of
 from alds_cli.errors import DataError, OptionError
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.records import (
@@ -28,12 +28,13 @@ from alds_cli.records import (
 from alds_cli.retraining.compiling import CompiledNetwork, compiler
 from alds_cli.retraining.epochs import Epochs
 from alds_cli.retraining.held_weights import master_weights
-from alds_cli.retraining.judging import RunImages, has_labels
+from alds_cli.retraining.judging import RunSamples, has_labels
 from alds_cli.retraining.memory_layout import channels_last
-from alds_cli.retraining.objective import Objective
+from alds_cli.retraining.objective import Objective, RunObjective
 from alds_cli.retraining.pair_decay import product_decay
 from alds_cli.retraining.shared_statistics import shared_statistics
-from alds_cli.retraining.state import SeenImages, TrainingState
+from alds_cli.retraining.state import SeenSamples, TrainingState
+from alds_cli.retraining.text_objective import objective_on
 from alds_cli.runtime.devices import evaluating
 from alds_cli.runtime.interruption import deferred
 from alds_cli.tracing.trace import floating_type, training_mode
@@ -54,12 +55,12 @@ class RetrainResult:
 
 def retrain(
     module: nn.Module,
-    dataset: LabelledImages,
+    dataset: Samples,
     settings: RetrainSettings,
     *,
-    preprocessing: Preprocessing,
+    preprocessing: Preprocessing | None,
     teacher: nn.Module | None = None,
-    judges: LabelledImages | None = None,
+    judges: Samples | None = None,
     pairs: Mapping[str, Choice] | None = None,
     device: torch.device | None = None,
     workers: int = 0,
@@ -78,12 +79,13 @@ def retrain(
 
     Args:
         module: a network from (n, C, H, W) to logits (n, classes), or to (n, classes, H, W) for
-            images with masks.
-        dataset: the training images.
+            images with masks; or from texts to logits of tokens; or, with a teacher, to anything
+            that tuning takes.
+        dataset: the training images, or texts.
         settings: the hyperparameters.
-        preprocessing: the preprocessing that the network was trained with.
+        preprocessing: the preprocessing that the network was trained with; None for texts.
         teacher: a network with the same inputs and outputs to learn from; left unchanged.
-        judges: images that judge after every epoch; None holds back as many as the settings say.
+        judges: samples that judge after every epoch; None holds back as many as the settings say.
         pairs: the choices of the layers that are pairs, for decay of their products.
         device: where to compute; None means the device of the network.
         workers: number of threads that decode image files; it does not change the result.
@@ -96,12 +98,13 @@ def retrain(
     Raises:
         ContractError: the training diverged, and the weights are of no use.
         DataError: the images, their labels and the networks do not fit together.
-        OptionError: `resume` belongs to a run with other settings or other images, the settings
-            and `judges` contradict each other, or the device does not compute in the precision.
+        OptionError: `resume` belongs to a run with other settings or other samples, the settings
+            and `judges` contradict each other, or the device does not compute in the precision; or
+            texts are to be changed as images are, or alone to teach a network that foretells none.
         CheckpointError: `resume` belongs to another network.
     """
     _require_trainable(dataset, settings, teacher)
-    seen = SeenImages(dataset, judges)
+    seen = SeenSamples(dataset, judges)
     if resume is not None:
         resume.check_continues(settings, preprocessing, seen)
     with ExitStack() as stack:
@@ -110,23 +113,23 @@ def retrain(
         if teacher is not None:
             teacher = stack.enter_context(evaluating(teacher, held.device))
         decay = product_decay(module, pairs or {}, settings)
-        images = RunImages(dataset, settings, preprocessing, judges, workers, held.device)
+        samples = RunSamples(dataset, settings, preprocessing, judges, workers, held.device)
         fast = ("cpu",) if settings.precision == "float32" else ("cpu", "cuda")
-        for network in filter(None, (module, teacher)):
-            shape, dtype = (2, *images.input_shape), floating_type(network)
-            sample = torch.zeros(shape, dtype=dtype, device=held.device)
-            stack.enter_context(channels_last(network, sample, devices=fast))
+        if (shape := samples.input_shape) is not None:
+            for network in filter(None, (module, teacher)):
+                sample = torch.zeros((2, *shape), dtype=floating_type(network), device=held.device)
+                stack.enter_context(channels_last(network, sample, devices=fast))
         if settings.compile:
             stack.enter_context(compiler())
             if teacher is not None:
-                teacher = CompiledNetwork(teacher, images.full, held.device)
-        objective = Objective(settings, teacher, labelled=has_labels(dataset))
+                teacher = CompiledNetwork(teacher, samples.full, held.device)
+        objective = _objective(module, samples, settings, teacher, held.device)
         stack.enter_context(training_mode(module))
         stack.enter_context(shared_statistics(module))
         asked = stack.enter_context(deferred())
         run = Epochs(
             module,
-            images,
+            samples,
             settings,
             held,
             objective,
@@ -160,14 +163,33 @@ def _exhausted(history: Sequence[EpochRecord], settings: RetrainSettings) -> boo
     return len(history) - best_epoch(history) >= settings.patience
 
 
+def _objective(
+    module: nn.Module,
+    samples: RunSamples,
+    settings: RetrainSettings,
+    teacher: nn.Module | None,
+    device: torch.device,
+) -> RunObjective:
+    """Return what a run makes small, on samples of its kind."""
+    trained = samples.trained
+    if not isinstance(trained, TokenBlocks):
+        return Objective(settings, teacher, labelled=has_labels(trained))
+    judges = None if samples.judges is None else samples.judges.dataset
+    assert judges is None or isinstance(judges, TokenBlocks)  # noqa: S101 - they are of one kind
+    return objective_on(module, trained, judges, settings, teacher, device)
+
+
 def _require_trainable(
-    dataset: LabelledImages, settings: RetrainSettings, teacher: nn.Module | None
+    dataset: Samples, settings: RetrainSettings, teacher: nn.Module | None
 ) -> None:
     if len(dataset) < 2:
+        noun = noun_of(dataset)
         raise DataError(
-            f"{dataset.name} holds one image, which is too few to train on",
-            tip="name a set with more images",
+            f"{dataset.name} holds one {noun[:-1]}, which is too few to train on",
+            tip=f"name a set with more {noun}",
         )
+    if isinstance(dataset, TokenBlocks):
+        return
     if not has_labels(dataset) and (teacher is None or settings.label_weight > 0):
         raise DataError(
             f"{dataset.name} has no labels to train on",

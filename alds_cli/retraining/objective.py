@@ -1,4 +1,4 @@
-"""What a training makes small: the loss on labels, and the distance from a teacher.
+"""What a training on images makes small: the loss on labels, and the distance from a teacher.
 
 Sources: Szegedy et al., CVPR 2016 (label smoothing); Hinton, Vinyals, Dean, arXiv 1503.02531
 (distillation); Beyer et al., CVPR 2022 (the teacher sees the same augmented and mixed images).
@@ -7,6 +7,7 @@ Sources: Szegedy et al., CVPR 2016 (label smoothing); Hinton, Vinyals, Dean, arX
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from alds_cli.options.training_options import RetrainSettings
 from alds_cli.retraining.mixing import those_before
 from alds_cli.runtime.devices import accepted
 from alds_cli.tracing.logits import logits_of, mask_logits_of
+from alds_cli.tracing.tokens import Inputs, call
 from alds_cli.tracing.trace import floating_type
 
 
@@ -27,15 +29,15 @@ class MixedBatch:
     """A batch as the network sees it.
 
     Attributes:
-        inputs: (n, C, H, W).
+        inputs: images (n, C, H, W), or texts.
         labels: (n,), or masks (n, H, W) for networks that segment; on the device where the network
-            computes.
+            computes. Texts have none but their own tokens.
         share: the share of each image that is its own; the rest is its neighbour's.
     """
 
-    inputs: Tensor
+    inputs: Inputs
     labels: Tensor
-    share: float
+    share: float = 1.0
 
     @property
     def counted(self) -> int:
@@ -48,8 +50,29 @@ class MixedBatch:
         return self.labels.ndim == 3
 
 
+class RunObjective(Protocol):
+    """What a run makes small, on samples of one kind."""
+
+    @property
+    def rights(self) -> bool:
+        """Whether what a network answers can be right."""
+        ...
+
+    def __call__(self, output: object, batch: MixedBatch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of an output, and how many of each sample's answers are right."""
+        ...
+
+    def judged(self, output: object, batch: MixedBatch) -> tuple[Tensor, Tensor]:
+        """Return the same as it counts for samples held back."""
+        ...
+
+    def counted(self, batch: MixedBatch) -> int:
+        """Return the number of answers that the mean loss is over."""
+        ...
+
+
 class Objective:
-    """The loss of a run.
+    """The loss of a run on images.
 
     Args:
         settings: the hyperparameters.
@@ -65,12 +88,13 @@ class Objective:
         self._teacher = teacher
         self._weight = 1.0 if teacher is None else settings.label_weight
         self._labelled = labelled
+        self.rights = True
 
     def __call__(self, output: object, batch: MixedBatch) -> tuple[Tensor, Tensor]:
-        """Return the mean loss of a network's output, and how much of every image is right, (n,).
+        """Return the mean loss of a network's output, and how much of each image is right, (n,).
 
-        Right is what agrees with the label, or with the teacher where there are no labels; of a
-        mask, the share of the pixels that have a class.
+        Right is what agrees with the label, or with the teacher where there are no labels: images,
+        or of a mask the pixels that have a class.
 
         Raises:
             DataError: there are no logits in it, or others than the labels or the teacher need.
@@ -93,6 +117,10 @@ class Objective:
             return _cross_entropy(logits, batch.labels), self._right(logits, batch, None)
         expected = self._expected(logits, batch)
         return self._distance(logits, expected), self._right(logits, batch, expected)
+
+    def counted(self, batch: MixedBatch) -> int:
+        """Return the number of answers that the mean loss is over."""
+        return batch.counted
 
     def _check(self, logits: Tensor, batch: MixedBatch) -> None:
         if self._labelled:
@@ -119,20 +147,29 @@ class Objective:
             right = answers == expected.argmax(dim=1)
         if not batch.masked:
             return right.float()
-        counted = batch.labels != IGNORED if self._labelled else torch.ones_like(right)
-        return (right & counted).flatten(1).sum(1) / counted.flatten(1).sum(1).clamp(min=1)
+        return (right & (batch.labels != IGNORED)).flatten(1).sum(1).float()
 
     def _expected(self, logits: Tensor, batch: MixedBatch) -> Tensor:
         assert self._teacher is not None  # noqa: S101 - asked for only where there is one
-        with torch.no_grad():
-            output = accepted(self._teacher, batch.inputs.to(floating_type(self._teacher)))
-        expected = _logits(output, batch, "teachers")
+        expected = _logits(answer_of(self._teacher, batch.inputs), batch, "teachers")
         if expected.shape != logits.shape:
-            raise DataError(
-                f"the teacher gives {expected.shape[1]} logits, the network {logits.shape[1]}",
-                tip="name a --teacher with the same classes",
-            )
+            raise other_teacher(f"{expected.shape[1]} logits", f"{logits.shape[1]}", "classes")
         return expected
+
+
+def answer_of(teacher: nn.Module, inputs: Inputs) -> object:
+    """Return what a teacher gives for a batch that lies where it computes."""
+    device, dtype = next(teacher.parameters()).device, floating_type(teacher)
+    with torch.no_grad():
+        return accepted(lambda own: call(teacher, own, device, dtype), inputs)
+
+
+def other_teacher(theirs: str, ours: str, same: str) -> DataError:
+    """Return an error that tells that a teacher's answers are not of the network's form."""
+    return DataError(
+        f"the teacher gives {theirs}, the network {ours}",
+        tip=f"name a --teacher with the same {same}",
+    )
 
 
 def _logits(output: object, batch: MixedBatch, purpose: str) -> Tensor:
@@ -151,9 +188,10 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Te
 
 
 def divergence(logits: Tensor, expected: Tensor, temperature: float) -> Tensor:
-    """Return the mean Kullback-Leibler divergence of logits (n, classes), times T².
+    """Return the mean Kullback-Leibler divergence of logits (n, classes), times T²; 0 of none.
 
     The factor keeps the size of gradients as the temperature T changes.
     """
     ours, theirs = (F.log_softmax(own / temperature, dim=1) for own in (logits, expected))
-    return temperature**2 * F.kl_div(ours, theirs, log_target=True, reduction="batchmean")
+    total = F.kl_div(ours, theirs, log_target=True, reduction="sum")
+    return temperature**2 * total / max(1, len(logits))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from alds_cli.datasets import LabelledImages
+from alds_cli.datasets import Samples
 from alds_cli.errors import CheckpointError, OptionError
 from alds_cli.forms import plain_text
 from alds_cli.options.training_options import RetrainSettings
@@ -29,7 +29,7 @@ from alds_cli.schemas.file_forms import TrainingForm
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 4
+_FORMAT = 5
 
 _WITH_TENSORS = ("model", "optimiser", "averages", "best", "random")
 
@@ -40,9 +40,9 @@ class TrainingState:
 
     Attributes:
         settings: the settings that the run was started with.
-        preprocessing: the preprocessing of the images.
-        images: number of training images.
-        fingerprint: identifies the images; see `LabelledImages.fingerprint`.
+        preprocessing: the preprocessing of the images; None for texts.
+        images: number of training images, or texts.
+        fingerprint: identifies them; see `LabelledImages.fingerprint`.
         history: a record of every finished epoch.
         model: the network's state dict in main memory; the weights of a network in half
             precision are float32.
@@ -57,7 +57,7 @@ class TrainingState:
     """
 
     settings: RetrainSettings
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     images: int
     fingerprint: Fingerprint
     history: tuple[EpochRecord, ...]
@@ -87,7 +87,7 @@ class TrainingState:
         return {
             "format": _FORMAT,
             "settings": asdict(self.settings),
-            "preprocessing": asdict(self.preprocessing),
+            "preprocessing": None if self.preprocessing is None else asdict(self.preprocessing),
             "images": self.images,
             "fingerprint": asdict(self.fingerprint),
             "history": [asdict(record) for record in self.history],
@@ -227,7 +227,7 @@ class TrainingState:
         return {**fresh, "state": state}
 
     def check_continues(
-        self, settings: RetrainSettings, preprocessing: Preprocessing, seen: SeenImages
+        self, settings: RetrainSettings, preprocessing: Preprocessing | None, seen: SeenSamples
     ) -> None:
         """Raise unless the settings and the images are those of the run of this state.
 
@@ -239,9 +239,14 @@ class TrainingState:
         pairs = [
             (field.name, getattr(before, field.name), getattr(now, field.name))
             for before, now in ((self.settings, settings), (self.preprocessing, preprocessing))
+            if before is not None and now is not None
             for field in fields(now)
         ]
-        pairs.append(("number of images", self.images, len(seen.dataset)))
+        kinds = [
+            "texts" if own is None else "images" for own in (self.preprocessing, preprocessing)
+        ]
+        pairs.append(("kind of samples", kinds[0], kinds[1]))
+        pairs.append((f"number of {kinds[0]}", self.images, len(seen.dataset)))
         changed = {
             name: f"{name} was {before}, now is {now}"
             for name, before, now in pairs
@@ -257,12 +262,12 @@ class TrainingState:
                 tip="resume with the same options, or start a new run",
             )
         others = [
-            field.name
+            field.name.replace("images", kinds[0])
             for field in fields(self.fingerprint)
             if getattr(seen.fingerprint, field.name) != getattr(self.fingerprint, field.name)
         ]
         if not others and self.validation != seen.validation:
-            others = ["images that judge"]
+            others = [f"{kinds[0]} that judge"]
         if others:
             raise OptionError(
                 f"the run to resume was started with other {' and '.join(others)} than those of "
@@ -283,26 +288,26 @@ def in_memory(values: Any) -> Any:
     return values
 
 
-class SeenImages:
-    """The images of a run, told apart from others by their content, which is read when needed.
+class SeenSamples:
+    """The samples of a run, told apart from others by their content, which is read when needed.
 
     Args:
-        dataset: the images that are trained on or held back.
-        judges: other images that judge, if there are any.
+        dataset: the images or texts that are trained on or held back.
+        judges: others that judge, if there are any.
     """
 
-    def __init__(self, dataset: LabelledImages, judges: LabelledImages | None) -> None:
+    def __init__(self, dataset: Samples, judges: Samples | None) -> None:
         self.dataset = dataset
         self._judges = judges
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
-        """What identifies the images of the training."""
+        """What identifies the samples of the training."""
         return self.dataset.fingerprint()
 
     @cached_property
     def validation(self) -> Fingerprint | None:
-        """What identifies the images that judge, if they are others."""
+        """What identifies the samples that judge, if they are others."""
         return None if self._judges is None else self._judges.fingerprint()
 
 

@@ -18,9 +18,11 @@ from alds_cli.checkpoint import require_apart
 from alds_cli.checkpoint.training_state import state_path
 from alds_cli.datasets import (
     Batches,
-    LabelledImages,
     MaskedImages,
-    opened,
+    Reading,
+    Samples,
+    TokenBlocks,
+    opened_samples,
     tensor_files,
 )
 from alds_cli.errors import (
@@ -31,8 +33,8 @@ from alds_cli.inputs import InputSpec
 from alds_cli.network.networks import Network, network_of
 from alds_cli.network.opening import (
     open_network,
+    preparation_of,
     require_target,
-    settled_preprocessing,
     stated_architecture,
     write_network,
 )
@@ -101,12 +103,17 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
     first = world().first
     metrics = Metrics(*((options.log, options.tensorboard) if first else (None, None)))
     network = open_network(options.model, options.source)
-    prepared = settled_preprocessing(options.preprocessing, network)
+    reading = Reading.of(options, network.inputs)
+    opened = opened_samples(options.data, reading, split="train", download=options.download)
+    prepared = preparation_of(opened, options.preprocessing, network)
     teacher = None if options.teacher is None else _teacher(options, prepared)
-    images, assignment = _labelled(options.data, options, prepared, network, place)
+    samples, assignment = _labelled(opened, options, prepared, network, place)
     judges = None
     if options.validation is not None:
-        judges, _ = _labelled(options.validation, options, prepared, network, place)
+        opened = opened_samples(
+            options.validation, reading, split="train", download=options.download
+        )
+        judges, _ = _labelled(opened, options, prepared, network, place)
     keeper = Keeper.of(network, teacher, output, options.checkpoint_minutes)
     state = keeper.resumed() if options.resume else None
     if not options.resume:
@@ -120,7 +127,7 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
 
         found = retraining.retrain(
             network.module,
-            images,
+            samples,
             options.settings,
             preprocessing=prepared,
             teacher=None if teacher is None else teacher.module,
@@ -136,13 +143,12 @@ def _retrained(options: RetrainOptions, place: torch.device) -> RetrainResult:
         network.module.eval()
         trained = replace(
             network,
-            preprocessing=prepared,
-            training=_described(options.settings, images, found, keeper.teacher),
+            preprocessing=network.preprocessing if prepared is None else prepared,
+            training=_described(options.settings, samples, found, keeper.teacher),
             nbytes=None,
         )
         if trained.inputs is None:
-            shape = Batches(images, prepared, batch_size=1).input_shape
-            trained.inputs = InputSpec.of_sample(shape)
+            trained.inputs = _inputs(samples, prepared)
         if output is not None and first:
             trained.nbytes = write_network(trained, output, verify(trained))
         if options.last is not None and first:
@@ -170,32 +176,64 @@ def _last(trained: Network, found: retraining.RetrainResult) -> Network:
     return replace(trained, module=module, training=_told(trained.training, found.history[-1]))
 
 
-def _teacher(options: RetrainOptions, prepared: Preprocessing) -> Network:
+def _inputs(samples: Samples, prepared: Preprocessing | None) -> InputSpec:
+    """Return what a network is called with for one sample."""
+    if prepared is None or isinstance(samples, TokenBlocks):
+        return samples.inputs  # type: ignore[union-attr]
+    return InputSpec.of_sample(Batches(samples, prepared, batch_size=1).input_shape)
+
+
+def _teacher(options: RetrainOptions, prepared: Preprocessing | None) -> Network:
     """Open the network to learn from, which sees the same inputs."""
     assert options.teacher is not None  # noqa: S101 - asked for only where there is one
     teacher = open_network(options.teacher, options.source)
-    if teacher.preprocessing not in {None, prepared}:
+    if prepared is not None and teacher.preprocessing not in {None, prepared}:
         logger.warning("the teacher was trained with another preprocessing of images")
     return teacher
 
 
 def _labelled(
-    data: str | LabelledImages,
+    samples: Samples,
     options: RetrainOptions,
-    prepared: Preprocessing,
+    prepared: Preprocessing | None,
     network: Network,
     place: torch.device,
-) -> tuple[LabelledImages, ClassAssignment]:
-    """Open the images and number their classes.
+) -> tuple[Samples, ClassAssignment]:
+    """Number the classes of images.
 
-    Masks have numbers, and images for a teacher may have no labels.
+    Masks have numbers, images for a teacher may have no labels, and texts have none.
+
+    Raises:
+        OptionError: there are names of classes or a preprocessing for texts.
+        DataError: see `assigned`.
     """
-    images = opened(data, split="train", download=options.download)
-    if isinstance(images, MaskedImages):
-        return images, ClassAssignment()
-    if not images.labelled and options.teacher is not None and options.settings.label_weight == 0:
-        return images, ClassAssignment()
-    return assigned(images, prepared, network.module, options.classes, device=place)
+    if isinstance(samples, TokenBlocks):
+        _require_none_of_images(options)
+        return samples, ClassAssignment()
+    if isinstance(samples, MaskedImages):
+        return samples, ClassAssignment()
+    if not samples.labelled and options.teacher is not None and options.settings.label_weight == 0:
+        return samples, ClassAssignment()
+    assert prepared is not None  # noqa: S101 - images come with it
+    return assigned(samples, prepared, network.module, options.classes, device=place)
+
+
+def _require_none_of_images(options: RetrainOptions) -> None:
+    """Refuse what is stated of images, where the samples are texts.
+
+    Raises:
+        OptionError: something is.
+    """
+    stated = {
+        "--classes": options.classes,
+        "--preprocess, --mean and their like": options.preprocessing,
+    }
+    found = [name for name, value in stated.items() if value is not None]
+    if found:
+        raise OptionError(
+            f"texts have neither classes nor a preprocessing, but {' and '.join(found)} are given",
+            tip=f"leave out {' and '.join(found)}",
+        )
 
 
 def train(options: TrainOptions) -> RetrainResult:
@@ -226,6 +264,8 @@ def train(options: TrainOptions) -> RetrainResult:
             options.settings,
             output=options.output,
             resume=options.resume,
+            tokenizer=options.tokenizer,
+            block_length=options.block_length,
             classes=options.classes,
             download=options.download,
             device=options.device,
@@ -253,25 +293,26 @@ def _require_apart(results: Sequence[str | Path], options: RetrainOptions) -> No
     model, output = options.model, options.output
     named = [own for own in results if str(own) != "-"]
     state = [] if output is None or str(output) == "-" else [state_path(Path(output))]
-    names = [own for own in (options.classes, options.teacher) if isinstance(own, (str, Path))]
+    others = (options.classes, options.teacher, options.tokenizer)
+    names = [own for own in others if isinstance(own, (str, Path))]
     data = [*tensor_files(options.data), *tensor_files(options.validation)]
     require_apart([*results, *state], [*data, *names])
     if isinstance(model, (str, Path)) and str(model) != "-":
-        others = [own for own in named if own is not output]
-        require_apart([*others, *state], [model])
+        elsewhere = [own for own in named if own is not output]
+        require_apart([*elsewhere, *state], [model])
         if state_path(Path(model)).exists():
             require_apart(named, [state_path(Path(model))])
 
 
 def _described(
     settings: RetrainSettings,
-    images: LabelledImages,
+    samples: Samples,
     found: retraining.RetrainResult,
     teacher: str | None,
 ) -> Training:
     """Return an artefact's record of its training; without times, so that equal runs are equal."""
     kept = found.history[found.kept - 1]
-    return _told(Training(settings, len(images), 0.0, 0.0, teacher=teacher), kept)
+    return _told(Training(settings, len(samples), 0.0, 0.0, teacher=teacher), kept)
 
 
 def _told(training: Training, epoch: EpochRecord) -> Training:

@@ -94,9 +94,13 @@ def ready(module: nn.Module, device: torch.device) -> Iterator[Callable[[Inputs]
 
 def accepted(run: Callable[[Any], object], inputs: Inputs) -> object:
     """Return the network's output; turn its refusal of the inputs into a `DataError`."""
-    tip = _OF_IMAGES if isinstance(inputs, Tensor) else _OF_TEXTS
-    with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs), tip):
+    with refusals_told(f"of shape {tuple(inputs.shape)}", len(inputs), tip_for(inputs)):
         return run(inputs)
+
+
+def tip_for(inputs: Inputs) -> str:
+    """Return what may be done where a network does not take inputs of a kind."""
+    return _OF_IMAGES if isinstance(inputs, Tensor) else _OF_TEXTS
 
 
 _OF_IMAGES = "give the images the size it was trained with: --preprocess, --resize, --crop"

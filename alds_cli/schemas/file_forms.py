@@ -346,9 +346,9 @@ class TrainingForm(Form):
 
     most_bytes: ClassVar[int] = 1 << 22
 
-    format: Literal[4]
+    format: Literal[5]
     settings: RetrainSettings
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     images: Positive
     fingerprint: Fingerprint
     history: Annotated[tuple[EpochRecord, ...], Len(0, MOST_EPOCHS)]
