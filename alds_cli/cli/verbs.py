@@ -7,8 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -23,7 +22,6 @@ from alds_cli.options.declaring import (
     MISSING,
     Declared,
     Option,
-    Settled,
     asked,
     parameters,
 )
@@ -59,8 +57,10 @@ def verb(
 
             if (own := streams.current()) is not None:
                 own.error_form = error_forms.asked_form(given)
-            if _RECIPE in given and (recipe := _recipe_for(given)) is not None:
-                given = _by_recipe(options, {**given, _RECIPE: recipe}, context, purpose)
+            if "recipe" in given:
+                from alds_cli.cli.recipe_values import with_recipe  # noqa: PLC0415 - few take one
+
+                given = with_recipe(options, given, partial(_rank, context), purpose)
             try:
                 function(asked(options, given, _FINISH), asked(reporting, given))
             except AldsError as error:
@@ -82,52 +82,6 @@ def verb(
         return command
 
     return decorate
-
-
-_RECIPE = "recipe"
-
-_RECIPE_FOR_TEXTS = "texts"
-
-
-def _recipe_for(given: Mapping[str, Any]) -> str | None:
-    """Return the recipe that is named, or the one for texts where there are some; or None."""
-    named: str | None = given[_RECIPE]
-    if named is None and given.get("data") is not None:
-        from alds_cli.datasets import is_text  # noqa: PLC0415 - it imports torch
-        from alds_cli.errors import DataError  # noqa: PLC0415
-
-        with suppress(DataError):  # what cannot be read is told later
-            return _RECIPE_FOR_TEXTS if is_text(given["data"]) else None
-    return named
-
-
-def _by_recipe(
-    options: type, given: dict[str, Any], context: typer.Context, purpose: Purpose
-) -> dict[str, Any]:
-    """Replace the values that nobody stated, or only where less counts, by those of the recipe.
-
-    Raises:
-        OptionError: there is no such recipe.
-    """
-    from alds_cli.recipes import read_recipe  # noqa: PLC0415 - most commands take none
-
-    least = max(1, _rank(context, _RECIPE))  # what nobody stated counts less than any recipe
-
-    def stated(parameter: str) -> bool:
-        return _rank(context, parameter) >= least
-
-    recipe = read_recipe(given[_RECIPE])
-    lengths = [each.parameter for each in parameters(options) if each.name == "epochs"]
-    length = next((given[each] for each in lengths if stated(each)), None)
-    values = recipe.values(purpose, length)
-    if purpose == "train" and not stated("arch"):
-        values |= {"arch": recipe.network, "arch_args": recipe.arguments}
-    found = {
-        each.parameter: Settled(values[each.name])
-        for each in parameters(options)
-        if each.name in values and not stated(each.parameter)
-    }
-    return {**given, **found}
 
 
 _RANKS = {"file": 1, "environment": 2}
