@@ -180,6 +180,55 @@ def test_commands_take_programs(whole, run, tmp_path):
     assert json.loads(out)["architecture"] == {"arguments": {}, "name": "program"}
 
 
+class Biased(nn.Module):
+    """A product with a matrix (in, out), and a bias of any form, as other libraries have them."""
+
+    def __init__(self, *bias):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 12))
+        self.bias = nn.Parameter(torch.randn(*bias))
+
+    def forward(self, x):
+        return x @ self.weight + self.bias
+
+
+class Products(nn.Module):
+    """Layers whose results get a bias afterwards, on as many axes as decompositions tell apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.images, self.row, self.scalar = Biased(12), Biased(1, 12), Biased(1)
+        self.channels, self.words = nn.Linear(3, 12), nn.Linear(12, 12, bias=False)
+        self.twice = nn.Linear(12, 12)
+
+    def forward(self, x):
+        x = self.channels(x.permute(0, 2, 3, 1))
+        x = self.images(x).flatten(1, 2).transpose(1, 2).contiguous().transpose(1, 2)
+        x = self.twice(self.twice(self.words(x)).transpose(0, 1)).transpose(0, 1)
+        return self.scalar(self.row(x)).mean(1)
+
+
+PRODUCTS = ["channels", "images", "words", "twice", "row.weight", "scalar.weight"]
+
+
+@pytest.mark.mostly_slow(2)
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_a_bias_is_added_once_and_repeated_matrices_are_layers(decomposed, tmp_path):
+    torch.manual_seed(0)
+    network = Products().eval()
+    program = exported(network)
+    path = saved(program.run_decompositions() if decomposed else program, tmp_path / "model.pt2")
+    opened = open_network(path)
+    require_same(opened.module, network)
+    specs = find_layers(opened.module, trace_network(opened))
+    assert sorted(specs) == sorted(PRODUCTS)
+    assert all(spec.reason is None for spec in specs.values())
+    found = alds_cli.compress(path, ratio=0.3, output=tmp_path / "small.pt")
+    own = alds_cli.compress(network, ratio=0.3, source=alds_cli.Source(input_shape=(3, 8, 8)))
+    assert found.report.params_before == own.report.params_before
+    require_same(alds_cli.load(tmp_path / "small.pt"), found.network.module)
+
+
 @pytest.mark.slow
 def test_resnet18_gets_the_plan_of_its_checkpoint(tmp_path):
     from torchvision.models import resnet18  # noqa: PLC0415 - slow to import
@@ -486,6 +535,92 @@ def test_arguments_and_results_keep_their_form(tmp_path):
     torch.testing.assert_close(found["parts"], expected["parts"])
     with pytest.raises(AldsError, match=r"takes mask of shape .* not \[3, 7\]"):
         opened.module(ids, mask=torch.rand(3, 7))
+
+
+class Counting(nn.Module):
+    """A network that counts its calls in evaluation mode, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        return x * 2
+
+
+def test_a_buffer_that_changes_is_named(tmp_path):
+    program = torch.export.export(Counting(), (torch.ones(2),)).run_decompositions()
+    with pytest.raises(CheckpointError, match="changes calls whenever it runs"):
+        open_network(saved(program, tmp_path / "model.pt2"))
+
+
+class Frequencies(nn.Module):
+    """Operators whose names or arguments are unusual, but that only know tensors."""
+
+    def __init__(self):
+        super().__init__()
+        self.both = nn.Bilinear(8, 8, 16)
+        self.head = nn.utils.parametrizations.weight_norm(nn.Linear(16, 16))
+
+    def forward(self, x):
+        lines = torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho"), norm="ortho")
+        x = nn.functional.interpolate(torch.fft.fft2(lines).real, size=(5, 8), mode="nearest-exact")
+        return self.head(self.both(x, lines[:, :, :5])).sum((1, 2))
+
+
+@pytest.mark.mostly_slow(2)
+@pytest.mark.parametrize("decomposed", [True, False])
+def test_operators_of_tensors_alone_are_known(decomposed, tmp_path):
+    torch.manual_seed(0)
+    network = Frequencies().eval()
+    program = exported(network)
+    path = saved(program.run_decompositions() if decomposed else program, tmp_path / "model.pt2")
+    require_same(open_network(path).module, network)
+
+
+class Recurrent(nn.Module):
+    """A network that makes its first state in one type of numbers, and gives lists."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates, self.head = nn.GRU(24, 24, batch_first=True), nn.Linear(24, 24)
+
+    def forward(self, x):
+        states = self.gates(x.flatten(2).transpose(1, 2).flatten(2)[:, :, :3].repeat(1, 1, 8))[0]
+        return [self.head(states), {"states": [states]}]
+
+
+@pytest.mark.slow
+def test_a_program_of_one_type_is_optimised_and_its_export_is_read(run, tmp_path):
+    torch.manual_seed(0)
+    path = saved(exported(Recurrent().eval()), tmp_path / "model.pt2")
+    code, _, err = run("optimize", path, "-o", tmp_path / "fast.pt")
+    assert code == 0, err
+    code, _, err = run("export", path, "-o", tmp_path / "again.pt2")
+    assert code == 0, err
+    images = torch.rand(2, 3, 8, 8)
+    expected = alds_cli.load(path)(images)
+    for other in ("fast.pt", "again.pt2"):
+        torch.testing.assert_close(alds_cli.load(tmp_path / other)(images), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_the_numbers_of_inputs_are_of_the_network_s_type(dtype, run, tmp_path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32)).to(dtype).eval()
+    program = torch.export.export(
+        network, (torch.rand(2, 16, dtype=dtype),), dynamic_shapes=({0: BATCH},)
+    )
+    path, small = saved(program, tmp_path / "model.pt2"), tmp_path / "small.pt"
+    assert str(open_network(path).inputs) == "float[1,16]"
+    for command in (
+        ("compress", path, "--ratio", "0.3", "-o", small),
+        ("optimize", small, "-o", tmp_path / "fast.pt"),
+    ):
+        code, _, err = run(*command)
+        assert code == 0, err
 
 
 class Nested(nn.Module):

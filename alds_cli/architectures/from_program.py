@@ -7,6 +7,7 @@ is calls of operators.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from keyword import iskeyword
 from typing import Any
@@ -65,19 +66,21 @@ def inputs_of(architecture: ProgramArchitecture) -> InputSpec:
     program = architecture.graph
     return InputSpec(
         tuple(
-            (own.name if own.keyword else None, _input(own, program.sizes))
+            (own.name if own.keyword else None, _input(own, program))
             for own in sorted(program.inputs, key=lambda each: each.keyword)
         )
     )
 
 
-def _input(own: ProgramInput, sizes: Mapping[str, FreeSize]) -> InputTensor:
+def _input(own: ProgramInput, program: Program) -> InputTensor:
     shape = [
-        extent if isinstance(extent, int) else 1 if not place else sizes[extent].example
+        extent if isinstance(extent, int) else 1 if not place else program.sizes[extent].example
         for place, extent in enumerate(own.shape)
     ]
-    dtype = GENERAL_FLOAT if own.dtype == "float32" else own.dtype
-    return InputTensor(tuple(shape), dtype, own.below)
+    trained = {tensor.dtype for tensor in program.tensors.values() if tensor.trained}
+    given = InputTensor(tuple(shape), own.dtype, own.below)
+    general = given.is_floating and trained <= {own.dtype}
+    return replace(given, dtype=GENERAL_FLOAT) if general else given
 
 
 def _places(program: Program, layers: Mapping[str, Layer]) -> dict[str, str]:

@@ -6,7 +6,8 @@ them it can be compressed, and in training mode normalisations and dropout train
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from alds_cli.architectures.program_operators import by_name, operator_named
+from alds_cli.checkpoint.program_products import exchanges_axes
 from alds_cli.records import Program, ProgramStep, ProgramTensor, references
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -25,14 +27,6 @@ _NORMS: Mapping[int, type[nn.Module]] = {
     5: nn.BatchNorm3d,
 }
 """The normalisation of a tensor with so many axes."""
-
-_TURNS: Mapping[str, tuple[Any, ...]] = {
-    "aten.t.default": ((),),
-    "aten.numpy_T.default": ((),),
-    "aten.permute.default": (([1, 0],),),
-    "aten.transpose.int": ((0, 1), (1, 0), (-1, -2), (-2, -1)),
-}
-"""What exchanges the axes of a matrix, with its arguments beside the matrix."""
 
 GETTING = "operator.getitem"
 """The operator that takes one of several results."""
@@ -78,7 +72,7 @@ def layers_in(program: Program) -> dict[str, Layer]:
             owners |= dict.fromkeys(named, layer.module)
             found[step.name] = layer
     turned = {layer.tensors["weight"] for layer in found.values() if layer.turned}
-    read = {name for step, name in program.uses_of("tensor") if step.name not in found}
+    read = {name for step, name in program.uses_of("tensor") if not finder.goes_into(step, found)}
     # A weight that is turned in its module can be read nowhere else.
     return {
         name: layer
@@ -95,8 +89,10 @@ class _Finder:
         self._steps = {step.name: step for step in program.steps}
         self._axes: dict[str, int | None] = {own.name: len(own.shape) for own in program.inputs}
         self._axes |= {step.name: step.axes for step in program.steps}
-        used = {name for _, name in program.uses_of("value")}
-        used.update(references(program.output, "value"))
+        self._users: dict[str, set[str]] = defaultdict(set)
+        for step, name in program.uses_of("value"):
+            self._users[name].add(step.name)
+        used = {*self._users, *references(program.output, "value")}
         self._several = {
             next(references(step.arguments, "value"), "")
             for step in program.steps
@@ -135,11 +131,23 @@ class _Finder:
         """Return what is known of a tensor."""
         return self._program.tensors[name]
 
+    def goes_into(self, step: ProgramStep, layers: Container[str]) -> bool:
+        """Return whether a step is a layer, or only exchanges axes of the weights of layers."""
+        if step.name in layers:
+            return True
+        users = self._users.get(step.name)
+        return exchanges_axes(step) and bool(users) and all(each in layers for each in users or ())
+
+    def owns_more(self, module: str, held: Iterable[str]) -> bool:
+        """Return whether the program has other tensors of a module than those that it holds."""
+        own = {name for name in self._program.tensors if name.rpartition(".")[0] == module}
+        return not own <= {*held}
+
     def matrix(self, value: Any) -> tuple[str, bool] | None:
         """Return a parameter with two axes, and whether an argument has them exchanged."""
         turned = False
         step = self._steps.get(next(references(value, "value"), ""))
-        if step is not None and step.arguments[1:] in _TURNS.get(step.operator, ()):
+        if step is not None and exchanges_axes(step):
             value, turned = step.arguments[0], True
         name = self.parameter(value)
         return (name, turned) if name and len(self.about(name).shape) == 2 else None
@@ -282,7 +290,10 @@ def _layer(
     leading = tensors.get("weight") or tensors["running_mean"]
     if "weight" in tensors:
         settings["dtype"] = getattr(torch, finder.about(leading).dtype)
-    return Layer(_module_name(leading), kind, settings, given, tensors, turned)
+    name = _module_name(leading)
+    if finder.owns_more(name, tensors.values()):
+        name = leading  # the module of that name would take them for its own
+    return Layer(name, kind, settings, given, tensors, turned)
 
 
 def _module_name(tensor: str) -> str:

@@ -36,14 +36,19 @@ _SIZES: Mapping[str, Callable[..., Any]] = {
 
 _TEXTS = frozenset(
     {
-        *("approximate", "equation", "indexing", "mode", "padding", "padding_mode", "reduce"),
-        *("rounding_mode", "side"),
+        *("approximate", "equation", "indexing", "mode", "norm", "padding", "padding_mode"),
+        *("reduce", "rounding_mode", "side"),
     }
 )
 """The only arguments of operators that may be text; in others it names files, for instance."""
 
 _INNER = frozenset(
-    {"_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_shape_as_tensor", "_unsafe_view"}
+    {
+        *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "_shape_as_tensor", "_unsafe_view"),
+        *("_fft_c2c", "_fft_c2r", "_fft_r2c", "_trilinear", "_weight_norm"),
+        *("_weight_norm_interface", "_upsample_bicubic2d_aa", "_upsample_bilinear2d_aa"),
+        *(f"_upsample_nearest_exact{count}d" for count in (1, 2, 3)),
+    }
 )
 """Operators with a name for PyTorch's own use that are safe nevertheless."""
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 from pydantic import TypeAdapter, ValidationError
 
 from alds_cli.checkpoint.files import MalformedError, UnsupportedError
+from alds_cli.checkpoint.program_products import with_linear_layers
 from alds_cli.checkpoint.program_schema import (
     DTYPES,
     Argument,
@@ -28,6 +29,9 @@ from alds_cli.checkpoint.program_steps import Values, steps_of
 from alds_cli.records import FreeSize, Program, ProgramInput, ProgramStep, ProgramTensor
 
 _OWN_BOUND = 2
+
+_LISTS = frozenset({"builtins.list", "torch.fx.immutable_collections.immutable_list"})
+"""The second is what programs give that were exported from a graph."""
 
 _SYMBOL = re.compile(r"(?:Symbol\(')?([A-Za-z_][A-Za-z0-9_]*)(?:'[^)]*\))?")
 
@@ -71,7 +75,7 @@ def program_of(form: ExportedForm) -> Program:
         steps=tuple(steps),
         output=_output(called.out_spec, signature.output_specs, values),
     )
-    return _held(program)
+    return _held(with_linear_layers(program))
 
 
 def _held(program: Program) -> Program:
@@ -240,10 +244,7 @@ def _output(nesting: str, specs: Sequence[Mapping[str, Any]], values: Values) ->
     for spec in specs:
         kind, content = only_entry(spec)
         if kind != "user_output":
-            raise UnsupportedError(
-                f"the program has a {kind.replace('_', ' ')}; export the network in evaluation "
-                "mode: torch.export.export(network.eval(), …)"
-            )
+            raise UnsupportedError(_change(kind, content))
         found.append(values.of(content["arg"]))
     tree = read_tree(nesting)
     if len(list(leaves(tree))) != len(found):
@@ -251,10 +252,20 @@ def _output(nesting: str, specs: Sequence[Mapping[str, Any]], values: Values) ->
     return _nested(tree, iter(found))
 
 
+def _change(kind: str, content: Mapping[str, Any]) -> str:
+    """Return the complaint about a program that changes a tensor whenever it runs."""
+    changed = next((str(each) for each in content.values() if isinstance(each, str)), "")
+    told = f"the program has a {kind.replace('_', ' ')}: it changes {changed[:60] or 'an input'}"
+    return (
+        f"{told} whenever it runs; export the network in evaluation mode, "
+        "torch.export.export(network.eval(), …), and without code that counts or remembers"
+    )
+
+
 def _nested(tree: TreeForm, values: Iterator[Any]) -> Any:
     if tree.type is None:
         return next(values)
-    if tree.type == "builtins.list":
+    if tree.type in _LISTS:
         return [_nested(child, values) for child in tree.children_spec]
     if tree.type in {"builtins.tuple", "collections.namedtuple"}:
         return {"tuple": [_nested(child, values) for child in tree.children_spec]}
