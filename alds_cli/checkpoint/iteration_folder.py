@@ -20,18 +20,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.folder_documents import damaged, read_document, write_document
 from alds_cli.checkpoint.locks import claimed
 from alds_cli.checkpoint.training_state import state_path
-from alds_cli.errors import OptionError, OutputError, RunFolderError
+from alds_cli.errors import OptionError, RunFolderError
 from alds_cli.forms import SCHEMA
 from alds_cli.records import IterationStage
-from alds_cli.schemas import Form, MalformedError, UnknownSchemaError, held, parsed
+from alds_cli.schemas import held
 from alds_cli.schemas.iteration_forms import IterationForm, StageForm
-
-F = TypeVar("F", bound=Form)
 
 _BEGUN = "iterate.json"
 _STAGE = "stage.json"
@@ -105,7 +104,7 @@ class IterationFolder:
         """
         with suppress(FileNotFoundError):
             self._file(1, _STAGE).unlink()
-        _write(self.path / _BEGUN, form)
+        write_document(self.path / _BEGUN, form)
 
     def require_same(self, form: IterationForm) -> None:
         """Make sure that the iteration was begun with the same network, images and options.
@@ -114,7 +113,7 @@ class IterationFolder:
             OptionError: something differs; all that does is named.
             RunFolderError: the file that says so is damaged.
         """
-        before = _read(IterationForm, self.path / _BEGUN).content()
+        before = read_document(IterationForm, self.path / _BEGUN, _remedy).content()
         differences = list(_differences(before, form.content()))
         if differences:
             more = len(differences) - _MOST_TOLD
@@ -133,9 +132,9 @@ class IterationFolder:
         path = self._file(step, _STAGE)
         if not path.exists():
             return None
-        found = _read(StageForm, path).stage
+        found = read_document(StageForm, path, _remedy).stage
         if found.step != step:
-            raise _damaged(path, f"it holds step {found.step}")
+            raise damaged(path, f"it holds step {found.step}", _remedy)
         return found
 
     def write(self, stage: IterationStage) -> None:
@@ -144,7 +143,7 @@ class IterationFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        _write(self._file(stage.step, _STAGE), held(StageForm, schema_=SCHEMA, stage=stage))
+        write_document(self._file(stage.step, _STAGE), held(StageForm, schema_=SCHEMA, stage=stage))
 
     def make(self, step: int) -> None:
         """Make the folder of a step.
@@ -205,37 +204,8 @@ def _short(value: object) -> str:
     return told if len(told) <= _LONGEST else f"{told[:_LONGEST]}…"
 
 
-def _write(path: Path, form: Form) -> None:
-    try:
-        text = form.text(indent=1)
-    except MalformedError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
-    make_folder(path.parent)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _read(kind: type[F], path: Path) -> F:
-    require_regular(path, RunFolderError, most=kind.most_bytes)
-    try:
-        return parsed(kind, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
-    except UnknownSchemaError as error:
-        raise RunFolderError(
-            f"{path} cannot be read: {error}",
-            tip="install the version of alds that wrote it, or a newer one",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(path, "it is not UTF-8 text") from error
-    except MalformedError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: object) -> RunFolderError:
-    tip = (
-        "name another output"
-        if path.name == _BEGUN
-        else f"remove the folder {path.parent} and those of later steps; --resume makes them again"
-    )
-    return RunFolderError(f"{path} is damaged: {reason}", tip=tip)
+def _remedy(path: Path) -> str:
+    """Return what to do about a damaged document."""
+    if path.name == _BEGUN:
+        return "name another output"
+    return f"remove the folder {path.parent} and those of later steps; --resume makes them again"

@@ -17,22 +17,25 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from alds_cli.checkpoint.files import make_folder, replacing, require_regular
+from alds_cli.checkpoint.files import make_folder
+from alds_cli.checkpoint.folder_documents import (
+    damaged,
+    read_document,
+    unwritable,
+    write_document,
+)
 from alds_cli.checkpoint.locks import claimed
 from alds_cli.errors import OutputError, RunFolderError
 from alds_cli.forms import SCHEMA, plain_text
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.schemas import (
-    Form,
-    MalformedError,
-    UnknownSchemaError,
     held,
     parsed,
 )
@@ -42,8 +45,6 @@ from alds_cli.schemas.sweep_folder import (
     SettingsForm,
     SweepForm,
 )
-
-F = TypeVar("F", bound=Form)
 
 _SWEEP = "sweep.json"
 _ASKED = "asked.json"
@@ -143,10 +144,10 @@ class RunFolder:
             OutputError: it cannot be written.
         """
         path = self.path / _SWEEP
-        with _unwritable(path):
+        with unwritable(path):
             stated = parsed(SettingsForm, plain_text(settings, SettingsForm.most_bytes))
             form = held(SweepForm, schema_=SCHEMA, baseline=baseline, settings=stated)
-        _write(path, form)
+        write_document(path, form)
 
     def baseline(self) -> SweepBaseline:
         """Read what is known of the network that is compressed.
@@ -170,7 +171,7 @@ class RunFolder:
             raise RunFolderError(
                 f"there is no sweep in {self.path}", tip=f"alds sweep MODEL … -o {self.path}"
             )
-        return _read(SweepForm, path)
+        return read_document(SweepForm, path, _remedy)
 
     def ask(self, keys: Iterable[RunKey]) -> None:
         """Add runs to those that were asked for; the caller holds the claim on the start.
@@ -183,9 +184,9 @@ class RunFolder:
         asked = before | {key.slug for key in keys}
         if asked != before:
             path = self.path / _ASKED
-            with _unwritable(path):
+            with unwritable(path):
                 form = held(AskedForm, schema_=SCHEMA, runs=sorted(asked))
-            _write(path, form)
+            write_document(path, form)
 
     def unfinished(self) -> int:
         """Count the runs that were asked for so far and are not finished.
@@ -197,7 +198,7 @@ class RunFolder:
 
     def _asked(self) -> set[str]:
         path = self.path / _ASKED
-        return set(_read(AskedForm, path).runs) if path.exists() else set()
+        return set(read_document(AskedForm, path, _remedy).runs) if path.exists() else set()
 
     def write(self, record: SweepRecord) -> None:
         """Write a finished run.
@@ -205,7 +206,7 @@ class RunFolder:
         Raises:
             OutputError: it cannot be written.
         """
-        _write(
+        write_document(
             self._record_path(RunKey.of(record)), held(RecordForm, schema_=SCHEMA, record=record)
         )
 
@@ -267,53 +268,17 @@ class RunFolder:
         return self._records / f"{key.slug}.json"
 
 
-def _write(path: Path, form: Form) -> None:
-    with _unwritable(path):
-        text = form.text(indent=1)
-    make_folder(path.parent)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _unwritable(path: Path) -> Iterator[None]:
-    """Raise an OutputError for a document that could not be read again."""
-    try:
-        yield
-    except MalformedError as error:
-        raise OutputError(f"cannot write {path}: {error}") from error
-
-
-def _read(kind: type[F], path: Path) -> F:
-    require_regular(path, RunFolderError, most=kind.most_bytes)
-    try:
-        return parsed(kind, path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunFolderError(f"{path} cannot be read: {error.strerror}") from error
-    except UnknownSchemaError as error:
-        raise RunFolderError(
-            f"{path} cannot be read: {error}",
-            tip="install the version of alds that wrote it, or a newer one",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise _damaged(path, "it is not UTF-8 text") from error
-    except MalformedError as error:
-        raise _damaged(path, error) from error
-
-
 def _read_record(path: Path) -> SweepRecord:
-    record = _read(RecordForm, path).record
+    record = read_document(RecordForm, path, _remedy).record
     if RunKey.of(record).slug != path.stem:
-        raise _damaged(path, f"it holds the run {RunKey.of(record).slug}")
+        raise damaged(path, f"it holds the run {RunKey.of(record).slug}", _remedy)
     return record
 
 
-def _damaged(path: Path, reason: object) -> RunFolderError:
-    tip = (
-        "begin a new folder"
-        if path.name == _SWEEP
-        else "remove it"
-        if path.name == _ASKED
-        else "remove it, and the same alds sweep makes the run again"
-    )
-    return RunFolderError(f"{path} is damaged: {reason}", tip=tip)
+def _remedy(path: Path) -> str:
+    """Return what to do about a damaged document."""
+    if path.name == _SWEEP:
+        return "begin a new folder"
+    if path.name == _ASKED:
+        return "remove it"
+    return "remove it, and the same alds sweep makes the run again"

@@ -13,7 +13,7 @@ from alds_cli.allocation.channel_pruning import PruningCost
 from alds_cli.compression.targets import Resource, channel_terms
 from alds_cli.compression.traced_model import NOT_CHOSEN
 from alds_cli.errors import PlanError
-from alds_cli.numerics.eigenvalues import spectral_norm
+from alds_cli.numerics.eigenvalues import norm_nbytes, spectral_norm
 from alds_cli.numerics.grams import in_units, unit_exponent
 from alds_cli.records import (
     Kept,
@@ -164,9 +164,8 @@ class _ErrorJob:
 
     @property
     def nbytes(self) -> int:
-        """The approximate bytes of the difference and of a Gram matrix."""
-        rows = len(self.weight)
-        return 8 * self.weight.numel() + 3 * 8 * min(rows, self.weight[0].numel()) ** 2
+        """The approximate bytes of the difference and of its norm."""
+        return norm_nbytes(self.weight)
 
     def __call__(self, spawn: Spawn) -> None:
         """Measure the error."""

@@ -29,7 +29,7 @@ from alds_cli.errors import AldsError, OptionError, OutputError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import preparation_of
-from alds_cli.numerics.eigenvalues import operator_norm
+from alds_cli.numerics.eigenvalues import norm_nbytes, operator_norm
 from alds_cli.numerics.grams import unit_exponent
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.recipes import read_recipe
@@ -263,9 +263,8 @@ class _ErrorJob:
 
     @property
     def nbytes(self) -> int:
-        """The approximate bytes of the difference and of a Gram matrix."""
-        rows = len(self.weight)
-        return 8 * self.weight.numel() + 3 * 8 * min(rows, self.weight[0].numel()) ** 2
+        """The approximate bytes of the difference and of its norm."""
+        return norm_nbytes(self.weight)
 
     def __call__(self, spawn: Spawn) -> None:
         """Measure the error."""

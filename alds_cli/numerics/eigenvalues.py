@@ -288,6 +288,15 @@ def spectral_norm(matrix: Tensor, unit: int = 0) -> float:
     return _difference_norm(matrix.unsqueeze(2), *nothing, unit)
 
 
+def norm_nbytes(weight: Tensor) -> int:
+    """Return about how many bytes the norm of a difference from a weight (f, c/g, κ…) takes.
+
+    They are those of the difference and of three Gram matrices.
+    """
+    rows = len(weight)
+    return 8 * weight.numel() + 3 * 8 * min(rows, weight[0].numel()) ** 2
+
+
 class _Refolding(NamedTuple):
     """The way blocks of a difference become blocks of the layer's operator, which has fewer rows.
 
