@@ -491,3 +491,20 @@ def test_whole_networks_in_every_form(name, tmp_path, monkeypatch):
         assert len(found) == len(expected)
         for own, other in zip(found, expected, strict=True):
             require_close(own, other)
+
+
+@pytest.mark.mostly_slow(2)
+@pytest.mark.filterwarnings("ignore")  # the library's own
+@pytest.mark.parametrize("name", ["gpt2", "t5"])
+def test_a_network_that_keeps_a_cache_is_exported_without_it(name, tmp_path):
+    pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
+    arch = f"tiny_transformers:{name}"
+    torch.manual_seed(0)
+    network = getattr(tiny_transformers, name)().eval()
+    source = alds_cli.Source(arch=arch, input_spec=TINY[arch])
+    told = alds_cli.export(network, output=tmp_path / "model.pt2", source=source)
+    assert "logits" in {own.name for own in told.outputs}
+    assert not any("past_key_values" in own.name for own in told.outputs)
+    call = example_call(parse_inputs(TINY[arch]), batch_size=3)
+    found, expected = run_program(tmp_path / "model.pt2", call), call(network)
+    require_close(found["logits"], expected["logits"])

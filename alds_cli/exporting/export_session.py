@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from alds_cli.checkpoint import require_apart
 from alds_cli.checkpoint.files import replacing, require_writable
@@ -160,12 +160,21 @@ def _sample(network: Network, batch: int | None) -> Sample:
     if network.inputs is None:
         raise OptionError("what the network takes is not known", tip=inputs_tip(None))
     network.module.eval().requires_grad_(requires_grad=False)  # or gradients are exported, too
+    _give_answers_alone(network.module)
     sample = Sample(network.module, network.inputs, batch)
     if batch is not None and not sample.batched:
         raise OptionError(
             f"the input {network.inputs} has no batch axis", tip="leave out --static-batch"
         )
     return sample
+
+
+def _give_answers_alone(network: nn.Module) -> None:
+    """Let networks of transformers give no keys and values for later calls, which no form holds."""
+    for part in network.modules():
+        configuration: Any = getattr(part, "config", None)
+        if getattr(configuration, "use_cache", None) is True:
+            configuration.use_cache = False
 
 
 def _written(sample: Sample, form: Form, example: object, opset: int | None) -> _Written:
