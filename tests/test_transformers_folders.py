@@ -76,6 +76,17 @@ def test_every_layer_with_a_matrix_becomes_a_pair_of_what_the_library_loads(name
     )
 
 
+def test_layers_are_free_where_the_library_looks_for_those_whose_outputs_it_gives(tmp_path):
+    folder = saved("segformer", tmp_path / "model")
+    result = api.compress(folder, ratio=0.3, output=tmp_path / "small.pt")
+    reasons = {layer.reason for layer in result.report.layers}
+    assert reasons <= {None, "the allocation keeps it", "no low-rank pair is smaller"}
+    dense, small = by_library(folder), alds_cli.load(tmp_path / "small.pt")
+    inputs = parse_inputs("float[1,3,64,64]")
+    expected = answers(with_products(dense, small), inputs)
+    torch.testing.assert_close(answers(small, inputs), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_linear_layer_that_holds_its_weight_transposed_is_decomposed_as_it_computes(tmp_path):
     folder = saved("gpt2", tmp_path / "model")
     plan = {

@@ -187,7 +187,10 @@ _TELLING = frozenset(
 """Attributes that a pair has as well, but with other contents. `parameters()` is not among them: it
 is read for types and devices, which are the same."""
 
-_SILENT = ("torch.nn.modules", "torch.utils", "torch._", "alds_cli", "transformers.pytorch_utils")
+_SILENT = (
+    *("torch.nn.modules", "torch.utils", "torch._", "alds_cli", "transformers.pytorch_utils"),
+    "transformers.utils.output_capturing",  # asks the type of all modules, to observe some
+)
 """Modules whose reading does not count: the layers' own code and PyTorch's machinery, which a pair
 serves as well. Of PyTorch's modules only those around attention read the layers in them, for
 kernels that `surgery` turns off where a pair stands."""
