@@ -76,6 +76,21 @@ def test_every_layer_with_a_matrix_becomes_a_pair_of_what_the_library_loads(name
     )
 
 
+def test_a_network_of_images_and_texts_is_told_what_it_takes(run, tmp_path):
+    folder = saved("clip", tmp_path / "model")
+    code, _, err = run("compress", folder, "--ratio", "0.3", "-o", tmp_path / "small.pt")
+    assert code == 2
+    assert "--input-spec" in err
+    given = "input_ids:int64[1,9]<99,attention_mask:int64[1,9]<2,pixel_values:float[1,3,32,32]"
+    result = api.compress(
+        folder,
+        ratio=0.2,
+        output=tmp_path / "small.pt",
+        source=alds_cli.Source(input_spec=given),
+    )
+    assert result.plan.decomposed
+
+
 def test_layers_are_free_where_the_library_looks_for_those_whose_outputs_it_gives(tmp_path):
     folder = saved("segformer", tmp_path / "model")
     result = api.compress(folder, ratio=0.3, output=tmp_path / "small.pt")

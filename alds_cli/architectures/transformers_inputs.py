@@ -40,7 +40,10 @@ def inputs(architecture: Architecture) -> InputSpec | None:
     parameters = [*inspect.signature(kind.forward).parameters][1:]
     further: dict[str, InputTensor] = {}
     if configuration.is_encoder_decoder and "decoder_input_ids" in parameters:
-        further["decoder_input_ids"] = _tokens(configuration)
+        decoded = _tokens(configuration)
+        if decoded is None:
+            return None
+        further["decoder_input_ids"] = decoded
     elif name == "input_ids" and not _decodes(kind) and "attention_mask" in parameters:
         further["attention_mask"] = InputTensor(made.shape, "int64", 2)
     first = None if parameters[0] == name else name
@@ -72,12 +75,15 @@ def _sides(size: Any) -> tuple[int, int] | None:
     return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
 
-def _tokens(configuration: Any) -> InputTensor:
+def _tokens(configuration: Any) -> InputTensor | None:
     text = configuration.get_text_config(decoder=configuration.is_encoder_decoder)
+    words = getattr(text, "vocab_size", None)
+    if not isinstance(words, int):  # of CLIP's two parts each has a configuration
+        return None
     positions = getattr(text, "max_position_embeddings", None)
     if not isinstance(positions, int):
         positions = getattr(text, "max_target_positions", None) or 2 * _TOKENS
-    return InputTensor((1, max(1, min(_TOKENS, positions // 2))), "int64", text.vocab_size)
+    return InputTensor((1, max(1, min(_TOKENS, positions // 2))), "int64", words)
 
 
 def _features(configuration: Any) -> InputTensor | None:
