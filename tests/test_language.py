@@ -20,7 +20,7 @@ import alds_cli
 from alds_cli.datasets import TokenBatches, TokenBlocks, texts
 from alds_cli.errors import DataError, NoLogitsError, OptionError
 from alds_cli.evaluation.language import foretells, measure_texts
-from alds_cli.evaluation.paired import mean_difference
+from alds_cli.evaluation.paired import mean_rise
 from alds_cli.tracing.tokens import Tokens
 
 FACTORY = ("--arch", "small_texts:Words")
@@ -147,11 +147,11 @@ def test_the_difference_and_agreement_of_two_language_models():
 @given(st.lists(st.floats(-9, 9), min_size=2, max_size=30), st.integers(1, 9))
 def test_of_equal_blocks_the_interval_is_students(values, count):
     sums, counts = torch.tensor(values).double() * count, torch.full((len(values),), count)
-    mean, low, high = mean_difference(sums, counts)
+    mean, low, high = mean_rise(sums, counts).with_interval
     error = float(np.std(values, ddof=1)) / len(values) ** 0.5
     reach = stats.t.ppf(0.975, len(values) - 1) * error
     np.testing.assert_allclose([low, high], [mean - reach, mean + reach], rtol=1e-4, atol=1e-4)
-    assert mean_difference(sums[:1], counts[:1])[1:] == (None, None)
+    assert math.isinf(mean_rise(sums[:1], counts[:1]).error)
 
 
 def test_intervals_of_ratios_cover_the_truth():
@@ -161,7 +161,7 @@ def test_intervals_of_ratios_cover_the_truth():
     for _ in range(400):
         counts = draw.integers(1, 50, 60)
         sums = [draw.normal(0.3, 1, own).sum() + draw.normal(0, 2) for own in counts]
-        _, low, high = mean_difference(torch.tensor(sums), torch.tensor(counts))
+        _, low, high = mean_rise(torch.tensor(sums), torch.tensor(counts)).with_interval
         covered += low <= 0.3 <= high
     assert 0.92 <= covered / 400 <= 0.98
 
@@ -294,8 +294,9 @@ def test_drops_in_points_are_not_those_of_texts(folder):
     asked = {"data": "text:text.txt", "tokenizer": folder, "block_length": 10}
     with pytest.raises(DataError, match="is text, and images are needed here"):
         alds_cli.compress(language_network(), max_drop=1.0, **asked)
-    with pytest.raises(OptionError, match="text has none"):
+    with pytest.raises(OptionError, match="text has none") as refusal:
         alds_cli.evaluate(language_network(), baseline=language_network(1), max_drop=1, **asked)
+    assert "--max-loss-rise" in refusal.value.tip
 
 
 @pytest.mark.usefixtures("folder")

@@ -69,7 +69,8 @@ def _require_reportable(options: EvaluateOptions, reporting: GateReporting) -> N
     if not options.bounded and (reporting.format != "table" or reporting.junit is not None):
         raise OptionError(
             "there is no gate to report",
-            tip="set a bound: --max-drop, --max-size, --max-params, --max-macs or --max-latency",
+            tip="set a bound: --max-drop, --max-loss-rise, --max-size, --max-params, --max-macs or "
+            "--max-latency",
         )
 
 

@@ -15,13 +15,16 @@ from alds_cli.text import count, signed
 if TYPE_CHECKING:
     from alds_cli.records import Gate
 
+_RISE = "loss_rise"
+
 _COUNTED = {"params": "parameters", "macs": "MACs", "bytes": "bytes"}
 
 
 def title(gate: Gate) -> str:
     """Return what a gate bounds."""
     if gate.of is not None:
-        return f"drop of {DROP_MEASURES[gate.of]}"
+        way = "rise" if gate.name == _RISE else "drop"
+        return f"{way} of {DROP_MEASURES[gate.of]}"
     return _COUNTED.get(gate.name, gate.name)
 
 
@@ -33,6 +36,8 @@ def sentence(gate: Gate) -> str:
 
 def _measured(gate: Gate) -> str:
     figure = _amount(gate, gate.figure)
+    if gate.name == _RISE:
+        return f"the loss per token rises by {figure} nats"
     if gate.of is not None:
         return f"{DROP_MEASURES[gate.of]} falls by {figure} points"
     return {
@@ -63,7 +68,9 @@ def _are(gate: Gate) -> str:
 def _amount(gate: Gate, value: float) -> str:
     if gate.name == "latency":
         return f"{value:.4g} ms"
-    return signed(value, ".2f").removeprefix("+") if gate.of else count(int(value))
+    if gate.of is None:
+        return count(int(value))
+    return signed(value, ".4f" if gate.name == _RISE else ".2f").removeprefix("+")
 
 
 def _allowed(gate: Gate) -> str:
@@ -87,7 +94,9 @@ def gate_table(gates: Sequence[Gate]) -> Group:
 
 def _powers(gates: Sequence[Gate]) -> list[str]:
     return [
-        f"so many images show a drop from {gate.found_from:.2f} points on in 95 of 100 cases"
+        f"so many texts show a rise from {gate.found_from:.4f} nats on in 95 of 100 cases"
+        if gate.name == _RISE
+        else f"so many images show a drop from {gate.found_from:.2f} points on in 95 of 100 cases"
         for gate in gates
         if gate.found_from is not None
     ]

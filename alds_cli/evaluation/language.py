@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, isfinite
 from operator import length_hint
 
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from alds_cli.datasets import Batch
 from alds_cli.errors import DataError
-from alds_cli.evaluation.paired import mean_difference
+from alds_cli.evaluation.paired import Drop, mean_rise
 from alds_cli.records import Comparison, Language, ProgressCallback, ProgressEvent
 from alds_cli.runtime.devices import accepted, pick_device, ready
 from alds_cli.tracing.logits import logits_of, of_each_text, token_logits, token_states
@@ -24,7 +24,7 @@ Run = Callable[[Tokens], object]
 
 
 @dataclass(slots=True)
-class _Foretold:
+class Foretold:
     """Of every text so far, the sum of the losses of its tokens, and how many have one."""
 
     losses: list[float] = field(default_factory=list)
@@ -42,6 +42,11 @@ class _Foretold:
         # Beyond the largest number there is no other; NaN stays NaN.
         perplexity = float("inf") if loss > 700 else exp(loss)
         return Language(loss, perplexity, count, len(self.counts))
+
+    def rise(self, before: Foretold) -> Drop:
+        """Return how much larger the loss per token is than another network's on the same texts."""
+        apart = [own - other for own, other in zip(self.losses, before.losses, strict=True)]
+        return mean_rise(torch.tensor(apart, dtype=torch.float64), torch.tensor(self.counts))
 
 
 @dataclass(slots=True)
@@ -64,12 +69,23 @@ class OnTexts:
     """What texts tell of one or two networks.
 
     Attributes:
-        qualities: how well each foretells them, by its name; None where it foretells nothing.
+        foretold: the losses of each by its name; None where it foretells nothing.
         comparison: how the two compare; None for one.
     """
 
-    qualities: Mapping[str, Language | None]
+    foretold: Mapping[str, Foretold | None]
     comparison: Comparison | None
+
+    @property
+    def qualities(self) -> dict[str, Language | None]:
+        """How well each network foretells the texts, by its name; None where it does not."""
+        return {name: None if own is None else own.quality() for name, own in self.foretold.items()}
+
+    @property
+    def rise(self) -> Drop | None:
+        """How much larger the first network's loss is than the second's, if both have one."""
+        found = [own for own in self.foretold.values() if own is not None]
+        return found[0].rise(found[1]) if len(found) == 2 else None
 
 
 def measure_texts(
@@ -78,6 +94,7 @@ def measure_texts(
     *,
     device: torch.device | None = None,
     progress: ProgressCallback | None = None,
+    foretelling: bool = False,
 ) -> OnTexts:
     """Measure one or two networks on texts.
 
@@ -90,14 +107,16 @@ def measure_texts(
         batches: texts, usually `datasets.TokenBatches`.
         device: where to compute; None means `pick_device()`.
         progress: called after each batch with the task "evaluate", counting batches.
+        foretelling: whether two networks that foretell nothing are refused, as one alone is.
 
     Raises:
-        DataError: a network does not take the texts, or one alone foretells nothing.
+        DataError: a network does not take the texts, or foretells nothing where it has to.
     """
     with ExitStack() as stack, torch.inference_mode():
         place = device or pick_device()
         measuring = _Measuring(
-            {name: stack.enter_context(ready(own, place)) for name, own in modules.items()}
+            {name: stack.enter_context(ready(own, place)) for name, own in modules.items()},
+            foretelling=foretelling or len(modules) < 2,
         )
         for done, (inputs, _) in enumerate(batches, start=1):
             assert isinstance(inputs, Tokens)  # noqa: S101 - these are texts
@@ -110,9 +129,9 @@ def measure_texts(
 class _Measuring:
     """Counts what one or two networks, by name, give for batches of texts."""
 
-    def __init__(self, runs: Mapping[str, Run]) -> None:
-        self._runs = runs
-        self._foretold = {name: _Foretold() for name in runs}
+    def __init__(self, runs: Mapping[str, Run], *, foretelling: bool) -> None:
+        self._runs, self._foretelling = runs, foretelling
+        self._foretold = {name: Foretold() for name in runs}
         self._alike = _Alike()
         self._texts, self._causal = 0, True
 
@@ -120,7 +139,8 @@ class _Measuring:
         """Count a batch."""
         if not self._texts:
             self._causal = all(foretells(run, inputs) for run in self._runs.values())
-            _require_something(self._causal, len(self._runs))
+            if self._foretelling and not self._causal:
+                raise _foretells_nothing()
         self._texts += len(inputs)
         found = {
             name: _answers(run, inputs, causal=self._causal) for name, run in self._runs.items()
@@ -142,13 +162,27 @@ class _Measuring:
         tallies = list(self._foretold.values())
         if self._causal and not sum(tallies[0].counts):
             raise DataError("no text has a second token to foretell", tip="name longer texts")
-        qualities = {
-            name: own.quality() if self._causal else None for name, own in self._foretold.items()
-        }
+        foretold = {name: own if self._causal else None for name, own in self._foretold.items()}
         if len(tallies) < 2:
-            return OnTexts(qualities, None)
-        compared = _compared(tallies, self._alike, self._texts, causal=self._causal)
-        return OnTexts(qualities, compared)
+            return OnTexts(foretold, None)
+        return OnTexts(foretold, self._compared())
+
+    def _compared(self) -> Comparison:
+        alike, (model, baseline) = self._alike, self._foretold.values()
+        agreement, cosine = 100 * alike.same / alike.places, alike.cosine / alike.places
+        if not self._causal:
+            return Comparison(self._texts, agreement=None, cosine=cosine)
+        rise = model.rise(baseline)
+        difference, low, high = rise.with_interval
+        known = isfinite(rise.error)
+        return Comparison(
+            self._texts,
+            agreement=agreement,
+            cosine=cosine,
+            difference=difference,
+            difference_low=low if known else None,
+            difference_high=high if known else None,
+        )
 
 
 def foretells(run: Run, inputs: Tokens) -> bool:
@@ -186,13 +220,13 @@ def with_next_tokens(answers: Sequence[Tensor], inputs: Tokens) -> list[tuple[Te
     ]
 
 
-def _require_something(causal: bool, networks: int) -> None:
-    if not causal and networks < 2:
-        raise DataError(
-            "the network does not foretell text: it gives no logits for tokens that depend on "
-            "those before them alone",
-            tip="--baseline MODEL compares what two networks give for the same tokens",
-        )
+def _foretells_nothing() -> DataError:
+    return DataError(
+        "the network does not foretell text, so that it has no loss: it gives no logits for tokens "
+        "that depend on those before them alone",
+        tip="`alds evaluate --baseline MODEL`, without --max-loss-rise, compares what two networks "
+        "give for the same tokens",
+    )
 
 
 def _answers(run: Run, inputs: Tokens, *, causal: bool) -> list[Tensor]:
@@ -204,20 +238,3 @@ def _answers(run: Run, inputs: Tokens, *, causal: bool) -> list[Tensor]:
     if found is None:
         return list(logits_of(output, len(inputs), "compared on texts")[:, None])
     return of_each_text(found, inputs)
-
-
-def _compared(found: Sequence[_Foretold], alike: _Alike, texts: int, *, causal: bool) -> Comparison:
-    agreement, cosine = 100 * alike.same / alike.places, alike.cosine / alike.places
-    if not causal:
-        return Comparison(texts, agreement=None, cosine=cosine)
-    model, baseline = found
-    apart = [own - other for own, other in zip(model.losses, baseline.losses, strict=True)]
-    difference, low, high = mean_difference(torch.tensor(apart), torch.tensor(model.counts))
-    return Comparison(
-        texts,
-        agreement=agreement,
-        cosine=cosine,
-        difference=difference,
-        difference_low=low,
-        difference_high=high,
-    )

@@ -154,8 +154,7 @@ def _evaluated(
     bounds = Bounds.of(options)
     networks = _opened(options, others)
     samples = _samples(options, networks[_MODEL])
-    if isinstance(samples, TokenBlocks):
-        bounds.require_no_drop()
+    bounds.require_told_by(samples)
     prepared = preparation_of(samples, options.preprocessing, networks[_MODEL])
     for network in networks.values():
         network.module.to(place)
@@ -230,7 +229,8 @@ _Quality = tuple[
 class _Found:
     """What samples tell of networks, by task: their quality, how they compare, and the labels.
 
-    `drop` is what may fall, a key of `DROP_MEASURES`, and how far it does below the baseline's.
+    `drop` is what may fall, a key of `DROP_MEASURES`, and how far it does below the baseline's; of
+    a loss, how far it rises.
     """
 
     qualities: Mapping[str, _Quality]
@@ -269,12 +269,18 @@ class _Run:
     def _on_texts(self, texts: TokenBlocks) -> _Found:
         modules = {task: network.module for task, network in self.networks.items()}
         batches = TokenBatches(texts, batch_size=self.options.batch_size)
-        found = measure_texts(modules, batches, device=self.place, progress=self.options.progress)
+        found = measure_texts(
+            modules,
+            batches,
+            device=self.place,
+            progress=self.options.progress,
+            foretelling=self.options.max_loss_rise is not None,
+        )
         qualities: dict[str, _Quality] = {
             task: (None, None, None, own) for task, own in found.qualities.items()
         }
         comparisons = {} if found.comparison is None else {_MODEL: found.comparison}
-        return _Found(qualities, comparisons, ("agreement", None), ClassAssignment())
+        return _Found(qualities, comparisons, ("loss", found.rise), ClassAssignment())
 
     def _on_masks(self, images: MaskedImages, prepared: Preprocessing) -> _Found:
         if self.options.classes is not None:

@@ -34,20 +34,25 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """How much less often a network is right than another on the same images, in points.
+    """How much worse a network is than another on the same samples.
+
+    Of images that is how much less often it is right, in points; of texts, how much larger its loss
+    is, in nats per token.
 
     Attributes:
-        points: what was measured; negative where it is right more often.
+        points: what was measured; negative where the network is better.
         middle: the centre of its confidence intervals.
         error: its standard error.
         freedom: the degrees of freedom of Student's distribution that (points − truth) / error
             follows; infinite for the normal distribution.
+        most: the largest that there can be.
     """
 
     points: float
     middle: float
     error: float
     freedom: float = math.inf
+    most: float = 100.0
 
     @property
     def with_interval(self) -> tuple[float, float, float]:
@@ -55,7 +60,7 @@ class Drop:
         return self.points, self.at_least(0.975), self.at_least(0.025)
 
     def at_least(self, confidence: float) -> float:
-        """Return what the true drop exceeds with a confidence in (0, 1), in points.
+        """Return what the true drop exceeds with a confidence in (0, 1).
 
         That is the lower end of the one-sided interval. With a confidence below one half it lies
         above the drop, which then is less than it with what is left of the confidence. With one
@@ -66,18 +71,18 @@ class Drop:
         bound = self.middle - _quantile(confidence, self.freedom) * self.error
         # The half observations move the middle, which must not take the end beyond the drop.
         end = min(bound, self.points) if confidence >= 0.5 else max(bound, self.points)
-        return max(-100.0, min(100.0, end))
+        return max(-self.most, min(self.most, end))
 
     def found_from(self, allowed: float, confidence: float, power: float = 0.95) -> float:
-        """Return the least true drop of which `at_least` exceeds a number so often, in points.
+        """Return the least true drop of which `at_least` exceeds a number so often.
 
         Args:
-            allowed: the number, in points.
+            allowed: the number.
             confidence: that of `at_least`.
-            power: the share of samples of as many images in which it is to exceed it.
+            power: the share of samples of as many images or texts in which it is to exceed it.
         """
         quantiles = _quantile(confidence, self.freedom) + _quantile(power, self.freedom)
-        return min(100.0, allowed + quantiles * self.error)
+        return min(self.most, allowed + quantiles * self.error)
 
 
 def _quantile(level: float, freedom: float) -> float:
@@ -122,12 +127,12 @@ def counted_drop(lost: int, gained: int, images: int) -> Drop:
     return Drop(100 * (lost - gained) / images, 100 * middle, 100 * error)
 
 
-def mean_difference(sums: Tensor, counts: Tensor) -> tuple[float, float | None, float | None]:
-    """Return the mean of paired differences, and the ends of its interval of 95 % confidence.
+def mean_rise(sums: Tensor, counts: Tensor) -> Drop:
+    """Return the mean of paired differences of losses.
 
     The mean is a ratio of sums over n blocks, whose variance is that of the blocks' distances from
-    it, Σ (d_i − r c_i)² n / (n − 1) / (Σ c_i)²; the interval is Student's with n − 1 degrees of
-    freedom. Of one block no interval can be told.
+    it, Σ (d_i − r c_i)² n / (n − 1) / (Σ c_i)²; intervals are Student's with n − 1 degrees of
+    freedom. Of one block the error is infinite.
 
     Args:
         sums: the sum d_i of the differences in every block, (n,).
@@ -139,11 +144,10 @@ def mean_difference(sums: Tensor, counts: Tensor) -> tuple[float, float | None, 
     total, blocks = float(counts.sum()), len(sums)
     mean = float(sums.sum()) / total
     if blocks < 2:
-        return mean, None, None
+        return Drop(mean, mean, math.inf, 1, math.inf)
     squares = float((sums - mean * counts).square().sum())
     error = (squares * blocks / (blocks - 1)) ** 0.5 / total
-    reach = _quantile(0.975, blocks - 1) * error
-    return mean, mean - reach, mean + reach
+    return Drop(mean, mean, error, blocks - 1, math.inf)
 
 
 def answers_drop(model: Tensor, baseline: Tensor, labels: Tensor | None) -> Drop:

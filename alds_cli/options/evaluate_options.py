@@ -80,6 +80,17 @@ class EvaluateOptions:
             panel=GATES,
         ),
     ] = None
+    max_loss_rise: Annotated[
+        float | None,
+        Option(
+            help="Fail where the loss on texts is shown to be more than so many nats per token "
+            "above the baseline's; the perplexity is then more than e to the power of it times as "
+            "large.",
+            metavar="NATS",
+            bounds=Real(0, 100),
+            panel=GATES,
+        ),
+    ] = None
     max_params: Annotated[
         Amount,
         Option(
@@ -119,8 +130,9 @@ class EvaluateOptions:
     confidence: Annotated[
         float,
         Option(
-            help="How sure --max-drop and --max-latency have to be of a failure, in per cent. 50 "
-            "compares the figures themselves; 5 fails unless the bound is shown to hold.",
+            help="How sure --max-drop, --max-loss-rise and --max-latency have to be of a failure, "
+            "in per cent. 50 compares the figures themselves; 5 fails unless the bound is shown to "
+            "hold.",
             metavar="PERCENT",
             bounds=Real(0.01, 99.99),
             panel=GATES,
@@ -142,7 +154,7 @@ class EvaluateOptions:
     def bounded(self) -> bool:
         """Whether there is any gate."""
         limits = (self.max_params, self.max_macs, self.max_size, self.max_latency)
-        return any(bound is not None for bound in (self.max_drop, *limits))
+        return any(bound is not None for bound in (self.max_drop, self.max_loss_rise, *limits))
 
 
 @dataclass(frozen=True, kw_only=True)

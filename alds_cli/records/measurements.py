@@ -52,9 +52,14 @@ class DropPoint:
 
 
 DROP_MEASURES: Mapping[str, str] = MappingProxyType(
-    {"top1": "top-1", "miou": "mean IoU", "agreement": "agreement with the original"}
+    {
+        "top1": "top-1",
+        "miou": "mean IoU",
+        "agreement": "agreement with the original",
+        "loss": "the loss",
+    }
 )
-"""What may fall in a search for the smallest network, and what it is called."""
+"""What may fall in a search for the smallest network, or of texts rise, and what it is called."""
 
 
 @dataclass(frozen=True, slots=True)
