@@ -121,7 +121,7 @@ def test_true_errors_are_minimised_and_remembered(run, digits, tmp_path, solver)
     ("arguments", "code", "message"),
     [
         (["--max-params", "1"], 1, "--max-params 1 cannot be reached"),
-        (["--max-size", "2kB"], 1, "--max-size 2000 cannot be reached"),
+        (["--max-size", "2kB"], 1, "--max-size 2kB cannot be reached"),
         (["--max-macs", "7"], 1, "--max-macs 7 cannot be reached"),
         (["--target", "macs", "--ratio", "0.999"], 1, "the largest ratio is"),
         (["--target", "latency", "--ratio", "0.9999"], 1, "ratio"),

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from alds_cli.compression import refusals
+from alds_cli.compression.targets import Budget, Resource
 from alds_cli.errors import OptionError
 from alds_cli.text import (
     COUNTS,
@@ -78,3 +80,29 @@ def test_what_is_no_amount_is_refused_with_an_example(text, units):
 @given(st.integers(1, 10**15), st.sampled_from(list(SIZES)))
 def test_whole_numbers_are_exact(number, unit):
     assert parse_quantity(f"{number}{unit}", SIZES, "--max-size") == number * SIZES[unit]
+
+
+@given(st.integers(1, 2**62), st.sampled_from(["params", "macs", "bytes", "latency"]))
+def test_limits_in_errors_are_exact_and_can_be_typed(amount, name):
+    resource = Resource(name, amount, 0, {}, lambda _spec, choices: choices[:, 0])
+    told = refusals.out_of_reach(Budget(resource, amount), amount - 1, "make").message
+    option, typed, *_ = told.split()
+    units = {"bytes": SIZES, "latency": TIMES}.get(name, COUNTS)
+    assert parse_quantity(typed, units, option) == amount
+
+
+@pytest.mark.parametrize(
+    ("name", "amount", "written"),
+    [
+        ("params", 2_000_000, "--max-params 2M"),
+        ("macs", 1_234_567, "--max-macs 1234.567k"),
+        ("bytes", 300_000, "--max-size 300kB"),
+        ("bytes", 999, "--max-size 999B"),
+        ("latency", 1, "--max-latency 1ns"),
+        ("latency", 3_250_000, "--max-latency 3.25ms"),
+    ],
+)
+def test_limits_in_errors_have_the_units_that_people_write(name, amount, written):
+    resource = Resource(name, 1, 0, {}, lambda _spec, choices: choices[:, 0])
+    told = refusals.out_of_reach(Budget(resource, amount), 1, "make").message
+    assert told.startswith(f"{written} cannot be reached")

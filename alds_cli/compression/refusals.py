@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from alds_cli.allocation import LayerOptions
 from alds_cli.compression.targets import Budget, Resource
@@ -12,7 +13,15 @@ from alds_cli.latency import NetworkComparison
 from alds_cli.records import LayerSpec
 from alds_cli.surgery.layers import LEFT_OUT
 
-_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "ns"}
+_NOUNS = {"params": "parameters", "macs": "MACs", "bytes": "bytes", "latency": "latency"}
+
+_UNITS = {
+    "params": ("", "k", "M", "G"),
+    "macs": ("", "k", "M", "G"),
+    "bytes": ("B", "kB", "MB", "GB"),
+    "latency": ("ns", "us", "ms", "s"),
+}
+"""The units in which limits are written, each a thousand times the one before."""
 
 _LIMITS = {
     "params": "--max-params",
@@ -70,8 +79,7 @@ def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None)
     resource = budget.resource
     why = f"; {kept}" if kept else ""
     smallest = (
-        f"the smallest network that this method can {made} has {_amount(resource, least)} "
-        f"of {_amount(resource, resource.before)}"
+        f"the smallest network that this method can {made} has {_share(resource, least)}"
     )
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
     otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
@@ -100,8 +108,7 @@ def broken(budget: Budget, reached: int) -> ContractError:
             f"more than the {_amount(resource, budget.allowed)} allowed"
         )
     return ContractError(
-        f"the plan removes {1 - reached / resource.before:.4f} of the "
-        f"{_NOUNS[resource.name] if resource.name != 'latency' else 'latency'}, "
+        f"the plan removes {1 - reached / resource.before:.4f} of the {_NOUNS[resource.name]}, "
         f"less than the {float(budget.ratio):g} asked for",
         tip="lower some j in the plan, or leave out --ratio",
     )
@@ -151,7 +158,7 @@ def _asked(budget: Budget) -> str:
         return f"--efficiency {float(budget.efficiency):g}"
     if budget.ratio is None:
         return f"{_LIMITS[resource.name]} {_written(resource, budget.allowed)}"
-    return f"--ratio {float(budget.ratio):g} of the {resource.name}"
+    return f"--ratio {float(budget.ratio):g} of the {_NOUNS[resource.name]}"
 
 
 def _amount(resource: Resource, value: int) -> str:
@@ -160,9 +167,22 @@ def _amount(resource: Resource, value: int) -> str:
     return f"{value:,} {_NOUNS[resource.name]}"
 
 
+def _share(resource: Resource, value: int) -> str:
+    """Return a value beside that of the whole network."""
+    if resource.name == "latency":
+        return f"{_amount(resource, value)} of {_amount(resource, resource.before)}"
+    return f"{value:,} of {_amount(resource, resource.before)}"
+
+
 def _written(resource: Resource, value: int) -> str:
-    """Return the value as the command line accepts it."""
-    return f"{value / 1e6:.3f}ms" if resource.name == "latency" else str(value)
+    """Return a value exactly as the command line accepts it, with three decimals at most."""
+    powers = [
+        power
+        for power in range(len(_UNITS[resource.name]))
+        if 1000**power <= value and value * 1000 % 1000**power == 0
+    ]
+    power = max(powers, default=0)
+    return f"{Decimal(value) / 1000**power:f}{_UNITS[resource.name][power]}"
 
 
 _SHOWN = 4
