@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
+import sys
 import unicodedata
 import warnings
 
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from small_networks import digits_network
 
 from alds_cli.cli.interface import PlainConsole, line, table
+from alds_cli.cli.plain_signs import PLAIN
 from alds_cli.text import visible
 
 STEERING = [
@@ -72,6 +75,23 @@ def test_any_text_is_one_line_without_control(text):
 
 def test_lone_surrogates_of_file_names_can_be_written():
     visible(os.fsdecode(b"\xff.pt")).encode()
+
+
+def test_terminals_without_a_sign_show_its_like_and_columns_stay_straight(run, digits, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    code, out, _ = run("inspect", digits / "model.pt")
+    assert code == 0
+    assert "32x32x3x3" in out
+    table = [row for row in out.splitlines() if row.startswith(("|", "+"))]
+    assert len(table) > 6
+    assert len({len(row) for row in table}) == 1
+
+
+@given(st.text(st.sampled_from("×−–→≈δ≤…a") | st.characters()))
+def test_signs_that_an_encoding_lacks_have_likes_or_escapes(text):
+    likes = {"×": "x", "−": "-", "–": "-", "→": ">", "≈": "~", "δ": "d", "≤": "<=", "…": "..."}
+    alike = "".join(likes.get(sign, sign) for sign in text)
+    assert text.encode("ascii", PLAIN) == alike.encode("ascii", "backslashreplace")
 
 
 class Sink:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli import app, error_forms
+from alds_cli.cli.plain_signs import PLAIN
 from alds_cli.cli.spinner import Spinner
 from alds_cli.cli.truth import TRUE
 from alds_cli.errors import CheckpointError, OptionError, OutputError
@@ -51,9 +52,7 @@ class Streams:
         self._closed = closed
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         self._raw = _Results(os.dup(_STDOUT), closed=_STDOUT in closed)
-        self.results = io.TextIOWrapper(
-            io.BufferedWriter(self._raw), encoding, errors="backslashreplace"
-        )
+        self.results = io.TextIOWrapper(io.BufferedWriter(self._raw), encoding, errors=PLAIN)
         self._diverted = False
         self.spinner = Spinner()
         self.error_form: error_forms.Asked = None
@@ -163,7 +162,7 @@ def standard_streams() -> Iterator[Streams]:
     sys.stderr = io.TextIOWrapper(
         io.BufferedWriter(_Notes(_STDERR, "wb", closefd=False)),
         getattr(before[2], "encoding", None) or "utf-8",
-        errors="backslashreplace",
+        errors=PLAIN,
         line_buffering=True,
     )
     _current.append(streams)

@@ -78,9 +78,7 @@ def out_of_reach(budget: Budget, least: int, made: str, kept: str | None = None)
     """
     resource = budget.resource
     why = f"; {kept}" if kept else ""
-    smallest = (
-        f"the smallest network that this method can {made} has {_share(resource, least)}"
-    )
+    smallest = f"the smallest network that this method can {made} has {_share(resource, least)}"
     largest = max(0, (resource.before - least) * 10_000 // resource.before) / 10_000
     otherwise = f", or {_MORE_LAYERS}" if kept is None or LEFT_OUT in kept else ""
     if least >= resource.before or (budget.ratio is not None and largest == 0):
