@@ -341,6 +341,17 @@ def test_what_is_in_force_is_shown(run, folder, monkeypatch):
     assert not any(row.startswith("compress") for row in rows)
 
 
+def test_a_list_is_shown_as_a_variable_states_it(run, folder, monkeypatch):
+    (folder / "pyproject.toml").write_text('[tool.alds.compress]\nexclude = ["fc", "a b", "*"]\n')
+    out = run("config", "show")[1]
+    (row,) = [line for line in out.splitlines() if "exclude" in line]
+    shown = row.removesuffix("tool.alds.compress.exclude ").partition("exclude")[2].strip()
+    (folder / "pyproject.toml").unlink()
+    monkeypatch.setenv("ALDS_COMPRESS_EXCLUDE", shown)
+    (setting,) = json.loads(run("config", "show", "--json")[1])["settings"]
+    assert setting["value"] == ["fc", "a b", "*"]
+
+
 def test_the_json_holds_every_option_of_a_command(run, folder):
     (folder / "pyproject.toml").write_text(EVALUATE + 'ignore = ["a", "b"]\n')
     schema = PUBLISHED["config"].json_schema()

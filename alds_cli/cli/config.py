@@ -95,8 +95,11 @@ def _tables(document: ConfigForm) -> Iterator[object]:
 
 
 def _written(value: object) -> str:
+    """Return a value as a variable states it."""
+    import shlex  # noqa: PLC0415 - only here
+
     if value is None:
         return "–"
     if isinstance(value, bool):
         return str(value).lower()
-    return " ".join(value) if isinstance(value, (list, tuple)) else str(value)
+    return shlex.join(value) if isinstance(value, (list, tuple)) else str(value)
