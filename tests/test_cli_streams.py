@@ -123,6 +123,7 @@ def test_all_streams_closed(folder):
     assert done.stdout == b"2\n"
 
 
+@pytest.mark.slow
 def test_closed_input(folder):
     done = shell("$alds inspect - <&-", folder)
     assert done.returncode == 2
