@@ -17,6 +17,7 @@ from alds_cli.errors import (
     RatioUnreachableError,
 )
 from alds_cli.records import Choice, Plan
+from alds_cli.text import SIZES, parse_quantity
 from alds_cli.tracing.trace import count_macs, count_parameters
 
 SHAPE = (1, 8, 8)
@@ -109,8 +110,9 @@ def test_the_smallest_file_is_named_to_the_byte(model, tmp_path, suffix):
     path = tmp_path / f"small{suffix}"
     with pytest.raises(BudgetError) as caught:
         api.compress(model, max_size=1, output=path)
-    least = int(caught.value.tip.partition(",")[0].split(" ")[1])
-    assert api.compress(model, max_size=least, output=path).report.bytes_after == least
+    written = caught.value.tip.partition(",")[0].removeprefix("--max-size ")
+    least = parse_quantity(written, SIZES, "--max-size")
+    assert api.compress(model, max_size=written, output=path).report.bytes_after == least
     with pytest.raises(BudgetError):
         api.compress(model, max_size=least - 1, output=path)
 
