@@ -28,9 +28,8 @@ from alds_cli.options.declaring import (
     asked,
     declared,
     parameters,
-    takes_fields,
-    takes_several,
 )
+from alds_cli.options.keywords import takes_fields, takes_several
 from alds_cli.options.model_source import Source
 from alds_cli.options.reporting_options import Reporting
 from alds_cli.options.sweep_options import SweepOptions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from alds_cli.options.compare_options import CompareOptions
-from alds_cli.options.declaring import takes_fields
+from alds_cli.options.keywords import takes_fields
 
 if TYPE_CHECKING:
     from alds_cli.inspecting.comparison import ModelComparison

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alds_cli.errors import OptionError
 from alds_cli.options.compress_options import CompressOptions
-from alds_cli.options.declaring import takes_fields, takes_several
+from alds_cli.options.keywords import takes_fields, takes_several
 
 if TYPE_CHECKING:
     from alds_cli.compression.session import CompressionResult

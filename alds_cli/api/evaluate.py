@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alds_cli.options.declaring import takes_fields
 from alds_cli.options.evaluate_options import EvaluateOptions
+from alds_cli.options.keywords import takes_fields
 
 if TYPE_CHECKING:
     from alds_cli.evaluation.models import EvaluationResult

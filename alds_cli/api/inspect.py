@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alds_cli.options.declaring import takes_fields
 from alds_cli.options.inspect_options import InspectOptions
+from alds_cli.options.keywords import takes_fields
 
 if TYPE_CHECKING:
     from alds_cli.inspecting.inspection import Contents, Inspection

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alds_cli.options.declaring import takes_fields
 from alds_cli.options.iterate_options import IterateOptions
+from alds_cli.options.keywords import takes_fields
 
 if TYPE_CHECKING:
     from alds_cli.compression.iterating import IterationResult

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from alds_cli.options.declaring import takes_fields
+from alds_cli.options.keywords import takes_fields
 from alds_cli.options.sweep_options import SweepOptions
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ import typer
 from alds_cli._version import __version__
 from alds_cli.cli import error_forms, streams
 from alds_cli.cli.completion import completer
-from alds_cli.options.compress_options import MethodFlags
 from alds_cli.options.declaring import (
     MISSING,
     Declared,
@@ -26,6 +25,7 @@ from alds_cli.options.declaring import (
     parameters,
 )
 from alds_cli.options.image_options import PreprocessingFlags
+from alds_cli.options.planning_options import MethodFlags
 from alds_cli.options.reporting_options import NoReporting
 
 if TYPE_CHECKING:

@@ -34,7 +34,8 @@ from alds_cli.network.opening import (
     trace_network,
 )
 from alds_cli.network.verification import unverifiable
-from alds_cli.options.compress_options import CompressOptions, Ratio
+from alds_cli.options.compress_options import CompressOptions
+from alds_cli.options.planning_options import Ratio
 from alds_cli.records import Candidate, CompressionReport, LayerReport, LayerSpec, Plan
 from alds_cli.runtime.devices import Clock
 from alds_cli.surgery import find_layers

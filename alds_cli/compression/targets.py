@@ -18,7 +18,8 @@ from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
 from alds_cli.numerics.fold import by_scheme, option_costs, option_macs
 from alds_cli.options.choices import TARGETS
-from alds_cli.options.compress_options import CompressOptions, Ratio
+from alds_cli.options.compress_options import CompressOptions
+from alds_cli.options.planning_options import Ratio
 from alds_cli.records import (
     Choice,
     FloatArray,

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_EPOCHS, Positive
 from alds_cli.options.choices import ORIGINAL, STATIC_TARGETS
-from alds_cli.options.compress_options import (
+from alds_cli.options.declaring import TRAINING, Expanded, Keyword, Option
+from alds_cli.options.image_options import (
+    ClassesField,
+    DataField,
+    DeviceField,
+    DownloadField,
+    PreprocessingField,
+    WorkersField,
+)
+from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.planning_options import (
     BoundField,
     ExcludeField,
     IncludeField,
@@ -19,16 +29,6 @@ from alds_cli.options.compress_options import (
     SolverField,
     TuneStepsField,
 )
-from alds_cli.options.declaring import TRAINING, Expanded, Keyword, Option
-from alds_cli.options.image_options import (
-    ClassesField,
-    DataField,
-    DeviceField,
-    DownloadField,
-    PreprocessingField,
-    WorkersField,
-)
-from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.reporting_options import CacheField
 from alds_cli.options.retrain_options import ResumeField, ValidationField

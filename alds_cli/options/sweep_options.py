@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from alds_cli.forms import MOST_EPOCHS
 from alds_cli.options.choices import ENGINES, METHOD_NAMES, ORIGINAL, TARGETS
-from alds_cli.options.compress_options import Ratio
 from alds_cli.options.declaring import (
     CLUSTER,
     GRID,
@@ -25,6 +24,7 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.planning_options import Ratio
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.text import MOST_IMAGES, Real, Whole, listed
