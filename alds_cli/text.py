@@ -10,11 +10,10 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import TypeVar
 
 from alds_cli.errors import OptionError
 
@@ -43,8 +42,12 @@ _NUMBER = re.compile(
 )
 
 
-def parse_ratio(value: str | float | Fraction) -> Fraction:
+def parse_ratio(value: str | float | Fraction, option: str = "--ratio") -> Fraction:
     """Parse a ratio as an exact number, taking its decimal digits literally.
+
+    Args:
+        value: the ratio.
+        option: the option that it was given to, for the tip.
 
     Raises:
         OptionError: it is not strictly between 0 and 1.
@@ -57,7 +60,7 @@ def parse_ratio(value: str | float | Fraction) -> Fraction:
         raise OptionError(
             "the ratio is the fraction of the network to remove, between 0 and 1, not "
             f"{_shortened(value)}",
-            tip="--ratio 0.5 leaves at most half of the parameters",
+            tip=f"{option} 0.5 leaves at most half of the parameters",
         )
     return ratio
 
@@ -131,7 +134,7 @@ def _unit(text: str, units: Mapping[str, int]) -> int | None:
 
 def _unreadable(value: str | int, units: Mapping[str, int], option: str) -> OptionError:
     names = [name for name in units if name]
-    example = f"{option} 2{names[1 if len(names) < 5 else 2]}"
+    example = f"{option} 2{next(name for name in names if units[name] == 10**6)}"
     return OptionError(
         f"{option} is a positive number with one of the units {', '.join(names)}, not "
         f"{_shortened(value)}",
@@ -234,64 +237,6 @@ class Real:
 
 def _quoted(text: str) -> str:
     return f"'{_shortened(text)}'"
-
-
-T = TypeVar("T")
-
-
-def shape(text: str) -> tuple[int, ...]:
-    """Read the shape of one input: `3,224,224`.
-
-    Raises:
-        OptionError: the text is not a list of positive whole numbers.
-    """
-    try:
-        found = tuple(int(extent) for extent in text.split(","))
-    except ValueError:
-        found = ()
-    if not found or any(extent < 1 for extent in found):
-        raise OptionError(
-            f"an input shape is a list of whole numbers, not '{text}'",
-            tip="--input-shape 3,224,224",
-        )
-    return found
-
-
-def fractions(text: str) -> tuple[float, ...]:
-    """Read the milestones of a schedule: `0.5,0.75`.
-
-    Raises:
-        OptionError: a milestone is not a number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise OptionError(
-            f"milestones are fractions of the run, not '{text}'", tip="--milestones 0.5,0.75"
-        ) from None
-
-
-def stripped(text: str) -> list[str]:
-    """Split at commas, empty parts included."""
-    return [part.strip() for part in text.split(",")]
-
-
-def listed(kind: Callable[[str], T], example: str) -> Callable[[str], list[T]]:
-    """Return a reader of comma-separated lists that skips empty parts.
-
-    Args:
-        kind: reads one part; raises ValueError.
-        example: the option with a value, for the tip of its OptionError.
-    """
-
-    def read(text: str) -> list[T]:
-        try:
-            return [kind(part.strip()) for part in text.split(",") if part.strip()]
-        except ValueError as error:
-            name = example.split(maxsplit=1)[0]
-            raise OptionError(f"{name}: it is {error}", tip=example) from None
-
-    return read
 
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Cs", "Zl", "Zp"})

@@ -37,7 +37,7 @@ FEW = (*WORDS, "--to", "0.6", "--steps", "2", "--epochs-per-step", "1", "--metho
         (("-o", "data.safetensors"), "the work begins with that file"),
         (("-o", "x.pt", "--teacher", "originals"), "originals: no such file"),
         (("-o", "x.pt", "--to", "1.5"), "between 0 and 1, not 1.5"),
-        (("-o", "x.pt", "--target", "latency"), "a ratio of latency cannot be iterated to"),
+        (("-o", "x.pt", "--target", "latency"), "unknown target 'latency'"),
         (("-o", "x.pt", "--steps", "0"), "--steps is a whole number from 1 to 1,000, not '0'"),
         (("-o", "x.pt", "--epochs-per-step", "0"), "--epochs-per-step is a whole number from 1"),
         (("-o", "x.pt", "--method", "svdd"), "unknown method 'svdd'"),

@@ -266,7 +266,7 @@ def test_a_dry_run_searches_and_writes_nothing(ask, tmp_path):
         (["--max-drop", "1", "--ratio", "0.5"], 2, "a ratio says how small the result is"),
         (["--max-drop", "1", "--ratio", "0.5,0.6"], 2, "a ratio says how small the result is"),
         (["--max-drop", "1", "--plan", "none.json"], 2, "a plan says how small the result is"),
-        (["--max-drop", "1", "--drop-of", "loss"], 2, "the drop of 'loss' is not known"),
+        (["--max-drop", "1", "--drop-of", "loss"], 2, "unknown drop-of 'loss'"),
         (["--max-drop", "101"], 2, "--max-drop is a number from 0 to 100"),
         (["--max-drop", "5", "--max-params", "1"], 1, "--max-params 1 cannot be reached"),
     ],

@@ -121,7 +121,7 @@ def test_messages_name_mean_iou(network, images):
 
 @pytest.mark.parametrize(
     ("of", "message"),
-    [("top1", "has masks, and no labels"), ("loss", "the drop of 'loss' is not known")],
+    [("top1", "has masks, and no labels"), ("loss", "unknown drop-of 'loss'")],
 )
 def test_masks_have_no_other_measures(network, images, of, message):
     with pytest.raises(OptionError, match=message):

@@ -201,7 +201,7 @@ def test_json_and_a_report_go_together(run, folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--max-params", "1M", "--format", "gitlab"), "there is no format 'gitlab'"),
+        (("--max-params", "1M", "--format", "gitlab"), "unknown format 'gitlab'"),
         (("--max-params", "1M", "--format", "github", "--json"), "contradict each other"),
         (("--max-params", "1M", "--junit", "-"), "cannot both go to standard output"),
         (("--max-params", "1M", "--junit", "/dev/stdout"), "cannot both go to standard output"),

@@ -36,11 +36,11 @@ from alds_cli.errors import (
 from alds_cli.methods import (
     METHODS,
     method_named,
-    parse_method_spec,
     schemes_of,
 )
 from alds_cli.methods.equalising import nearest_slices
 from alds_cli.numerics.fold import distinct_schemes, pair_params
+from alds_cli.options.readers import parse_method_spec
 from alds_cli.profiling import TrueErrors, error_tables
 from alds_cli.records import Choice, LayerSpec, Plan
 from alds_cli.surgery import dense_state, find_layers, weight_at

@@ -18,6 +18,7 @@ from alds_cli import text
 from alds_cli.cli import manual, reference, verbs
 from alds_cli.cli.verbs import verb
 from alds_cli.errors import OptionError
+from alds_cli.options import readers
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.declaring import (
     PANELS,
@@ -300,10 +301,10 @@ def test_numbers_out_of_their_bounds(kind, text, message):
 @pytest.mark.parametrize(
     ("read", "text"),
     [
-        (text.shape, "3,x"),
-        (text.shape, "3,0"),
-        (text.fractions, "half"),
-        (text.listed(Whole(0, 9).read, "--epochs 0,1"), "1,10"),
+        (readers.shape, "3,x"),
+        (readers.shape, "3,0"),
+        (readers.parse_milestones, "half"),
+        (readers.listed(Whole(0, 9).read, "--epochs 0,1"), "1,10"),
     ],
 )
 def test_texts_that_are_no_lists(read, text):

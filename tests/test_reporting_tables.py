@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sweep_records import IMAGES, MACS, PARAMS, baseline, run, unreached
 
 from alds_cli.errors import OptionError, RunFolderError
-from alds_cli.reporting import largest_within, make_report, parse_deltas
+from alds_cli.options.readers import parse_deltas
+from alds_cli.reporting import largest_within, make_report
 from alds_cli.reporting.points import decimal, gather, mean, short, signed
 
 RATIOS = ("0.2", "0.36", "0.488", "0.5904")

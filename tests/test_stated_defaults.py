@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from small_networks import digits_network
 
 from alds_cli.cli import verbs
+from alds_cli.cli.possible_values import require_possible
 from alds_cli.cli.stated_defaults import is_settable, key_of, stated_defaults
 from alds_cli.cli.verbs import declared_options
 from alds_cli.errors import OptionError
@@ -52,18 +53,28 @@ def variable(command, own):
     return f"ALDS_{command}_{key_of(own)}".replace("-", "_").upper()
 
 
+def possible(own):
+    """A value that an option takes, as a variable states it."""
+    if own.given is bool:
+        return "1"
+    if own.mark.bounds is not None:
+        more = 0.25 if isinstance(own.mark.bounds, Real) else 0
+        return str(own.mark.bounds.least + more)
+    if isinstance(own.mark.values, tuple) and own.mark.values:
+        return own.mark.values[0]
+    return VALUES[own.parameter][0] if own.parameter in VALUES else "m.onnx"
+
+
 def test_every_option_of_every_command_has_a_variable_and_a_key(tmp_path):
     """And no two have the same one."""
     assert len({variable(*each) for each in EVERY}) == len(EVERY)
     for command, own in EVERY:
-        text = "1" if own.mark.read is None else "3"
-        if own.mark.bounds is not None:
-            more = 0.25 if isinstance(own.mark.bounds, Real) else 0
-            text = str(own.mark.bounds.least + more)
-        found = stated_defaults(COMMANDS, {variable(command, own): text}, tmp_path).commands
-        assert {name for name, others in found.items() if others} == {command}
-        assert found[command].keys() == {own.parameter}
-        assert found[command][own.parameter].name == variable(command, own)
+        environ = {variable(command, own): possible(own)}
+        found = stated_defaults(COMMANDS, environ, tmp_path)
+        assert {name for name, others in found.commands.items() if others} == {command}
+        assert found.commands[command].keys() == {own.parameter}
+        assert found.commands[command][own.parameter].name == variable(command, own)
+        require_possible(found, list(COMMANDS))
 
 
 def test_a_variable_that_begins_with_a_command_is_that_commands(folder):
@@ -304,12 +315,13 @@ def test_every_command_refuses_a_file_with_a_slip_and_help_does_not(run, folder,
 
 def test_errors_of_a_command_tell_where_its_values_are_stated(run, folder, monkeypatch):
     write_inputs(folder)
-    (folder / "pyproject.toml").write_text(EVALUATE.replace("10", '"5 parsec"'))
+    (folder / "pyproject.toml").write_text(EVALUATE + "classes = 'gone.txt'\n")
     code, _, err = run("evaluate", "model.pt")
     assert code == 2
-    told = f"--max-params is stated by max-params in [tool.alds.evaluate] of {folder}"
-    assert f"not 5 parsec; {told}" in err
+    told = f"--classes is stated by classes in [tool.alds.evaluate] of {folder}"
+    assert f"gone.txt: no such file; {told}" in err
     assert "--threads is stated" not in err
+    (folder / "pyproject.toml").write_text(EVALUATE)
     monkeypatch.setenv("ALDS_BASELINE", "gone.pt")
     code, _, err = run("evaluate", "model.pt", "--max-params", "1M")
     assert code == 2
@@ -317,6 +329,165 @@ def test_errors_of_a_command_tell_where_its_values_are_stated(run, folder, monke
     assert (
         "gone.pt: no such file tip" not in run("evaluate", "model.pt", "--baseline", "gone.pt")[2]
     )
+
+
+# ---------------------------------------------------------------- impossible values
+
+VALUES = {
+    "alpha": ("0.8", "1"),
+    "arch": ("timm:vit", "resnet19"),
+    "arch_arg": ("depth=3", "depth"),
+    "cutmix": ("1", "0.0001"),
+    "data": ("cifar10:d#calibration", "photos"),
+    "delta": ("0,0.5", "half"),
+    "device": ("cuda:7", "gpu"),
+    "input_shape": ("3,8,8", "3,x"),
+    "input_spec": ("ids:int64[1,8]<9", "ids:int64[1"),
+    "max_latency": ("3ms", "3"),
+    "max_macs": ("2M", "2MB"),
+    "max_params": ("2M", "0"),
+    "max_size": ("2MB", "5 parsec"),
+    "mean": ("0.5,0.5,0.5", "0.5;0.5"),
+    "method": ("own.module:plan", "aldz"),
+    "method_arg": ("k=3", "3"),
+    "methods": ("alds:solver=knapsack,own:plan", "alds,svd:q=3"),
+    "milestones": ("0.5,0.75", "0.75,0.5"),
+    "mixup": ("0.2", "0.0001"),
+    "paper": ("cifar10-resnet20", "cifar10"),
+    "plot": ("a.svg", "a.gif"),
+    "ratio": ("0.2,1/3", "0.2,1.5"),
+    "ratios": ("0.2,1/3", "0.2,x"),
+    "recipe": ("own.toml", "cifar10"),
+    "retrain_epochs": ("0,1", "1,x"),
+    "std": ("1,1,1", "1,0,1"),
+    "to": ("0.8", "80%"),
+    "train_data": ("own:images", "cifar10:"),
+    "validation": ("text:FILE", "cifar-10:d"),
+}
+"""By the parameters of options that take neither names nor numbers alone: a value, and one that
+cannot be."""
+
+ANY = {
+    "baseline", "classes", "exclude", "html", "ignore", "include", "junit", "last", "log",
+    "original", "output", "plan", "plan_out", "ray_address", "state_key", "strip_prefix", "table",
+    "teacher", "tensorboard", "tokenizer",
+}  # fmt: skip
+"""Files and folders, which may come to be; names within a checkpoint, and patterns of them."""
+
+
+def impossible(command, own):
+    """A value that an option does not take; None where it takes any."""
+    if own.given is bool:
+        return "perhaps"
+    if own.parameter in VALUES and not (command == "report" and own.parameter == "methods"):
+        return VALUES[own.parameter][1]
+    if own.mark.bounds is not None or (isinstance(own.mark.values, tuple) and own.mark.values):
+        return None if own.mark.others else "no such value"
+    if (command, own.parameter) == ("export", "output"):
+        return "small.pt"
+    assert own.parameter in ANY, (command, own.parameter)
+    return None
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_cannot_be_is_refused_before_it_is_used(tmp_path):
+    """Of every option; the message names where it is stated."""
+    refused = 0
+    for command, own in EVERY:
+        value = impossible(command, own)
+        if value is None:
+            continue
+        with pytest.raises(OptionError) as caught:
+            require_possible(
+                stated_defaults(COMMANDS, {variable(command, own): value}, tmp_path), [command]
+            )
+        assert f"the variable {variable(command, own)}" in caught.value.message
+        refused += 1
+    assert refused > len(EVERY) / 2
+
+
+USES = {
+    "compress": ("model.pt", "--dry-run", "--ratio", "0.5"),
+    "evaluate": ("model.pt", "--data", "own:images"),
+    "export": ("model.pt", "-o", "x.onnx"),
+    "inspect": ("model.pt",),
+    "iterate": ("model.pt", "--data", "own:images", "-o", "x.pt", "--to", "0.5"),
+    "report": ("folder",),
+    "sweep": ("model.pt", "--data", "own:images", "-o", "runs", "--methods", "alds"),
+    "train": ("--data", "own:images", "-o", "x.pt", "--arch", "digits_cnn"),
+}
+
+
+@pytest.mark.mostly_slow(3)
+@pytest.mark.parametrize(
+    "key",
+    [
+        *(f"compress.{key}" for key in ("ratio", "max-size", "method", "drop-of", "solver")),
+        *(f"compress.{key}" for key in ("arch", "input-spec", "device", "mean", "method-arg")),
+        *(f"evaluate.{key}" for key in ("max-params", "data", "preprocess", "format")),
+        *(f"iterate.{key}" for key in ("to", "target", "recipe")),
+        *(f"sweep.{key}" for key in ("methods", "alpha", "ratios", "engine", "teacher")),
+        *(f"train.{key}" for key in ("milestones", "mixup", "optimiser", "arch")),
+        "inspect.plot",
+        "export.output",
+        "report.delta",
+    ],
+)
+def test_what_is_refused_early_is_what_its_use_refuses(run, folder, key):
+    """In the same words, but for where the value is from."""
+    command, _, name = key.partition(".")
+    write_inputs(folder)
+    (own,) = [each for each in COMMANDS[command] if key_of(each) == name]
+    value = impossible(command, own)
+    words = list(USES[command])
+    if own.flags[0] in words:
+        at = words.index(own.flags[0])
+        del words[at : at + 2]
+    code, out, used = run(command, *words, own.flags[0], value)
+    assert (code, out) == (2, "")
+    (folder / "pyproject.toml").write_text(f"[tool.alds.{command}]\n{name} = '{value}'\n")
+    code, out, shown = run("config", "show")
+    assert (code, out) == (2, "")
+    place = f"{name} in [tool.alds.{command}] of {folder / 'pyproject.toml'}"
+    assert shown.replace(f"{place}: ", "") == used
+
+
+def test_a_value_for_all_commands_has_to_be_taken_by_one(run, folder, monkeypatch):
+    """A command that does not take it refuses it where it runs, and says where it is from."""
+    write_inputs(folder)
+    project = folder / "pyproject.toml"
+    project.write_text("[tool.alds]\ntarget = 'latency'\nbatch-size = 1\n")
+    assert run("config", "show")[0] == 0
+    for command, message in (
+        ("iterate", "unknown target 'latency'"),
+        ("retrain", "a whole number from 2"),
+    ):
+        code, _, err = run("config", "show", command)
+        assert code == 2
+        assert message in err
+    data = ("--data", "tensors:data.safetensors")
+    code, _, err = run("retrain", "model.pt", *data, "-o", "x.pt")
+    assert code == 2
+    told = f"--batch-size is stated by batch-size in [tool.alds] of {project}"
+    assert f"a whole number from 2 to 65,536, not '1'; {told}" in err
+    project.write_text("[tool.alds]\ntarget = 'latency'\n")
+    code, _, err = run("iterate", "model.pt", *data, "--to", "0.5", "-o", "x.pt")
+    assert code == 2
+    assert "unknown target 'latency'; --target is stated by target in [tool.alds] of" in err
+    monkeypatch.setenv("ALDS_TARGET", "speed")
+    code, _, err = run("schema")
+    assert (code, "the variable ALDS_TARGET: unknown target 'speed'" in err) == (2, True)
+
+
+def test_code_of_ones_own_is_not_imported_to_show_that_it_is_named(run, folder):
+    (folder / "own.py").write_text("raise SystemExit('imported')\n")
+    (folder / "pyproject.toml").write_text(
+        "[tool.alds]\nmethod = 'own:plan'\narch = 'own:net'\ndata = 'own:images'\n"
+        "[tool.alds.sweep]\nmethods = 'alds,own:plan'\n"
+    )
+    code, out, err = run("config", "show")
+    assert (code, err) == (0, "")
+    assert "own:plan" in out
 
 
 # ---------------------------------------------------------------- what is shown
@@ -374,7 +545,7 @@ def test_the_json_holds_every_option_of_a_command(run, folder):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("config", "set"), "config cannot 'set'"),
+        (("config", "set"), "unknown action 'set'"),
         (("config", "show", "evalute"), "there is no command 'evalute'"),
     ],
 )

@@ -365,7 +365,7 @@ thrifty = Method("params only", "none", nothing, targets=("params",))
         ({"methods": ["alds", "svdd"]}, OptionError, "unknown method 'svdd'"),
         ({"methods": []}, OptionError, "at least one method"),
         ({"methods": ["svd", "svd"]}, OptionError, "the method svd is given twice"),
-        ({"methods": ["alds-simple:k=2:k=3"]}, OptionError, "has an argument twice"),
+        ({"methods": ["alds-simple:k=2:k=3"]}, OptionError, "alds-simple: k is given twice"),
         ({"methods": ["alds-simple:m=2"]}, OptionError, "no argument 'm'"),
         ({"methods": ["alds:solver=magic"]}, OptionError, "unknown solver 'magic'"),
         ({"methods": ["alds:solver=3"]}, OptionError, "solver is a name, not 3"),

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from alds_cli.architectures import from_timm, from_torchvision, from_transformers
 from alds_cli.architectures.index import WAYS_TIP, did_you_mean, load_index
 from alds_cli.errors import ArchitectureError, OptionError
-from alds_cli.records import Architecture, ArgumentValue, ProgramArchitecture
-
-_WORDS: dict[str, ArgumentValue] = {"none": None, "null": None, "true": True, "false": False}
+from alds_cli.options.readers import names_object, parse_arguments
+from alds_cli.records import Architecture, ProgramArchitecture
 
 # Each of these would fetch weights or read files, but the weights come from the checkpoint.
 _WEIGHT_ARGUMENTS = frozenset(
@@ -30,9 +28,7 @@ def known_names() -> list[str]:
 def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture:
     """Read an `--arch` name and its `--arch-arg key=value` strings.
 
-    A value is None (`none`, `null`), a bool (`true`, `false`), an int, a finite float,
-    or else text; these words may be in upper or lower case. The network is not built,
-    so a factory or a timm name is not looked up yet.
+    The network is not built, so a factory or a timm name is not looked up yet.
 
     Raises:
         ArchitectureError: a plain name is unknown, or names a kind of network that is
@@ -40,17 +36,13 @@ def parse_architecture(name: str, arguments: Sequence[str] = ()) -> Architecture
         OptionError: an argument is not `key=value`, is given twice, or asks for weights.
     """
     _check_name(name)
-    parsed: dict[str, ArgumentValue] = {}
-    for argument in arguments:
-        key, value = parse_argument(argument)
-        if key in parsed:
-            raise OptionError(f"--arch-arg {key} is given twice")
+    parsed = parse_arguments(arguments, "--arch-arg")
+    for key in parsed:
         if key in _WEIGHT_ARGUMENTS and not is_factory(name):
             raise OptionError(
                 f"--arch-arg {key}: weights come from the checkpoint, not from {name}",
                 tip=f"leave out --arch-arg {key}",
             )
-        parsed[key] = value
     return Architecture(name, parsed)
 
 
@@ -103,9 +95,7 @@ def _check_class_name(name: str) -> None:
 
 
 def _check_factory_name(name: str) -> None:
-    module, _, attribute = name.partition(":")
-    parts = [*module.split("."), *attribute.split(".")]
-    if not all(part.isidentifier() for part in parts):
+    if not names_object(name):
         raise ArchitectureError(f"'{name}' is not of the form package.module:factory", tip=WAYS_TIP)
 
 
@@ -129,33 +119,3 @@ def _check_torchvision_name(name: str) -> None:
             f"by name (supported: {supported})",
             tip="wrap it in a factory of your own: --arch package.module:factory",
         )
-
-
-def parse_argument(argument: str, option: str = "--arch-arg") -> tuple[str, ArgumentValue]:
-    """Split a `key=value` of the command line; the value's type follows from its form.
-
-    Args:
-        argument: the text.
-        option: the option that it was given to, for the message.
-
-    Raises:
-        OptionError: it is not of the form key=value.
-    """
-    key, equals, text = argument.partition("=")
-    if not equals or not key.isidentifier():
-        raise OptionError(f"{option} takes key=value, not '{argument}'")
-    return key, _parse_value(text)
-
-
-def _parse_value(text: str) -> ArgumentValue:
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    try:
-        return int(text)
-    except ValueError:
-        pass
-    try:
-        number = float(text)
-    except ValueError:
-        return text
-    return number if math.isfinite(number) else text

@@ -28,14 +28,17 @@ def command(options: ConfigOptions, reporting: ConfigReporting) -> None:
     from alds_cli.cli.json_text import json_text  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
-    if options.action != "show":
-        raise OptionError(f"config cannot '{options.action}'", tip="alds config show")
     known = declared_options()
     if options.command is not None and options.command not in known:
         raise OptionError(
             f"there is no command '{options.command}'", tip=f"choose from {', '.join(known)}"
         )
-    document = _document(stated_now(), options.command)
+    found = stated_now()
+    if found is not None:
+        from alds_cli.cli.possible_values import require_possible  # noqa: PLC0415 - as above
+
+        require_possible(found, [options.command] if options.command is not None else list(known))
+    document = _document(found, options.command)
     if reporting.json:
         sys.stdout.write(json_text(document))
         return

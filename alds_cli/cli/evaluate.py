@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from alds_cli.cli.verbs import verb
-from alds_cli.options.choices import FORMATS
 from alds_cli.options.declaring import arguments
 from alds_cli.options.evaluate_options import EvaluateOptions, GateReporting
 
@@ -50,16 +49,12 @@ def _require_reportable(options: EvaluateOptions, reporting: GateReporting) -> N
     """Refuse forms of reports that do not exist, or that would stay empty.
 
     Raises:
-        OptionError: there is no such format, it contradicts another option, there is no gate, or
-            reports would be mixed on standard output.
+        OptionError: the format contradicts another option, there is no gate, or reports would be
+            mixed on standard output.
     """
     from alds_cli.cli.streams import output_name  # noqa: PLC0415
     from alds_cli.errors import OptionError  # noqa: PLC0415
 
-    if reporting.format not in FORMATS:
-        raise OptionError(
-            f"there is no format '{reporting.format}'", tip=f"choose from {', '.join(FORMATS)}"
-        )
     if reporting.json and reporting.format != "table":
         raise OptionError(f"--json and --format {reporting.format} contradict each other")
     if output_name(reporting.junit) == "-":

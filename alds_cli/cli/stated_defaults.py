@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,8 +137,7 @@ def _of_file(
         having = _having(commands, key)
         if not having:
             raise _unknown(key, where, _keys(commands))
-        for command, own in having:
-            yield command, own.parameter, _of_key(own, value, f"tool.alds.{key}", key, where)
+        yield from _taken(having, partial(_of_key, value, f"tool.alds.{key}", key, where))
     for command in commands:
         inside = table.get(command, {})
         where = f"[tool.alds.{command}] of {file}"
@@ -147,12 +147,11 @@ def _of_file(
         for key, value in inside.items():
             if key not in known:
                 raise _unknown(key, where, known)
-            own = known[key]
-            name = f"tool.alds.{command}.{key}"
-            yield command, own.parameter, _of_key(own, value, name, key, where)
+            make = partial(_of_key, value, f"tool.alds.{command}.{key}", key, where)
+            yield from _taken([(command, known[key])], make)
 
 
-def _of_key(declared: Declared, value: Any, name: str, key: str, where: str) -> Stated:
+def _of_key(value: Any, name: str, key: str, where: str, declared: Declared) -> Stated:
     place = f"{key} in {where}"
     if not _option(declared).trusted:
         raise OptionError(
@@ -182,8 +181,8 @@ def _of_environment(
                     f"the variable {name} stands for no option", tip=f"did you mean {near[0]}?"
                 )
             continue
-        for command, option in _having(commands, general[name]):
-            yield command, option.parameter, _of_variable(option, environ[name], name)
+        having = _having(commands, general[name])
+        yield from _taken(having, partial(_of_variable, environ[name], name))
     for name, command in specific.items():
         start = _variable(command) + "_"
         known = {_constant(key_of(each)): each for each in _settable(commands[command])}
@@ -193,10 +192,10 @@ def _of_environment(
                 f"the variable {name} stands for no option of {command}",
                 tip=_meant(key, known, start) or f"alds {command} --help lists them",
             )
-        yield command, known[key].parameter, _of_variable(known[key], environ[name], name)
+        yield from _taken([(command, known[key])], partial(_of_variable, environ[name], name))
 
 
-def _of_variable(declared: Declared, text: str, name: str) -> Stated:
+def _of_variable(text: str, name: str, declared: Declared) -> Stated:
     place = f"the variable {name}"
     value: Any = text
     if declared.given is bool:
@@ -277,11 +276,39 @@ def _meant(name: str, known: Iterable[str], start: str = "") -> str | None:
     return f"did you mean {start}{near[0]}?" if near else None
 
 
-def _read(declared: Declared, value: Any, place: str) -> str | bool | list[str]:
-    """Return a value as Typer takes it, after making sure that the option does.
+def _taken(
+    having: Sequence[tuple[str, Declared]], make: Callable[[Declared], Stated]
+) -> Iterator[tuple[str, str, Stated]]:
+    """Yield a command, a parameter and its default for all commands that have an option.
+
+    One at least takes the value. The others refuse it when they run: not all have the same names
+    for values, or the same bounds.
+
+    Args:
+        having: the commands, each with its option.
+        make: returns the default of an option.
 
     Raises:
-        OptionError: it does not.
+        OptionError: none takes it.
+    """
+    refusals = []
+    found = [(command, own, make(own)) for command, own in having]
+    for _, own, stated in found:
+        try:
+            require_taken(own, stated)
+        except OptionError as error:
+            refusals.append(error)
+    if len(refusals) == len(found):
+        raise refusals[0]
+    for command, own, stated in found:
+        yield command, own.parameter, stated
+
+
+def _read(declared: Declared, value: Any, place: str) -> str | bool | list[str]:
+    """Return a value as Typer takes it.
+
+    Raises:
+        OptionError: it is of another type.
     """
     if declared.given is bool:
         if not isinstance(value, bool):
@@ -294,29 +321,26 @@ def _read(declared: Declared, value: Any, place: str) -> str | bool | list[str]:
         return texts
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise OptionError(f"{place} is a text or a number, not {_shown(value)}")
-    text = str(value)
-    _require_taken(declared, text, place)
-    return text
+    return str(value)
 
 
-def _require_taken(declared: Declared, text: str, place: str) -> None:
-    """Raise where an option does not take a text.
+def require_taken(declared: Declared, stated: Stated) -> None:
+    """Raise where an option does not take the default that is stated for it.
 
     Raises:
         OptionError: it does not.
     """
-    option = _option(declared)
+    given: Any = stated.value
+    bounds = _option(declared).bounds
     try:
-        if option.bounds is not None:
-            option.bounds.read(text)
-        elif option.read is not None:
-            option.read(text)
-        elif declared.given in (int, float):
-            declared.given(text)
+        if bounds is not None:
+            given = bounds.read(given)
+        if declared.given is not bool:
+            declared.read(given)
     except ValueError as error:
-        raise OptionError(f"{place} is {error}") from None
+        raise OptionError(f"{stated.place} is {error}") from None
     except OptionError as error:
-        raise OptionError(f"{place}: {error.message}", tip=error.tip) from None
+        raise OptionError(f"{stated.place}: {error.message}", tip=error.tip) from None
 
 
 def _shown(value: Any) -> str:

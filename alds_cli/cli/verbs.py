@@ -26,6 +26,7 @@ from alds_cli.options.declaring import (
 )
 from alds_cli.options.image_options import PreprocessingFlags
 from alds_cli.options.planning_options import MethodFlags
+from alds_cli.options.readers import parse_arguments
 from alds_cli.options.reporting_options import NoReporting
 
 if TYPE_CHECKING:
@@ -187,19 +188,16 @@ def _method_arguments(flags: MethodFlags) -> dict[str, ArgumentValue]:
     """Merge a method's arguments: those that have an option each, and those of --method-arg.
 
     Raises:
-        OptionError: an argument is not of the form key=value, or is given twice.
+        OptionError: an argument is given twice.
     """
     named = {"k": flags.k, "rounding": flags.rounding}
     found: dict[str, ArgumentValue] = {k: v for k, v in named.items() if v is not None}
-    for argument in flags.listed:
-        from alds_cli.architectures.naming import parse_argument  # noqa: PLC0415 - imports torch
+    listed = parse_arguments(flags.listed, "--method-arg")
+    for key in found.keys() & listed:
         from alds_cli.errors import OptionError  # noqa: PLC0415
 
-        key, value = parse_argument(argument, "--method-arg")
-        if key in found:
-            raise OptionError(f"the method's argument {key} is given twice")
-        found[key] = value
-    return found
+        raise OptionError(f"the method's argument {key} is given twice")
+    return found | listed
 
 
 _FINISH: dict[type, Callable[[Any], Any]] = {
@@ -364,4 +362,7 @@ def _usage(error: Exception) -> Exception:
     message = re.sub(r"^Invalid value for '([^']+)': it is ", r"\1 is ", message)
     if message[:1].isupper():
         message = message[0].lower() + message[1:]
-    return OptionError(message.removesuffix("."), tip=f"{command} --help lists the options")
+    told = OptionError(message.removesuffix("."), tip=f"{command} --help lists the options")
+    if context is not None:
+        _tell_origins(told, context, declared_options().get(context.info_name, ()))
+    return told

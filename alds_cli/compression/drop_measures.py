@@ -22,7 +22,7 @@ from alds_cli.evaluation.paired_masks import ClassPixels
 from alds_cli.evaluation.segmentation import masked_batches
 from alds_cli.methods import method_named
 from alds_cli.network.opening import settled_preprocessing
-from alds_cli.options.choices import DROP_NAMES
+from alds_cli.options.choices import DROP_NAMES, require_known
 from alds_cli.records import Preprocessing
 from alds_cli.runtime.devices import Clock, pick_device
 
@@ -36,11 +36,8 @@ def settled_measure(name: str | None, images: LabelledImages) -> str:
     Raises:
         OptionError: there is no such measure, or not on these images.
     """
-    if name not in (None, *DROP_NAMES):
-        raise OptionError(
-            f"the drop of '{name}' is not known",
-            tip="--drop-of top1; miou for images with masks; agreement for images without labels",
-        )
+    if name is not None:
+        require_known("drop-of", name, DROP_NAMES)
     masked = isinstance(images, MaskedImages)
     if masked and name == "top1":
         raise OptionError(

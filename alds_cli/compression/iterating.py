@@ -24,7 +24,7 @@ from alds_cli.forms import SCHEMA
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
 from alds_cli.network.opening import open_network, require_target, settled_preprocessing
-from alds_cli.options.choices import ORIGINAL, STATIC_TARGETS
+from alds_cli.options.choices import ORIGINAL, STATIC_TARGETS, require_known
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.iterate_options import IterateOptions
 from alds_cli.options.model_source import Source
@@ -127,20 +127,15 @@ def _ratios(options: IterateOptions) -> list[Fraction]:
     Raises:
         OptionError: one makes no sense.
     """
-    if options.target not in STATIC_TARGETS:
-        raise OptionError(
-            f"a ratio of {options.target} cannot be iterated to",
-            tip=f"choose from {', '.join(STATIC_TARGETS)}",
-        )
+    require_known("target", options.target, STATIC_TARGETS)
     if options.steps < 1:
         raise OptionError(f"{options.steps} steps make no network", tip="--steps 5")
-    tip = "--to 0.8 leaves at most 20 % in the end"
     if options.to is None:
-        raise OptionError("how small the network is to become is not said", tip=tip)
-    try:
-        return geometric_steps(parse_ratio(options.to), options.steps)
-    except OptionError as error:
-        raise OptionError(error.message, tip=tip) from error
+        raise OptionError(
+            "how small the network is to become is not said",
+            tip="--to 0.8 leaves at most 20 % in the end",
+        )
+    return geometric_steps(parse_ratio(options.to, "--to"), options.steps)
 
 
 def _require_apart(options: IterateOptions, output: Path, folder: IterationFolder) -> None:

@@ -36,6 +36,7 @@ from alds_cli.compression.traced_model import (
 from alds_cli.errors import OptionError
 from alds_cli.methods import Method, method_named
 from alds_cli.network.networks import Network
+from alds_cli.options.choices import require_known
 from alds_cli.profiling import TrueErrors, error_tables, operator_norms
 from alds_cli.records import (
     ArgumentValue,
@@ -331,12 +332,7 @@ def settled_names(
     if usual == "exact" and not set(resources) <= {"params", "bytes"}:
         usual = "knapsack"
     solver = solver or usual
-    _require_known("solver", solver, solvers)
+    require_known("solver", solver, solvers)
     bound = bound or solvers[solver]
-    _require_known("bound", bound, ERROR_DEFINITIONS)
+    require_known("bound", bound, ERROR_DEFINITIONS)
     return solver, bound
-
-
-def _require_known(option: str, value: str, known: Mapping[str, object]) -> None:
-    if value not in known:
-        raise OptionError(f"unknown {option} '{value}'", tip=f"choose from {', '.join(known)}")

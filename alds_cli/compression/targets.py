@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from alds_cli.allocation import Prices, RankPrices
 from alds_cli.errors import OptionError
 from alds_cli.numerics.fold import by_scheme, option_costs, option_macs
-from alds_cli.options.choices import TARGETS
+from alds_cli.options.choices import TARGETS, require_known
 from alds_cli.options.compress_options import CompressOptions
 from alds_cli.options.planning_options import Ratio
 from alds_cli.records import (
@@ -244,8 +244,7 @@ def parse_target(options: CompressOptions, ratio: Ratio) -> Target:
         OptionError: a value makes no sense.
     """
     target = options.target
-    if target not in TARGETS:
-        raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
+    require_known("target", target, TARGETS)
     if options.batch_size < 1:
         raise OptionError(f"a batch of {options.batch_size} images cannot be timed")
     limits = parse_limits(

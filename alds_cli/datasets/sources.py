@@ -16,6 +16,7 @@ from alds_cli.datasets.images import ImageFiles, LabelledImages, Split
 from alds_cli.datasets.tensor_files import expand, open_tensors
 from alds_cli.datasets.token_blocks import Samples, TokenBlocks
 from alds_cli.errors import DataError
+from alds_cli.options.readers import names_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,25 @@ def open_dataset(spec: str, *, split: Split = "test", download: bool = False) ->
         chosen = part_of(open_dataset(whole, split="train", download=download), part, seed)
         chosen.name = spec
         return chosen
-    kind, _, location = spec.partition(":")
-    if kind in {"text", "lines"} and location:
+    kind = kind_of(spec)
+    if kind in {"text", "lines"}:
         raise _no_images(spec)
-    request = _Request(spec, location, split, download)
-    if kind in _OPENERS and location:
-        return _OPENERS[kind](request)
-    if _names_an_object(kind, location):
-        return _open_factory(request)
+    request = _Request(spec, spec.partition(":")[2], split, download)
+    return _OPENERS[kind](request) if kind in _OPENERS else _open_factory(request)
+
+
+def kind_of(spec: str) -> str:
+    """Return the kind of data that a spec names, a key of `DATASET_FORMS`, without opening them.
+
+    Raises:
+        DataError: the spec has none of the forms.
+    """
+    whole, _, _ = without_part(spec)
+    kind, _, location = whole.partition(":")
+    if location and (kind in _OPENERS or kind in {"text", "lines"}):
+        return kind
+    if names_object(whole):
+        return "factory"
     raise DataError(
         f"'{spec}' is not a data set this tool knows",
         tip="name one as " + ", ".join(DATASET_FORMS.values()),
@@ -84,12 +96,6 @@ def _no_images(name: str) -> DataError:
         f"{name} is text, and images are needed here",
         tip="`alds evaluate` and `alds compress` take texts",
     )
-
-
-def _names_an_object(module: str, name: str) -> bool:
-    """Whether `module:name` can be an object of the user's own code."""
-    parts = (*module.split("."), *name.split("."))
-    return all(part.isidentifier() for part in parts)
 
 
 def opened(data: str | Samples, *, split: Split = "test", download: bool = False) -> LabelledImages:

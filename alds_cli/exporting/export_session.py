@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
 
@@ -20,12 +20,11 @@ from alds_cli.network.networks import Network
 from alds_cli.network.observed_outputs import difference, tensors_in
 from alds_cli.network.opening import answering, open_network
 from alds_cli.options.export_options import ExportOptions
+from alds_cli.options.readers import export_form
 from alds_cli.records import Architecture
 from alds_cli.tracing.trace import count_parameters
 
 Form = Literal["onnx", "pt2", "ts"]
-
-_FORMS: dict[str, Form] = {".onnx": "onnx", ".pt2": "pt2", ".ts": "ts"}
 
 TOLERANCE = 1e-4
 """The largest difference between the outputs of a file and the network, relative to the largest
@@ -130,8 +129,7 @@ def export(options: ExportOptions) -> ExportResult:
 def _output(options: ExportOptions) -> Path:
     if options.output is None:
         raise OptionError("no output is named", tip="-o FILE.onnx, FILE.pt2 or FILE.ts")
-    if str(options.output) == "-":
-        raise OptionError("exports cannot go to standard output", tip="-o FILE")
+    export_form(options.output)
     output = Path(options.output)
     require_writable(output)
     if isinstance(options.model, (str, Path)):
@@ -145,12 +143,7 @@ def _form(output: Path, options: ExportOptions) -> Form:
     Raises:
         OptionError: it asks for none, or the options ask for what that form does not have.
     """
-    form = _FORMS.get(output.suffix.lower())
-    if form is None:
-        known = ", ".join(_FORMS)
-        raise OptionError(
-            f"the name {output.name} does not say what to export", tip=f"end it with {known}"
-        )
+    form = cast("Form", export_form(output))
     if options.opset is not None and form != "onnx":
         raise OptionError("--opset makes sense for .onnx only", tip="leave out --opset")
     return form

@@ -16,7 +16,6 @@ from alds_cli.methods.method import (
     Planner,
     factorisation_for,
     method_named,
-    parse_method_spec,
     schemes_of,
 )
 
@@ -29,6 +28,5 @@ __all__ = [
     "Planner",
     "factorisation_for",
     "method_named",
-    "parse_method_spec",
     "schemes_of",
 ]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from alds_cli.allocation import InfeasibleError, Problem
 from alds_cli.allocation.channel_pruning import PruningProblem, Removal
-from alds_cli.architectures.naming import parse_argument
 from alds_cli.errors import AldsError, OptionError
 from alds_cli.numerics.fold import factors_to_weights, fold
 from alds_cli.numerics.grams import low_rank_factors
 from alds_cli.options.choices import METHOD_NAMES
+from alds_cli.options.readers import require_method
 from alds_cli.records import SLICED, ArgumentValue, Choice, LayerSpec, Plan
 from alds_cli.runtime.user_code import current_directory_importable, imported_object
 
@@ -317,14 +317,8 @@ def method_named(name: str) -> Method:
     Raises:
         OptionError: there is no method of that name.
     """
-    if name in METHODS:
-        return METHODS[name]
-    if ":" in name:
-        return custom_method(name)
-    raise OptionError(
-        f"unknown method '{name}'",
-        tip=f"choose from {', '.join(METHODS)}, or name one of your own: package.module:object",
-    )
+    require_method(name)
+    return METHODS[name] if name in METHODS else custom_method(name)
 
 
 def schemes_of(method: Method, arguments: Mapping[str, ArgumentValue]) -> tuple[int, ...]:
@@ -333,21 +327,6 @@ def schemes_of(method: Method, arguments: Mapping[str, ArgumentValue]) -> tuple[
     if scheme in method.schemes:
         return tuple(sorted({0, int(scheme)}))
     return method.schemes
-
-
-def parse_method_spec(text: str) -> tuple[str, dict[str, ArgumentValue]]:
-    """Parse a method and its arguments from one word: `name` or `name:key=value:key=value`.
-
-    Raises:
-        OptionError: an argument is malformed or given twice.
-    """
-    parts = text.split(":")
-    given = [part for part in parts if "=" in part]
-    name = ":".join(part for part in parts if "=" not in part)
-    arguments = dict(parse_argument(part, f"the method {name}") for part in given)
-    if len(arguments) < len(given):
-        raise OptionError(f"the method {text} has an argument twice", tip="give each once")
-    return name, arguments
 
 
 def factorisation_for(method: Method | None, scheme: int) -> Factorisation:

@@ -28,7 +28,7 @@ from alds_cli.allocation import (
     refined,
 )
 from alds_cli.errors import OptionError
-from alds_cli.options.choices import ROUNDINGS
+from alds_cli.options.choices import ROUNDINGS, require_known
 from alds_cli.records import ArgumentValue, IntArray, LayerTable, Plan
 
 if TYPE_CHECKING:  # only methods that look at images import how that is done
@@ -222,10 +222,7 @@ def _require_able(problem: Problem, solver: str, bound: str) -> None:
             f"the solver {solver} spends one budget, not {budgets}", tip="--solver knapsack"
         )
     rounding = problem.arguments.get("rounding", ROUNDINGS[0])
-    if rounding not in ROUNDINGS:
-        raise OptionError(
-            f"unknown rounding '{rounding}'", tip=f"choose from {', '.join(ROUNDINGS)}"
-        )
+    require_known("rounding", str(rounding), ROUNDINGS)
     if rounding != ROUNDINGS[0] and solver != "alternating":
         raise OptionError(
             f"the solver {solver} has whole ranks and rounds nothing", tip="--solver alternating"

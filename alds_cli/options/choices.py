@@ -1,6 +1,9 @@
 """The names that values of options have, each list once."""
 
+from collections.abc import Iterable
 from typing import Literal
+
+from alds_cli.errors import OptionError
 
 METHOD_NAMES = (
     "alds",
@@ -68,5 +71,29 @@ PREPROCESSINGS = (
 )
 """The usual ways to prepare images."""
 
+PICTURES = ("png", "svg", "pdf")
+"""The forms of pictures, which are the suffixes of their files."""
+
+EXPORTS = ("onnx", "pt2", "ts")
+"""The forms in which networks are exported, which are the suffixes of their files."""
+
 Found = Literal["architectures", "recipes", "documents", "commands", "networks of the paper"]
 """What is listed elsewhere, and found when somebody asks for it."""
+
+
+def require_known(what: str, value: str, known: Iterable[str], more: str = "") -> None:
+    """Refuse a value of an option that has names for values, and not this one.
+
+    Args:
+        what: what the value is, such as `solver`.
+        value: the value.
+        known: the names.
+        more: what else the value may be, for the tip.
+
+    Raises:
+        OptionError: it is none of the names.
+    """
+    names = list(known)
+    if value not in names:
+        tip = f"choose from {', '.join(names)}" + (f", {more}" if more else "")
+        raise OptionError(f"unknown {what} '{value}'", tip=tip)

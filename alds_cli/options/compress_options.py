@@ -40,9 +40,10 @@ from alds_cli.options.planning_options import (
     TargetField,
     TuneStepsField,
 )
+from alds_cli.options.readers import amount, each
 from alds_cli.options.reporting_options import CacheField
 from alds_cli.options.time_options import EfficiencyField, NeverSlowerField, OptimizedField
-from alds_cli.text import MOST_SAMPLES, MOST_SEED, Real, Whole, stripped
+from alds_cli.text import COUNTS, MOST_SAMPLES, MOST_SEED, SIZES, TIMES, Real, Whole, parse_ratio
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -72,7 +73,7 @@ class CompressOptions:
             metavar="R[,R…]",
             flags=("--ratio", "-r"),
             given=str,
-            read=stripped,
+            read=each(parse_ratio),
             python="Fraction of all the network's parameters (or of another `target`) to remove: "
             "0.8 leaves at most 20 %; never less is removed.",
         ),
@@ -96,6 +97,7 @@ class CompressOptions:
             metavar="N",
             panel=BUDGET,
             given=str,
+            read=amount("--max-params", COUNTS),
         ),
     ] = None
     max_macs: Annotated[
@@ -105,6 +107,7 @@ class CompressOptions:
             metavar="N",
             panel=BUDGET,
             given=str,
+            read=amount("--max-macs", COUNTS),
         ),
     ] = None
     max_size: Annotated[
@@ -114,6 +117,7 @@ class CompressOptions:
             metavar="SIZE",
             panel=BUDGET,
             given=str,
+            read=amount("--max-size", SIZES),
         ),
     ] = None
     max_latency: Annotated[
@@ -123,6 +127,7 @@ class CompressOptions:
             metavar="TIME",
             panel=BUDGET,
             given=str,
+            read=amount("--max-latency", TIMES),
         ),
     ] = None
     max_drop: Annotated[
@@ -165,6 +170,7 @@ class CompressOptions:
             help="Where spectra are computed and times measured: cpu, cuda or cuda:N; CUDA where "
             "available.",
             values=DEVICES,
+            others=True,
             metavar="NAME",
             panel=BUDGET,
         ),

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from alds_cli.options.choices import Found
+from alds_cli.options.choices import Found, require_known
 from alds_cli.text import Real, Whole
 
 BUDGET = "Budget"
@@ -50,7 +50,9 @@ class Option:
         panel: the panel on the page of help.
         given: the type of the value on the command line, if it is not the field's type: `str`,
             `Path`, or `list[str]` for an option that may be repeated.
-        values: the names that it usually has, or of what, for completion in a shell.
+        values: the names that its value has, or of what, for completion in a shell. Where they are
+            listed, others are refused.
+        others: whether other values than those listed are taken too.
         bounds: the bounds of a number.
         read: turns the value on the command line into the field's; raises OptionError.
         default: the default on the command line, if it differs from the field's.
@@ -66,6 +68,7 @@ class Option:
     panel: str | None = None
     given: Any = None
     values: tuple[str, ...] | Found = ()
+    others: bool = False
     bounds: Whole | Real | None = None
     read: Callable[[Any], Any] | None = None
     default: Any = MISSING
@@ -177,8 +180,18 @@ class Declared:
             return not found
         if self.given == list[str] and not found:
             return self.default
-        read = self._option.read
-        return found if read is None or found is None else read(found)
+        return None if found is None else self.read(found)
+
+    def read(self, given: Any) -> Any:
+        """Return the field's value for one of the command line's, which no bounds exclude.
+
+        Raises:
+            OptionError: the option has no such value.
+        """
+        option = self._option
+        if isinstance(option.values, tuple) and option.values and not option.others:
+            require_known(self.parameter.replace("_", "-"), given, option.values)
+        return given if option.read is None else option.read(given)
 
     @property
     def _option(self) -> Option:

@@ -19,8 +19,9 @@ from alds_cli.options.image_options import (
     WorkersField,
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.readers import amount
 from alds_cli.options.reporting_options import ComputingReporting
-from alds_cli.text import Real
+from alds_cli.text import COUNTS, SIZES, TIMES, Real
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -98,6 +99,7 @@ class EvaluateOptions:
             metavar="N",
             panel=GATES,
             given=str,
+            read=amount("--max-params", COUNTS),
         ),
     ] = None
     max_macs: Annotated[
@@ -107,6 +109,7 @@ class EvaluateOptions:
             metavar="N",
             panel=GATES,
             given=str,
+            read=amount("--max-macs", COUNTS),
         ),
     ] = None
     max_size: Annotated[
@@ -116,6 +119,7 @@ class EvaluateOptions:
             metavar="SIZE",
             panel=GATES,
             given=str,
+            read=amount("--max-size", SIZES),
         ),
     ] = None
     max_latency: Annotated[
@@ -125,6 +129,7 @@ class EvaluateOptions:
             metavar="TIME",
             panel=GATES,
             given=str,
+            read=amount("--max-latency", TIMES),
         ),
     ] = None
     confidence: Annotated[

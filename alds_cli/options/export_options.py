@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import Expanded, Option
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.readers import checked, export_form
 from alds_cli.text import Whole
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class ExportOptions:
             flags=("--output", "-o"),
             given=str,
             required=True,
+            read=checked(export_form),
         ),
     ] = None
     opset: Annotated[

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.forms import MOST_PIXELS
 from alds_cli.options.choices import DEVICES, INTERPOLATIONS, PREPROCESSINGS
 from alds_cli.options.declaring import IMAGES, Expanded, Option
+from alds_cli.options.readers import checked, parse_channels
 from alds_cli.text import MOST_SAMPLES, MOST_THREADS, Whole
 
 if TYPE_CHECKING:
@@ -86,7 +88,12 @@ ClassesField = Annotated[
 DownloadField = Annotated[bool, Option(help="Fetch cifar10 or cifar100 if it is not there yet.")]
 DeviceField = Annotated[
     str | None,
-    Option(help="cpu, cuda or cuda:N; CUDA where available.", values=DEVICES, metavar="NAME"),
+    Option(
+        help="cpu, cuda or cuda:N; CUDA where available.",
+        values=DEVICES,
+        others=True,
+        metavar="NAME",
+    ),
 ]
 BatchSizeField = Annotated[
     int, Option(help="Images in a forward pass.", metavar="N", bounds=Whole(1, MOST_SAMPLES))
@@ -120,11 +127,17 @@ class PreprocessingFlags:
             help="Mean of every channel, for pixels from 0 to 1.",
             metavar="M,M,M",
             panel=IMAGES,
+            read=checked(partial(parse_channels, option="mean")),
         ),
     ] = None
     std: Annotated[
         str | None,
-        Option(help="Standard deviation of every channel.", metavar="S,S,S", panel=IMAGES),
+        Option(
+            help="Standard deviation of every channel.",
+            metavar="S,S,S",
+            panel=IMAGES,
+            read=checked(partial(parse_channels, option="std", positive=True)),
+        ),
     ] = None
     resize: Annotated[
         int | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import DeviceField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.readers import checked, picture_form
 from alds_cli.text import MOST_SAMPLES, Whole
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class InspectOptions:
             help="Also draw spectra, ranks kept and errors of all layers (.png, .svg or .pdf).",
             metavar="FILE",
             given=Path,
+            read=checked(picture_form),
         ),
     ] = None
     html: Annotated[

@@ -1,6 +1,7 @@
 """The options of `iterate`."""
 
 from dataclasses import KW_ONLY, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,11 +30,12 @@ from alds_cli.options.planning_options import (
     SolverField,
     TuneStepsField,
 )
+from alds_cli.options.readers import checked
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.reporting_options import CacheField
 from alds_cli.options.retrain_options import ResumeField, ValidationField
 from alds_cli.options.training_options import RetrainSettings
-from alds_cli.text import Whole
+from alds_cli.text import Whole, parse_ratio
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -88,6 +90,7 @@ class IterateOptions:
             "removed in the end: 0.8 leaves at most 20 %.",
             metavar="R",
             given=str,
+            read=checked(partial(parse_ratio, option="--to")),
         ),
     ]
     output: Annotated[
@@ -134,6 +137,7 @@ class IterateOptions:
             "one that is compressed.",
             metavar="MODEL",
             values=(ORIGINAL,),
+            others=True,
             panel=TRAINING,
             given=str,
         ),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.declaring import READING, Option
-from alds_cli.text import shape
+from alds_cli.options.readers import arch_arguments, shape
 
 if TYPE_CHECKING:
     from alds_cli import InputSpec, Model
@@ -59,7 +59,7 @@ class Source:
             flags=("--arch-arg",),
             panel=READING,
             given=list[str],
-            read=tuple,
+            read=arch_arguments,
         ),
     ] = ()
     input_shape: Annotated[

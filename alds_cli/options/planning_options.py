@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Annotated
 
 from alds_cli.options.choices import ERROR_NAMES, METHOD_NAMES, ROUNDINGS, SOLVER_NAMES, TARGETS
 from alds_cli.options.declaring import BUDGET, IMAGES, PLANNING, TRAINING, Expanded, Option
+from alds_cli.options.readers import checked, method_name, parse_arguments
 from alds_cli.text import MOST_IMAGES, Whole
 
 Ratio = float | str | Fraction | None
@@ -45,6 +47,7 @@ class MethodFlags:
             flags=("--method-arg",),
             panel=PLANNING,
             given=list[str],
+            read=checked(partial(parse_arguments, option="--method-arg")),
         ),
     ] = ()
 
@@ -70,8 +73,10 @@ MethodField = Annotated[
         "every layer); svd-energy; l-rank; pca; balf; ft, pfp (remove filters); or "
         "package.module:object.",
         values=METHOD_NAMES,
+        others=True,
         metavar="NAME",
         panel=PLANNING,
+        read=method_name,
     ),
 ]
 

@@ -8,6 +8,7 @@ from alds_cli.options.choices import METHOD_NAMES
 from alds_cli.options.declaring import Expanded, Keyword, Option
 from alds_cli.options.image_options import DeviceField
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
+from alds_cli.options.readers import method_name
 from alds_cli.options.reporting_options import CacheField
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class ProfileOptions:
         Option(
             help="The method that the tables are for.",
             values=METHOD_NAMES,
+            others=True,
+            read=method_name,
             metavar="NAME",
             python="The method whose folding schemes to cover.",
         ),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from alds_cli.options.choices import METHOD_NAMES
 from alds_cli.options.declaring import Keyword, Option
-from alds_cli.text import stripped
+from alds_cli.options.readers import parse_deltas, stripped
 
 if TYPE_CHECKING:
     from alds_cli import ProgressCallback
@@ -55,6 +55,7 @@ class ReportOptions:
             metavar="D,D,…",
             flags=("--delta",),
             given=str,
+            read=parse_deltas,
         ),
     ] = DELTAS
     methods: Annotated[
@@ -62,6 +63,7 @@ class ReportOptions:
         Option(
             help="Report on these methods only, in this order.",
             values=METHOD_NAMES,
+            others=True,
             metavar="NAME,NAME,…",
             given=str,
             read=stripped,

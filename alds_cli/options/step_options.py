@@ -17,7 +17,8 @@ from alds_cli.forms import (
     Term,
 )
 from alds_cli.options.declaring import TRAINING, Option
-from alds_cli.text import MOST_SAMPLES, MOST_SEED, Real, Whole, fractions
+from alds_cli.options.readers import are_milestones, parse_milestones
+from alds_cli.text import MOST_SAMPLES, MOST_SEED, Real, Whole
 
 AugmentationName = Literal["auto", "none", "crop-flip", "resized-crop-flip", "scaled-crop-flip"]
 """Ways to change training images at random; "auto" chooses by the preprocessing."""
@@ -198,7 +199,7 @@ class StepSettings:
             metavar="F,F",
             panel=TRAINING,
             given=str,
-            read=fractions,
+            read=parse_milestones,
         ),
     ] = (0.5, 0.75)
     gamma: Annotated[
@@ -310,8 +311,7 @@ class StepSettings:
             f"warm-up of {self.warmup_epochs} epochs does not fit into {most}",
         )
         yield (
-            all(0 < milestone < 1 for milestone in self.milestones)
-            and sorted(set(self.milestones)) == list(self.milestones),
+            are_milestones(self.milestones),
             f"milestones {list(self.milestones)} are not ascending fractions in (0, 1)",
         )
         yield 0 < self.gamma <= 1, f"gamma {self.gamma} is not in (0, 1]"

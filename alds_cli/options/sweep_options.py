@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,9 +26,10 @@ from alds_cli.options.image_options import (
 )
 from alds_cli.options.model_source import AS_IT_IS, ModelField, Source
 from alds_cli.options.planning_options import Ratio
+from alds_cli.options.readers import checked, listed, parse_alpha, parse_method_spec
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.training_options import RetrainSettings
-from alds_cli.text import MOST_IMAGES, Real, Whole, listed
+from alds_cli.text import MOST_IMAGES, Real, Whole, parse_ratio
 
 if TYPE_CHECKING:
     from alds_cli import (  # noqa: F401 - named in texts below
@@ -65,9 +67,10 @@ class SweepOptions:
             help="Methods as `alds compress --method` takes them, with arguments after colons: "
             "alds,alds-simple:k=5, alds:solver=knapsack, alds-data:refit=1 or alds:tune_steps=400.",
             values=METHOD_NAMES,
+            others=True,
             metavar="NAME[,NAME…]",
             given=str,
-            read=listed(str, "--methods alds,svd"),
+            read=listed(checked(parse_method_spec), "--methods alds,svd"),
             python="`name` or `name:key=value:…` each, with `solver`, `bound`, `refit` and "
             "`tune_steps` among the keys.",
         ),
@@ -83,7 +86,13 @@ class SweepOptions:
     ]
     alpha: Annotated[
         str | float,
-        Option(help="The ratios are 1 − A, 1 − A², 1 − A³, …", metavar="A", panel=GRID, given=str),
+        Option(
+            help="The ratios are 1 − A, 1 − A², 1 − A³, …",
+            metavar="A",
+            panel=GRID,
+            given=str,
+            read=checked(parse_alpha),
+        ),
     ] = 0.8
     steps: Annotated[
         int, Option(help="Number of these ratios.", metavar="N", bounds=Whole(1, 1000), panel=GRID)
@@ -95,7 +104,7 @@ class SweepOptions:
             metavar="R[,R…]",
             panel=GRID,
             given=str,
-            read=listed(str, "--ratios 0.2,0.5"),
+            read=listed(checked(partial(parse_ratio, option="--ratios")), "--ratios 0.2,0.5"),
         ),
     ] = None
     target: Annotated[

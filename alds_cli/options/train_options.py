@@ -16,6 +16,7 @@ from alds_cli.options.image_options import (
     TokenizerField,
     WorkersField,
 )
+from alds_cli.options.readers import arch_arguments
 from alds_cli.options.recipe_options import RecipeSettings, settled
 from alds_cli.options.retrain_options import (
     CheckpointField,
@@ -65,7 +66,7 @@ class TrainOptions:
             metavar="KEY=VALUE",
             flags=("--arch-arg",),
             given=list[str],
-            read=tuple,
+            read=arch_arguments,
         ),
     ] = ()
     _: KW_ONLY

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from alds_cli.forms import MOST_EPOCHS, Finite, Positive, Term
 from alds_cli.options.declaring import TRAINING, Option
+from alds_cli.options.readers import LEAST_ALPHA, MOST_ALPHA, is_mixing, parse_mixing
 from alds_cli.options.step_options import AugmentationName, StepSettings, named
 from alds_cli.text import Real, Whole
 
@@ -17,8 +18,6 @@ PrecisionName = Literal["float32", "bfloat16", "float16"]
 DecayName = Literal["halves", "product"]
 """What weight decay shrinks of a pair."""
 
-_MOST_ALPHA = 1000
-_LEAST_ALPHA = 1e-3
 _MOST_TEMPERATURE = 1000
 
 
@@ -50,7 +49,8 @@ class RetrainSettings(StepSettings):
         Option(
             help="Mix each image with another of the batch, by shares from Beta(X, X).",
             metavar="X",
-            bounds=Real(0, _MOST_ALPHA),
+            bounds=Real(0, MOST_ALPHA),
+            read=parse_mixing,
             panel=TRAINING,
         ),
     ] = 0.0
@@ -60,7 +60,8 @@ class RetrainSettings(StepSettings):
             help="Paste a box of another image of the batch into each, by shares from Beta(X, X); "
             "with --mixup, every batch has one of the two.",
             metavar="X",
-            bounds=Real(0, _MOST_ALPHA),
+            bounds=Real(0, MOST_ALPHA),
+            read=parse_mixing,
             panel=TRAINING,
         ),
     ] = 0.0
@@ -147,8 +148,8 @@ class RetrainSettings(StepSettings):
         """Yield the rules of these fields, each with what is wrong where it is broken."""
         for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             yield (
-                alpha == 0 or _LEAST_ALPHA <= alpha <= _MOST_ALPHA,
-                f"{name} {alpha} is neither 0 nor in [{_LEAST_ALPHA}, {_MOST_ALPHA}]",
+                is_mixing(alpha),
+                f"{name} {alpha} is neither 0 nor in [{LEAST_ALPHA}, {MOST_ALPHA}]",
             )
         yield (
             0 < self.temperature <= _MOST_TEMPERATURE,

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from alds_cli.recipes.recipe_files import Purpose, Recipe, known_recipes, read_recipe
+from alds_cli.recipes.recipe_files import (
+    Purpose,
+    Recipe,
+    known_recipes,
+    read_recipe,
+    require_recipe,
+)
 
-__all__ = ["Purpose", "Recipe", "known_recipes", "read_recipe"]
+__all__ = ["Purpose", "Recipe", "known_recipes", "read_recipe", "require_recipe"]

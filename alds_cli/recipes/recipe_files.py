@@ -134,13 +134,22 @@ def read_recipe(name: str | Path) -> Recipe:
         OptionError: there is none of that name, or the file cannot be read or is no recipe.
     """
     given = str(name)
+    require_recipe(given)
     if given.endswith(_SUFFIX):
         return _read(Path(given).expanduser(), given)
-    if given not in known_recipes():
-        raise OptionError(
-            f"there is no recipe '{given[:100]}'", tip=_meant(given, known_recipes(), "recipes")
-        )
     return _read(_FOLDER / f"{given}{_SUFFIX}", given)
+
+
+def require_recipe(name: str) -> None:
+    """Refuse a name that is none of a recipe in the package, nor that of a file.
+
+    Raises:
+        OptionError: it is such a name.
+    """
+    if not name.endswith(_SUFFIX) and name not in known_recipes():
+        raise OptionError(
+            f"there is no recipe '{name[:100]}'", tip=_meant(name, known_recipes(), "recipes")
+        )
 
 
 def _meant(name: str, known: list[str], what: str) -> str:

@@ -18,7 +18,7 @@ from alds_cli.reporting.latex import to_latex
 from alds_cli.reporting.markdown import to_markdown
 from alds_cli.reporting.paper import Published, published, published_names
 from alds_cli.reporting.points import Point, Results
-from alds_cli.reporting.summary import Report, make_report, parse_deltas
+from alds_cli.reporting.summary import Report, make_report
 
 __all__ = [
     "Cell",
@@ -35,7 +35,6 @@ __all__ = [
     "draw",
     "largest_within",
     "make_report",
-    "parse_deltas",
     "points",
     "points_csv",
     "published",

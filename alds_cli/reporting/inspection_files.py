@@ -12,9 +12,10 @@ from alds_cli.inspecting.inspection import Contents, Inspection, inspect
 from alds_cli.inspecting.slice_spectra import slice_spectra
 from alds_cli.network.loading import densified
 from alds_cli.options.inspect_options import InspectOptions
+from alds_cli.options.readers import picture_form
 from alds_cli.reporting.figures import Picture
 from alds_cli.reporting.figures.layer_spectra import layer_spectra
-from alds_cli.reporting.figures.style import FILE_TYPES, drawing, rendered
+from alds_cli.reporting.figures.style import drawing, rendered
 from alds_cli.reporting.html import compression_page
 from alds_cli.runtime.environment import environment
 
@@ -32,7 +33,7 @@ def inspect_and_write(options: InspectOptions) -> Inspection:
         AldsError: a model cannot be read, or not be timed.
     """
     plot, html = (None if own is None else Path(own) for own in (options.plot, options.html))
-    kind = None if plot is None else _kind(plot)
+    kind = None if plot is None else picture_form(plot)
     outputs = [own for own in (plot, html) if own is not None]
     for output in outputs:
         require_writable(output)
@@ -54,16 +55,6 @@ def inspect_and_write(options: InspectOptions) -> Inspection:
         pictures = [] if picture is None else [picture]
         _write(html, compression_page(found, pictures, environment()))
     return found
-
-
-def _kind(plot: Path) -> str:
-    kind = plot.suffix.removeprefix(".").lower()
-    if kind not in FILE_TYPES:
-        known = ", ".join(f".{own}" for own in FILE_TYPES)
-        raise OptionError(
-            f"the name {plot.name} does not say what to draw", tip=f"end it with {known}"
-        )
-    return kind
 
 
 def _picture(found: Inspection, kinds: Sequence[str]) -> Picture | None:

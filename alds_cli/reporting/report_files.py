@@ -11,6 +11,7 @@ from pathlib import Path
 from alds_cli.checkpoint.files import replacing, require_folder, require_writable, write_files
 from alds_cli.checkpoint.run_folder import RunFolder
 from alds_cli.errors import MissingExtraError
+from alds_cli.options.readers import parse_deltas
 from alds_cli.options.report_options import ReportOptions
 from alds_cli.reporting import (
     Picture,
@@ -18,7 +19,6 @@ from alds_cli.reporting import (
     cells_csv,
     draw,
     make_report,
-    parse_deltas,
     points_csv,
     to_latex,
     to_markdown,

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from alds_cli.errors import OptionError
 from alds_cli.records import SweepBaseline, SweepRecord
 from alds_cli.reporting.delta_tables import DELTAS, Table, threshold_tables
 from alds_cli.reporting.paper import Published, beside, published
@@ -18,7 +17,6 @@ from alds_cli.reporting.points import (
     repeats,
     short,
 )
-from alds_cli.text import exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +38,6 @@ class Report:
     def all_tables(self) -> tuple[Table, ...]:
         """The tables of the sweep, followed by the comparisons with the paper."""
         return (*self.tables, *self.comparisons)
-
-
-def parse_deltas(text: str) -> tuple[Fraction, ...]:
-    """Parse a list of drops in accuracy such as `0,0.5,1`, in points, and sort it.
-
-    Raises:
-        OptionError: a part is not a number from 0 to 100.
-    """
-    try:
-        deltas = {exact(part) for part in text.split(",")}
-    except ValueError:
-        deltas = {Fraction(-1)}
-    if min(deltas) < 0 or max(deltas) > 100:
-        raise OptionError(
-            f"drops in accuracy are numbers of points from 0 to 100, not '{text}'",
-            tip="--delta 0,0.5,1,2,3",
-        )
-    return tuple(sorted(deltas))
 
 
 def make_report(

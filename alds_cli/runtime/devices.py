@@ -37,14 +37,27 @@ def pick_device(name: str | None = None) -> torch.device:
     """
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_named(name)
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
-        raise OptionError(
-            f"there is no device '{name}' on this machine",
-            tip="use cpu, or cuda where PyTorch finds a GPU",
-        ) from error
+        raise OptionError(f"there is no device '{name}' on this machine", tip=_TIP) from error
+    return device
+
+
+_TIP = "use cpu, or cuda where PyTorch finds a GPU"
+
+
+def device_named(name: str) -> torch.device:
+    """Return the device of that name, which this machine need not have.
+
+    Raises:
+        OptionError: there is none, or it computes nothing.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"there is no device '{name}'", tip=_TIP) from error
     if device.type == "meta":
         raise OptionError("the device 'meta' cannot compute", tip="use cpu or cuda")
     return device

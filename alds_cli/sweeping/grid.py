@@ -10,7 +10,7 @@ from typing import Any
 
 from alds_cli.checkpoint.run_folder import RunKey
 from alds_cli.errors import OptionError
-from alds_cli.text import exact
+from alds_cli.options.readers import parse_alpha
 
 _DIGITS = 4
 """Decimal places of a ratio, unless neighbours are too close to be told apart by them."""
@@ -36,15 +36,7 @@ def geometric_ratios(alpha: str | float | Fraction, steps: int) -> list[str]:
         OptionError: α is not in (0, 1), there are no steps or too many, or the ratios come so
             close to 1 that they would need too many decimals.
     """
-    try:
-        share = exact(str(alpha))
-    except ValueError:
-        share = Fraction(0)
-    if not 0 < share < 1:
-        raise OptionError(
-            f"alpha is what each step leaves of the last, between 0 and 1, not {alpha}",
-            tip="--alpha 0.8",
-        )
+    share = parse_alpha(alpha)
     if not 1 <= steps <= _MOST_STEPS:
         raise OptionError(
             f"a sweep has 1 to {_MOST_STEPS} steps, not {steps}", tip="--alpha 0.8 --steps 12"

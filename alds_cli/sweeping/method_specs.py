@@ -10,9 +10,9 @@ from alds_cli.errors import OptionError
 from alds_cli.methods import (
     Method,
     method_named,
-    parse_method_spec,
     schemes_of,
 )
+from alds_cli.options.readers import parse_method_spec
 from alds_cli.records import ArgumentValue
 from alds_cli.text import MOST_IMAGES
 

@@ -16,7 +16,7 @@ from alds_cli.network.opening import (
     settled_preprocessing,
     trace_network,
 )
-from alds_cli.options.choices import ENGINES, ORIGINAL, TARGETS
+from alds_cli.options.choices import ENGINES, ORIGINAL, TARGETS, require_known
 from alds_cli.options.sweep_options import SweepOptions
 from alds_cli.options.training_options import RetrainSettings
 from alds_cli.profiling import error_tables
@@ -78,7 +78,8 @@ def sweep(options: SweepOptions) -> SweepResult:
     """
     pick_device(options.device)
     _check_engine(options)
-    _check_teacher(options.teacher)
+    if options.teacher is not None:
+        require_known("teacher", options.teacher, (ORIGINAL,), "or leave it out")
     specs = _method_specs(options)
     keys = planned_runs(
         {spec.text: spec.seeded for spec in specs},
@@ -96,20 +97,9 @@ def sweep(options: SweepOptions) -> SweepResult:
         return _swept(options, specs, keys, folder, engine)
 
 
-def _check_teacher(teacher: str | None) -> None:
-    """Raise OptionError if another network is named than the original."""
-    if teacher not in {None, ORIGINAL}:
-        raise OptionError(
-            f"a sweep has no teacher '{teacher}'", tip=f"--teacher {ORIGINAL}, or leave it out"
-        )
-
-
 def _check_engine(options: SweepOptions) -> None:
     """Raise OptionError if there is no such engine, or options for another one are given."""
-    if options.engine not in ENGINES:
-        raise OptionError(
-            f"unknown engine '{options.engine}'", tip=f"choose from {', '.join(ENGINES)}"
-        )
+    require_known("engine", options.engine, ENGINES)
     if options.engine != "ray":
         given = {
             "--ray-address": options.ray_address is not None,
@@ -199,8 +189,7 @@ def _method_specs(options: SweepOptions) -> list[MethodSpec]:
         OptionError: there are no methods, or an option does not fit them.
     """
     target = options.target
-    if target not in TARGETS:
-        raise OptionError(f"unknown target '{target}'", tip=f"choose from {', '.join(TARGETS)}")
+    require_known("target", target, TARGETS)
     specs = parse_method_specs(options.methods, target)
     if options.train_data is None:
         purpose = "retraining" if any(epochs > 0 for epochs in options.retrain_epochs) else None

@@ -102,9 +102,6 @@ _METADATA: Mapping[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
 
-FILE_TYPES = tuple(_METADATA)
-"""The types of files that a picture can have."""
-
 
 def rendered(figure: Figure, kinds: Sequence[str] = ("png", "svg")) -> dict[str, bytes]:
     """Return a picture's bytes by file type, without dates and program names."""
