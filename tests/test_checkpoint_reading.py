@@ -411,7 +411,7 @@ def test_zip_directories_damaged_in_every_byte(tmp_path):
     first = min(first, start)
     path = tmp_path / "model.pt"
     for offset in range(max(first, start - 200), len(whole)):
-        for flip in (0x80, 0x01):
+        for flip in (0x80, 0x81, 0x01):
             damaged = bytearray(whole)
             damaged[offset] ^= flip
             path.write_bytes(damaged)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,6 +17,8 @@ from torch import nn
 import alds_cli
 from alds_cli import architectures
 from alds_cli.api import Source
+from alds_cli.checkpoint import mapped_files
+from alds_cli.checkpoint.mapped_files import weights_in_files
 from alds_cli.errors import OptionError, VerificationError
 from alds_cli.inputs import InputSpec, parse_inputs
 from alds_cli.network import verification
@@ -384,3 +387,27 @@ def test_an_unverified_network_may_have_several_slices_in_linear_layers(ids_file
     assert max(rank_slices(found.report)) > 1
     assert found.report.verified is False
     assert found.report.ratio >= 0.4
+
+
+class OwnParameter(nn.Parameter):
+    """A parameter of a class of its own."""
+
+
+@pytest.mark.parametrize("put_aside", [False, True])
+def test_a_changed_copy_leaves_its_network_alone(put_aside, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_files, "_LARGE", 64)
+    network = Plain()
+    network.b.weight = OwnParameter(network.b.weight.detach())
+    network.c.bias.requires_grad_(False)
+    network.register_buffer("count", torch.tensor(3))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with weights_in_files(tmp_path) if put_aside else nullcontext():
+        copied = verification._copied(network, lambda weight: weight.double() + 1)
+    assert type(copied.b.weight) is OwnParameter
+    assert not copied.c.bias.requires_grad
+    for name, weight in copied.named_parameters():
+        torch.testing.assert_close(weight, before[name].double() + 1, rtol=0, atol=0)
+    with torch.no_grad():
+        for tensor in copied.state_dict().values():
+            tensor.zero_()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

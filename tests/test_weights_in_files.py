@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers_folders
+from proc_memory import LINUX, own_bytes
 from safetensors.torch import save_file
 from torch import nn
 
 from alds_cli import api
 from alds_cli.architectures.zoo import ZOO
-from alds_cli.checkpoint import files, read_checkpoint
-from alds_cli.checkpoint.files import aside, weights_in_files
-
-LINUX = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+from alds_cli.checkpoint import mapped_files, read_checkpoint
+from alds_cli.checkpoint.mapped_files import aside, weights_in_files
 
 
 @pytest.fixture
 def all_large(monkeypatch):
     """Let nearly every weight of a small network count as large."""
-    monkeypatch.setattr(files, "_LARGE", 64)
+    monkeypatch.setattr(mapped_files, "_LARGE", 64)
 
 
 def contents(path):
     """Return the digest of a file, or of each file in a folder."""
     found = sorted(path.rglob("*")) if path.is_dir() else [path]
     return {each.relative_to(path): hashlib.sha256(each.read_bytes()).hexdigest() for each in found}
-
-
-def own_bytes():
-    """Return the bytes of this process's memory that belong to no file."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 def saved(form, folder):
@@ -106,12 +97,45 @@ def test_reading_takes_no_memory_for_large_weights(form, tmp_path):
 
 @LINUX
 def test_what_is_put_aside_leaves_memory(tmp_path):
+    free = torch.full((4096, 2048), 1.0)  # so that no block kept by the heap can take it later
+    del free
     before = own_bytes()
     with weights_in_files(tmp_path):
         kept = [aside(torch.full((4096, 2048), float(number))) for number in range(4)]
     assert own_bytes() - before < sum(tensor.nbytes for tensor in kept) / 2
     assert [float(tensor[-1, -1]) for tensor in kept] == [0, 1, 2, 3]
     assert not list(tmp_path.iterdir())
+
+
+def in_file(tensor):
+    """Tell whether a tensor is put into a file."""
+    return aside(tensor) is not tensor
+
+
+def test_smaller_weights_go_into_files_once_there_were_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_files, "_MANY", 8 << 20)
+    small, tiny = torch.rand(256, 256), torch.rand(64, 64)
+    assert not in_file(small)
+    with weights_in_files(tmp_path):
+        assert not in_file(small)
+        assert not in_file(tiny)
+        assert in_file(torch.rand(2048, 1024))
+        assert in_file(small)
+        assert not in_file(tiny)
+    assert not in_file(small)
+    with weights_in_files(tmp_path):  # which counts anew
+        assert not in_file(small)
+
+
+@LINUX
+def test_small_weights_take_no_memory_once_there_were_many(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped_files, "_MANY", 8 << 20)
+    with weights_in_files(tmp_path):
+        aside(torch.ones(2048, 1024))
+        before = own_bytes()
+        kept = [aside(torch.full((256, 256), float(number))) for number in range(256)]
+        assert own_bytes() - before < sum(tensor.nbytes for tensor in kept) / 4
+    assert [float(tensor[-1, -1]) for tensor in kept] == list(range(256))
 
 
 def test_without_a_place_for_files_weights_stay_in_memory(tmp_path):

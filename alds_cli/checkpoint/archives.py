@@ -19,6 +19,7 @@ from alds_cli.checkpoint.files import (
     UnsupportedError,
     fill,
 )
+from alds_cli.checkpoint.mapped_files import map_file, tensor_in
 from alds_cli.checkpoint.pickle_items import Window
 
 _EXPANSION = 16
@@ -160,8 +161,6 @@ class Archive:
         info = self._member(name)
         if info.compress_type != zipfile.ZIP_STORED:
             return None
-        from alds_cli.checkpoint.mapped_files import map_file, tensor_in  # noqa: PLC0415 - seldom
-
         self._mapped = self._mapped or map_file(self._file)
         if self._mapped is None:
             return None
@@ -188,6 +187,9 @@ class Archive:
 
     def _start(self, info: zipfile.ZipInfo) -> int:
         """Return where a stored member's data begin: after its local header, of its own length."""
+        # A damaged offset may lie behind the file, or where no file ends.
+        if not 0 <= info.header_offset < self.nbytes:
+            raise TruncatedError(_DAMAGED)
         self._file.seek(info.header_offset)
         header = self._file.read(_LOCAL_HEADER)
         if len(header) != _LOCAL_HEADER or not header.startswith(b"PK\3\4"):

@@ -9,12 +9,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, BinaryIO
 
 from safetensors import SafetensorError
-from torch import Tensor
 
 from alds_cli.errors import AldsError, CheckpointError, OutputError
 
@@ -368,33 +366,3 @@ def fill(file: BinaryIO, target: memoryview) -> int:
             break
         done += count
     return done
-
-
-_LARGE = 1 << 20
-"""The bytes from which tensors stay in files; smaller ones are hardly worth a mapping."""
-
-_FOLDER: ContextVar[Path | None] = ContextVar("folder of weights set aside", default=None)
-
-
-@contextmanager
-def weights_in_files(folder: Path) -> Iterator[None]:
-    """Let large tensors stay in their files, which must not change then, or be put into others."""
-    token = _FOLDER.set(folder)
-    try:
-        yield
-    finally:
-        _FOLDER.reset(token)
-
-
-def folder_for(nbytes: int) -> Path | None:
-    """Return the folder for files of tensors of so many bytes; None if they go into memory."""
-    return _FOLDER.get() if nbytes >= _LARGE else None
-
-
-def aside(tensor: Tensor) -> Tensor:
-    """Return a tensor that was computed, put into a file if it is not to stay in memory."""
-    if (folder := folder_for(tensor.nbytes)) is None:
-        return tensor
-    from alds_cli.checkpoint.mapped_files import written_aside  # noqa: PLC0415 - seldom
-
-    return written_aside(tensor, folder)

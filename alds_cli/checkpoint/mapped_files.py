@@ -9,13 +9,78 @@ from __future__ import annotations
 import logging
 import mmap
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO, cast
 
 import torch
 from torch import Tensor, UntypedStorage
 
+from alds_cli.runtime.heap import large_blocks_apart
+
 logger = logging.getLogger(__name__)
+
+_LARGE = 1 << 20
+"""The bytes from which tensors stay in files; smaller ones are hardly worth a mapping."""
+
+_MANY = 1 << 30
+"""The bytes of tensors from which it pays to put smaller ones into files, too: beside them, the
+time for a mapping or for a page fault no longer counts, and together they fill the memory."""
+
+_LARGE_AMONG_MANY = 64 << 10
+
+_BLOCK_AMONG_MANY = 1 << 20
+"""The bytes from which freed blocks then return to the system at once."""
+
+
+class _Place:
+    """Where tensors are put, and from which size on, which falls once there were many."""
+
+    def __init__(self, folder: Path, until_left: ExitStack) -> None:
+        self._folder = folder
+        self._until_left = until_left
+        self._least = _LARGE
+        self._seen = 0
+
+    def folder_for(self, nbytes: int) -> Path | None:
+        """Return the folder for files of tensors of that size, or None; count their bytes."""
+        before, self._seen = self._seen, self._seen + nbytes
+        if before < _MANY <= self._seen:
+            self._least = min(_LARGE, _LARGE_AMONG_MANY)
+            self._until_left.enter_context(large_blocks_apart(_BLOCK_AMONG_MANY))
+        return self._folder if nbytes >= self._least else None
+
+
+_PLACE: ContextVar[_Place | None] = ContextVar("place of weights set aside", default=None)
+
+
+@contextmanager
+def weights_in_files(folder: Path) -> Iterator[None]:
+    """Let large tensors stay in their files, which must not change then, or be put into others.
+
+    Args:
+        folder: where the others are, which have no name.
+    """
+    with ExitStack() as until_left:
+        token = _PLACE.set(_Place(folder, until_left))
+        try:
+            yield
+        finally:
+            _PLACE.reset(token)
+
+
+def folder_for(nbytes: int) -> Path | None:
+    """Return the folder for the file of a tensor of so many bytes; None if it goes into memory."""
+    place = _PLACE.get()
+    return None if place is None else place.folder_for(nbytes)
+
+
+def aside(tensor: Tensor) -> Tensor:
+    """Return a tensor that was computed, put into a file if it is not to stay in memory."""
+    folder = folder_for(tensor.nbytes)
+    return tensor if folder is None else _written_aside(tensor, folder)
 
 
 def map_file(file: BinaryIO) -> mmap.mmap | None:
@@ -50,7 +115,7 @@ def tensor_in(
     return torch.frombuffer(mapped, dtype=dtype, count=count, offset=start).view(shape)
 
 
-def written_aside(tensor: Tensor, folder: Path) -> Tensor:
+def _written_aside(tensor: Tensor, folder: Path) -> Tensor:
     """Write a tensor into a file without a name, and return it mapped from there.
 
     The file takes room on the disk until the tensor is let go.

@@ -17,8 +17,8 @@ from alds_cli.checkpoint.files import (
     TruncatedError,
     UnsupportedError,
     fill,
-    folder_for,
 )
+from alds_cli.checkpoint.mapped_files import folder_for, map_file, tensor_in
 
 _MOST_HEADER = 32 << 20
 """The most bytes of a header, enough for some 300,000 tensors."""
@@ -67,7 +67,7 @@ class _Entry:
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read all tensors and the metadata.
 
-    Large tensors are mapped instead within `files.weights_in_files`.
+    Large tensors are mapped instead within `mapped_files.weights_in_files`.
 
     Raises:
         MalformedError: the file is incomplete, or its header does not fit its size.
@@ -165,8 +165,6 @@ def _mapped_tensors(file: BinaryIO, first: int, entries: Mapping[str, _Entry]) -
     large = {name: entry for name, entry in entries.items() if folder_for(entry.end - entry.start)}
     if not large:
         return {}
-    from alds_cli.checkpoint.mapped_files import map_file, tensor_in  # noqa: PLC0415 - seldom
-
     if (mapped := map_file(file)) is None:
         return {}
     found = {

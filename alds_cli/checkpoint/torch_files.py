@@ -14,8 +14,8 @@ from alds_cli.checkpoint.files import (
     MalformedError,
     NeedsCodeError,
     UnsupportedError,
-    folder_for,
 )
+from alds_cli.checkpoint.mapped_files import folder_for
 from alds_cli.checkpoint.pickle_items import (
     Blob,
     ByteText,

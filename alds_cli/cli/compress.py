@@ -26,7 +26,7 @@ def command(options: CompressOptions, reporting: ComputingReporting) -> None:
     [bold]alds compress model.pt --ratio 0.2,0.4,0.6 -o 'small-{ratio}.pt'[/]
     """
     from alds_cli.api.compress import compress_family  # noqa: PLC0415 - it imports torch
-    from alds_cli.checkpoint.files import weights_in_files  # noqa: PLC0415
+    from alds_cli.checkpoint.mapped_files import weights_in_files  # noqa: PLC0415
     from alds_cli.cli import documents, rendering  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.streams import folder_beside, output_name, output_path  # noqa: PLC0415

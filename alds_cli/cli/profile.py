@@ -23,7 +23,7 @@ def command(options: ProfileOptions, reporting: ComputingReporting) -> None:
     rank j, for every layer. Later runs of [bold]alds compress[/] on the same weights use it.
     """
     from alds_cli import api  # noqa: PLC0415 - it imports torch
-    from alds_cli.checkpoint.files import weights_in_files  # noqa: PLC0415
+    from alds_cli.checkpoint.mapped_files import weights_in_files  # noqa: PLC0415
     from alds_cli.cli import documents  # noqa: PLC0415
     from alds_cli.cli.interface import Interface  # noqa: PLC0415
     from alds_cli.cli.streams import folder_beside, output_path  # noqa: PLC0415

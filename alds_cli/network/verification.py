@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alds_cli.checkpoint.files import aside
+from alds_cli.checkpoint.mapped_files import aside
 from alds_cli.errors import (
     AldsError,
     OptionError,
@@ -250,14 +250,14 @@ def _compared(
 
 def _perturbed(module: nn.Module) -> nn.Module:
     """Copy a module, and change every real weight by some units of its last place."""
-    module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(0)
     unit = _LAST_PLACES * torch.finfo(torch.float64).eps
-    for weight in module.parameters():
-        if weight.is_floating_point():
-            drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-            weight.data.mul_(1 + unit * drawn.to(weight.device))
-    return module
+
+    def moved(weight: Tensor) -> Tensor:
+        drawn = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        return weight * (1 + unit * drawn.to(weight.device))
+
+    return _copied(module, moved)
 
 
 def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -275,13 +275,27 @@ def _cast(module: nn.Module, dtype: torch.dtype | None) -> nn.Module:
 
 
 def _cast_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy a module in another precision, without a copy of its weights in their own."""
-    converted = {
-        id(weight): nn.Parameter(aside(weight.detach().to(dtype)), weight.requires_grad)
+    """Copy a module in another precision."""
+    return _cast(_copied(module, lambda weight: weight.to(dtype, copy=True)), dtype)
+
+
+def _copied(module: nn.Module, changed: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a module with changed weights, one after another, without a copy of those it has.
+
+    Args:
+        module: it is not changed.
+        changed: returns a new tensor for each real weight.
+    """
+    copies = {
+        id(weight): nn.Parameter(aside(changed(weight.detach())), weight.requires_grad)
         for weight in module.parameters()
-        if type(weight) is nn.Parameter and weight.is_floating_point() and weight.dtype != dtype
+        if type(weight) is nn.Parameter and weight.is_floating_point()
     }
-    return _cast(copy.deepcopy(module, converted), dtype)
+    copied = copy.deepcopy(module, copies)
+    for weight in copied.parameters():  # of a class of its own, which a new one would lose
+        if type(weight) is not nn.Parameter and weight.is_floating_point():
+            weight.data = changed(weight.data)
+    return copied
 
 
 def _reference(network: Network, original: nn.Module | None) -> nn.Module:

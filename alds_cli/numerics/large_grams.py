@@ -22,7 +22,7 @@ from alds_cli.numerics.shared_grams import (
     diagonal_blocks,
 )
 from alds_cli.records import FloatArray
-from alds_cli.runtime.devices import give_back
+from alds_cli.runtime.heap import give_back
 from alds_cli.runtime.pool import Spawn
 
 LARGE = 1024

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import ctypes
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -157,48 +155,6 @@ def device_name(device: torch.device) -> str:
         lines = []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(models, "") or platform.processor() or platform.machine() or "cpu"
-
-
-_APART = 4 << 20
-"""The size in bytes from which freed blocks return to the system while jobs run."""
-
-_GLIBC_LARGEST_THRESHOLD = 32 << 20
-
-_GLIBC_FIRST_TRIM = 128 << 10
-
-_M_TRIM_THRESHOLD = -1
-
-_M_MMAP_THRESHOLD = -3
-
-
-@contextmanager
-def large_blocks_apart() -> Iterator[None]:
-    """Prevent glibc from keeping freed memory: its pools, one a thread, hold blocks up to 32 MiB.
-
-    By itself it raises its thresholds with the largest block ever freed; afterwards they are set
-    to the highest values that it would raise them to. If free memory at the top were still
-    trimmed at once, every large activation of a network run later would cost page faults.
-    """
-    mallopt = _libc("mallopt")
-    mallopt(_M_MMAP_THRESHOLD, _APART)
-    mallopt(_M_TRIM_THRESHOLD, _GLIBC_FIRST_TRIM)
-    try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, _GLIBC_LARGEST_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _GLIBC_LARGEST_THRESHOLD)
-        give_back()
-
-
-def give_back() -> None:
-    """Return free memory to the system; smaller blocks that are freed stay in the pools."""
-    _libc("malloc_trim")(0)
-
-
-def _libc(name: str) -> Callable[..., object]:
-    """Return a function of the C library, or one that does nothing where there is no glibc."""
-    found = getattr(ctypes.CDLL(None), name, None) if os.name == "posix" else None
-    return found or (lambda *_: None)
 
 
 Key = TypeVar("Key")

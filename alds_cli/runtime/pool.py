@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from threadpoolctl import ThreadpoolController
 
-from alds_cli.runtime.devices import large_blocks_apart
+from alds_cli.runtime.heap import large_blocks_apart
 
 Task = Callable[[], None]
 

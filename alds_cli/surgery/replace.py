@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from alds_cli.checkpoint.files import aside
+from alds_cli.checkpoint.mapped_files import aside
 from alds_cli.errors import PlanError
 from alds_cli.records import Choice, LayerSpec
 from alds_cli.surgery.attention import PairedAttention
