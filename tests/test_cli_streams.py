@@ -289,6 +289,17 @@ def test_signals_after_the_result(folder, delay):
     assert err == b""
 
 
+@pytest.mark.parametrize("arguments", ["schema evaluate", "inspect m.pt"])
+def test_libraries_print_nothing_at_the_end(folder, arguments):
+    """Triton, which exporting and compiling load, tells of objects of its own left over."""
+    pytest.importorskip("triton")
+    script = "import triton, sys; from alds_cli.cli.app import main; sys.argv[0] = 'alds'; main()"
+    done = shell(f'{sys.executable} -c "{script}" {arguments}', folder)
+    assert done.returncode == 0
+    assert done.stdout
+    assert not done.stderr
+
+
 def test_nothing_is_imported_before_signals_are_answered():
     """Or an early interruption would end in a traceback of that import."""
     script = (

@@ -278,13 +278,22 @@ def _unswept() -> Iterator[None]:
     """
     enabled = gc.isenabled()
     gc.disable()
-    atexit.unregister(gc.freeze)
-    atexit.register(gc.freeze)
+    atexit.unregister(_end_unswept)
+    atexit.register(_end_unswept)
     try:
         yield
     finally:
         gc.unfreeze()
         (gc.enable if enabled else gc.disable)()
+
+
+def _end_unswept() -> None:
+    """Keep Python from looking for garbage at its end, unless libraries count on it.
+
+    Those made with nanobind, such as Triton, print whatever of theirs is left over.
+    """
+    if all(kind.__module__ != "nanobind" for kind in type.__subclasses__(type)):
+        gc.freeze()
 
 
 _WITHOUT_TORCH = {"schema", "config", "-h", "--help", "--version"}
