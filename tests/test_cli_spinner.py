@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
@@ -255,3 +256,26 @@ def test_garbage_is_looked_for_once_all_is_loaded(run, model, monkeypatch, enabl
         gc.enable()
     assert found == [(True, True)] * 2
     assert gc.get_freeze_count() == 0
+
+
+def test_what_libraries_say_when_python_ends_is_not_shown(tmp_path):
+    """As those made with nanobind do of what nobody has freed; exit code and messages stay."""
+    code = (
+        "import ctypes, sys\n"
+        "from alds_cli.cli.app import main\n"
+        "ctypes.pythonapi.Py_AtExit(ctypes.CDLL(None).malloc_stats)\n"  # to standard error
+        "if len(sys.argv) > 1:\n    main()\n"
+    )
+    if not hasattr(ctypes.CDLL(None), "malloc_stats"):
+        pytest.skip("the C library has no function that writes to standard error by itself")
+    environ = {**os.environ, "ALDS_CACHE_DIR": str(tmp_path / "cache")}
+
+    def ended(*words):
+        words = [sys.executable, "-c", code, *words]
+        return subprocess.run(words, env=environ, capture_output=True, text=True, check=False)
+
+    assert "bytes" in ended().stderr
+    refused = ended("schema", "nothing")
+    assert refused.returncode == 2
+    assert "there is no document 'nothing'" in refused.stderr
+    assert "bytes" not in refused.stderr
