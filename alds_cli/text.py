@@ -92,7 +92,8 @@ def parse_quantity(value: str | int, units: Mapping[str, int], option: str) -> i
         amount = Fraction(re.sub("[_,]", "", found[1])) * unit
     whole = int(amount)
     if whole < 1:
-        raise _unreadable(value, units, option)
+        least = f"1 {next((name for name, factor in units.items() if name and factor == 1), '')}"
+        raise OptionError(f"{option} is at least {least.rstrip()}, not {_shortened(value)}")
     return whole
 
 

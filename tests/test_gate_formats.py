@@ -70,7 +70,8 @@ def test_annotations_say_what_was_measured_whatever_the_model_is_called(name):
 
 def test_sentences_tell_figure_and_bound_and_how_sure_that_is():
     assert sentence(GATES[0]) == (
-        "top-1 falls by 1.20 points (at least 0.81 with 95 % confidence), and only 0.5 are allowed"
+        "the drop of top-1 is 1.20 points (at least 0.81 with 95 % confidence), and only 0.5 are "
+        "allowed"
     )
     assert sentence(GATES[2]) == (
         "a forward pass takes 3.4 ms (at least 3.2 ms with 95 % confidence), and only 3 ms is "
@@ -78,7 +79,7 @@ def test_sentences_tell_figure_and_bound_and_how_sure_that_is():
     )
     strict = Gate("drop", "miou", -0.5, 0.7, 1.0, True, 5.0, 1.0)
     assert sentence(strict) == (
-        "mean IoU falls by −0.50 points (at most 0.70 with 95 % confidence), and 1 is allowed"
+        "the drop of mean IoU is −0.50 points (at most 0.70 with 95 % confidence), and 1 is allowed"
     )
 
 
@@ -138,7 +139,7 @@ def test_a_failure_says_what_was_measured():
     failures = [case.find("failure") for case in suite.findall("testcase")]
     assert failures[1] is None
     assert failures[0].text == failures[0].attrib["message"]
-    assert "falls by 1.20 points" in failures[0].text
+    assert "is 1.20 points" in failures[0].text
     assert {case.attrib["classname"] for case in suite.findall("testcase")} == {
         "alds.evaluate.small.pt"
     }

@@ -348,8 +348,8 @@ def test_a_failed_gate_is_named_with_figure_and_bound(run, files, digits):
     document = json.loads(run(*command(files, digits, *bounds, "--json"))[1])
     drop, params, size = document["gates"]
     assert [own["passed"] for own in (drop, params, size)] == [False, False, True]
-    assert "error: 2 of 3 gates failed: top-1 falls by" in err
-    assert f"falls by {drop['figure']:.2f} points (at least {drop['judged']:.2f} with 95 %" in err
+    assert "error: 2 of 3 gates failed: the drop of top-1 is" in err
+    assert f"is {drop['figure']:.2f} points (at least {drop['judged']:.2f} with 95 %" in err
     assert "and only 0.5 are allowed" in err
     assert f"the model has {document['params']:,} parameters, and only 10 are allowed" in err
     assert "the file" not in err
@@ -357,22 +357,24 @@ def test_a_failed_gate_is_named_with_figure_and_bound(run, files, digits):
     assert (size["figure"], size["bound"]) == (document["bytes"], 5_000_000)
     said = " ".join(out.split())
     assert f"drop of top-1 {drop['figure']:.2f} at least {drop['judged']:.2f} 0.5 failed" in said
-    assert f"bytes {size['figure']:,} {size['figure']:,} 5,000,000 passed" in said
-    assert f"a drop from {drop['found_from']:.2f} points on in 95 of 100 cases" in said
+    assert f"bytes {size['figure']:,} 5,000,000 passed" in said
+    assert f"a true drop of {drop['found_from']:.2f} points or more fails in 95 of 100" in said
 
 
 def test_gates_that_hold_end_with_0(run, files, digits):
     code, out, err = run(*command(files, digits, "--max-drop", "100", "--max-macs", "1G"))
     assert (code, err) == (0, "")
     assert out.count("passed") == 2
+    assert "no drop fails in 95 of 100 samples" in " ".join(out.split())
     code, out, err = run(*command(files, digits, "--json"))
     assert (code, json.loads(out)["gates"]) == (0, [])
 
 
 def test_one_gate_is_not_called_one_of_one(run, files, digits):
-    code, _, err = run(*command(files, digits, "--max-size", "1kB", "-q"))
+    code, out, err = run(*command(files, digits, "--max-size", "1kB", "-q"))
     assert code == 1
     assert "error: the gate failed: the file has" in err
+    assert "shown" not in out
     assert "and only 1,000 are allowed" in err
 
 

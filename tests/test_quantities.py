@@ -54,16 +54,12 @@ def test_amounts_are_what_they_say(text, units, amount):
         ("", COUNTS),
         ("M", COUNTS),
         ("-2M", COUNTS),
-        ("0", COUNTS),
-        ("0.4", COUNTS),
         ("2X", COUNTS),
         ("2MB", COUNTS),
         ("nan", COUNTS),
         ("inf", COUNTS),
         ("1e999", COUNTS),
         ("2 M M", COUNTS),
-        (0, COUNTS),
-        (-3, COUNTS),
         ("3", TIMES),
         ("3 minutes", TIMES),
         ("5Mb/s", SIZES),
@@ -75,6 +71,22 @@ def test_what_is_no_amount_is_refused_with_an_example(text, units):
         parse_quantity(text, units, "--max-thing")
     example = caught.value.tip.rpartition(" ")[2]
     assert parse_quantity(example, units, "--max-thing") > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "least"),
+    [
+        ("0", COUNTS, "1"),
+        ("0.4", COUNTS, "1"),
+        (0, COUNTS, "1"),
+        (-3, COUNTS, "1"),
+        ("0kB", SIZES, "1 B"),
+        ("0.0001us", TIMES, "1 ns"),
+    ],
+)
+def test_what_is_less_than_the_smallest_unit_is_refused(text, units, least):
+    with pytest.raises(OptionError, match=f"--max-thing is at least {least}, not {text}"):
+        parse_quantity(text, units, "--max-thing")
 
 
 @given(st.integers(1, 10**15), st.sampled_from(list(SIZES)))

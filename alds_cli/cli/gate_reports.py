@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 _RISE = "loss_rise"
 
+_WHOLE = 100
+"""The largest drop, in points."""
+
 _COUNTED = {"params": "parameters", "macs": "MACs", "bytes": "bytes"}
 
 
@@ -36,10 +39,9 @@ def sentence(gate: Gate) -> str:
 
 def _measured(gate: Gate) -> str:
     figure = _amount(gate, gate.figure)
-    if gate.name == _RISE:
-        return f"the loss per token rises by {figure} nats"
-    if gate.of is not None:
-        return f"{DROP_MEASURES[gate.of]} falls by {figure} points"
+    if gate.of is not None:  # it may have risen instead, and the drop be negative
+        unit = "nats per token" if gate.name == _RISE else "points"
+        return f"the {title(gate)} is {figure} {unit}"
     return {
         "params": f"the model has {figure} parameters",
         "macs": f"a sample takes {figure} MACs",
@@ -78,28 +80,29 @@ def _allowed(gate: Gate) -> str:
 
 
 def gate_table(gates: Sequence[Gate]) -> Group:
-    """Show every gate, and from which drop on it would have failed."""
-    made = table(None, "gate", "measured", "shown", "allowed", "")
+    """Show every gate, and from which drop on it would have failed.
+
+    What chance does not move is what it was measured to be, and shown to be nothing else.
+    """
+    chance = any(gate.confidence is not None for gate in gates)
+    made = table(None, "gate", "measured", *(["shown"] if chance else []), "allowed", "")
     for gate in gates:
-        shown = "" if gate.confidence is None else f"at {_end(gate)[0]} "
-        made.add_row(
-            title(gate),
-            _amount(gate, gate.figure),
-            shown + _amount(gate, gate.judged),
-            _allowed(gate),
-            "passed" if gate.passed else "failed",
-        )
-    return Group(made, *(line(text) for text in _powers(gates)))
+        cells = [title(gate), _amount(gate, gate.figure)]
+        if chance:
+            end = _amount(gate, gate.judged)
+            cells.append("" if gate.confidence is None else f"at {_end(gate)[0]} {end}")
+        made.add_row(*cells, _allowed(gate), "passed" if gate.passed else "failed")
+    return Group(made, *(line(_power(gate)) for gate in gates if gate.found_from is not None))
 
 
-def _powers(gates: Sequence[Gate]) -> list[str]:
-    return [
-        f"so many texts show a rise from {gate.found_from:.4f} nats on in 95 of 100 cases"
-        if gate.name == _RISE
-        else f"so many images show a drop from {gate.found_from:.2f} points on in 95 of 100 cases"
-        for gate in gates
-        if gate.found_from is not None
-    ]
+def _power(gate: Gate) -> str:
+    """Say which true drop or rise would have failed."""
+    least = gate.found_from or 0.0
+    often = "fails in 95 of 100 samples of so many"
+    if gate.name == _RISE:
+        return f"a true rise of {_amount(gate, least)} nats or more {often} texts"
+    drop = f"a true drop of {_amount(gate, least)} points or more" if least < _WHOLE else "no drop"
+    return f"{drop} {often} images"
 
 
 def require_passed(gates: Sequence[Gate]) -> None:
