@@ -263,7 +263,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """The differences between a checkpoint and a network; each line names an entry."""
+    """The differences between a checkpoint and a network; each text names an entry."""
 
     missing: Sequence[str]
     unexpected: Sequence[str]
@@ -274,18 +274,18 @@ class Differences:
         return bool(self.missing or self.unexpected or self.reshaped)
 
     def __str__(self) -> str:
-        """Count the differences and list the first few of each kind, one kind a line."""
+        """Count the differences, and list the first few of each kind."""
         sorts = (
             ("missing from the checkpoint", self.missing),
             ("not in the network", self.unexpected),
             ("of another shape", self.reshaped),
         )
-        return "\n".join(_summary(title, lines) for title, lines in sorts if lines)
+        return "; ".join(_summary(title, texts) for title, texts in sorts if texts)
 
 
-def _summary(title: str, lines: Sequence[str]) -> str:
-    more = ", …" if len(lines) > _SHOWN else ""
-    return f"  {len(lines)} {title}: {', '.join(lines[:_SHOWN])}{more}"
+def _summary(title: str, texts: Sequence[str]) -> str:
+    more = ", …" if len(texts) > _SHOWN else ""
+    return f"{len(texts)} {title}: {', '.join(texts[:_SHOWN])}{more}"
 
 
 def compare(expected: Shapes, given: Shapes) -> Differences:

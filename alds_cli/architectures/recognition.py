@@ -94,7 +94,7 @@ def resolve(
     differences = Differences(best.missing, doubtful, best.reshaped)
     if differences:
         raise ArchitectureError(
-            f"the checkpoint does not belong to {architecture}:\n{differences}",
+            f"the checkpoint does not belong to {architecture}: {differences}",
             tip=_tip(architecture, expected, tensors, best, differences),
         )
     rivals = [
@@ -353,26 +353,24 @@ def _unknown(entries: Shapes) -> str:
     candidates = _nearest(entries)
     if not candidates:
         return f"{head}, nor any with the same names"
-    lines = [
-        f"  {each.entry.architecture({})}: about {each.matching:.0%} of its tensors match "
-        f"in name and shape, {each.named:.0%} in name"
+    nearest = ", ".join(
+        f"{each.entry.architecture({})} (about {each.matching:.0%} of its tensors match in name "
+        f"and shape, {each.named:.0%} in name)"
         for each in candidates
-    ]
-    return "\n".join(
-        [f"{head}; the nearest are", *lines, *_first_differences(candidates[0], entries)]
     )
+    return f"{head}; the nearest are {nearest}{_first_differences(candidates[0], entries)}"
 
 
-def _first_differences(candidate: _Candidate, entries: Shapes) -> list[str]:
+def _first_differences(candidate: _Candidate, entries: Shapes) -> str:
     """Build the nearest network on the meta device, and list the checkpoint's differences."""
     architecture = candidate.architecture(entries)
     try:
         state = build(architecture, device="meta").state_dict()
-    except AldsError:  # the installed torchvision lacks it; the list above must do
-        return []
+    except AldsError:  # the installed torchvision lacks it; the list before must do
+        return ""
     expected = needed({name: tuple(tensor.shape) for name, tensor in state.items()})
     same = sum(entries.get(name) == shape for name, shape in expected.items())
-    return [
-        f"compared with {architecture}, {same} of whose {len(expected)} tensors match:",
-        str(compare(expected, entries)),
-    ]
+    return (
+        f"; compared with {architecture}, {same} of whose {len(expected)} tensors match: "
+        f"{compare(expected, entries)}"
+    )
