@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import alds_cli
 from alds_cli import api
@@ -24,7 +25,7 @@ from alds_cli.latency.fastest_form import _ways
 from alds_cli.numerics.fold import distinct_schemes
 from alds_cli.records import Architecture, Choice, Inference
 from alds_cli.runtime import devices
-from alds_cli.surgery import make_pair, put_at
+from alds_cli.surgery import detach_computed, make_pair, put_at
 from alds_cli.surgery.inference_form import (
     can_vary,
     foldable_norms,
@@ -366,3 +367,34 @@ def test_what_is_exported_is_the_fastest_form(run, small, tmp_path):
     assert not kept & set(folded)
     inputs = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(program.module()(inputs), alds_cli.load(small)(inputs))
+
+
+# ---------------------------------------------------------------- computed weights
+
+
+def _masked(layer):
+    prune.l1_unstructured(layer, "weight", 0.5)
+    return layer
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
+@pytest.mark.parametrize(
+    "computed",
+    [parametrizations.weight_norm, nn.utils.weight_norm, _masked],
+    ids=["norm", "hook", "mask"],
+)
+def test_weights_that_are_computed_are_folded_or_left_to_it(computed):
+    """A normalisation is not folded into a weight that a hook would compute anew."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        computed(nn.Conv2d(8, 8, 3)), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 1)
+    ).eval()
+    network[1].running_mean.normal_()
+    with torch.no_grad():
+        expected = network(torch.ones(2, 8, 6, 6))
+    detach_computed(network)
+    assert foldable_norms(network) == {}
+    form = Inference({}, channels_last=True, packed=True)
+    found = put_into_inference_form(copy.deepcopy(network), form)
+    with torch.no_grad():
+        torch.testing.assert_close(found(torch.ones(2, 8, 6, 6)), expected, rtol=1e-5, atol=1e-6)

@@ -121,6 +121,100 @@ def test_only_norms_are_folded():
     assert find_layers(network)["0"].reason == "its weight is computed by a parametrization"
 
 
+class Inside(nn.Module):
+    """A layer of any kind with a norm, between others."""
+
+    def __init__(self, kind, add):
+        super().__init__()
+        self.kind = kind
+        self.layer = {
+            "embedding": lambda: nn.Embedding(32, 6),
+            "attention": lambda: nn.MultiheadAttention(6, 2, batch_first=True),
+            "gru": lambda: nn.GRU(6, 6, batch_first=True),
+            "twice": lambda: nn.Linear(6, 6),
+        }[kind]()
+        self.tensor = {"attention": "in_proj_weight", "gru": "weight_hh_l0"}.get(kind, "weight")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            add(self.layer, self.tensor)
+        if kind == "twice":
+            self.again = self.layer
+        self.head = nn.Linear(6, 6)
+
+    def forward(self, x):
+        if self.kind == "attention":
+            return self.head(self.layer(x, x, x)[0])
+        if self.kind == "gru":
+            return self.head(self.layer(x)[0])
+        return self.head(self.again(self.layer(x)) if self.kind == "twice" else self.layer(x))
+
+
+INSIDE = ("embedding", "attention", "gru", "twice")
+
+
+@pytest.mark.parametrize("kind", INSIDE)
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_of_layers_of_every_kind_are_folded(norm, kind):
+    torch.manual_seed(0)
+    network = Inside(kind, NORMS[norm]).eval()
+    rows = torch.arange(10).reshape(2, 5) if kind == "embedding" else torch.randn(2, 5, 6)
+    expected = network(rows)
+    assert [*fold_norms(network)] == ["layer"]
+    found = network(rows)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    assert type(network.layer) in (nn.Embedding, nn.MultiheadAttention, nn.GRU, nn.Linear)
+    reasons = [spec.reason or "" for spec in find_layers(network).values()]
+    assert not any("computed" in reason for reason in reasons)
+    with torch.no_grad():
+        getattr(network.layer, network.tensor).mul_(2)
+    assert not torch.equal(network(rows), found)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_folding_leaves_copies_of_a_layer_alone(norm):
+    network, rows = pair_of(norm, "linear")
+    expected = network(rows)
+    detach_computed(network)
+    copied = copy.deepcopy(network)
+    fold_norms(copied)
+    torch.testing.assert_close(network(rows), expected)
+    torch.testing.assert_close(copied(rows), expected)
+    assert "computed" in find_layers(network)["0"].reason
+
+
+@pytest.mark.parametrize("norm", [name for name in NORMS if "hooked" not in name])
+def test_layers_that_are_copies_of_one_another_are_folded_one_by_one(norm):
+    """As those of an `nn.TransformerEncoder` are."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    NORMS[norm](layer.linear1)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    rows = torch.randn(2, 3, 8)
+    expected = network(rows)
+    fold_norms(network)
+    torch.testing.assert_close(network(rows), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_network_that_was_handed_in_can_be_compressed_twice():
+    torch.manual_seed(0)
+    network = nn.Sequential(parametrizations.weight_norm(nn.Linear(16, 16)), nn.Linear(16, 16))
+    rows = torch.randn(3, 16)
+    expected = network.eval()(rows)
+    source = alds_cli.Source(input_shape=(16,))
+    results = [alds_cli.compress(network, source, ratio=0.3) for _ in range(2)]
+    assert len({result.report.params_after for result in results}) == 1
+    torch.testing.assert_close(network(rows), expected)
+
+
+@pytest.mark.parametrize("norm", ["weight norm", "hooked weight norm"])
+def test_a_recurrent_layer_with_a_norm_can_be_copied(norm):
+    network = Inside("gru", NORMS[norm]).eval()
+    rows = torch.randn(2, 5, 6)
+    expected = network(rows)
+    detach_computed(network)
+    torch.testing.assert_close(copy.deepcopy(network)(rows), expected)
+
+
 def test_a_norm_whose_parameters_stand_elsewhere_too_stays():
     network = nn.Sequential(*(parametrizations.weight_norm(nn.Linear(4, 4)) for _ in range(2)))
     own = network[0].parametrizations.weight

@@ -22,6 +22,7 @@ from alds_cli.network.opening import answering, open_network
 from alds_cli.options.export_options import ExportOptions
 from alds_cli.options.readers import export_form
 from alds_cli.records import Architecture
+from alds_cli.surgery import fold_norms
 from alds_cli.tracing.trace import count_parameters
 
 Form = Literal["onnx", "pt2", "ts"]
@@ -153,6 +154,7 @@ def _sample(network: Network, batch: int | None) -> Sample:
     if network.inputs is None:
         raise OptionError("what the network takes is not known", tip=inputs_tip(None))
     network.module.eval().requires_grad_(requires_grad=False)  # or gradients are exported, too
+    fold_norms(network.module)  # which not all forms can hold
     _give_answers_alone(network.module)
     sample = Sample(network.module, network.inputs, batch)
     if batch is not None and not sample.batched:

@@ -23,6 +23,7 @@ from alds_cli.surgery.following_norms import following_norms
 from alds_cli.surgery.layer_contents import groups_of
 from alds_cli.surgery.packed_convolutions import pack_convolutions
 from alds_cli.surgery.replace import put_at
+from alds_cli.surgery.weight_norms import fold_norms
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -43,7 +44,7 @@ def foldable_norms(network: nn.Module) -> dict[str, str]:
 
 def _agree(layer: Any, norm: Any) -> bool:
     """Return whether a normalisation is of a layer's channels, and both are no more than that."""
-    plain = not (layer._forward_hooks or norm._forward_hooks or norm._forward_pre_hooks)  # noqa: SLF001
+    plain = not any(part._forward_hooks or part._forward_pre_hooks for part in (layer, norm))  # noqa: SLF001
     return plain and layer.out_channels == norm.num_features and norm.running_var is not None
 
 
@@ -60,10 +61,14 @@ def can_vary(pair: nn.Module) -> bool:
 def put_into_inference_form(network: nn.Module, inference: Inference) -> nn.Module:
     """Change a network in place as the list says, and return it in evaluation mode.
 
+    Norms that compute weights are folded as well, unless the list is empty.
+
     Raises:
         PlanError: the network has no such modules, or they are of other kinds.
     """
     network.eval()
+    if inference != Inference():
+        fold_norms(network)
     with torch.no_grad():
         for norm, layer in inference.folded.items():
             _fold(network, norm, layer)

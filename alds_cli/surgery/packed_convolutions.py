@@ -18,9 +18,14 @@ _Packing = tuple[tuple[Any, ...], Tensor]
 
 
 def can_pack(layer: nn.Module) -> bool:
-    """Return whether a layer's weight can be ordered ahead: of a plain convolution in float32."""
+    """Return whether a layer's weight can be ordered ahead: of a plain convolution in float32.
+
+    A weight that a hook computes is a new one in every call.
+    """
     return (
         type(layer) is nn.Conv2d
+        and "weight" in layer._parameters  # noqa: SLF001
+        and (layer.bias is None or "bias" in layer._parameters)  # noqa: SLF001
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
         and layer.weight.dtype == torch.float32

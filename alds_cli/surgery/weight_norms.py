@@ -18,8 +18,6 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
-from alds_cli.surgery.layer_contents import PLAIN_LAYERS
-
 _HOOKED: dict[type, tuple[str, tuple[str, ...], Callable[[nn.Module, str], nn.Module]]] = {
     WeightNorm: ("weight norm", ("_g", "_v"), remove_weight_norm),
     SpectralNorm: ("spectral norm", ("_orig", "_u", "_v"), remove_spectral_norm),
@@ -100,13 +98,12 @@ def _parametrized_norms(layer: nn.Module) -> list[Norm]:
 def fold_norms(network: nn.Module) -> dict[str, str]:
     """Replace norms, in place, by the plain weights that they compute in evaluation mode.
 
-    Layers whose parameters are also used elsewhere stay as they are.
+    Layers whose parameters another layer holds too stay as they are.
 
     Returns:
         The titles of the folded norms, such as "weight norm", by the layer's dotted name.
     """
-    named = network.named_parameters(remove_duplicate=False)
-    uses = Counter(id(parameter) for _, parameter in named)
+    uses = Counter(id(own) for part in network.modules() for own in part._parameters.values())  # noqa: SLF001
     return {
         name: _fold(layer, norms)
         for name, layer, norms in _normalised(network)
@@ -129,14 +126,22 @@ def fold_absent_norms(network: nn.Module, entries: Collection[str]) -> None:
 
 
 def detach_computed(network: nn.Module) -> None:
-    """Detach the tensors that hooks computed last; hooks compute them anew at every call.
+    """Detach the tensors that were computed last; they are computed anew at every call.
 
-    PyTorch cannot copy a module that holds a tensor with a history.
+    PyTorch cannot copy a module that holds a tensor with a history. Recurrent layers hold a list
+    of their weights.
     """
     for part in network.modules():
-        for name, value in vars(part).items():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                vars(part)[name] = value.detach()
+        held = vars(part)
+        for name, value in held.items():
+            if _has_history(value):
+                held[name] = value.detach()
+            elif isinstance(value, list):
+                value[:] = [each.detach() if _has_history(each) else each for each in value]
+
+
+def _has_history(value: object) -> bool:
+    return isinstance(value, Tensor) and not value.is_leaf
 
 
 def current_norm_names(network: nn.Module, entries: Collection[str]) -> dict[str, str]:
@@ -158,9 +163,7 @@ def current_norm_names(network: nn.Module, entries: Collection[str]) -> dict[str
 
 def _normalised(network: nn.Module) -> list[tuple[str, nn.Module, list[Norm]]]:
     return [
-        (name, part, norms)
-        for name, part in network.named_modules()
-        if isinstance(part, PLAIN_LAYERS) and (norms := norms_in(part))
+        (name, part, norms) for name, part in network.named_modules() if (norms := norms_in(part))
     ]
 
 
@@ -168,15 +171,33 @@ def _fold(layer: Any, norms: list[Norm]) -> str:
     """Fold the norms of one layer, and return their titles."""
     for norm in norms:
         if norm.remove is None:
+            _class_of_its_own(layer)
             for step in layer.parametrizations[norm.tensor]:
                 step.eval()  # in training mode, spectral norm would first update its vectors
             parametrize.remove_parametrizations(layer, norm.tensor)
+            # A recurrent layer notes in a list what is set.
+            setattr(layer, norm.tensor, getattr(layer, norm.tensor))
         else:
             norm.remove(layer, norm.tensor)
     hooks = layer._load_state_dict_pre_hooks  # noqa: SLF001
     for key in [key for key, hook in hooks.items() if _is_of_a_norm(hook)]:
         del hooks[key]
     return " and ".join(sorted({norm.title for norm in norms}))
+
+
+def _class_of_its_own(layer: nn.Module) -> None:
+    """Give a parametrised layer a class that it shares with no copy of it.
+
+    The tensors are properties of a class that PyTorch makes for the layer, and that copies of the
+    layer share: where one was folded, the others, the user's own network among them, would have
+    no weight.
+    """
+    kind = type(layer)
+    content = {key: each for key, each in vars(kind).items() if key not in _OF_EVERY_CLASS}
+    layer.__class__ = type(kind.__name__, kind.__bases__, content)
+
+
+_OF_EVERY_CLASS = frozenset({"__dict__", "__weakref__"})
 
 
 def _is_of_a_norm(hook: Any) -> bool:
