@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from alds_cli.errors import ExportError, first_line
+from alds_cli.exporting.plain_results import giving, plain
 from alds_cli.exporting.sample_calls import BATCH, Sample
 from alds_cli.exporting.silence import quiet
 from alds_cli.inputs import Call
@@ -39,9 +40,10 @@ def exported_program(sample: Sample) -> Program:
 def _exported(sample: Sample) -> Program:
     call = sample.example()
     axes = sample.free_axes(torch.export.Dim(BATCH, max=_MOST)) if sample.free else None
-    return torch.export.export(
-        sample.module, call.args, call.kwargs, dynamic_shapes=axes, strict=False
-    )
+    with giving(sample.module, plain) as module:
+        return torch.export.export(
+            module, call.args, call.kwargs, dynamic_shapes=axes, strict=False
+        )
 
 
 def _refusal(sample: Sample, error: Exception) -> ExportError:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from alds_cli.errors import AldsError, OptionError, first_line
+from alds_cli.exporting.plain_results import named_tensors, plain
 from alds_cli.inputs import Call, InputSpec, InputTensor, InputValue, example_call, inputs_tip
 from alds_cli.network.observed_outputs import observe, tensors_in
 from alds_cli.tracing.trace import floating_type
@@ -77,7 +78,7 @@ class Sample:
         return Call(call.args, {name: call.kwargs[name] for name in ordered})
 
     def expected(self) -> list[Any]:
-        """Run the network on the inputs of every check, and return what it gives.
+        """Run the network on the inputs of every check, and return what it gives, as `plain` does.
 
         Raises:
             OptionError: it does not run on them, or gives no tensor.
@@ -124,7 +125,7 @@ class Sample:
         """
         found: dict[str, Tensor] = {}
         for name, value in self.arguments(call).items():
-            found |= _named(name, value)
+            found |= named_tensors(value, name)
         return found
 
 
@@ -145,7 +146,7 @@ def _axes(value: InputValue, axis: object) -> Any:
 
 
 def _given(module: nn.Module, call: Call) -> Any:
-    """Return what a network gives, as it gives it."""
+    """Return what a network gives, in plain containers."""
     kept: list[Any] = []
 
     def keeping(network: nn.Module) -> Any:
@@ -153,29 +154,12 @@ def _given(module: nn.Module, call: Call) -> Any:
         return kept[-1]
 
     observe(module, keeping, ())
-    return kept[-1]
+    return plain(kept[-1])
 
 
 def output_tensors(made: object) -> dict[str, Tensor]:
-    """Return the tensors that a network gives by name: `output`, or its keys and places."""
-    found = _named("output", made)
-    if isinstance(made, Mapping):
-        return {name.removeprefix("output."): tensor for name, tensor in found.items()}
-    return found
-
-
-def _named(name: str, value: object) -> dict[str, Tensor]:
-    if isinstance(value, Tensor):
-        return {name: value}
-    items: Sequence[tuple[object, object]] = ()
-    if isinstance(value, Mapping):
-        items = list(value.items())
-    elif isinstance(value, (list, tuple)):
-        items = list(enumerate(value))
-    found: dict[str, Tensor] = {}
-    for key, item in items:
-        found |= _named(f"{name}.{key}", item)
-    return found
+    """Return the tensors of a plain result by name: `output`, or its keys and places."""
+    return named_tensors(made, "" if isinstance(made, Mapping) else "output")
 
 
 def shapes_between(first: Tensor, second: Tensor, sizes: Sequence[int]) -> Iterator[int | str]:
