@@ -32,6 +32,8 @@ _LIMITS = {
 
 _MORE_LAYERS = "decompose more layers (--include, --exclude)"
 
+_FILTERS = "remove filters, which leaves no pairs to run (--method ft --rank-multiple 32)"
+
 
 def refusal(
     budgets: Sequence[Budget], layers: Sequence[LayerOptions], kept: str, *, faster_only: bool
@@ -63,7 +65,7 @@ def _inefficient(budget: Budget) -> ContractError:
     return BudgetError(
         f"{_asked(budget)} cannot be reached: by the measured times of layers and pairs, no "
         "network saves so much time with what else it saves",
-        tip=f"ask for less, or {_MORE_LAYERS}, or try another --batch-size or --device",
+        tip=f"ask for less, or {_FILTERS}, or try another --batch-size or --device",
     )
 
 
@@ -125,14 +127,16 @@ def too_slow(budget: Budget, times: NetworkComparison, share: float) -> Contract
         f"the fastest network that was made takes {times.compressed.median_ms:.3f} ms where the "
         f"original takes {times.original.median_ms:.3f} ms, measured in turns"
     )
-    tip = f"{_MORE_LAYERS}, or try another --batch-size or --device"
+    elsewhere = "or try another --batch-size or --device"
+    tip = f"{_MORE_LAYERS}, {elsewhere}"
     if budget.efficiency is not None:
         per_share = float(budget.efficiency) / share
+        nearest = max(0, int(surely * per_share * 100)) / 100
         reached = max(0.0, saved * per_share)
         return BudgetError(
             f"{_asked(budget)} cannot be reached: {fact}; that is an efficiency of {reached:.2f}"
             + _confidence(saved, share),
-            tip=f"--efficiency {max(0, int(surely * per_share * 100)) / 100}, or {tip}",
+            tip=f"--efficiency {nearest}, or {_FILTERS}, {elsewhere}",
         )
     if budget.ratio is None:
         return BudgetError(f"{_asked(budget)} cannot be reached: {fact}", tip=tip)
