@@ -75,10 +75,12 @@ PROCESSORS = [
 @pytest.mark.parametrize("content", PROCESSORS, ids=str)
 def test_images_are_prepared_as_by_the_processor_of_the_library(content, tmp_path):
     transformers = pytest.importorskip("transformers", reason="an extra")
-    name = next(value for key, value in content.items() if key.endswith("_type"))
-    name = name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
+    stated_name = next(value for key, value in content.items() if key.endswith("_type"))
+    name = stated_name.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
     usual = getattr(transformers, name)
     by_pillow = getattr(transformers, f"{name}Pil", usual)
+    if by_pillow is usual and stated_name.endswith("Fast"):
+        pytest.skip("before transformers 5, this processor took another form of the description")
     preprocessing = stated(tmp_path, **content)
     level = 1 / 255 / min(preprocessing.std)
     for size in SIZES:

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch._subclasses.fake_tensor import UnsupportedOperatorException
 
 import alds_cli
 from alds_cli.errors import AldsError, ArchitectureError, CheckpointError
@@ -278,16 +279,21 @@ def test_filters_are_removed_as_from_the_source(tmp_path):
 # ---------------------------------------------------------------- older files
 
 
+NOW, OLD = "models/model.json", "serialized_exported_program.json"
+"""Where the graph is, from PyTorch 2.8 on and before."""
+
+
 def members_of(path):
     with zipfile.ZipFile(path) as archive:
         return {
-            name.partition("/")[2]: archive.read(name)
+            name.partition("/")[2] or name: archive.read(name)
             for name in archive.namelist()
             if not name.endswith("/")
         }
 
 
-def packed(members, path, folder="model/"):
+def packed(members, path):
+    folder = "" if OLD in members else "model/"
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(f"{folder}{name}", content)
@@ -300,9 +306,16 @@ def torch_saved(content):
     return file.getvalue()
 
 
+def graph_in(members):
+    """Return the name of the member that holds the graph."""
+    return next(name for name in (NOW, OLD) if name in members)
+
+
 def of_2_8(program, path):
     """Pack a program as PyTorch 2.8 does, with one file of `torch.save` for all weights."""
     members = members_of(saved(program, path))
+    if NOW not in members:
+        pytest.skip("this version of PyTorch does not write the members of that layout")
     kept = {
         name: content
         for name, content in members.items()
@@ -315,15 +328,19 @@ def of_2_8(program, path):
 
 def of_2_6(program, path, *, constants=None):
     """Pack a program as PyTorch before 2.8 does."""
-    graph = members_of(saved(program, path))["models/model.json"]
+    members = members_of(saved(program, path))
+    content = json.loads(members[graph_in(members)])
+    for step in steps(content):
+        for argument in step["inputs"]:
+            argument.pop("kind", None)  # which came with 2.7
     found = {
         "version": b"8.3",
-        "serialized_exported_program.json": graph,
+        OLD: json.dumps(content).encode(),
         "serialized_state_dict.pt": torch_saved(dict(program.state_dict)),
         "serialized_constants.pt": constants or torch_saved(dict(program.constants)),
         "serialized_example_inputs.pt": b"",
     }
-    return packed(found, path, "")
+    return packed(found, path)
 
 
 @pytest.mark.parametrize("pack", [of_2_8, of_2_6])
@@ -332,12 +349,35 @@ def test_files_of_older_versions(pack, whole, tmp_path):
     require_same(open_network(pack(program, tmp_path / "model.pt2")).module, network)
 
 
+class Named(nn.Module):
+    """Operators with arguments that only have names, some of which are left out."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 8)
+
+    def forward(self, x):
+        x = self.head(x.clone(memory_format=torch.channels_last)).div(0.5, rounding_mode="floor")
+        places = torch.arange(8, device=x.device, dtype=x.dtype)
+        return torch.full_like(x, 2.0, device=x.device) * x + torch.add(places, x, alpha=3)
+
+
+@pytest.mark.parametrize("pack", [of_2_8, of_2_6])
+def test_arguments_that_only_have_names(pack, tmp_path):
+    torch.manual_seed(0)
+    network = Named().eval()
+    require_same(open_network(pack(exported(network), tmp_path / "model.pt2")).module, network)
+
+
 # ---------------------------------------------------------------- files from strangers
 
 
-def edited(path, target, change, member="models/model.json"):
-    """Copy a program's file, and change the JSON of a member."""
+def edited(path, target, change, member=None):
+    """Copy a program's file, and change the JSON of a member, by default of the graph."""
     members = members_of(path)
+    member = member or graph_in(members)
+    if member not in members:
+        pytest.skip("this version of PyTorch writes no such member")
     content = json.loads(members[member])
     change(content)
     members[member] = json.dumps(content).encode()
@@ -550,7 +590,7 @@ class Counting(nn.Module):
 
 
 def test_a_buffer_that_changes_is_named(tmp_path):
-    program = torch.export.export(Counting(), (torch.ones(2),)).run_decompositions()
+    program = torch.export.export(Counting(), (torch.ones(2),), strict=False).run_decompositions()
     with pytest.raises(CheckpointError, match="changes calls whenever it runs"):
         open_network(saved(program, tmp_path / "model.pt2"))
 
@@ -574,8 +614,12 @@ class Frequencies(nn.Module):
 def test_operators_of_tensors_alone_are_known(decomposed, tmp_path):
     torch.manual_seed(0)
     network = Frequencies().eval()
-    program = exported(network)
-    path = saved(program.run_decompositions() if decomposed else program, tmp_path / "model.pt2")
+    try:
+        program = exported(network)
+        program = program.run_decompositions() if decomposed else program
+    except UnsupportedOperatorException as error:
+        pytest.skip(f"this version of PyTorch cannot export {error}")
+    path = saved(program, tmp_path / "model.pt2")
     require_same(open_network(path).module, network)
 
 

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
+
 from alds_cli.checkpoint.files import MalformedError, UnsupportedError
 from alds_cli.checkpoint.program_schema import (
     DTYPES,
@@ -147,8 +149,9 @@ def steps_of(graph: GraphForm, values: Values) -> Iterator[ProgramStep]:
 
 def _made(step: StepForm, graph: GraphForm, values: Values) -> Iterator[ProgramStep]:
     """Yield a step, and those that take its several results apart."""
-    arguments = tuple(values.of(each.arg) for each in step.inputs if each.kind != _BY_NAME)
-    options = {each.name: values.of(each.arg) for each in step.inputs if each.kind == _BY_NAME}
+    named_only = _given_by_name(step)
+    arguments = tuple(values.of(each.arg) for each in step.inputs if each.name not in named_only)
+    options = {each.name: values.of(each.arg) for each in step.inputs if each.name in named_only}
     given = _results(step)
     results = [values.made(name) for name in given]
     operator = step.target.removeprefix("torch.ops.").removeprefix("_")
@@ -160,6 +163,25 @@ def _made(step: StepForm, graph: GraphForm, values: Values) -> Iterator[ProgramS
         yield ProgramStep(whole, operator, arguments, options)
         for place, name in enumerate(results):
             yield ProgramStep(name, "operator.getitem", ({"value": whole}, place), axes=axes[place])
+
+
+def _given_by_name(step: StepForm) -> frozenset[str]:
+    """Return the arguments that a step gives by their names.
+
+    PyTorch before 2.7 does not write which these are: those that the operator takes in no other
+    way.
+    """
+    if any(each.kind is not None for each in step.inputs):
+        return frozenset(each.name for each in step.inputs if each.kind == _BY_NAME)
+    namespace, _, rest = step.target.removeprefix("torch.ops.").partition(".")
+    packet, _, overload = rest.partition(".")
+    if namespace != "aten":
+        return frozenset()
+    operator = getattr(getattr(torch.ops.aten, packet, None), overload or "default", None)
+    schema = getattr(operator, "_schema", None)
+    if schema is None:
+        return frozenset()
+    return frozenset(each.name for each in schema.arguments if each.kwarg_only)
 
 
 def _results(step: StepForm) -> list[str]:
