@@ -140,6 +140,14 @@ def test_every_option_is_on_the_page_and_says_what_it_does(name):
 
 
 @each_command
+def test_flags_have_no_placeholder_on_the_page_of_help(name):
+    flags = [own.flags[0].partition("/")[0] for own in COMMANDS[name].declared if own.given is bool]
+    page = CliRunner().invoke(verbs.program(), [name, "--help"], env={"COLUMNS": "200"}).output
+    rows = {found[1]: found[2] for found in re.finditer(r"(--[a-z5-]+)(.*)", page)}
+    assert not [flag for flag in flags if "<" in rows[flag]]
+
+
+@each_command
 def test_no_two_options_of_a_command_have_one_name(name):
     flags = [
         flag for own in COMMANDS[name].declared if not own.mark.positional for flag in own.flags

@@ -51,6 +51,7 @@ def _lines() -> Iterator[str]:
     yield from (".SH SYNOPSIS", ".B alds", r".RI [ \-\-version ]", r".RI [ \-\-help ]")
     yield from (".I COMMAND", ".RI [ OPTIONS ]", ".SH DESCRIPTION")
     yield _escaped("Words in capitals stand for values. A command takes -h and --help too.")
+    yield _escaped("alds --install-completion lets the shell complete options and names of values.")
     for page in pages:
         yield from _command(page)
     yield ".SH EXIT STATUS"

@@ -15,7 +15,8 @@ _HEAD = """# Commands and options
 
 This page is made from the definitions of the options, as `alds COMMAND --help` and the manual page
 `man alds` are; `python -m alds_cli.cli.reference > docs/cli.md` writes it. Words in capitals stand
-for values, and a command takes `-h` and `--help` too.
+for values, and a command takes `-h` and `--help` too. `alds --install-completion` lets your shell
+complete options, and the names of architectures, methods, recipes and other values.
 """
 
 

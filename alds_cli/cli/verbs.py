@@ -134,7 +134,7 @@ def _annotation(declared: Declared) -> Any:
     assert isinstance(option, Option)  # noqa: S101 - commands have no others
     kind = declared.given if declared.command_default is not None else declared.given | None
     shown: dict[str, Any] = {
-        "metavar": option.metavar,
+        "metavar": "" if declared.given is bool else option.metavar,  # or Typer calls it <bool>
         "help": option.help,
         "rich_help_panel": option.panel,
         "show_default": declared.command_default not in {None, MISSING},
@@ -260,7 +260,11 @@ def root(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+            "--version",
+            callback=_show_version,
+            is_eager=True,
+            help="Show the version and exit.",
+            metavar="",
         ),
     ] = False,
 ) -> None:
