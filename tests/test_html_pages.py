@@ -150,6 +150,19 @@ def cells(tab, number):
     return tab.tell(f"{rows}.map(row => [...row.cells].map(cell => cell.innerText.trim()))")
 
 
+def require_names_in_view(tab, width):
+    """Scroll tables to their ends: the names of rows are still there, and leave room."""
+    wide = "[...document.querySelectorAll('.wide:has(table)')]"
+    scrolled = tab.tell(f"{wide}.map(own => (own.scrollLeft = 1e6, own.scrollLeft))")
+    assert any(scrolled) == (width < 500)
+    left, cell = "getBoundingClientRect().left", "own.querySelector('td')"
+    told = tab.tell(f"{wide}.map(own => [{cell}.{left} - own.{left}, {cell}.offsetWidth])")
+    assert told
+    for beyond, extent in told:
+        assert beyond >= 0
+        assert extent < width / 2 + 24
+
+
 def require_layout(tab, name, folder):
     """Look at a page on two screens, light and dark: nothing sticks out, and all is drawn."""
     grounds = set()
@@ -163,6 +176,7 @@ def require_layout(tab, name, folder):
             assert len(picture.getcolors(1 << 24)) > 50
             assert tab.tell("document.documentElement.scrollWidth") == width
             grounds.add((dark, picture.getpixel((2, 2))))
+        require_names_in_view(tab, width)
     assert len(grounds) == 2
     assert max(next(colour for dark, colour in grounds if dark)) < 64
     assert min(next(colour for dark, colour in grounds if not dark)) > 224
@@ -185,6 +199,11 @@ def test_pages_in_a_browser(artefact, tmp_path, run):
         assert tab.open(small) == []
         _require_figures(cells(tab, 1), told)
         require_layout(tab, "small", tmp_path)
+        text = small.read_text(encoding="utf-8")
+        (tmp_path / "long.html").write_text(text.replace("features.", "long_name_" * 20))
+        assert tab.open(tmp_path / "long.html") == []
+        tab.look(390, 844, phone=True)
+        require_names_in_view(tab, 390)
         assert tab.open(swept) == []
         assert tab.tell("document.querySelectorAll('figure svg').length") > 2
         points = cells(tab, 2)[1:]

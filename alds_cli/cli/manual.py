@@ -28,6 +28,7 @@ _VARIABLES = (
     ("ALDS_CACHE_DIR", "The folder of what may be computed again, such as error tables."),
     ("ALDS_TRACEBACK", "1 shows where an error of the tool's own happened."),
     ("COLUMNS", "The width of tables where no terminal says it."),
+    ("NO_COLOR", "Anything but an empty text leaves colours out."),
 )
 
 

@@ -40,7 +40,7 @@ def section(title: str, *parts: str) -> Html:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, names: int = 1) -> Html:
-    """Return a table that scrolls sideways where the screen is narrow.
+    """Return a table that scrolls sideways where the screen is narrow, beside its first column.
 
     Args:
         headings: of all columns.
@@ -55,7 +55,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, names: int 
         "tr", *(element("th", h, scope="col", **kind(n)) for n, h in enumerate(headings))
     )
     body = [
-        element("tr", *(element("td", cell, **kind(number)) for number, cell in enumerate(row)))
+        element(
+            "tr",
+            element("td", element("span", row[0], class_="name")),
+            *(element("td", cell, **kind(number)) for number, cell in enumerate(row[1:], 1)),
+        )
         for row in rows
     ]
     made = element("table", element("thead", head), element("tbody", *body))
@@ -89,7 +93,10 @@ def share(part: float) -> Html:
 
 def command(*lines: str) -> Html:
     """Return lines to be copied into a terminal."""
-    return element("pre", element("code", "\n".join(lines)))
+    parts = re.split(r"(?<!\S)(--[\w-]+)", "\n".join(lines))
+    flags = [element("span", flag, class_="flag") for flag in parts[1::2]]
+    parts[1::2] = flags  # or they would be broken at their hyphens
+    return element("pre", element("code", *parts))
 
 
 def figure(svg: bytes, caption: str, number: int) -> Html:
