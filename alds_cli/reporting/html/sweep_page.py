@@ -76,7 +76,7 @@ def _original(baseline: SweepBaseline) -> dict[str, str]:
         "loss": f"{quality.loss:.4f}",
         "parameters": count(baseline.params),
         "MACs": count(baseline.macs),
-        "bytes": size(baseline.bytes),
+        "size as an artefact": size(baseline.bytes),
         "latency": None if latency is None else spread(latency),
     }
     return {name: value for name, value in known.items() if value is not None}
