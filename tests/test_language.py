@@ -21,7 +21,7 @@ from alds_cli.datasets import TokenBatches, TokenBlocks, texts
 from alds_cli.errors import DataError, NoLogitsError, OptionError
 from alds_cli.evaluation.language import foretells, measure_texts
 from alds_cli.evaluation.paired import mean_rise
-from alds_cli.tracing.tokens import Tokens
+from alds_cli.tracing.tokens import Tokens, call
 
 FACTORY = ("--arch", "small_texts:Words")
 
@@ -307,3 +307,60 @@ def test_images_are_asked_for_where_texts_are_of_no_use(run):
     )
     assert code == 2
     assert "is text, and images are needed here" in err
+
+
+class Decoding(Words):
+    """A network that decodes another text than it encodes, and says so as T5 does."""
+
+    def forward(self, input_ids, attention_mask=None, decoder_input_ids=None):
+        if decoder_input_ids is None:
+            raise ValueError("You must specify exactly one of input_ids or inputs_embeds")
+        return super().forward(input_ids + 0 * decoder_input_ids, attention_mask)
+
+
+class Hearing(Words):
+    """A network of sounds."""
+
+    def forward(self, input_features):
+        return self.head(input_features.movedim(1, 2))
+
+
+class Masked(Words):
+    """A network that needs the mask under a name of its own."""
+
+    def forward(self, ids, mask):
+        return super().forward(ids, mask)
+
+
+class Deriving(Decoding):
+    """A network that decodes what it encodes where nothing else is said, as BART does."""
+
+    def forward(self, input_ids, attention_mask=None, decoder_input_ids=None):
+        del decoder_input_ids
+        return Words.forward(self, input_ids, attention_mask)
+
+
+BESIDE = {
+    Decoding: "another one to decode (decoder_input_ids)",
+    Hearing: "sounds (input_features)",
+    Masked: "mask",
+}
+
+
+@pytest.mark.parametrize("kind", BESIDE)
+@pytest.mark.parametrize("real", [None, torch.ones(2, 8, dtype=torch.bool)], ids=["", "masked"])
+def test_a_network_that_takes_more_than_a_text_is_told(kind, real):
+    given = Tokens(torch.zeros(2, 8, dtype=torch.int64), real)
+    network = language_network(kind=kind)
+    with pytest.raises(DataError) as caught:
+        call(network, given, torch.device("cpu"), torch.float32)
+    assert caught.value.message == f"the network takes more than a text: {BESIDE[kind]}"
+    assert "without data" in caught.value.tip
+
+
+def test_a_text_that_is_too_long_is_another_matter():
+    network = language_network(kind=Deriving)
+    given = Tokens(torch.zeros(2, 20, dtype=torch.int64))  # of 16 places
+    with pytest.raises(IndexError):
+        call(network, given, torch.device("cpu"), torch.float32)
+    call(network, Tokens(given.ids[:, :9]), torch.device("cpu"), torch.float32)

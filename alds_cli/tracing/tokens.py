@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from alds_cli.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +66,61 @@ def call(network: Any, inputs: Inputs, device: torch.device, dtype: torch.dtype)
         inputs: the batch.
         device: where the network is.
         dtype: of real numbers.
+
+    Raises:
+        DataError: the network refuses texts, and by its signature takes more or something else.
+        Exception: whatever else the network raises.
     """
     if isinstance(inputs, Tensor):
         return network(inputs.to(device, dtype if inputs.is_floating_point() else inputs.dtype))
     there = inputs.to(device)
-    if there.real is None:
-        return network(there.ids)
-    return network(there.ids, attention_mask=there.real.long())
+    masks = {} if there.real is None else {"attention_mask": there.real.long()}
+    try:
+        return network(there.ids, **masks)
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        if (further := _beside_text(network, error)) is None:
+            raise
+        raise DataError(
+            f"the network takes more than a text: {further}",
+            tip="it can be compressed by its weights, without data, but not be evaluated, trained "
+            "or tuned on texts",
+        ) from error
+
+
+_OF_OTHER_KINDS = {"input_features": "sounds", "input_values": "sounds", "pixel_values": "images"}
+"""What networks take by these names, as transformers uses them."""
+
+
+def _beside_text(network: nn.Module, error: Exception) -> str | None:
+    """Return what a network takes beside a text, or in its place, by its parameters' names.
+
+    Args:
+        network: one that has refused a text.
+        error: what it raised. One of its size is another matter.
+    """
+    parameters = _parameters(network)
+    for name in parameters:
+        if name in _OF_OTHER_KINDS:
+            return f"{_OF_OTHER_KINDS[name]} ({name})"
+    if not isinstance(error, (TypeError, ValueError)):
+        return None
+    if "decoder_input_ids" in parameters:
+        return "another one to decode (decoder_input_ids)"
+    needed = [
+        name
+        for name, each in [*parameters.items()][1:]
+        if each.default is each.empty
+        and each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}
+        and name != "attention_mask"
+    ]
+    return ", ".join(needed) or None
+
+
+def _parameters(network: nn.Module) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(network.forward).parameters
+    except (TypeError, ValueError):
+        return {}
 
 
 def without_padding(values: Tensor, layer: nn.Module, inputs: Inputs) -> Tensor:
