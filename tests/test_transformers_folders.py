@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers_folders import answers, by_library, described, renamed, saved, with_products
 
 import alds_cli
@@ -250,3 +251,72 @@ def test_a_class_without_a_folder_has_no_configuration(tmp_path, folder):
     with pytest.raises(ArchitectureError, match="class of transformers"):
         alds_cli.load(folder, arch="transformers:no/class")
     del tmp_path
+
+
+def in_parts(folder, divide):
+    """Write the weights of a folder into two files and an index, which `divide` makes."""
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    parts, listed = divide(tensors)
+    for part, names in parts.items():
+        save_file({name: tensors[name] for name in names}, folder / part)
+    index = {"metadata": {"total_size": 1}, "weight_map": listed}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_a_part_of_one_tensor_and_a_wrong_total_do_no_harm(folder, tiny):
+    def divide(tensors):
+        first, *others = tensors
+        parts = {"a.safetensors": [first], "b.safetensors": others}
+        return parts, {name: part for part, names in parts.items() for name in names}
+
+    in_parts(folder, divide)
+    inputs = parse_inputs(INPUTS["bert"])
+    expected = answers(alds_cli.load(tiny), inputs)
+    assert torch.equal(answers(alds_cli.load(folder), inputs), expected)
+
+
+def test_what_the_index_does_not_list_is_told(run, folder):
+    def divide(tensors):
+        *others, last = sorted(tensors)
+        parts = {"a.safetensors": others[:5], "b.safetensors": [*others[5:], last]}
+        listed = {name: part for part, names in parts.items() for name in names}
+        return parts, {name: part for name, part in listed.items() if name != last}
+
+    in_parts(folder, divide)
+    err = refused(run, folder)
+    assert f"left out what {folder} does not list in it: pooler.dense.weight" in err
+    assert "1 missing from the checkpoint: pooler.dense.weight" in err
+
+
+def test_what_is_compressed_again_is_planned_from_the_dense_network(run, folder, tmp_path):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    assert run("compress", folder, "--ratio", "0.3", "-o", once)[0] == 0
+    assert run("compress", once, "--ratio", "0.5", "-o", twice)[0] == 0
+    dense = sum(own.numel() for own in alds_cli.load(folder).parameters())
+    counts = [sum(own.numel() for own in alds_cli.load(own).parameters()) for own in (once, twice)]
+    assert 0.65 * dense < counts[0] <= 0.7 * dense
+    assert 0.45 * dense < counts[1] <= 0.5 * dense
+    assert run("compress", once, "--ratio", "0.5", "-o", once)[0] == 0  # in its own place
+    assert (once / "alds.safetensors").read_bytes() == (twice / "alds.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("tf_model.h5", b"\x89HDF\r\n\x1a\n", "from_tf=True"),
+        ("flax_model.msgpack", b"\x82", "from_flax=True"),
+        ("weights.safetensors", b"", "if the model is in weights.safetensors"),
+        ("model.fp16.bin", b"", "or call it pytorch_model.bin"),
+        ("readme.md", b"", "name the model's file"),
+    ],
+)
+def test_weights_under_other_names_are_told_of(run, folder, name, content, told):
+    (folder / "model.safetensors").unlink()
+    (folder / name).write_bytes(content)
+    assert told in refused(run, folder)
+
+
+def test_what_a_constructor_complains_of_is_one_line(run, folder):
+    described(folder, hidden_size="wide")
+    assert r"\n" not in refused(run, folder)

@@ -92,8 +92,9 @@ def _construct(architecture: Architecture, mode: SkeletonMode | None) -> nn.Modu
         raise
     # Constructors may raise anything when an argument makes no sense.
     except Exception as error:
+        said = " ".join(str(error).split())
         raise ArchitectureError(
-            f"{architecture} cannot be built: {type(error).__name__}: {error}",
+            f"{architecture} cannot be built: {type(error).__name__}: {said}",
             tip=arguments_tip(architecture),
         ) from error
 

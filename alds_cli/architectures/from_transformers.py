@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from alds_cli.architectures.index import did_you_mean
 from alds_cli.errors import ArchitectureError
 from alds_cli.records import Architecture, ArgumentValue
 from alds_cli.runtime.user_code import importing_extra
@@ -26,6 +26,8 @@ _CONFIG = "config"
 
 _FETCHING = frozenset({"use_pretrained_backbone"})
 """Settings that would fetch weights, which come from the checkpoint."""
+
+_NEWER = "a newer one may have it: pip install --upgrade transformers"
 
 _KERNELS = frozenset({"attn_implementation", "_attn_implementation", "experts_implementation"})
 """Settings that may name code to fetch; without them the library's own code computes the same."""
@@ -140,8 +142,10 @@ def _found(name: str, arguments: Mapping[str, ArgumentValue]) -> tuple[Any, Any]
     if not (isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)):
         near = [each for each in dir(transformers) if each.lower().startswith(name[:3].lower())]
         known = [f"{PREFIX}{each}" for each in near]
+        close = get_close_matches(f"{PREFIX}{name}", known, n=4)
         raise ArchitectureError(
-            f"transformers has no network '{name}'", tip=did_you_mean(f"{PREFIX}{name}", known)
+            f"the installed transformers has no network '{name}'",
+            tip=f"did you mean {' or '.join(close)}?" if close else _NEWER,
         )
     text = arguments.get(_CONFIG)
     if not isinstance(text, str):
@@ -181,7 +185,7 @@ def _harmless(value: Any) -> Any:
 def _unknown_type(model_type: str) -> ArchitectureError:
     return ArchitectureError(
         f"the installed transformers has no networks of the type '{model_type:.80}'",
-        tip="a newer one may have them: pip install --upgrade transformers",
+        tip=_NEWER,
     )
 
 

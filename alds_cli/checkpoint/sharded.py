@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from alds_cli.checkpoint.files import require_regular
 from alds_cli.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
 
 OWN_WEIGHTS = "alds.safetensors"
 OWN_INDEX = "alds.safetensors.index.json"
@@ -33,6 +36,11 @@ MODEL_NAMES = (
 
 _MOST_INDEX = 64 << 20
 
+_CONVERTED = (
+    "transformers before version 5 converts them: CLASS.from_pretrained(FOLDER, {}=True), then "
+    "save_pretrained(OTHER)"
+)
+
 _OTHER_FOLDERS = {
     ".metadata": (
         "a distributed checkpoint",
@@ -47,6 +55,8 @@ _OTHER_FOLDERS = {
         "an adapter, not a network",
         "merge it into its network: peft's merge_and_unload(), then save that",
     ),
+    "tf_model.h5": ("a network's weights for TensorFlow alone", _CONVERTED.format("from_tf")),
+    "flax_model.msgpack": ("a network's weights for Flax alone", _CONVERTED.format("from_flax")),
 }
 
 
@@ -64,8 +74,17 @@ def model_in_folder(folder: Path) -> Path:
             raise CheckpointError(f"{folder} is a folder with {what}", tip=tip)
     raise CheckpointError(
         f"{folder} is a folder without a model: it has none of {', '.join(MODEL_NAMES[2:6])}",
-        tip="name the model's file",
+        tip=_otherwise_named(folder),
     )
+
+
+def _otherwise_named(folder: Path) -> str:
+    """Return what to do about weights that have another name than any that is looked for."""
+    for usual, ending in (("model.safetensors", ".safetensors"), ("pytorch_model.bin", ".bin")):
+        found = [path.name for path in folder.glob(f"*{ending}")]
+        if len(found) == 1:
+            return f"if the model is in {found[0]}: name that file, or call it {usual}"
+    return "name the model's file"
 
 
 def read_index(path: Path, name: str) -> tuple[Mapping[str, list[str]], Mapping[str, object]]:
@@ -109,7 +128,7 @@ def read_index(path: Path, name: str) -> tuple[Mapping[str, list[str]], Mapping[
 
 
 def require_listed(name: str, shard: str, listed: list[str], found: Mapping[str, object]) -> None:
-    """Make sure that a file holds the tensors that the index lists in it.
+    """Make sure that a file holds the tensors that the index lists in it; a note tells of others.
 
     Raises:
         CheckpointError: some are missing.
@@ -120,6 +139,8 @@ def require_listed(name: str, shard: str, listed: list[str], found: Mapping[str,
             f"{shard} lacks {len(lacking)} of the {len(listed)} tensors that {name} lists in it: "
             f"{_some(lacking)}"
         )
+    if further := sorted(found.keys() - set(listed)):
+        logger.warning("%s: left out what %s does not list in it: %s", shard, name, _some(further))
 
 
 def _plain_name(shard: str) -> bool:
