@@ -8,12 +8,15 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.utils import parametrize
 from transformers_folders import answers, by_library, described, renamed, saved, with_products
 
 import alds_cli
 from alds_cli import api
+from alds_cli.architectures import default_inputs
 from alds_cli.errors import ArchitectureError, CheckpointError, MissingExtraError
 from alds_cli.inputs import parse_inputs
+from alds_cli.records import Architecture
 
 pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
 
@@ -75,6 +78,29 @@ def test_every_layer_with_a_matrix_becomes_a_pair_of_what_the_library_loads(name
     torch.testing.assert_close(
         answers(small, inputs), answers(with_products(dense, small), inputs), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_network_of_sound_with_a_normalised_weight_comes_back(tmp_path):
+    """Its positions pass a convolution that the library gives weight norm."""
+    folder = saved("wav2vec2", tmp_path / "model")
+    result = api.compress(folder, ratio=0.3, output=tmp_path / "small")
+    assert str(result.network.inputs) == "float[1,16000]"
+    positions = "wav2vec2.encoder.pos_conv_embed.conv"
+    assert positions in result.plan.decomposed
+    small = alds_cli.load(tmp_path / "small")
+    assert sum(own.numel() for own in small.parameters()) == result.report.params_after
+    inputs = parse_inputs("float[1,400]")
+    dense = by_library(folder)
+    parametrize.remove_parametrizations(dense.get_submodule(positions), "weight")
+    expected = answers(with_products(dense, small), inputs)
+    torch.testing.assert_close(answers(small, inputs), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_networks_of_spectra_take_as_many_frames_as_they_say():
+    described_by = {"model_type": "audio-spectrogram-transformer", "max_length": 64}
+    text = json.dumps({**described_by, "num_mel_bins": 32})
+    architecture = Architecture("transformers:ASTForAudioClassification", {"config": text})
+    assert str(default_inputs(architecture)) == "float[1,64,32]"
 
 
 def test_a_network_of_images_and_texts_is_told_what_it_takes(run, tmp_path):

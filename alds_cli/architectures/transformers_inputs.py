@@ -14,12 +14,15 @@ _TOKENS = 128
 """The most tokens in an input; half of what a network can take, if that is less, since some
 networks use up positions themselves."""
 
+_SECOND = 16_000
+"""The numbers in a second of sound, at the rate at which networks of waves are trained."""
+
 _PIXELS = 224
 """The side of images where the configuration does not state it."""
 
 
 def inputs(architecture: Architecture) -> InputSpec | None:
-    """Return the inputs of a network of images, of tokens or of a sound's spectrum.
+    """Return the inputs of a network of images, of tokens or of sounds, as waves or spectra.
 
     A network that both encodes and decodes takes tokens for the decoder, too, and an encoder of
     tokens a mask, because its texts have different lengths.
@@ -95,4 +98,18 @@ def _features(configuration: Any) -> InputTensor | None:
     return InputTensor((1, bands, 2 * positions))
 
 
-_MAIN = {"pixel_values": _images, "input_ids": _tokens, "input_features": _features}
+def _sounds(configuration: Any) -> InputTensor | None:
+    """Return a second of sound, or as many frames of a spectrum as a network takes."""
+    frames = getattr(configuration, "max_length", None)
+    bands = getattr(configuration, "num_mel_bins", None)
+    if isinstance(frames, int) and isinstance(bands, int):
+        return InputTensor((1, frames, bands))
+    return InputTensor((1, _SECOND)) if hasattr(configuration, "conv_kernel") else None
+
+
+_MAIN = {
+    "pixel_values": _images,
+    "input_ids": _tokens,
+    "input_features": _features,
+    "input_values": _sounds,
+}
