@@ -6,11 +6,11 @@ import io
 import json
 import os
 import struct
-import subprocess
 import sys
 import threading
 import types
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -416,21 +416,37 @@ def test_pipes_that_a_shell_has_opened(spelling, tmp_path):
     assert found.nbytes == len(content)
 
 
-@pytest.mark.mostly_slow(3)
+@contextmanager
+def standard_input(descriptor, monkeypatch):
+    """Let this process read its standard input from a descriptor while the block runs."""
+    before = os.dup(0)
+    os.dup2(descriptor, 0)
+    try:
+        with open(0, "rb", closefd=False) as buffer:
+            monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=buffer))
+            yield
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
 @pytest.mark.parametrize("name", ["/dev/stdin", "-"])
-@pytest.mark.parametrize("piped", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_standard_input_by_name(name, piped, tmp_path):
+@pytest.mark.parametrize("piped", [True, False])
+def test_standard_input_by_name(name, piped, tmp_path, monkeypatch):
     save(state(), tmp_path / "model.pt")
-    script = (
-        "import sys; from alds_cli.checkpoint import read_checkpoint\n"
-        "print(len(read_checkpoint(sys.argv[1]).tensors))"
-    )
-    with (tmp_path / "model.pt").open("rb") as file:
-        given = {"input": file.read()} if piped else {"stdin": file}
-        done = subprocess.run(
-            [sys.executable, "-c", script, name], capture_output=True, check=True, **given
-        )
-    assert int(done.stdout) == len(state())
+    content, thread = (tmp_path / "model.pt").read_bytes(), None
+    if piped:
+        descriptor, thread = through_pipe(content)
+    else:
+        descriptor = os.open(tmp_path / "model.pt", os.O_RDONLY)
+    try:
+        with standard_input(descriptor, monkeypatch):
+            found = read_checkpoint(name)
+    finally:
+        os.close(descriptor)
+        if thread is not None:
+            thread.join()
+    require_same(found.tensors, state())
 
 
 @pytest.mark.parametrize("beginning", [bytes(100), b"y\n" * 50])

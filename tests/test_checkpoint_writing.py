@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
-import subprocess
-import sys
-import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -164,40 +163,30 @@ def test_names_as_long_as_they_may_be(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.mostly_slow(2)
+@contextmanager
+def limited_files(most):
+    """Let no file of this process grow beyond so many bytes while the block runs."""
+    resource = pytest.importorskip("resource")
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_full_disk_leaves_nothing(suffix, tmp_path):
     """The limit on file sizes stands in for the disk's end."""
-    code = textwrap.dedent(
-        f"""
-        import resource, signal, sys
-        from pathlib import Path
-        import torch
-        from alds_cli.checkpoint import Document, write_artefact
-        from alds_cli.errors import OutputError
-        from alds_cli.records import Architecture, Plan
-        path = Path({str(tmp_path)!r}) / "model{suffix}"
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        document = Document(Architecture("digits_cnn"), Plan({{}}))
-        for there in (False, True):
-            if there:
-                path.write_text("old")
-            try:
-                write_artefact({{"a": torch.zeros(1_000_000)}}, document, path)
-            except OutputError as error:
-                print(error.message)
-            else:
-                sys.exit("no error")
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("cannot write") == 2
-    assert [entry.name for entry in tmp_path.iterdir()] == [f"model{suffix}"]
-    assert (tmp_path / f"model{suffix}").read_text() == "old"
+    path = tmp_path / f"model{suffix}"
+    for before in (None, "old"):
+        if before is not None:
+            path.write_text(before)
+        with limited_files(100_000), pytest.raises(OutputError, match="cannot write"):
+            write_artefact({"a": torch.zeros(1_000_000)}, DOCUMENT, path)
+        assert [own.read_text() for own in tmp_path.iterdir()] == ([before] if before else [])
 
 
 def test_devices_are_written_to(tmp_path):
@@ -280,18 +269,10 @@ def test_nothing_in_an_artefact_is_code(tmp_path):
         assert set(file.metadata()) == {"alds"}
 
 
-def test_standard_output(tmp_path):
-    code = (
-        "import torch, sys\n"
-        "from alds_cli.checkpoint import Document, write_artefact\n"
-        "from alds_cli.records import Architecture, Plan\n"
-        "size = write_artefact({'a': torch.ones(3)}, Document(Architecture('x'), Plan({})), '-')\n"
-        "print(size, file=sys.stderr)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, timeout=120, check=True
-    )
-    assert len(done.stdout) == int(done.stderr)
+def test_standard_output(tmp_path, capfdbinary):
+    size = write_artefact({"a": torch.ones(3)}, Document(Architecture("x"), Plan({})), "-")
+    written = capfdbinary.readouterr().out
+    assert len(written) == size
     path = tmp_path / "model.pt"
-    path.write_bytes(done.stdout)
+    path.write_bytes(written)
     assert torch.equal(read_checkpoint(path).tensors["a"], torch.ones(3))

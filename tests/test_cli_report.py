@@ -235,21 +235,6 @@ def test_the_installed_command_reports(folder):
     assert names(folder / "report") == TEXTS
 
 
-def test_help_imports_neither_torch_nor_matplotlib():
-    code = (
-        "import sys\n"
-        "from alds_cli.cli.verbs import program\n"
-        "program()(['report', '--help'], standalone_mode=False)\n"
-        "found = [name for name in ('torch', 'matplotlib') if name in sys.modules]\n"
-        "raise SystemExit(f'imported {found}' if found else 0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "--paper" in done.stdout
-
-
 def test_runs_that_are_missing_for_all_alike_are_said(run, folder):
     runs = RunFolder(folder)
     runs.ask([RunKey("alds", f"0.9{number}", 0, 0) for number in range(7)])

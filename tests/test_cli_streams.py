@@ -289,6 +289,7 @@ def test_signals_after_the_result(folder, delay):
     assert err == b""
 
 
+@pytest.mark.mostly_slow(2)
 @pytest.mark.parametrize("arguments", ["schema evaluate", "inspect m.pt"])
 def test_libraries_print_nothing_at_the_end(folder, arguments):
     """Triton, which exporting and compiling load, tells of objects of its own left over."""

@@ -266,6 +266,7 @@ def test_the_own_method_that_the_pages_show(model, tmp_path, monkeypatch):
     assert {layer.choice.k for layer in report.layers if layer.choice} == {4}
 
 
+@pytest.mark.mostly_slow(3)
 @pytest.mark.parametrize("draw", range(6))
 def test_the_errors_tabled_for_a_real_network_are_those_of_its_layers(shared, draw):
     """A random option for every layer of a ResNet20 in float32, of all schemes."""

@@ -21,8 +21,10 @@ SLOW = frozenset(
         "scipy.cluster",
     }
     | {"torch._dynamo", "sympy", "triton"}
+    | {f"alds_cli.{room}" for room in ("evaluation", "reporting", "retraining", "sweeping")}
 )
-"""Packages that take long to import, of which a network of the zoo needs none."""
+"""Packages that take long to import, and rooms, of which compressing a network of the zoo and
+looking at it need none."""
 
 
 @pytest.fixture

@@ -273,23 +273,20 @@ def other_model(tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
+def test_other_settings_need_another_folder(sweep, training):
+    known = {"train_data": training, "retrain_epochs": (0, 1)}
+    folder = sweep(preprocessing=Preprocessing((0.0,), (1.0,)), **known).folder
+    files = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    for change, message in (
         ({"target": "macs"}, "target params, not macs"),
         ({"latency": True}, "latency False, not True"),
         ({"preprocessing": Preprocessing((0.25,), (0.5,))}, r"preprocessing.mean \[0.0\], not"),
         ({"retraining": RetrainSettings(epochs=1, lr=0.5)}, "retraining.lr 0.01, not 0.5"),
         ({"teacher": "original"}, "teacher labels, not original"),
-    ],
-)
-def test_other_settings_need_another_folder(sweep, training, change, message):
-    known = {"train_data": training, "retrain_epochs": (0, 1)}
-    folder = sweep(preprocessing=Preprocessing((0.0,), (1.0,)), **known).folder
-    files = {path: path.read_bytes() for path in folder.rglob("*.json")}
-    with pytest.raises(OptionError, match="was begun differently: .*" + message):
-        sweep(**{"preprocessing": Preprocessing((0.0,), (1.0,)), **known, **change})
-    assert {path: path.read_bytes() for path in folder.rglob("*.json")} == files
+    ):
+        with pytest.raises(OptionError, match="was begun differently: .*" + message):
+            sweep(**{"preprocessing": Preprocessing((0.0,), (1.0,)), **known, **change})
+        assert {path: path.read_bytes() for path in folder.rglob("*.json")} == files
 
 
 @pytest.mark.usefixtures("on_the_cpu")
