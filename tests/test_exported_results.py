@@ -17,6 +17,8 @@ from torch import nn
 
 import alds_cli
 from alds_cli.exporting.plain_results import named_tensors, plain, traceable
+from alds_cli.exporting.sample_calls import Sample
+from alds_cli.inputs import parse_inputs
 from alds_cli.network.observed_outputs import tensors_in
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
@@ -135,3 +137,20 @@ def test_a_program_of_a_network_of_transformers_is_loaded_without_the_library(tm
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["dict", "last_hidden_state", "pooler_output", "2", "9", "32"]
+
+
+class Masking(nn.Module):
+    def forward(self, ids, attention_mask):
+        return ids * attention_mask
+
+
+def test_the_mask_of_a_check_leaves_no_token_without_another_to_attend_to():
+    """What such tokens give is not defined; in networks that look back they would be the first."""
+    inputs = parse_inputs("ids:int64[1,9]<99,attention_mask:int64[1,9]<2")
+    sample = Sample(Masking(), inputs, None)
+    masks = [call.kwargs["attention_mask"] for call in (sample.example(), *sample.checks())]
+    lengths = [row for mask in masks for row in mask.sum(1).tolist()]
+    assert len(set(lengths)) > 1
+    for mask in masks:
+        assert bool((mask[:, 0] == 1).all())
+        assert bool((mask[:, 1:] <= mask[:, :-1]).all())

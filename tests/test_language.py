@@ -284,16 +284,18 @@ def test_methods_are_not_compared_by_states(folder):
     encoder = language_network(kind=Encoder)
     with pytest.raises(NoLogitsError, match="no methods can be compared by the answers") as refusal:
         alds_cli.compress(encoder, **asked)
-    assert "alds-data" in refusal.value.tip
-    with pytest.raises(NoLogitsError, match="for 1 text, not logits"):
+    assert refusal.value.tip == "--method alds-data, balf or pca"
+    with pytest.raises(NoLogitsError, match="for 1 text, not logits") as refusal:
         alds_cli.compress(encoder, method="alds-data", refit=True, **asked)
+    assert refusal.value.tip == "leave out --refit"
     assert alds_cli.compress(encoder, method="alds-data", **asked).report.verified
 
 
 def test_drops_in_points_are_not_those_of_texts(folder):
     asked = {"data": "text:text.txt", "tokenizer": folder, "block_length": 10}
-    with pytest.raises(DataError, match="is text, and images are needed here"):
+    with pytest.raises(OptionError, match="--max-drop bounds points of top-1") as told:
         alds_cli.compress(language_network(), max_drop=1.0, **asked)
+    assert "--max-loss-rise" in told.value.tip
     with pytest.raises(OptionError, match="text has none") as refusal:
         alds_cli.evaluate(language_network(), baseline=language_network(1), max_drop=1, **asked)
     assert "--max-loss-rise" in refusal.value.tip

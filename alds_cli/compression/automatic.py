@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from alds_cli.allocation import Spending
-from alds_cli.compression.held_back import Judge, Judged, chosen, divided
+from alds_cli.compression.held_back import Judge, Judged, chosen, divided, without_logits
 from alds_cli.compression.low_rank import Findings, LowRankStrategy
 from alds_cli.compression.targets import Budget, Offered
 from alds_cli.compression.traced_model import TracedModel
-from alds_cli.datasets import Samples, opened_samples
+from alds_cli.datasets import Samples, is_text, opened_samples
 from alds_cli.errors import ContractError, DataError, NoLogitsError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.options.compress_options import CompressOptions
@@ -56,7 +56,7 @@ class AutomaticStrategy:
         except NoLogitsError as error:
             raise NoLogitsError(
                 f"no methods can be compared by the answers: {error}",
-                tip="--method alds-data; or images with masks for a network that segments",
+                tip=without_logits("--method alds-data, balf or pca", texts=is_text(options.data)),
             ) from error
         self._module = traced.network.module
         self._refitter = refitter

@@ -15,7 +15,7 @@ from alds_cli.compression.low_rank import require_able
 from alds_cli.compression.run import CompressionRun, planned
 from alds_cli.compression.session import CompressionResult, Session, require_files
 from alds_cli.compression.targets import parse_target
-from alds_cli.datasets import opened
+from alds_cli.datasets import is_text, opened
 from alds_cli.errors import ContractError, DropUnreachableError, OptionError, RatioUnreachableError
 from alds_cli.methods import method_named
 from alds_cli.options.compress_options import CompressOptions
@@ -89,6 +89,12 @@ def _with_open_images(options: CompressOptions) -> CompressOptions:
 
 
 def _require_searchable(options: CompressOptions) -> None:
+    if is_text(options.data):
+        raise OptionError(
+            "--max-drop bounds points of top-1, mean IoU or agreement, and text has none",
+            tip="name a ratio; `alds evaluate --baseline MODEL --max-loss-rise 0.05` tells how far "
+            "the loss of its result has risen",
+        )
     if options.ratio not in (None, [None]) or options.plan is not None:
         given = "a plan" if options.plan is not None else "a ratio"
         raise OptionError(

@@ -48,6 +48,11 @@ def divided(images: Samples, samples: int, seed: int) -> tuple[int, Samples]:
     return left, images.subset(judging)
 
 
+def without_logits(advice: str, *, texts: bool) -> str:
+    """Return a tip for networks that give no logits: advice, and what else images may have."""
+    return advice if texts else f"{advice}; or name images with masks for a network that segments"
+
+
 @dataclass(frozen=True, slots=True)
 class Judged:
     """How far the answers of a network are from those of the original.

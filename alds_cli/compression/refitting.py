@@ -20,9 +20,9 @@ from alds_cli.calibration.lockstep import in_lockstep
 from alds_cli.calibration.moment_sums import covariance_bytes
 from alds_cli.calibration.observing import Call, observe
 from alds_cli.calibration.responses import absorbers
-from alds_cli.compression.held_back import Judge, Judged, divided
+from alds_cli.compression.held_back import Judge, Judged, divided, without_logits
 from alds_cli.compression.tuning import measured_again
-from alds_cli.datasets import Batch, batched, opened_samples
+from alds_cli.datasets import Batch, batched, is_text, opened_samples
 from alds_cli.errors import NoLogitsError, OptionError
 from alds_cli.methods import method_named
 from alds_cli.network.networks import Network
@@ -118,7 +118,7 @@ class Refitter:
         except NoLogitsError as error:
             raise NoLogitsError(
                 f"pairs fitted again are judged by the answers: {error}",
-                tip="leave out --refit, or name images with masks for a network that segments",
+                tip=without_logits("leave out --refit", texts=is_text(options.data)),
             ) from error
         self._images, self._seed, self._workers = images, options.seed, options.workers
         self._progress = options.progress

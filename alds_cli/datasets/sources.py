@@ -94,7 +94,7 @@ def kind_of(spec: str) -> str:
 def _no_images(name: str) -> DataError:
     return DataError(
         f"{name} is text, and images are needed here",
-        tip="`alds evaluate` and `alds compress` take texts",
+        tip="`alds compress`, `evaluate`, `retrain` and `train` take texts",
     )
 
 

@@ -18,6 +18,9 @@ from alds_cli.tracing.trace import floating_type
 BATCH = "batch"
 """The name of the batch axis where its extent is free."""
 
+_MASK = "attention_mask"
+"""The argument that is 1 at tokens and 0 at the padding behind them."""
+
 _SIZES = (1, 3)
 """The batch sizes of the checks of a network whose batch size is free."""
 
@@ -73,6 +76,8 @@ class Sample:
         )
         if not call.kwargs:
             return call
+        for name in {_MASK} & call.kwargs.keys():
+            call.kwargs[name] = _of_texts(call.kwargs[name])
         places = {name: place for place, name in enumerate(_signature(self.module).parameters)}
         ordered = sorted(call.kwargs, key=lambda name: places.get(name, len(places)))
         return Call(call.args, {name: call.kwargs[name] for name in ordered})
@@ -127,6 +132,18 @@ class Sample:
         for name, value in self.arguments(call).items():
             found |= named_tensors(value, name)
         return found
+
+
+def _of_texts(mask: Any) -> Any:
+    """Return a mask of texts of as many tokens as one drawn at random has ones, then padding.
+
+    What a token gives that may attend to none is not defined: kernels differ in it.
+    """
+    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.numel() == 0:
+        return mask
+    ordered = mask.sort(-1, descending=True).values
+    ordered[..., 0] = 1
+    return ordered
 
 
 def _signature(module: nn.Module) -> inspect.Signature:
