@@ -9,11 +9,13 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import alds_cli
 from alds_cli.architectures import build
+from alds_cli.errors import ArchitectureError
 from alds_cli.network.opening import stated_architecture
+from alds_cli.records import Architecture
 from alds_cli.surgery import (
     detach_computed,
     find_layers,
@@ -316,3 +318,29 @@ def test_checkpoints_of_hooked_norms_fit_networks_with_parametrized_ones(arch, n
         torch.testing.assert_close(alds_cli.load("old.pt", **today)(rows), network(rows))
     alds_cli.compress("old.pt", alds_cli.Source(**today), ratio=0.1, output="s.pt")
     assert alds_cli.load("s.pt", **today)(rows).shape == (1, 8, 12)
+
+
+CHANGES = {
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    "weight norm": nn.utils.weight_norm,
+    "spectral norm": parametrizations.spectral_norm,
+}
+
+
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm`")
+@pytest.mark.parametrize("named", [{}, {"arch": "cifar_resnet20"}], ids=["", "named"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_checkpoint_of_computed_weights_for_a_network_of_plain_ones_is_told(
+    change, named, tmp_path
+):
+    network = build(Architecture("cifar_resnet20", {}))
+    for part in list(network.modules()):
+        if isinstance(part, nn.Conv2d):
+            CHANGES[change](part)
+    torch.save(
+        {f"module.{name}": own for name, own in network.state_dict().items()}, tmp_path / "w"
+    )
+    with pytest.raises(ArchitectureError, match="19 missing from the checkpoint") as caught:
+        alds_cli.load(tmp_path / "w", **named)
+    expected = "prune.remove" if change == "pruned" else "compute their weights"
+    assert expected in caught.value.tip

@@ -273,3 +273,28 @@ def _may_be_a_layers(parts: list[str], tensor: Tensor) -> bool:
     if _OF_LAYERS.match(parts[-1]):
         return True
     return tensor.ndim > 1 and (tensor.is_floating_point() or tensor.is_complex())
+
+
+def computed_tip(names: Collection[str]) -> str | None:
+    """Return what to do about a checkpoint whose layers compute their weights from other tensors.
+
+    Args:
+        names: of all entries, of a checkpoint that fits no network, or not the one that was named.
+
+    Returns:
+        The tip; None if the names do not say so.
+    """
+    held = set(names)
+    if any(f"{name.removesuffix('_orig')}_mask" in held for name in held if name.endswith("_orig")):
+        return (
+            "its layers are pruned by torch.nn.utils.prune: before saving, "
+            "torch.nn.utils.prune.remove(layer, 'weight') makes their weights plain"
+        )
+    normalised = any(f"{name.removesuffix('_g')}_v" in held for name in held if name.endswith("_g"))
+    if normalised or any(".parametrizations." in name for name in held):
+        return (
+            "its layers compute their weights, as by weight norm: name the code that builds them "
+            "so, --arch package.module:factory, or make them plain before saving, by "
+            "torch.nn.utils.parametrize.remove_parametrizations or remove_weight_norm"
+        )
+    return None

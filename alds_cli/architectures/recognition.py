@@ -12,6 +12,7 @@ from alds_cli.architectures.building import build, current_names, renamed
 from alds_cli.architectures.entry_names import (
     HOLDERS,
     Node,
+    computed_tip,
     is_bookkeeping,
     is_training,
     led_back,
@@ -188,6 +189,8 @@ def _tip(
     if not (differences.missing or differences.reshaped):
         listed = " ".join(f"--ignore '{each}'" for each in patterns(differences.unexpected)[:4])
         return f"if the network does without them: {listed}"
+    if differences.missing and (tip := computed_tip(tensors)):
+        return tip
     if prefix := _better_prefix(expected, tensors, best):
         return f"more names fit with --strip-prefix {prefix}"
     if differences.reshaped and not differences.missing and not architecture.arguments:
@@ -248,7 +251,7 @@ def recognise(shapes: Shapes) -> Architecture:
     found = load_index().matches(entries)
     if found:
         return _only(found)
-    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+    raise ArchitectureError(_unknown(entries), tip=computed_tip(entries) or NAMING_TIP)
 
 
 def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ()) -> Architecture:
@@ -278,7 +281,7 @@ def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ())
         (near[0].rank(len(entries)), entries) for entries in ways if (near := _nearest(entries))
     ]
     if not ranked:
-        raise ArchitectureError(_unknown(ways[0]), tip=NAMING_TIP)
+        raise ArchitectureError(_unknown(ways[0]), tip=computed_tip(tensors) or NAMING_TIP)
     _, entries = min(ranked, key=lambda each: each[0])
     candidate = _nearest(entries)[0]
     if candidate.matching >= _NEAR:
@@ -288,7 +291,7 @@ def recognise_state(tensors: Mapping[str, Tensor], spared: Collection[str] = ())
             expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
             resolve(architecture, expected, tensors, spared=spared)
             return architecture
-    raise ArchitectureError(_unknown(entries), tip=NAMING_TIP)
+    raise ArchitectureError(_unknown(entries), tip=computed_tip(tensors) or NAMING_TIP)
 
 
 def _stripped(root: Node, tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
