@@ -127,6 +127,19 @@ def test_smaller_weights_go_into_files_once_there_were_many(tmp_path, monkeypatc
         assert not in_file(small)
 
 
+def test_freed_memory_is_returned_again_and_again_once_there_were_many(tmp_path, monkeypatch):
+    times = []
+    monkeypatch.setattr(mapped_files, "_MANY", 40 << 20)
+    monkeypatch.setattr(mapped_files, "give_back", lambda: times.append(1))
+    counted = []
+    with weights_in_files(tmp_path):
+        for _ in range(100):
+            aside(torch.empty(256, 1024))
+            counted.append(len(times))
+    assert counted[62] == 0
+    assert counted[-1] == 2  # at 64 and 96 MiB
+
+
 @LINUX
 def test_small_weights_take_no_memory_once_there_were_many(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped_files, "_MANY", 8 << 20)

@@ -18,7 +18,7 @@ from typing import BinaryIO, cast
 import torch
 from torch import Tensor, UntypedStorage
 
-from alds_cli.runtime.heap import large_blocks_apart
+from alds_cli.runtime.heap import give_back, large_blocks_apart
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,10 @@ _LARGE_AMONG_MANY = 64 << 10
 
 _BLOCK_AMONG_MANY = 1 << 20
 """The bytes from which freed blocks then return to the system at once."""
+
+_GIVEN_BACK_AFTER = 32 << 20
+"""The bytes of tensors after which smaller blocks are returned, too, each time: what outlives the
+work on a layer lies between them in the pools, so that these would grow with every layer."""
 
 
 class _Place:
@@ -50,6 +54,8 @@ class _Place:
         if before < _MANY <= self._seen:
             self._least = min(_LARGE, _LARGE_AMONG_MANY)
             self._until_left.enter_context(large_blocks_apart(_BLOCK_AMONG_MANY))
+        if self._seen >= _MANY and before // _GIVEN_BACK_AFTER < self._seen // _GIVEN_BACK_AFTER:
+            give_back()
         return self._folder if nbytes >= self._least else None
 
 

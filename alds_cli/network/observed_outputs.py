@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from alds_cli.checkpoint.mapped_files import aside
 from alds_cli.tracing.trace import evaluation_mode
 
 _SAMPLED = 4096
@@ -69,10 +70,15 @@ def observe(module: nn.Module, call: Any, names: Iterable[str]) -> Observed:
 
 
 def _plain(tensor: Tensor) -> Tensor:
-    """Return a copy without gaps: ragged tensors padded, sparse ones dense."""
+    """Return a copy without gaps: ragged tensors padded, sparse ones dense.
+
+    A language model's outputs are large, since they hold the keys and values of all its layers.
+    """
     if tensor.is_nested:
         return tensor.to_padded_tensor(0.0)
-    return tensor.to_dense() if tensor.layout != torch.strided else tensor.detach().clone()
+    if tensor.layout != torch.strided:
+        return tensor.to_dense()
+    return aside(tensor.detach().clone(memory_format=torch.contiguous_format))
 
 
 def _sampling(samples: list[Tensor]) -> Any:
