@@ -300,8 +300,9 @@ class Refusing(nn.Module):
 
 
 def test_what_cannot_be_exported_is_told(tmp_path):
-    with pytest.raises(ExportError, match="cannot follow this network"):
+    with pytest.raises(ExportError, match="cannot follow this network") as caught:
         alds_cli.export(Refusing(), SIX, output=tmp_path / "x.pt2")
+    assert "-o FILE.ts" in caught.value.tip
     assert not list(tmp_path.iterdir())
 
 

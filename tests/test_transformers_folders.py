@@ -96,6 +96,18 @@ def test_a_network_of_sound_with_a_normalised_weight_comes_back(tmp_path):
     torch.testing.assert_close(answers(small, inputs), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_the_library_computes_and_never_saves_is_computed(tmp_path):
+    folder = saved("marian", tmp_path / "model")
+    positions = "model.encoder.embed_positions.weight"
+    assert positions not in load_file(folder / "model.safetensors")
+    result = api.compress(folder, ratio=0.3, output=tmp_path / "small")
+    dense, inputs = by_library(folder), result.network.inputs
+    expected = dense.state_dict()[positions]
+    for found in (alds_cli.load(folder), alds_cli.load(tmp_path / "small")):
+        assert torch.equal(found.state_dict()[positions], expected)
+    assert torch.equal(answers(alds_cli.load(folder), inputs), answers(dense, inputs))
+
+
 def test_networks_of_spectra_take_as_many_frames_as_they_say():
     described_by = {"model_type": "audio-spectrogram-transformer", "max_length": 64}
     text = json.dumps({**described_by, "num_mel_bins": 32})

@@ -161,6 +161,14 @@ def bart():
     return _made("BartForConditionalGeneration", "BartConfig", **settings)
 
 
+def marian():
+    """Build an encoder and a decoder whose positions are computed, and in no file."""
+    settings = {"vocab_size": 99, "max_position_embeddings": 40, "d_model": 32}
+    for side in ("encoder", "decoder"):
+        settings |= {f"{side}_layers": 2, f"{side}_attention_heads": 4, f"{side}_ffn_dim": 64}
+    return _made("MarianMTModel", "MarianConfig", pad_token_id=98, **settings)
+
+
 def whisper():
     """Build an encoder of sound and a decoder of text."""
     settings = {"vocab_size": 99, "d_model": 32, "num_mel_bins": 16, "pad_token_id": 0}

@@ -13,7 +13,12 @@ from alds_cli.architectures.building import (
     default_preprocessing,
     input_shape,
 )
-from alds_cli.architectures.described import is_described, network_of_folder, own_names
+from alds_cli.architectures.described import (
+    is_described,
+    network_of_folder,
+    never_saved,
+    own_names,
+)
 from alds_cli.architectures.entry_names import spellings
 from alds_cli.architectures.from_program import own_tensors
 from alds_cli.architectures.from_torchvision import caveat
@@ -41,6 +46,7 @@ __all__ = [
     "is_factory",
     "known_names",
     "network_of_folder",
+    "never_saved",
     "own_names",
     "own_tensors",
     "parse_architecture",

@@ -54,3 +54,15 @@ def own_names(
     if is_described(architecture):
         return from_transformers.own_names(network, list(names))
     return {name: name for name in names}
+
+
+def never_saved(architecture: Architecture, network: nn.Module) -> frozenset[str]:
+    """Return the names of the entries that a fresh network has, and a library leaves out of files.
+
+    Args:
+        architecture: the network's architecture.
+        network: the network, on any device.
+    """
+    if is_described(architecture):
+        return from_transformers.never_saved(network)
+    return frozenset()

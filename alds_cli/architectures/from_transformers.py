@@ -136,6 +136,11 @@ def own_names(network: nn.Module, names: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def never_saved(network: nn.Module) -> frozenset[str]:
+    """Return the names of the network's entries that its class computes instead of saving them."""
+    return frozenset(getattr(network, "_keys_to_ignore_on_save", None) or ())
+
+
 def _found(name: str, arguments: Mapping[str, ArgumentValue]) -> tuple[Any, Any]:
     transformers = library(name)
     kind = getattr(transformers, name, None)

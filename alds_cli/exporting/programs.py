@@ -54,12 +54,18 @@ def _refusal(sample: Sample, error: Exception) -> ExportError:
             with quiet(), torch.no_grad():
                 _exported(Sample(sample.module, sample.inputs, 1))
         except Exception:  # noqa: BLE001 - it cannot be exported either way
-            return ExportError(f"torch.export cannot follow this network: {reason}")
+            return ExportError(f"torch.export cannot follow this network: {reason}", tip=_TRACED)
         return ExportError(
             f"this network cannot be exported for batches of any size: {reason}",
             tip="export it for batches of one size: --static-batch 1",
         )
-    return ExportError(f"torch.export cannot follow this network: {reason}")
+    return ExportError(f"torch.export cannot follow this network: {reason}", tip=_TRACED)
+
+
+_TRACED = (
+    "if its code decides by values: -o FILE.ts, which may record the decisions of one example; "
+    ".pt2 and .onnx need code without them"
+)
 
 
 def _forget_sources(program: Program) -> None:

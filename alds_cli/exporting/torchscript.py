@@ -38,7 +38,8 @@ def torchscript(sample: Sample) -> tuple[bytes, bool]:
                 module = _traced(sample)
             except Exception as error:  # what runs is the network's own code, too
                 raise ExportError(
-                    f"TorchScript can neither compile nor trace this network: {first_line(error)}"
+                    f"TorchScript can neither compile nor trace this network: {first_line(error)}",
+                    tip="torch.export may follow it: -o FILE.pt2 or FILE.onnx",
                 ) from error
         content = io.BytesIO()
         _jit.save(module, content)

@@ -283,6 +283,7 @@ def _open_state_dict(
         norms = current_norm_names(module, today.values())
         spelt = {key: norms[now] for key, now in today.items()}
         tensors = {spelt[key]: tensor for key, tensor in selection.tensors.items()}
+        tensors |= _computed(arch, module, tensors)
         found = architectures.resolve(
             arch,
             shapes_of(module.state_dict()),
@@ -306,6 +307,18 @@ def _open_state_dict(
             folder=checkpoint.folder,
         )
     )
+
+
+def _computed(
+    arch: Architecture, module: nn.Module, tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the entries that files of the network lack because a fresh network has them."""
+    lacking = architectures.never_saved(arch, module) - tensors.keys()
+    if not lacking:
+        return {}
+    fresh = architectures.build(arch).state_dict()
+    own = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), None)
+    return {name: fresh[name].to(own) for name in lacking if name in fresh}
 
 
 @contextmanager
