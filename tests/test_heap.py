@@ -80,3 +80,18 @@ print((proc_memory.own_bytes() - start) / 2**20)
     within, after = printed(code)
     assert within > 40
     assert after < 10
+
+
+def test_blocks_are_kept_while_something_is_timed():
+    code = """
+import torch
+from alds_cli.runtime.devices import in_turns
+found = []
+with large_blocks_apart(1 << 20):
+    cpu = torch.device("cpu")
+    in_turns({"": lambda: found.append(kept(2, 32))}, cpu, rounds=1)
+    print(found[0], kept(2, 32))
+"""
+    timed, afterwards = printed(code)
+    assert timed > 40
+    assert afterwards < 10

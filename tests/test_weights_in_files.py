@@ -127,9 +127,9 @@ def test_smaller_weights_go_into_files_once_there_were_many(tmp_path, monkeypatc
         assert not in_file(small)
 
 
-def test_freed_memory_is_returned_again_and_again_once_there_were_many(tmp_path, monkeypatch):
+def test_freed_memory_is_returned_again_and_again_once_there_were_some(tmp_path, monkeypatch):
     times = []
-    monkeypatch.setattr(mapped_files, "_MANY", 40 << 20)
+    monkeypatch.setattr(mapped_files, "_SOME", 40 << 20)
     monkeypatch.setattr(mapped_files, "give_back", lambda: times.append(1))
     counted = []
     with weights_in_files(tmp_path):

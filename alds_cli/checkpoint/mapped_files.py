@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 _LARGE = 1 << 20
 """The bytes from which tensors stay in files; smaller ones are hardly worth a mapping."""
 
+_SOME = 64 << 20
+"""The bytes of tensors from which freed blocks return to the system at once, if they are large, and
+others from time to time."""
+
 _MANY = 1 << 30
 """The bytes of tensors from which it pays to put smaller ones into files, too: beside them, the
 time for a mapping or for a page fault no longer counts, and together they fill the memory."""
@@ -32,7 +36,7 @@ time for a mapping or for a page fault no longer counts, and together they fill 
 _LARGE_AMONG_MANY = 64 << 10
 
 _BLOCK_AMONG_MANY = 1 << 20
-"""The bytes from which freed blocks then return to the system at once."""
+"""The bytes from which freed blocks then return at once."""
 
 _GIVEN_BACK_AFTER = 32 << 20
 """The bytes of tensors after which smaller blocks are returned, too, each time: what outlives the
@@ -51,10 +55,12 @@ class _Place:
     def folder_for(self, nbytes: int) -> Path | None:
         """Return the folder for files of tensors of that size, or None; count their bytes."""
         before, self._seen = self._seen, self._seen + nbytes
+        if before < _SOME <= self._seen:
+            self._until_left.enter_context(large_blocks_apart())
         if before < _MANY <= self._seen:
             self._least = min(_LARGE, _LARGE_AMONG_MANY)
             self._until_left.enter_context(large_blocks_apart(_BLOCK_AMONG_MANY))
-        if self._seen >= _MANY and before // _GIVEN_BACK_AFTER < self._seen // _GIVEN_BACK_AFTER:
+        if self._seen >= _SOME and before // _GIVEN_BACK_AFTER < self._seen // _GIVEN_BACK_AFTER:
             give_back()
         return self._folder if nbytes >= self._least else None
 

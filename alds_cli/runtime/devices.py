@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from alds_cli.errors import DataError, OptionError, first_line
 from alds_cli.inputs import InputSpec, as_inputs, example_call
 from alds_cli.records import FloatArray, Latency
+from alds_cli.runtime.heap import all_blocks_kept
 from alds_cli.tracing.tokens import Inputs, call
 from alds_cli.tracing.trace import evaluation_mode, floating_type
 
@@ -191,11 +192,12 @@ def in_turns(
     def turn() -> list[float]:
         return [_seconds(run, device, clock) for run in runs.values()]
 
-    for _ in range(warmup):
-        turn()
-    if callable(rounds):
-        rounds = rounds(sum(turn()))
-    table = np.array([turn() for _ in range(rounds)])
+    with all_blocks_kept():
+        for _ in range(warmup):
+            turn()
+        if callable(rounds):
+            rounds = rounds(sum(turn()))
+        table = np.array([turn() for _ in range(rounds)])
     return {key: table[:, at] for at, key in enumerate(runs)}
 
 

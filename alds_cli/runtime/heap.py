@@ -24,6 +24,9 @@ _lock = threading.Lock()
 _asked: list[int] = []
 """The sizes that were asked for and still are in force, of which the least counts."""
 
+_suspended: list[bool] = []
+"""An entry for each block of code within which none of them counts."""
+
 
 @contextmanager
 def large_blocks_apart(least: int = LARGE_BLOCK) -> Iterator[None]:
@@ -49,10 +52,30 @@ def large_blocks_apart(least: int = LARGE_BLOCK) -> Iterator[None]:
         give_back()
 
 
+@contextmanager
+def all_blocks_kept() -> Iterator[None]:
+    """Let freed memory stay with the process, whatever was asked for around it.
+
+    A network whose activations lie in fresh memory each time would seem slower than it is.
+    """
+    with _lock:
+        _suspended.append(True)
+        if _asked:
+            _apply()
+    try:
+        yield
+    finally:
+        with _lock:
+            _suspended.pop()
+            if _asked:
+                _apply()
+
+
 def _apply() -> None:
     mallopt = _libc("mallopt")
-    mallopt(_M_MMAP_THRESHOLD, min(_asked, default=_GLIBC_LARGEST_THRESHOLD))
-    mallopt(_M_TRIM_THRESHOLD, _GLIBC_FIRST_TRIM if _asked else 2 * _GLIBC_LARGEST_THRESHOLD)
+    apart = bool(_asked) and not _suspended
+    mallopt(_M_MMAP_THRESHOLD, min(_asked) if apart else _GLIBC_LARGEST_THRESHOLD)
+    mallopt(_M_TRIM_THRESHOLD, _GLIBC_FIRST_TRIM if apart else 2 * _GLIBC_LARGEST_THRESHOLD)
 
 
 def give_back() -> None:
