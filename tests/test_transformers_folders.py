@@ -18,7 +18,9 @@ from alds_cli.errors import ArchitectureError, CheckpointError, MissingExtraErro
 from alds_cli.inputs import parse_inputs
 from alds_cli.records import Architecture
 
-pytest.importorskip("transformers", reason="the extra 'transformers' is not installed")
+transformers = pytest.importorskip(
+    "transformers", reason="the extra 'transformers' is not installed"
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the library's own
 
@@ -106,6 +108,16 @@ def test_what_the_library_computes_and_never_saves_is_computed(tmp_path):
     for found in (alds_cli.load(folder), alds_cli.load(tmp_path / "small")):
         assert torch.equal(found.state_dict()[positions], expected)
     assert torch.equal(answers(alds_cli.load(folder), inputs), answers(dense, inputs))
+
+
+def test_a_tied_weight_that_is_never_saved_is_the_one_in_the_file(tmp_path, monkeypatch):
+    """Older versions of the library name tied weights among what they leave out."""
+    kind = transformers.GPT2LMHeadModel
+    monkeypatch.setattr(kind, "_keys_to_ignore_on_save", ["lm_head.weight"], raising=False)
+    folder = saved("gpt2", tmp_path / "model")
+    found, dense = alds_cli.load(folder), by_library(folder)
+    assert torch.equal(found.lm_head.weight, dense.transformer.wte.weight)
+    assert found.lm_head.weight is found.transformer.wte.weight
 
 
 def test_networks_of_spectra_take_as_many_frames_as_they_say():

@@ -314,11 +314,18 @@ def _computed(
 ) -> dict[str, Tensor]:
     """Return the entries that files of the network lack because a fresh network has them."""
     lacking = architectures.never_saved(arch, module) - tensors.keys()
+    for group in shared_groups(module):
+        if not tensors.keys().isdisjoint(group):
+            lacking -= set(group)
     if not lacking:
         return {}
     fresh = architectures.build(arch).state_dict()
     own = next((tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()), None)
-    return {name: fresh[name].to(own) for name in lacking if name in fresh}
+    found = {name: fresh[name] for name in lacking if name in fresh}
+    return {
+        name: tensor.to(own) if tensor.is_floating_point() else tensor
+        for name, tensor in found.items()
+    }
 
 
 @contextmanager
