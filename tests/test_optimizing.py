@@ -118,10 +118,23 @@ def test_linear_pairs_run_as_one_layer():
         same(pair, way, torch.randn(4, 5, 12, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("k", [2, 3, 4, 6])
+def test_linear_pairs_of_slices_run_in_every_way(k):
+    pair = filled(make_pair(nn.Linear(12, 9, device="meta"), Choice(0, k, 3)))
+    ways = dict(_ways(pair))
+    merges = {number for kind, number in ways if kind == "merged"}
+    assert merges == {n for n in range(2, k + 1) if k % n == 0}
+    assert type(ways["merged", k][0]) is nn.Linear
+    assert ways["multiplied", 0].weight.shape == (9, 12)
+    assert {number for kind, number in ways if kind == "padded"} == {4, 8, 16, 32}
+    for way in ways.values():
+        same(pair, way, torch.randn(4, 5, 12, dtype=torch.float64))
+
+
 def test_what_is_no_pair_of_two_layers_stays():
-    sliced = make_pair(nn.Linear(12, 9, device="meta"), Choice(0, 3, 2))
     clustered = make_pair(nn.Conv2d(8, 8, 3, device="meta"), Choice(4, 2, 2))
-    for pair in (sliced, clustered, nn.ReLU(), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))):
+    table = make_pair(nn.Embedding(9, 12, device="meta"), Choice(0, 1, 2))
+    for pair in (clustered, table, nn.ReLU(), nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))):
         assert not can_vary(pair)
 
 

@@ -29,13 +29,13 @@ from alds_cli.runtime.devices import (
 from alds_cli.surgery.inference_form import (
     can_vary,
     foldable_norms,
+    groups_of_half,
     laid_out,
     merged,
     multiplied,
     padded,
     put_into_inference_form,
 )
-from alds_cli.surgery.layer_contents import groups_of
 from alds_cli.tracing.trace import floating_type
 
 _ROUNDS = (7, 25)
@@ -270,7 +270,7 @@ def _best_way(pair: Any, shape: tuple[int, ...], form: Inference, device: torch.
 def _ways(pair: Any) -> Iterator[tuple[_Way, nn.Module]]:
     """Yield the ways to run a pair."""
     yield _PLAIN, pair
-    groups = groups_of(pair.first)
+    groups = groups_of_half(pair.first)
     for together in range(2, groups + 1):
         weights = pair.first.weight.numel() * together
         if groups % together == 0 and weights <= _MOST_WEIGHTS:

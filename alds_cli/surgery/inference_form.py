@@ -20,9 +20,10 @@ from alds_cli.errors import PlanError
 from alds_cli.numerics.fold import carried_by_second, distinct_schemes, multiply_back
 from alds_cli.records import Inference
 from alds_cli.surgery.following_norms import following_norms
-from alds_cli.surgery.layer_contents import groups_of
+from alds_cli.surgery.layer_contents import bias_of, groups_of
 from alds_cli.surgery.packed_convolutions import pack_convolutions
 from alds_cli.surgery.replace import put_at
+from alds_cli.surgery.sliced_linear import SlicedLinear
 from alds_cli.surgery.weight_norms import fold_norms
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,9 +54,16 @@ def can_vary(pair: nn.Module) -> bool:
     if type(pair) is not nn.Sequential:
         return False
     halves = dict(pair.named_children())
-    kinds = {type(half) for half in halves.values()}
-    known = len(kinds) == 1 and kinds <= {*_CONVOLUTIONS, nn.Linear}
-    return known and list(halves) == ["first", "second"] and halves["first"].bias is None
+    if list(halves) != ["first", "second"] or bias_of(halves["first"]) is not None:
+        return False
+    kinds = type(halves["first"]), type(halves["second"])
+    alike = kinds[0] is kinds[1] and kinds[0] in {*_CONVOLUTIONS, nn.Linear}
+    return alike or kinds == (SlicedLinear, nn.Linear)
+
+
+def groups_of_half(half: nn.Module) -> int:
+    """Return how many parts a half of a pair computes by themselves: its groups, or its slices."""
+    return half.slices if isinstance(half, SlicedLinear) else groups_of(half)
 
 
 def put_into_inference_form(network: nn.Module, inference: Inference) -> nn.Module:
@@ -123,7 +131,7 @@ def _fold(network: nn.Module, norm_name: str, layer_name: str) -> None:
 def _merge(network: nn.Module, name: str, together: int) -> None:
     """Let a pair's first half take so many of its groups as one, with zeros between them."""
     pair = _pair(network, name)
-    groups = groups_of(pair.first)
+    groups = groups_of_half(pair.first)
     if together < 1 or groups % together:
         raise PlanError(f"{name} has no groups of which {together} could be one")
     pair.first = merged(pair.first, together)
@@ -137,32 +145,48 @@ def _pair(network: nn.Module, name: str) -> Any:
 
 
 def merged(layer: Any, together: int) -> nn.Module:
-    """Return a convolution that does the same with `together` times fewer groups."""
-    groups = layer.groups // together
-    made: Any = type(layer)(
-        layer.in_channels,
-        layer.out_channels,
-        layer.kernel_size,
-        stride=layer.stride,
-        padding=layer.padding,
-        dilation=layer.dilation,
-        groups=groups,
-        bias=layer.bias is not None,
-        padding_mode=layer.padding_mode,
-        device="meta",
-        dtype=layer.weight.dtype,
+    """Return a layer that does the same with `together` times fewer groups, or slices."""
+    groups = groups_of_half(layer) // together
+    made = (
+        _fewer_slices(layer, groups)
+        if isinstance(layer, SlicedLinear)
+        else type(layer)(
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            stride=layer.stride,
+            padding=layer.padding,
+            dilation=layer.dilation,
+            groups=groups,
+            bias=layer.bias is not None,
+            padding_mode=layer.padding_mode,
+            device="meta",
+            dtype=layer.weight.dtype,
+        )
     )
-    rows, columns = layer.out_channels // layer.groups, layer.in_channels // layer.groups
-    kernel = tuple(layer.kernel_size)
-    parts = layer.weight.detach().view(groups, together, rows, columns, *kernel)
+    made.weight = nn.Parameter(_with_zeros_between(layer.weight, groups, together), False)
+    if not isinstance(layer, SlicedLinear):
+        made.bias = layer.bias
+    made.train(layer.training)
+    return made  # type: ignore[no-any-return]
+
+
+def _fewer_slices(layer: SlicedLinear, slices: int) -> Any:
+    """Return a layer without values that maps as many features; of one slice, a linear one."""
+    features, options = layer.slices * layer.rank, {"device": "meta", "dtype": layer.weight.dtype}
+    if slices == 1:
+        return nn.Linear(layer.in_features, features, bias=False, **options)
+    return SlicedLinear(layer.in_features, slices, features // slices, **options)
+
+
+def _with_zeros_between(weight: Tensor, groups: int, together: int) -> Tensor:
+    """Return a weight (f, c, κ…) as (f, together · c, κ…), that of so many times fewer groups."""
+    rows, (columns, *kernel) = weight.shape[0] // (groups * together), weight.shape[1:]
+    parts = weight.detach().view(groups, together, rows, columns, *kernel)
     whole = parts.new_zeros(groups, together, rows, together, columns, *kernel)
     for place in range(together):
         whole[:, place, :, place] = parts[:, place]
-    shape = (layer.out_channels, together * columns, *kernel)
-    made.weight = nn.Parameter(whole.reshape(shape), requires_grad=False)
-    made.bias = layer.bias
-    made.train(layer.training)
-    return made  # type: ignore[no-any-return]
+    return whole.reshape(weight.shape[0], together * columns, *kernel)
 
 
 def padded(pair: Any, rank: int) -> nn.Sequential:
@@ -172,7 +196,7 @@ def padded(pair: Any, rank: int) -> nn.Sequential:
         PlanError: its slices have a higher one already.
     """
     first, second = pair.first, pair.second
-    slices = groups_of(first)
+    slices = groups_of_half(first)
     own = first.weight.shape[0] // slices
     if rank < own:
         raise PlanError(f"slices of rank {own} cannot be padded to {rank}")
@@ -182,10 +206,17 @@ def padded(pair: Any, rank: int) -> nn.Sequential:
     columns = second.weight.detach().unflatten(1, (apart, own))
     made.first.weight = _with_zeros(rows, 1, rank)
     made.second.weight = _with_zeros(columns, 2, rank)
-    width = "out_features" if isinstance(first, nn.Linear) else "out_channels"
-    setattr(made.first, width, slices * rank)
-    setattr(made.second, width.replace("out", "in"), slices * rank)
+    if isinstance(first, SlicedLinear):
+        made.first.rank = rank
+    else:
+        setattr(made.first, _extent("out", first), slices * rank)
+    setattr(made.second, _extent("in", second), slices * rank)
     return made  # type: ignore[no-any-return]
+
+
+def _extent(side: str, half: nn.Module) -> str:
+    """Return the name of the attribute that holds how many channels a half takes or gives."""
+    return f"{side}_features" if isinstance(half, nn.Linear) else f"{side}_channels"
 
 
 def _with_zeros(weight: Tensor, axis: int, extent: int) -> nn.Parameter:
@@ -201,9 +232,10 @@ def multiplied(pair: Any) -> nn.Module:
     first, second = pair.first, pair.second
     options = {"device": "meta", "dtype": first.weight.dtype, "bias": second.bias is not None}
     made: Any
-    if isinstance(first, nn.Linear):
+    if isinstance(second, nn.Linear):
         made = nn.Linear(first.in_features, second.out_features, **options)
-        product = second.weight.double() @ first.weight.double()
+        whole: Any = merged(first, first.slices) if isinstance(first, SlicedLinear) else first
+        product = second.weight.double() @ whole.weight.double()
     else:
         made = type(first)(
             first.in_channels,
