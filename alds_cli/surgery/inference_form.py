@@ -148,31 +148,34 @@ def merged(layer: Any, together: int) -> nn.Module:
     """Return a layer that does the same with `together` times fewer groups, or slices."""
     groups = groups_of_half(layer) // together
     made = (
-        _fewer_slices(layer, groups)
-        if isinstance(layer, SlicedLinear)
-        else type(layer)(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            stride=layer.stride,
-            padding=layer.padding,
-            dilation=layer.dilation,
-            groups=groups,
-            bias=layer.bias is not None,
-            padding_mode=layer.padding_mode,
-            device="meta",
-            dtype=layer.weight.dtype,
-        )
+        _of_slices(layer, groups) if isinstance(layer, SlicedLinear) else _of_groups(layer, groups)
     )
     made.weight = nn.Parameter(_with_zeros_between(layer.weight, groups, together), False)
-    if not isinstance(layer, SlicedLinear):
-        made.bias = layer.bias
     made.train(layer.training)
     return made  # type: ignore[no-any-return]
 
 
-def _fewer_slices(layer: SlicedLinear, slices: int) -> Any:
-    """Return a layer without values that maps as many features; of one slice, a linear one."""
+def _of_groups(layer: Any, groups: int) -> Any:
+    """Return a convolution without a weight that maps as a layer does, with so many groups."""
+    made = type(layer)(
+        layer.in_channels,
+        layer.out_channels,
+        layer.kernel_size,
+        stride=layer.stride,
+        padding=layer.padding,
+        dilation=layer.dilation,
+        groups=groups,
+        bias=layer.bias is not None,
+        padding_mode=layer.padding_mode,
+        device="meta",
+        dtype=layer.weight.dtype,
+    )
+    made.bias = layer.bias
+    return made
+
+
+def _of_slices(layer: SlicedLinear, slices: int) -> Any:
+    """Return a layer without a weight that maps as many features; of one slice, a linear one."""
     features, options = layer.slices * layer.rank, {"device": "meta", "dtype": layer.weight.dtype}
     if slices == 1:
         return nn.Linear(layer.in_features, features, bias=False, **options)
