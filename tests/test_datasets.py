@@ -7,12 +7,12 @@ import json
 import os
 import pickle
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from proc_memory import LINUX, own_bytes
 from safetensors.torch import save_file
 from torchvision.datasets import CIFAR10
 
@@ -499,19 +499,12 @@ def test_labels_outside_the_classes_are_named(labels, bad):
     check_labels(torch.tensor([0, 1, 2]), 3)
 
 
+@LINUX
 def test_images_are_read_through_the_mapping_and_not_copied(tmp_path):
     images = torch.zeros(4096, 3, 64, 64, dtype=torch.uint8)  # 48 MiB
     path = save(tmp_path / "big.safetensors", images, torch.arange(4096))
     del images
-    before = _private_kib()
+    before = own_bytes()
     dataset = open_dataset(f"tensors:{path}")
     dataset.batch(torch.tensor([0, 4095]))
-    assert _private_kib() - before < 16 * 1024
-
-
-def _private_kib():
-    status = Path("/proc/self/status")
-    if not status.exists():
-        pytest.skip("memory is read from /proc, which this system has not")
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    return int(lines["RssAnon"].split()[0])
+    assert own_bytes() - before < 16 << 20

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import os
 import signal
@@ -14,7 +13,10 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+from proc_memory import held
+
 from alds_cli.cli.app import main
+from alds_cli.runtime import heap
 
 SECONDS = 10
 """The longest that a command on a small input may take."""
@@ -34,21 +36,10 @@ class Outcome:
     err: bytes
 
 
-def held(what):
-    """Return the bytes that this process holds (VmRSS), or the most since `forget_peak` (VmHWM)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == what:
-            return int(value.split()[0]) << 10
-    raise AssertionError(what)
-
-
 def give_back():
     """Give freed memory back, which other tests would not find in pieces large enough."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # only glibc has it
-    if trim is not None:
-        trim(0)
+    heap.give_back()
 
 
 def forget_peak():
